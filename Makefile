@@ -1,0 +1,32 @@
+# Each target makes what it needs: a fresh clone wants nothing but Python >= 3.11, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS := 1
+
+.PHONY: bench test venv app report
+
+bench: venv  ## Measure the quick matrix on the current commit with asv, then make the report.
+	$(BIN)/metagrad bench
+	$(BIN)/metagrad report
+	@echo "The dashboard: make app"
+
+test: venv  ## Lint, types, all tests.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+venv: $(VENV)/installed  ## Set up .venv alone.
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+app: venv  ## Open the dashboard on localhost.
+	$(BIN)/streamlit run app.py
+
+report: venv  ## Write the static report.
+	$(BIN)/metagrad report

@@ -1,0 +1,30 @@
+"""asv's own timing of the estimators that people ask for first."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, in `setup`
+
+
+class Headline:
+    """One estimate on the sinusoid at depth 5."""
+
+    params = ("maml", "adjoint", "fomaml", "truncated(order=2)", "binom(order=2)")
+    param_names = ("estimator",)
+    version = "1"
+    rounds = 1
+    timeout = 120.0
+
+    def setup(self, estimator: str) -> None:
+        import torch
+
+        from estimators import create
+        from harness.cell import Cell
+        from harness.problems import bilevel_problem
+
+        cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
+        self.problem, self.params_ = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
+        self.estimate = create(estimator)
+
+    def time_sinusoid(self, estimator: str) -> None:
+        del estimator
+        self.estimate(self.problem, self.params_)

@@ -1,0 +1,80 @@
+"""Every metric of every cell of the frozen matrix in axes.json.
+
+asv takes this file from the working tree and `harness` from the commit under test.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+AXES = json.loads((HERE / "axes.json").read_text(encoding="utf-8"))
+STORE = Path(os.environ.get("METAGRAD_STORE") or HERE.parent / "results")
+Results = dict[str, dict[str, Any]]
+
+
+class Matrix:
+    """Measured once, in `setup_cache`, through the runner; looked up by the `track_*`."""
+
+    params = (AXES["estimators"], AXES["depths"], AXES["models"], AXES["devices"])
+    param_names = ("estimator", "depth", "model", "device")
+    version = str(AXES["version"])
+    timeout = 60.0
+
+    def setup_cache(self) -> Results:
+        from harness.suite import measure
+
+        return measure(AXES, STORE, version=AXES["version"])
+
+    setup_cache.timeout = 3600.0  # type: ignore[attr-defined]
+
+    def setup(self, results: Results, estimator: str, depth: int, model: str, device: str) -> None:
+        cell = results[f"{model} K{depth} {estimator} {device}"]
+        if cell["status"] == "skipped":
+            raise NotImplementedError(cell["reason"])
+        if cell["status"] != "ok":
+            raise RuntimeError(f"{cell['status']}: {cell['reason']}")
+        self.samples: dict[str, list[float]] = cell["samples"]
+
+    def mean(self, metric: str) -> float:
+        """Mean over tasks."""
+        samples = self.samples[metric]
+        return sum(samples) / len(samples)
+
+    def timing(self, metric: str) -> dict[str, Any]:
+        """All samples, of which asv makes the median and its interval."""
+        return {"samples": self.samples[metric], "number": 1}
+
+    def track_bias(self, *_: object) -> float:
+        return self.mean("bias")
+
+    def track_cosine_distance(self, *_: object) -> float:
+        return self.mean("cosine_distance")
+
+    def track_time(self, *_: object) -> dict[str, Any]:
+        return self.timing("time")
+
+    def track_time_ratio(self, *_: object) -> dict[str, Any]:
+        return self.timing("time_ratio")
+
+    def track_peak_memory(self, *_: object) -> float:
+        return self.samples["peak_memory"][0]
+
+    def track_flops(self, *_: object) -> float:
+        return self.samples["flops"][0]
+
+    def track_hvps(self, *_: object) -> float:
+        return self.samples["hvps"][0]
+
+    def track_serial_depth(self, *_: object) -> float:
+        return self.samples["serial_depth"][0]
+
+    track_bias.unit = "relative error"  # type: ignore[attr-defined]
+    track_cosine_distance.unit = "1 - cosine"  # type: ignore[attr-defined]
+    track_time.unit = "seconds"  # type: ignore[attr-defined]
+    track_time_ratio.unit = "inner gradients"  # type: ignore[attr-defined]
+    track_peak_memory.unit = "bytes"  # type: ignore[attr-defined]
+    track_flops.unit = "FLOP"  # type: ignore[attr-defined]
+    track_hvps.unit = "HVPs"  # type: ignore[attr-defined]
+    track_serial_depth.unit = "HVPs"  # type: ignore[attr-defined]

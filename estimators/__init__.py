@@ -1,0 +1,30 @@
+"""Meta-gradient estimators, usable alone in any training loop; needs torch only.
+
+Example:
+    >>> import torch
+    >>> from estimators import BilevelProblem, create
+    >>> loss = lambda params: 0.5 * (params["w"] ** 2).sum()
+    >>> problem = BilevelProblem(loss, loss, step_size=0.1, steps=5)
+    >>> create("binom(order=2)")(problem, {"w": torch.ones(3)}).gradient["w"].shape
+    torch.Size([3])
+"""
+
+from estimators import adjoint, binom, fomaml, imaml, maml, reptile, truncated
+from estimators.errors import OptionError
+from estimators.estimator import Estimator, MetaGradient
+from estimators.problem import BilevelProblem
+from estimators.registry import available, create, register
+from estimators.tree import Params
+
+_BUILT_IN = (adjoint, binom, fomaml, imaml, maml, reptile, truncated)  # importing registers them
+
+__all__ = [
+    "BilevelProblem",
+    "Estimator",
+    "MetaGradient",
+    "OptionError",
+    "Params",
+    "available",
+    "create",
+    "register",
+]

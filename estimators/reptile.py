@@ -1,0 +1,42 @@
+"""Reptile: the way that the inner loop went, taken as a gradient."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from estimators.estimator import Estimator, MetaGradient
+from estimators.problem import BilevelProblem, evaluate
+from estimators.registry import register
+from estimators.tree import Params, axpy, scaled
+
+
+@register("reptile")
+@dataclass(frozen=True)
+class Reptile(Estimator):
+    """(theta - phi_K) / alpha = sum_k grad inner_loss(phi_k).
+
+    It never looks at the query set for its direction, and its length grows with K: read its
+    cosine rather than its relative error. The outer loss is evaluated to be returned, once.
+    Cost: K inner gradients and one outer loss; no HVP.
+
+    Source: Nichol, Achiam, Schulman, "On First-Order Meta-Learning Algorithms", 2018,
+    arXiv 1803.02999.
+
+    Example:
+        >>> import torch
+        >>> from estimators import BilevelProblem, create
+        >>> loss = lambda params: 0.5 * (params["w"] ** 2).sum()
+        >>> problem = BilevelProblem(loss, loss, step_size=0.5, steps=2)
+        >>> create("reptile")(problem, {"w": torch.ones(1)}).gradient["w"]
+        tensor([1.5000])
+    """
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        """See `Estimator.estimate`."""
+        (adapted,) = deque(problem.trajectory(params), maxlen=1)
+        adapted = {name: value.detach() for name, value in adapted.items()}
+        with torch.no_grad():
+            outer_loss = evaluate(problem.outer_loss, adapted)
+        gradient = scaled(1 / problem.step_size, axpy(-1.0, adapted, params))
+        return MetaGradient(gradient, outer_loss, adapted, hvps=0, serial_depth=0)

@@ -1,0 +1,117 @@
+"""Runs asv on the current commit and shows how far it is."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from rich.console import Console
+
+from estimators.errors import OptionError
+from harness.progress import Show, progress_bar
+from harness.runs import last_progress
+
+_PERCENT = re.compile(r"\[\s*([\d.]+)%\]\s*\W*(.*)")
+_MEASURED = 0.85  # of the bar; the rest is what asv does afterwards
+
+
+def run_asv(store: Path, console: Console) -> str:
+    """Measures HEAD in asv's own environment, which is made if it is missing.
+
+    Args:
+        store: the folder of results.
+        console: where progress goes.
+
+    Returns:
+        The name of the run in the store.
+
+    Raises:
+        OptionError: this is no checkout with a suite, or asv could not measure it.
+    """
+    _check_checkout(console)
+    _asv("machine", "--yes")
+    runs = store / "runs"
+    before = set(runs.glob("*.jsonl"))
+    environment = os.environ | {"METAGRAD_STORE": str(store.resolve())}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asv", "run", "HEAD^!", "--show-stderr"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log: deque[str] = deque(maxlen=200)
+    reader = threading.Thread(target=_read, args=(process, log), daemon=True)
+    reader.start()
+    try:
+        with progress_bar(console) as show:
+            while process.poll() is None:
+                _show(show, sorted(set(runs.glob("*.jsonl")) - before), log)
+                time.sleep(0.3)
+            show(1.0, 1.0, "done")
+    except KeyboardInterrupt:
+        process.wait()
+        raise OptionError(f"stopped; what was finished is in {runs}") from None
+    reader.join()
+    made = sorted(set(runs.glob("*.jsonl")) - before)
+    if process.returncode or not made:
+        console.print("".join(log), markup=False, highlight=False)
+        raise OptionError(
+            f"asv ended with exit code {process.returncode}; its last lines are above"
+        )
+    return made[-1].stem
+
+
+def _check_checkout(console: Console) -> None:
+    if not Path("asv.conf.json").exists():
+        raise OptionError("no asv.conf.json here; run this in the folder of the checkout")
+    head = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if head.returncode:
+        raise OptionError(
+            "asv measures commits, and this folder is no git checkout with one; "
+            "`metagrad run quick` measures the files as they are"
+        )
+    changed = subprocess.run(
+        ["git", "status", "--porcelain"], capture_output=True, text=True, check=True
+    ).stdout
+    commit = head.stdout.strip()
+    console.print(f"Measuring commit {commit} in asv's own environment.", highlight=False)
+    if changed:
+        console.print(
+            f"{len(changed.splitlines())} uncommitted changes are no part of it; "
+            "`metagrad run quick` measures the files as they are.",
+            style="yellow",
+        )
+
+
+def _asv(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "asv", *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise OptionError(f"asv {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())
+
+
+def _read(process: "subprocess.Popen[str]", log: deque[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.append(line)
+
+
+def _show(show: Show, journals: list[Path], log: deque[str]) -> None:
+    """Tells the stage: asv's environment, then the matrix, then asv's own benchmarks."""
+    reached = [match for line in list(log) if (match := _PERCENT.match(line))]
+    percent, doing = (float(reached[-1][1]) / 100, reached[-1][2]) if reached else (0.0, "")
+    progress = last_progress(journals[-1]) if journals else None
+    if progress is None:
+        show(0.0, None, f"making the environment: {doing}" if doing else "starting asv")
+    elif progress.done < progress.total:
+        show(_MEASURED * progress.done / progress.total, 1.0, progress.doing)
+    else:
+        show(_MEASURED + (1 - _MEASURED) * percent, 1.0, f"asv: {doing}")

@@ -1,0 +1,127 @@
+"""A cell: one point of the benchmark matrix, and its name."""
+
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from estimators.errors import OptionError
+from estimators.registry import ESTIMATORS
+from harness.models import MODELS
+from harness.tasks import TASKS
+
+DTYPES = ("float32", "float64")
+_DEVICE = re.compile(r"cpu|cuda:\d+")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the matrix; make it with `Cell.of`, which checks and normalises.
+
+    Attributes:
+        estimator: canonical estimator specification; empty in the name of a group.
+        task: canonical task specification.
+        model: canonical model specification.
+        depth: K, inner steps.
+        step_size: alpha.
+        device: "cpu" or "cuda:N".
+        dtype: "float32" or "float64", of everything but bias, which is always float64.
+        seed: of the initial parameters and of the tasks.
+        tasks: how many tasks bias is taken over.
+    """
+
+    estimator: str
+    task: str
+    model: str
+    depth: int
+    step_size: float
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    tasks: int = 8
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        estimator: str,
+        task: str,
+        model: str,
+        depth: int,
+        step_size: float | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        seed: int = 0,
+        tasks: int = 8,
+    ) -> "Cell":
+        """Checks every part and returns the cell in its canonical form.
+
+        Args:
+            estimator: estimator specification.
+            task: task specification.
+            model: model specification.
+            depth: K >= 0.
+            step_size: alpha > 0; the task's own when None.
+            device: "cpu", "cuda" (the first one) or "cuda:N".
+            dtype: "float32" or "float64".
+            seed: 0 or more.
+            tasks: 1 or more.
+
+        Returns:
+            The cell.
+
+        Raises:
+            OptionError: a part is wrong, or model and task do not go together.
+        """
+        family = TASKS.create(task)
+        misfit = MODELS.create(model).misfit(family)
+        if misfit:
+            raise OptionError(f"model {model} does not fit task {task}: {misfit}")
+        ESTIMATORS.create(estimator)
+        device = "cuda:0" if device == "cuda" else device
+        if not _DEVICE.fullmatch(device):
+            raise OptionError(f"unknown device {device!r}; write cpu, cuda or cuda:1")
+        if dtype not in DTYPES:
+            raise OptionError(f"unknown dtype {dtype!r}; there is {', '.join(DTYPES)}")
+        alpha = family.step_size if step_size is None else float(step_size)
+        if not alpha > 0:
+            raise OptionError(f"step size {alpha} must be positive")
+        for what, value, least in (("depth", depth, 0), ("seed", seed, 0), ("tasks", tasks, 1)):
+            if value < least:
+                raise OptionError(f"{what} {value} must be {least} or more")
+        return cls(
+            estimator=ESTIMATORS.canonical(estimator),
+            task=TASKS.canonical(task),
+            model=MODELS.canonical(model),
+            depth=depth,
+            step_size=alpha,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            tasks=tasks,
+        )
+
+    @property
+    def id(self) -> str:
+        """Readable name, the same for ever; a part added later is left out at its default.
+
+        Example:
+            >>> Cell.of(estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=5).id
+            'sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8'
+        """
+        return (
+            f"{self.task}/{self.model}/K{self.depth}/alpha{self.step_size!r}/{self.estimator}"
+            f"/{self.device}/{self.dtype}/seed{self.seed}/tasks{self.tasks}"
+        )
+
+    @property
+    def group(self) -> "Cell":
+        """The cell without its estimator: what a float64 reference and a timing belong to."""
+        return replace(self, estimator="")
+
+    def misfit(self) -> str | None:
+        """Tells why the estimator cannot work at this depth; None when it can."""
+        return ESTIMATORS.create(self.estimator).misfit(self.depth)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the parts, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,152 @@
+"""The command `metagrad`."""
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from estimators.errors import OptionError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
+)
+console = Console()
+"""Where tables and progress go."""
+
+
+Store = Annotated[Path, typer.Option("--store", envvar="METAGRAD_STORE", help="Folder of results.")]
+Imports = Annotated[
+    list[str],
+    typer.Option("--import", metavar="MODULE", help="Module or file.py that registers more."),
+]
+
+
+@app.command("list")
+def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argument-default] (typer copies it)
+    """List estimators, tasks, models, presets and metrics."""
+    from estimators.registry import ESTIMATORS
+    from harness.metrics import METRICS
+    from harness.models import MODELS
+    from harness.plan import presets
+    from harness.plugins import load_plugins
+    from harness.tasks import TASKS
+
+    load_plugins(imports)
+    for registry in (ESTIMATORS, TASKS, MODELS):
+        table = _columns(f"{registry.kind}s", "name", "options")
+        for name in registry.available():
+            options = registry.options(name).values()
+            table.add_row(name, ", ".join(str(o).replace(" ", "") for o in options))
+        console.print(table)
+    table = _columns("presets", "name", "what")
+    for name, about in presets().items():
+        table.add_row(name, about)
+    console.print(table)
+    table = _columns("metrics", "name", "unit", "what")
+    for metric in METRICS.values():
+        table.add_row(metric.name, metric.unit, metric.about)
+    console.print(table)
+
+
+@app.command()
+def run(
+    preset: Annotated[str, typer.Argument(help="Preset: see `metagrad list`.")] = "quick",
+    estimator: Annotated[
+        list[str] | None,
+        typer.Option(help='Estimators instead of the preset\'s, as "binom(order=2)"; repeatable.'),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task instead of the preset's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model instead of the preset's.")] = None,
+    depth: Annotated[list[int] | None, typer.Option(help="Depths K instead; repeatable.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda, cuda:1; repeatable.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="float32, float64; repeatable.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds; repeatable.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="Tasks that bias is taken over.")] = None,
+    step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
+    samples: Annotated[int, typer.Option(min=6, help="Time samples of each cell.")] = 7,
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes side by side.")] = 2,
+    time_limit: Annotated[float, typer.Option(help="Seconds a piece of work may take.")] = 3600,
+    store: Store = Path("results"),
+    imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+) -> None:
+    """Measure a preset, or what the options name, in this environment and working tree."""
+    from harness.journal import Journal
+    from harness.plan import expand, override, refuse_impossible
+    from harness.plan import preset as read_preset
+    from harness.plugins import load_plugins
+    from harness.progress import progress_bar
+    from harness.runner import Settings
+    from harness.runner import run as run_plan
+    from harness.store import load_sound
+    from harness.summary import print_summary
+
+    load_plugins(imports)
+    axes = override(
+        read_preset(preset),
+        task=task,
+        model=model,
+        estimators=estimator,
+        depths=depth,
+        devices=device,
+        dtypes=dtype,
+        seeds=seed,
+        tasks=tasks,
+        step_size=step_size,
+    )
+    planned = expand(axes)
+    refuse_impossible(planned, named=bool(estimator))
+    try:
+        journal = Journal(store)
+    except OSError as error:
+        raise OptionError(f"cannot write to {store}: {error.strerror}") from None
+    settings = Settings(jobs=jobs, samples=samples, time_limit=time_limit, plugins=tuple(imports))
+    try:
+        with progress_bar(console) as show:
+            run_plan(planned, journal, settings, lambda p: show(p.done, p.total, p.doing))
+    except KeyboardInterrupt:
+        raise OptionError(f"stopped; what was finished is in {journal.path}") from None
+    print_summary(load_sound(store), journal.path.stem, console)
+
+
+@app.command()
+def summary(store: Store = Path("results")) -> None:
+    """Print the table of the newest run."""
+    from harness.store import load_sound
+    from harness.summary import print_summary
+
+    table = load_sound(store)
+    print_summary(table, table["run"].max(), console)
+
+
+@app.command()
+def bench(store: Store = Path("results")) -> None:
+    """Run the asv matrix on the current commit and print the table."""
+    from harness.bench import run_asv
+    from harness.store import load_sound
+    from harness.summary import print_summary
+
+    run_name = run_asv(store, console)
+    print_summary(load_sound(store), run_name, console)
+
+
+def main() -> None:
+    """Runs the command line; a user's slip ends in one line and exit code 2."""
+    for point in entry_points(group="metagrad.commands"):
+        app.command(point.name)(point.load())
+    try:
+        app()
+    except OptionError as error:
+        Console(stderr=True, soft_wrap=True).print(f"metagrad: {error}", markup=False, style="red")
+        sys.exit(2)
+
+
+def _columns(title: str, *names: str) -> Table:
+    table = Table(*names, title=title, title_justify="left", box=None, pad_edge=False)
+    table.columns[0].style = "bold"
+    return table

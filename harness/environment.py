@@ -1,0 +1,75 @@
+"""What a measurement was made with."""
+
+import hashlib
+import os
+import pathlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import psutil
+import torch
+
+_PACKAGES = ("metagrad-bench", "torch", "numpy", "memory-profiler")
+
+
+def environment() -> dict[str, Any]:
+    """Returns commit, machine and versions, ready for JSON.
+
+    The commit is that of the folder the process works in, or the one that asv has installed.
+    """
+    return {
+        **_commit(),
+        "machine": platform.node(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "memory": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": [
+            torch.cuda.get_device_name(index)
+            for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+        ],
+    }
+
+
+def _commit() -> dict[str, Any]:
+    installed = os.environ.get("ASV_COMMIT")
+    if installed:
+        return {"commit": installed, "changes": ""}
+    head = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=normal")
+    if not head:
+        return {"commit": "", "changes": ""}
+    difference = (status or "") + (_git("diff", "HEAD") or "")
+    changes = hashlib.sha256(difference.encode()).hexdigest()[:12] if status else ""
+    return {"commit": head, "changes": changes}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        with pathlib.Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

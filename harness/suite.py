@@ -1,0 +1,61 @@
+"""What the asv suite calls: one function whose meaning never changes within a version."""
+
+from pathlib import Path
+from typing import Any
+
+from estimators.errors import OptionError
+from harness.journal import Journal
+from harness.plan import Axes, expand
+from harness.runner import Settings, run
+from harness.runs import read_run
+
+VERSION = 1
+
+
+def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dict[str, Any]]:
+    """Measures a matrix and returns plain data.
+
+    Args:
+        axes: "estimators", "depths", "models" (pairs "task model"), "devices"; lists.
+        store: the folder of results, where the run is journalled as well.
+        version: of this signature; 1.
+
+    Returns:
+        By `key(...)` of each cell: "status", "reason" and "samples" by metric.
+
+    Raises:
+        OptionError: the version is not known here.
+    """
+    if version != VERSION:
+        raise OptionError(f"version {version} of the suite is not known here; there is {VERSION}")
+    planned = expand(
+        Axes(
+            settings=tuple((task, model) for task, model in map(str.split, axes["models"])),
+            depths=tuple(axes["depths"]),
+            estimators=tuple(axes["estimators"]),
+            devices=tuple(axes["devices"]),
+        )
+    )
+    journal = Journal(store)
+    run(planned, journal, Settings())
+    return {
+        key(
+            estimator=cell.axes["estimator"],
+            depth=cell.axes["depth"],
+            model=f"{cell.axes['task']} {cell.axes['model']}",
+            device=cell.axes["device"],
+        ): {"status": str(cell.status), "reason": cell.reason, "samples": cell.samples}
+        for cell in read_run(journal.path).cells
+    }
+
+
+def key(*, estimator: str, depth: int, model: str, device: str) -> str:
+    """Returns the name of one point of the matrix.
+
+    Args:
+        estimator: specification.
+        depth: K.
+        model: "task model".
+        device: "cpu" or "cuda:N".
+    """
+    return f"{model} K{depth} {estimator} {device}"

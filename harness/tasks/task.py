@@ -1,0 +1,59 @@
+"""What a task is, and what a family of tasks must offer."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from estimators.registry import Registry
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem: a support set to adapt on and a query set to be judged on.
+
+    Attributes:
+        support: inputs [n, *input_shape], float64 on the CPU, and targets [n, ...].
+        query: likewise.
+    """
+
+    support: Batch
+    query: Batch
+
+
+class TaskFamily(ABC):
+    """A distribution of tasks; subclasses are frozen dataclasses whose fields are the options.
+
+    Attributes:
+        step_size: alpha, the inner step size that goes with the family by default.
+    """
+
+    step_size: float
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """How many numbers a model must return for one input."""
+
+    @abstractmethod
+    def sample(self, seed: int, split: str = "train") -> Task:
+        """Draws the task that belongs to a seed.
+
+        Args:
+            seed: 0 or more; the same seed gives the same task.
+            split: "train" or "test"; families of functions have one distribution for both.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Returns the scalar loss of a model's outputs on a batch."""
+
+
+TASKS: Registry[TaskFamily] = Registry("task", "metagrad.tasks")

@@ -1,0 +1,99 @@
+"""What runs inside a worker process; one call a process."""
+
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from estimators import BilevelProblem, Estimator, Params, create
+from estimators.problem import value_and_gradient
+from estimators.tree import leaves, norm
+from harness.cell import Cell
+from harness.outcome import Diverged
+from harness.plugins import load_plugins
+from harness.probes.bias import Samples, measure_bias, save_reference
+from harness.probes.flops import count_flops
+from harness.probes.memory import peak_memory
+from harness.probes.resident import resident_growth
+from harness.probes.time import Work, interleaved_times
+from harness.problems import bilevel_problem
+
+
+def call(plugins: tuple[str, ...], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs one of the functions below as the only thing that its process does.
+
+    Args:
+        plugins: modules to import before; see `load_plugins`.
+        function: what to run.
+        *arguments: for it.
+
+    Returns:
+        What the function returns.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which stops us
+    load_plugins(plugins)
+    return function(*arguments)
+
+
+def reference(group: Cell, path: Path) -> None:
+    """Computes what all cells of a group are scored against; see `save_reference`."""
+    save_reference(group, path)
+
+
+def score(cell: Cell, reference: Path) -> Samples:
+    """Measures everything of a cell but time; to be called in a fresh process.
+
+    Args:
+        cell: the cell.
+        reference: file of the group's exact meta-gradients.
+
+    Returns:
+        Samples by metric.
+
+    Raises:
+        Diverged: an estimate is not finite.
+    """
+    estimator = create(cell.estimator)
+    problem, params = _first_task(cell)
+    work = partial(estimator, problem, params)
+    samples: Samples = {}
+    if cell.device == "cpu":
+        samples["resident_memory"] = [resident_growth(work)]
+    result = work()
+    if not torch.isfinite(torch.tensor(norm(result.gradient))):
+        raise Diverged("the estimate of task 0 is not finite")
+    samples["hvps"] = [result.hvps]
+    samples["serial_depth"] = [result.serial_depth]
+    del result
+    samples["peak_memory"] = [peak_memory(work, cell.device)]
+    samples["flops"] = [count_flops(work)]
+    return samples | measure_bias(cell, estimator, reference)
+
+
+def time_group(cells: list[Cell], samples: int) -> list[Samples]:
+    """Times all cells of a group in turns, one inner gradient beside them.
+
+    Args:
+        cells: cells that differ in their estimator alone.
+        samples: how many samples of each.
+
+    Returns:
+        Samples of "time" and "time_ratio", cell by cell.
+    """
+    problem, params = _first_task(cells[0])
+    point = leaves(params)
+    works: list[Work] = [partial(value_and_gradient, problem.inner_loss, point)]
+    estimators: list[Estimator] = [create(cell.estimator) for cell in cells]
+    works += [partial(estimator, problem, params) for estimator in estimators]
+    unit, *times = interleaved_times(works, samples=samples, device=cells[0].device)
+    return [
+        {"time": mine, "time_ratio": [t / one for t, one in zip(mine, unit, strict=True)]}
+        for mine in times
+    ]
+
+
+def _first_task(cell: Cell) -> tuple[BilevelProblem, Params]:
+    return bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)

@@ -1,0 +1,265 @@
+"""The glyph data set, its cache on disk, and the task family made of it."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from estimators.errors import OptionError
+from harness.tasks import glyph_cache
+from harness.tasks.glyph_cache import DEFAULT_SHA256, cache_file, checksum, load_images
+from harness.tasks.glyph_images import Images, draw_class, draw_face
+from harness.tasks.glyph_strokes import glyph_classes, pack_face, split_indices, unpack_face
+from harness.tasks.glyphs import Glyphs
+
+# Nearest neighbour on raw Omniglot pixels, percent, by (ways, shots); from Vinyals et al.,
+# "Matching Networks for One Shot Learning", 2016, table 1, row "Pixels" (there by cosine).
+OMNIGLOT = {(5, 1): 41.7, (5, 5): 63.2, (20, 1): 26.7, (20, 5): 42.6}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METAGRAD_CACHE", str(folder))
+        load_images.cache_clear()
+        yield folder
+    load_images.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def images(cache_folder: Path) -> Images:
+    return load_images(1.0)
+
+
+def nearest_neighbour_accuracy(images: Images, ways: int, shots: int, episodes: int = 400) -> float:
+    """Percent of queries whose nearest support image, by Euclidean distance, is of their class."""
+    count = len(images)
+    flat = images.reshape(count * 20, -1).astype(np.float32) / 255
+    squares = (flat * flat).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * flat @ flat.T
+    distances = distances.reshape(count, 20, count, 20)
+    rng = np.random.default_rng(0)
+    right = 0
+    for _ in range(episodes):
+        classes = rng.permutation(count)[:ways]
+        order = np.argsort(rng.random((ways, 20)), axis=1)
+        support, query = order[None, None, :, :shots], order[:, shots : shots + 15, None, None]
+        found = distances[
+            classes[:, None, None, None], query, classes[None, None, :, None], support
+        ]
+        right += int((found.min(axis=-1).argmin(axis=-1) == np.arange(ways)[:, None]).sum())
+    return 100 * right / (episodes * ways * 15)
+
+
+def test_default_images_are_the_same_everywhere(images: Images) -> None:
+    assert images.shape == (len(glyph_classes()), 20, 28, 28)
+    assert images.dtype == np.uint8
+    assert checksum(images) == DEFAULT_SHA256
+
+
+def test_class_count_and_names() -> None:
+    classes = glyph_classes()
+    assert 560 <= len(classes) <= 620
+    assert len({glyph.name for glyph in classes}) == len(classes)
+    for glyph in classes:
+        assert len(glyph.faces) == 1 or glyph.alphabet in ("latin", "digits", "punctuation")
+        assert all(unpack_face(pack_face(face)) == face for face in glyph.faces)
+
+
+def test_split_is_by_alphabet() -> None:
+    classes = glyph_classes()
+    train, test = split_indices("train"), split_indices("test")
+    assert sorted(train + test) == list(range(len(classes)))
+    assert not {classes[k].alphabet for k in train} & {classes[k].alphabet for k in test}
+    assert 0.25 <= len(test) / len(classes) <= 0.35
+
+
+def test_no_two_classes_look_alike() -> None:
+    owners = [k for k, glyph in enumerate(glyph_classes()) for _ in glyph.faces]
+    drawings = np.stack([draw_face(face) for glyph in glyph_classes() for face in glyph.faces])
+    pixels = drawings.reshape(len(owners), -1).astype(np.float64)
+    pixels -= pixels.mean(axis=1, keepdims=True)
+    pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
+    correlation = pixels @ pixels.T
+    others = np.not_equal.outer(owners, owners)
+    assert correlation[others].max() < 0.9
+
+
+def test_an_image_depends_on_class_sample_and_seed_alone(images: Images) -> None:
+    last = len(glyph_classes()) - 1
+    for index in (0, 300, last):
+        assert np.array_equal(draw_class(index, [7]), images[index, 7:8])
+        assert np.array_equal(draw_class(index, [19, 3]), images[index, [19, 3]])
+    assert not np.array_equal(draw_class(last, [7], seed=1), draw_class(last, [7]))
+    assert not np.array_equal(images[last, 0], images[last, 1])
+
+
+def test_jitter_zero_is_the_clean_drawing() -> None:
+    index = split_indices("test")[0]
+    clean = draw_face(glyph_classes()[index].faces[0])
+    assert (draw_class(index, range(20), jitter=0.0) == clean).all()
+
+
+def test_strokes_stay_on_the_canvas(images: Images) -> None:
+    # Ink may fade onto the rim, but a stroke's core there would mean that it was cut off.
+    rim = np.concatenate([images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1]])
+    assert rim.max() < 255
+    assert images.max(axis=(2, 3)).min() > 150
+
+
+@pytest.mark.parametrize(("ways", "shots"), OMNIGLOT)
+def test_nearest_neighbours_do_as_on_omniglot(images: Images, ways: int, shots: int) -> None:
+    held_out = images[list(split_indices("test"))]
+    accuracy = nearest_neighbour_accuracy(held_out, ways, shots)
+    assert accuracy == pytest.approx(OMNIGLOT[ways, shots], abs=5)
+
+
+def test_clean_images_are_much_easier() -> None:
+    clean = np.stack([draw_class(k, range(20), jitter=0.0) for k in split_indices("test")])
+    assert nearest_neighbour_accuracy(clean, ways=20, shots=1, episodes=50) > 95
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch, images: Images) -> list[float]:
+    """The jitters drawn so far, with the drawing itself cut short."""
+    drawn: list[float] = []
+
+    def draw_all(jitter: float) -> Images:
+        drawn.append(jitter)
+        return images.copy()
+
+    monkeypatch.setattr(glyph_cache, "draw_all", draw_all)
+    return drawn
+
+
+def load_fresh(jitter: float = 1.0) -> Images:
+    """What a new process would load."""
+    return load_images.__wrapped__(jitter)
+
+
+def test_cache_is_written_once_and_reused(
+    drawings: list[float], images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "new" / "folder"))
+    for jitter in (1.0, 1.0, 0.5, 0.5):
+        assert np.array_equal(load_fresh(jitter), images)
+    assert drawings == [1.0, 0.5]
+    files = sorted(cache_file(1.0).parent.iterdir())
+    assert files == sorted([cache_file(1.0), cache_file(0.5)])
+    assert not load_fresh().flags.writeable
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def one_bit_off(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def wrong_shape(path: Path) -> None:
+    np.savez(path, images=np.zeros((3, 20, 28, 28), np.uint8), sha256=np.array(DEFAULT_SHA256))
+
+
+def other_pixels(path: Path) -> None:
+    other = np.zeros((len(glyph_classes()), 20, 28, 28), np.uint8)
+    np.savez(path, images=other, sha256=np.array(checksum(other)))
+
+
+@pytest.mark.parametrize("harm", [truncated, emptied, one_bit_off, wrong_shape, other_pixels])
+def test_broken_cache_is_drawn_anew(
+    harm: Callable[[Path], None],
+    drawings: list[float],
+    images: Images,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path))
+    load_fresh()
+    harm(cache_file(1.0))
+    assert np.array_equal(load_fresh(), images)
+    load_fresh()
+    assert drawings == [1.0, 1.0]
+
+
+def test_unwritable_cache_folder_is_no_error(
+    drawings: list[float], images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file" / "folder"))
+    assert np.array_equal(load_fresh(), images)
+    assert drawings == [1.0]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_task_shapes_and_balance(split: str) -> None:
+    family = Glyphs(ways=7, shots=3, queries=4)
+    task = family.sample(5, split)
+    for (inputs, targets), each in ((task.support, 3), (task.query, 4)):
+        assert inputs.shape == (7 * each, *family.input_shape)
+        assert inputs.dtype == torch.float64
+        assert inputs.min() == 0
+        assert inputs.max() == 1
+        assert targets.dtype == torch.int64
+        assert targets.bincount().tolist() == [each] * family.outputs
+
+
+def test_task_images_come_from_the_split_and_no_image_comes_twice(images: Images) -> None:
+    places = {image.tobytes(): index for index, samples in enumerate(images) for image in samples}
+    for split in ("train", "test"):
+        task = Glyphs(ways=20, shots=5, queries=15).sample(0, split)
+        inputs = torch.cat([task.support[0], task.query[0]])
+        targets = torch.cat([task.support[1], task.query[1]])
+        pixels = [image.tobytes() for image in (inputs * 255).round().to(torch.uint8).numpy()]
+        assert len(set(pixels)) == 20 * 20
+        pairs = {(places[p], t) for p, t in zip(pixels, targets.tolist(), strict=True)}
+        assert len(pairs) == 20  # each target is one class and each class one target
+        assert {index for index, _ in pairs} <= set(split_indices(split))
+
+
+def test_task_follows_from_seed() -> None:
+    family = Glyphs()
+    first, again, other = family.sample(3), Glyphs().sample(3), family.sample(4)
+    assert torch.equal(first.support[0], again.support[0])
+    assert torch.equal(first.query[0], again.query[0])
+    assert not torch.equal(first.support[0], other.support[0])
+
+
+def test_loss_is_cross_entropy() -> None:
+    family = Glyphs()
+    logits = torch.zeros(10, family.outputs, dtype=torch.float64)
+    assert family.loss(logits, torch.arange(10) % 5).item() == pytest.approx(np.log(5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ways": 1}, "ways=1 leaves nothing"),
+        ({"ways": 900}, "ways=900 is more than the 182 classes of the test split"),
+        ({"shots": 0}, "shots=0 is not at least 1"),
+        ({"queries": -1}, "queries=-1 is not at least 1"),
+        ({"shots": 6}, "shots=6 and queries=15 together are more than the 20 images"),
+        ({"jitter": -0.5}, "jitter=-0.5 is not between 0 and 10"),
+        ({"jitter": float("nan")}, "jitter=nan is not between 0 and 10"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Glyphs(**options)  # type: ignore[arg-type]
+
+
+def test_bad_sample_arguments_are_refused() -> None:
+    with pytest.raises(OptionError, match="split='validation' is neither"):
+        Glyphs().sample(0, "validation")
+    with pytest.raises(OptionError, match="seed=-1 is negative"):
+        Glyphs().sample(-1)

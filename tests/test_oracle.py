@@ -1,0 +1,136 @@
+"""The reference itself, against finite differences and closed forms; and that it can tell."""
+
+from dataclasses import replace
+from itertools import combinations
+from math import comb
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.cases import CURVED, NAMES, case, oracle
+from tests.oracle import Oracle, central_difference, flatten, unflatten
+
+STEPS = 5
+
+
+def relative(estimate: Tensor, reference: Tensor) -> float:
+    return float((estimate - reference).norm() / reference.norm())
+
+
+def directions(size: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, size, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_product_is_the_derivative_of_the_adapted_loss(name: str) -> None:
+    reference = oracle(name, STEPS)
+
+    def adapted_loss(flat: Tensor) -> float:
+        moved = replace(reference, theta=unflatten(flat, reference.theta))
+        return float(moved.value(moved.outer_loss, moved.iterates[-1]))
+
+    theta = flatten(reference.theta)
+    slopes = central_difference(adapted_loss, theta, torch.eye(len(theta)).double())
+    assert relative(reference.exact(), slopes) < 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_proximal_product_is_the_derivative_of_its_adapted_loss(name: str) -> None:
+    reference, lam = oracle(name, STEPS), case(name).lam
+
+    def adapted_loss(flat: Tensor) -> float:
+        moved = replace(reference, theta=unflatten(flat, reference.theta))
+        return float(moved.value(moved.outer_loss, moved.proximal_descent(lam)))
+
+    theta = flatten(reference.theta)
+    slopes = central_difference(adapted_loss, theta, torch.eye(len(theta)).double())
+    assert relative(reference.proximal_exact(lam), slopes) < 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_implicit_formula_is_the_derivative_of_the_loss_at_the_minimiser(name: str) -> None:
+    reference, lam = oracle(name, 0), case(name).lam
+
+    def minimiser_loss(flat: Tensor) -> float:
+        moved = replace(reference, theta=unflatten(flat, reference.theta))
+        return float(moved.value(moved.outer_loss, moved.proximal_minimiser(lam)))
+
+    gradient = reference.implicit(reference.proximal_minimiser(lam), lam)
+    probes = directions(len(gradient))
+    slopes = central_difference(minimiser_loss, flatten(reference.theta), probes)
+    assert relative(probes @ gradient, slopes) < 1e-7
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_hessian_is_the_derivative_of_the_gradient(name: str) -> None:
+    reference = oracle(name, STEPS)
+    point, hessian = reference.iterates[2], reference.hessians[2]
+    for direction in directions(len(point)):
+
+        def slope(flat: Tensor, direction: Tensor = direction) -> float:
+            return float(reference.gradient(reference.inner_loss, flat) @ direction)
+
+        slopes = central_difference(slope, point, torch.eye(len(point)).double())
+        assert relative(hessian @ direction, slopes) < 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ends_of_the_expansions(name: str) -> None:
+    reference = oracle(name, STEPS)
+    for expansion in (reference.binomial, reference.truncated):
+        assert torch.equal(expansion(0), reference.outer_gradient)
+        assert relative(expansion(STEPS), reference.exact()) < 1e-13
+
+
+def test_expansions_of_a_constant_hessian() -> None:
+    matrix = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, -0.5]]).double()
+    theta = torch.tensor([1.0, -2.0, 3.0]).double()
+    reference = Oracle(
+        lambda params: 0.5 * params["w"] @ matrix @ params["w"],
+        lambda params: params["w"].pow(3).sum(),
+        step_size=0.2,
+        steps=STEPS,
+        theta={"w": theta},
+    )
+    shrink = torch.eye(3).double() - 0.2 * matrix
+    g = 3 * (torch.linalg.matrix_power(shrink, STEPS) @ theta).square()
+    for order in range(STEPS + 1):
+        terms = [
+            comb(STEPS, size) * torch.linalg.matrix_power(-0.2 * matrix, size) @ g
+            for size in range(order + 1)
+        ]
+        assert relative(reference.binomial(order), torch.stack(terms).sum(0)) < 1e-13
+        power = torch.linalg.matrix_power(shrink, order)
+        assert relative(reference.truncated(order), power @ g) < 1e-13
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_krylov_space_of_full_size_holds_the_solution(name: str) -> None:
+    reference, lam = oracle(name, STEPS), case(name).lam
+    point = reference.iterates[-1]
+    everything = reference.implicit_in_krylov_space(point, lam, len(point))
+    assert relative(everything, reference.implicit(point, lam)) < 1e-8
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_hessians_of_curved_cases_do_not_commute(name: str) -> None:
+    for a, b in combinations(oracle(name, STEPS).hessians, 2):
+        assert (a @ b - b @ a).norm() > 0.003 * a.norm() * b.norm()
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_order_of_the_product_shows(name: str) -> None:
+    reference = oracle(name, STEPS)
+    reverse = reference.product(list(reversed(range(STEPS))))
+    assert relative(reverse, reference.exact()) > 1e-3
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_every_order_gives_something_else(name: str) -> None:
+    reference = oracle(name, STEPS)
+    estimates = [reference.binomial(order) for order in range(STEPS + 1)]
+    estimates += [reference.truncated(order) for order in range(1, STEPS)]
+    for one, other in combinations(estimates, 2):
+        assert relative(one, other) > 1e-6
