@@ -70,7 +70,10 @@ def run(
     tasks: Annotated[int | None, typer.Option(help="Tasks that bias is taken over.")] = None,
     step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
     samples: Annotated[int, typer.Option(min=6, help="Time samples of each cell.")] = 7,
-    jobs: Annotated[int, typer.Option(min=1, help="Worker processes side by side.")] = 2,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Worker processes side by side.", show_default="cores, at most 8"),
+    ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds a piece of work may take.")] = 3600,
     store: Store = Path("results"),
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
@@ -105,7 +108,12 @@ def run(
         journal = Journal(store)
     except OSError as error:
         raise OptionError(f"cannot write to {store}: {error.strerror}") from None
-    settings = Settings(jobs=jobs, samples=samples, time_limit=time_limit, plugins=tuple(imports))
+    settings = Settings(
+        jobs=jobs or Settings.jobs,
+        samples=samples,
+        time_limit=time_limit,
+        plugins=tuple(imports),
+    )
     try:
         with progress_bar(console) as show:
             run_plan(planned, journal, settings, lambda p: show(p.done, p.total, p.doing))

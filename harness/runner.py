@@ -13,7 +13,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pebble import ProcessExpired
+from pebble import ProcessExpired, ProcessFuture
 from pebble.concurrent import process
 
 from estimators.errors import OptionError
@@ -43,7 +43,7 @@ class Settings:
         plugins: modules that workers import first; see `load_plugins`.
     """
 
-    jobs: int = max(1, multiprocessing.cpu_count())
+    jobs: int = min(8, multiprocessing.cpu_count())
     samples: int = 7
     time_limit: float = 3600.0
     plugins: tuple[str, ...] = ()
@@ -105,6 +105,7 @@ class _Run:
         self.done = 0.0
         self.total = float(sum(len(group.cells) for group in groups))
         self.good: set[Cell] = set()
+        self.running: set[ProcessFuture[Any]] = set()
 
     def all(self) -> None:
         self._in_process(os.getpid)  # the fork server imports torch once, before any clock runs
@@ -145,16 +146,23 @@ class _Run:
 
     def times(self, group: _Group) -> None:
         cells = [cell for cell in group.cells if cell in self.good]
-        if cells:
-            limit = self.settings.time_limit * len(cells)
-            result = self._in_process(worker.time_group, cells, self.settings.samples, limit=limit)
-            measured: list[Samples] = result.value or [{} for _ in cells]
-            for cell, samples in zip(cells, measured, strict=True):
-                self.journal.result(cell, "time", result.outcome, samples)
+        if cells and not self._times_together(cells):
+            for cell in cells:  # so that the one that fails takes no other down
+                self._times_together([cell], journal_failure=True)
         self._tell(
             group.time_weight * len(group.cells),
             f"timing of {group.name.task}, depth {group.name.depth}",
         )
+
+    def _times_together(self, cells: list[Cell], *, journal_failure: bool = False) -> bool:
+        limit = self.settings.time_limit * len(cells)
+        result = self._in_process(worker.time_group, cells, self.settings.samples, limit=limit)
+        good = result.outcome.status is Status.OK
+        if good or journal_failure:
+            measured: list[Samples] = result.value or [{} for _ in cells]
+            for cell, samples in zip(cells, measured, strict=True):
+                self.journal.result(cell, "time", result.outcome, samples)
+        return good
 
     def _tell(self, more: float, doing: str) -> None:
         self.done += more
@@ -171,7 +179,10 @@ class _Run:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for remote in list(self.running):  # some are left only if we were interrupted
+                remote.cancel()  # type: ignore[no-untyped-call]
+            pool.shutdown(wait=True)
 
     def _in_process(
         self, function: Callable[..., Any], *arguments: Any, limit: float | None = None
@@ -182,13 +193,17 @@ class _Run:
         # ignores, and then forks this very process.
         options: dict[str, Any] = {"context": _context(), "mp_context": _context()}
         remote = process(timeout=limit, daemon=False, **options)(worker.call)
+        future = remote(self.settings.plugins, function, *arguments)
+        self.running.add(future)
         try:
-            value = remote(self.settings.plugins, function, *arguments).result()
-            outcome = Outcome(Status.OK)
-        except BaseException as error:  # what a worker raises is a result, not our failure
-            if isinstance(error, KeyboardInterrupt):
-                raise
+            value, outcome = future.result(), Outcome(Status.OK)
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+        except BaseException as error:  # even SystemExit, in a worker, is a result
             value, outcome = None, _outcome(error, limit)
+        finally:
+            self.running.discard(future)
         return _Result(outcome, value, time.monotonic() - start)
 
 

@@ -1,12 +1,14 @@
 """The table that a run ends with."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+
+from estimators.registry import Spec
 
 GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed"]
 
@@ -20,27 +22,20 @@ def print_summary(table: pd.DataFrame, run: str, console: Console) -> None:
         console: where to.
     """
     rows = table[table["run"] == run]
-    for key, group in rows.groupby(GROUP, sort=False):
+    for key, group in rows[rows["outcome"] != "skipped"].groupby(GROUP):
         console.print(_one_table(dict(zip(GROUP, key, strict=True)), group))
         console.print()
     console.print(
-        "Bias: relative error against the exact float64 meta-gradient of MAML, mean over tasks "
-        "± half a 95 % interval;\ntime in units of one inner gradient, median; memory: peak of "
-        "live tensors; serial: HVPs that must wait for one another.",
+        "bias: relative error against MAML's exact float64 meta-gradient, mean over tasks and "
+        "half its\n95 % interval (own objective: against that one's exact gradient); time: in "
+        "inner gradients,\nmedian; memory: peak of live tensors; serial: HVPs that must wait for "
+        "one another.",
         style="dim",
+        soft_wrap=True,
     )
-    own = rows[rows["metric"] == "own_bias"]
-    if len(own):
-        names = ", ".join(sorted(set(own["estimator"])))
-        console.print(
-            f"Own bias ({names}): against the exact gradient of the estimator's own objective.",
-            style="dim",
-        )
-    bad = rows[~rows["outcome"].isin(["ok"])].drop_duplicates("cell")
-    for outcome, cells in bad.groupby("outcome"):
-        reasons = cells["reason"].value_counts()
-        for reason, count in reasons.items():
-            console.print(f"{outcome}: {count} cells: {reason}", markup=False, highlight=False)
+    bad = rows[rows["outcome"] != "ok"].drop_duplicates("cell")
+    for text, count in (bad["outcome"] + ": " + bad["reason"]).value_counts().items():
+        console.print(f"{count} cells {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _one_table(key: dict[str, Any], group: pd.DataFrame) -> Table:
@@ -48,48 +43,58 @@ def _one_table(key: dict[str, Any], group: pd.DataFrame) -> Table:
         f"{key['task']}, {key['model']}, K={key['depth']}, alpha={key['step_size']:g}, "
         f"{key['device']}, {key['dtype']}, seed {key['seed']}"
     )
-    with_own = bool((group["metric"] == "own_bias").any())
-    names = ["estimator", "bias", "1 - cos", "time", "memory", "FLOPs", "HVPs", "serial"]
-    if with_own:
-        names.insert(2, "own bias")
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for name in names:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("estimator", "bias", "1 - cos", "time", "memory", "FLOPs", "HVPs", "serial"):
         table.add_column(name, justify="left" if name == "estimator" else "right", no_wrap=True)
-    for estimator, cell in group.groupby("estimator", sort=False):
-        if (cell["outcome"] == "skipped").all():
-            continue
-        table.add_row(*_row(estimator, cell, with_own=with_own))
+    for estimator, cell in sorted(group.groupby("estimator"), key=lambda pair: _order(pair[0])):
+        for row in _rows(str(estimator), cell):
+            table.add_row(*row)
     return table
 
 
-def _row(estimator: Hashable, cell: pd.DataFrame, *, with_own: bool) -> list[str]:
+def _order(estimator: Hashable) -> tuple[str, list[tuple[str, Any]]]:
+    """Sorts by name, then by options as numbers: order=10 after order=2."""
+    spec = Spec.parse(str(estimator))
+    return spec.name, sorted(spec.options.items())
+
+
+def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
     if (cell["outcome"] != "ok").any():
-        return [str(estimator), str(cell["outcome"].iloc[0])]
+        yield [estimator, str(cell["outcome"].iloc[0])]
+        return
     metrics = cell.set_index("metric")
 
     def value(metric: str) -> float:
         return float(metrics["value"].get(metric, math.nan))
 
-    bias = _short(value("bias"))
-    half = value("bias") - float(metrics["low"].get("bias", math.nan))
-    if math.isfinite(half):
-        bias += f" ± {_short(half)}"
-    row = [str(estimator), bias, _short(value("cosine_distance"))]
-    if with_own:
-        row.insert(2, _short(value("own_bias")))
+    def bias(metric: str) -> str:
+        half = value(metric) - float(metrics["low"].get(metric, math.nan))
+        return _short(value(metric)) + (f" ±{_short(half)}" if math.isfinite(half) else "")
+
     ratio = value("time_ratio")
-    return [
-        *row,
+    yield [
+        estimator,
+        bias("bias"),
+        _short(value("cosine_distance")),
         f"{ratio:.1f} x" if math.isfinite(ratio) else "-",
         _scaled(value("peak_memory"), 1024, ("B", "KiB", "MiB", "GiB")),
         _scaled(value("flops"), 1000, ("", "k", "M", "G", "T")),
         _scaled(value("hvps"), 1000, ("",)),
         _scaled(value("serial_depth"), 1000, ("",)),
     ]
+    if "own_bias" in metrics.index:
+        yield ["  own objective", bias("own_bias")]
 
 
 def _short(number: float) -> str:
-    return f"{number:.1e}" if math.isfinite(number) else "-"
+    return f"{number:.2g}" if math.isfinite(number) else "-"
 
 
 def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
 """Growth of resident memory, the coarse view from outside."""
 
 import ctypes
+import multiprocessing
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ def resident_growth(work: Callable[[], object]) -> int:
     Returns:
         Bytes, 0 or more.
     """
+    if "fork" in multiprocessing.get_all_start_methods():
+        # memory-profiler watches from a child of ours; a fork server for it would cost more time
+        # than most of what is measured.
+        multiprocessing.set_start_method("fork", force=True)
     with _freed_memory_returned_at_once():
         before = max(memory_usage(-1, interval=0.001, timeout=0.003))
         peak = memory_usage((work, (), {}), interval=0.001, max_usage=True, max_iterations=1)
