@@ -32,7 +32,7 @@ class GlyphClass:
 def glyph_classes() -> tuple[GlyphClass, ...]:
     """All classes in file order; a class's place here is its index everywhere else.
 
-    Source: the Hershey fonts, as extracted by tools/extract_hershey.py (data/NOTICE-hershey.txt).
+    Source: the Hershey fonts (data/NOTICE-hershey.txt), taken by extract_hershey.py.
     """
     packed = files("harness.tasks") / "data" / "hershey.json.gz"
     content = json.loads(gzip.decompress(packed.read_bytes()))

@@ -1,8 +1,8 @@
 """Writes harness/tasks/data/hershey.json.gz, the glyph classes, from the Hershey-Fonts package.
 
-Run from the repository root, with `Hershey-Fonts` (2.1.0) installed:
+Run with `Hershey-Fonts` (2.1.0) installed:
 
-    python -m tools.extract_hershey
+    python -m harness.tasks.extract_hershey
 
 The output is the same to the byte each time, given the same package and zlib.
 """
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from HersheyFonts import HersheyFonts  # type: ignore[import-untyped]
+from HersheyFonts import HersheyFonts
 from numpy.typing import NDArray
 
 from harness.tasks.glyph_images import draw_face
 from harness.tasks.glyph_strokes import Face, pack_face
 
-TARGET = Path("harness/tasks/data/hershey.json.gz")
+TARGET = Path(__file__).parent / "data" / "hershey.json.gz"
 SAME = 0.9  # correlation of clean drawings from which two glyphs count as one
 SMALLEST = 6  # Hershey units; a capital is 21 high. Dots, commas and quotes are below
 THINNEST = 3  # Hershey units across the longest direction: plain lines are below
