@@ -1,0 +1,126 @@
+"""Cells: their names and what they refuse."""
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from estimators import OptionError
+from harness.cell import Cell
+
+PARTS: dict[str, Any] = {
+    "estimator": "fomaml",
+    "task": "sinusoid",
+    "model": "mlp-40-40",
+    "depth": 5,
+}
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ({}, "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8"),
+        (
+            {"estimator": "binom( order=2 )", "step_size": 1e-5, "seed": 3, "tasks": 1},
+            "sinusoid/mlp-40-40/K5/alpha1e-05/binom(order=2)/cpu/float32/seed3/tasks1",
+        ),
+        (
+            {"task": "glyphs(shots=5, ways=5)", "model": "conv4-32", "device": "cuda"},
+            "glyphs:5way-5shot/conv4-32/K5/alpha0.01/fomaml/cuda:0/float32/seed0/tasks8",
+        ),
+        (
+            {"task": "quadratic(drift=1)", "model": "linear", "depth": 0, "dtype": "float64"},
+            "quadratic(drift=1.0)/linear/K0/alpha0.02/fomaml/cpu/float64/seed0/tasks8",
+        ),
+        (
+            {"model": "mlp-40-40(init='torch')", "estimator": "imaml(lam=2, cg_steps=5)"},
+            "sinusoid/mlp-40-40(init='torch')/K5/alpha0.01/imaml(lam=2.0)/cpu/float32/seed0/tasks8",
+        ),
+    ],
+)
+def test_names_stay_as_they_are(parts: dict[str, Any], name: str) -> None:
+    assert Cell.of(**PARTS | parts).id == name
+
+
+def test_name_does_not_depend_on_the_order_of_parts() -> None:
+    cells = {Cell.of(**dict(order)) for order in permutations(PARTS.items())}
+    assert len(cells) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"estimator": "imaml(lam=100)"}, {"estimator": "imaml"}),
+        ({"estimator": "imaml(cg_steps=2, lam=7)"}, {"estimator": " imaml(lam=7.0,cg_steps=2)"}),
+        ({"task": "sinusoid(shots=10)"}, {"task": "sinusoid()"}),
+        ({"model": "mlp-40-40(init='maml')"}, {"model": "mlp-40-40"}),
+        ({"device": "cuda"}, {"device": "cuda:0"}),
+        ({"step_size": 0.01}, {"step_size": None}),
+    ],
+)
+def test_spellings_of_one_cell_are_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert Cell.of(**PARTS | one) == Cell.of(**PARTS | other)
+    assert Cell.of(**PARTS | one).id == Cell.of(**PARTS | other).id
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"estimator": "maml"},
+        {"task": "sinusoid(shots=5)"},
+        {"model": "mlp-100-100"},
+        {"depth": 6},
+        {"step_size": 0.02},
+        {"device": "cuda:1"},
+        {"dtype": "float64"},
+        {"seed": 1},
+        {"tasks": 9},
+    ],
+)
+def test_every_part_is_in_the_name(parts: dict[str, Any]) -> None:
+    assert Cell.of(**PARTS | parts).id != Cell.of(**PARTS).id
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"estimator": "fomalm"}, "unknown estimator 'fomalm'; did you mean fomaml"),
+        ({"estimator": "binom"}, "binom: option 'order' is missing"),
+        ({"task": "sinus"}, "unknown task 'sinus'"),
+        ({"model": "mlp"}, "unknown model 'mlp'"),
+        ({"model": "conv4-32"}, "model conv4-32 does not fit task sinusoid: conv4 needs images"),
+        ({"depth": -1}, "depth -1 must be 0 or more"),
+        ({"step_size": 0.0}, "step size 0.0 must be positive"),
+        ({"step_size": -0.1}, "step size -0.1 must be positive"),
+        ({"step_size": float("nan")}, "step size nan must be positive"),
+        ({"step_size": float("inf")}, "step size inf must be positive"),
+        ({"device": "gpu"}, "unknown device 'gpu'; write cpu"),
+        ({"device": "cuda:x"}, "unknown device 'cuda:x'"),
+        ({"device": "cpu:0"}, "unknown device 'cpu:0'"),
+        ({"dtype": "float16"}, "unknown dtype 'float16'; there is float32, float64"),
+        ({"seed": -1}, "seed -1 must be 0 or more"),
+        ({"tasks": 0}, "tasks 0 must be 1 or more"),
+    ],
+)
+def test_slips_are_told(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Cell.of(**PARTS | parts)
+
+
+def test_group_is_all_but_the_estimator() -> None:
+    one, other = (Cell.of(**PARTS | {"estimator": e}) for e in ("maml", "binom(order=2)"))
+    assert one.group == other.group
+    assert one.group.estimator == ""
+    assert one.group != Cell.of(**PARTS | {"depth": 4}).group
+
+
+def test_order_beyond_the_depth_is_a_misfit_and_no_error() -> None:
+    assert Cell.of(**PARTS | {"estimator": "binom(order=5)"}).misfit() is None
+    reason = Cell.of(**PARTS | {"estimator": "binom(order=6)"}).misfit()
+    assert reason == "binom: order=6 is outside 0..5 (the depth is 5)"
+
+
+def test_cell_is_plain_data() -> None:
+    cell = Cell.of(**PARTS)
+    assert Cell(**cell.as_dict()) == cell
+    assert {type(value) for value in cell.as_dict().values()} == {str, int, float}

@@ -1,0 +1,141 @@
+"""Models: their sizes, their initial parameters, and what they leave alone."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from estimators import OptionError
+from harness.cell import Cell
+from harness.models import MODELS
+from harness.problems import bilevel_problem
+from harness.tasks import TASKS
+
+SETTINGS = [
+    ("sinusoid", "mlp-40-40"),
+    ("sinusoid", "mlp-40-40(init='torch')"),
+    ("glyphs:5way-1shot", "conv4-16"),
+    ("quadratic", "linear"),
+]
+
+
+def build(task: str, model: str, seed: int = 0) -> nn.Module:
+    return MODELS.create(model).build(TASKS.create(task), seed)
+
+
+def weights(module: nn.Module) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in module.parameters()])
+
+
+def conv4_size(filters: int, outputs: int) -> int:
+    first = 9 * filters + filters
+    others = 3 * (9 * filters * filters + filters)
+    normalisation = 4 * 2 * filters
+    return first + others + normalisation + filters * outputs + outputs  # 28 / 16 leaves 1x1
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "count"),
+    [
+        ("sinusoid", "mlp-40-40", 1761),
+        ("sinusoid", "mlp-100-100", 2 * 100 + 100 * 101 + 101),
+        ("sinusoid", "mlp-256-256-256", 2 * 256 + 2 * 256 * 257 + 257),
+        ("glyphs:5way-1shot", "conv4-16", conv4_size(16, 5)),
+        ("glyphs:5way-1shot", "conv4-32", 28485),
+        ("glyphs:20way-5shot", "conv4-64", conv4_size(64, 20)),
+        ("quadratic(dimension=9)", "linear", 9),
+    ],
+)
+def test_parameter_count(task: str, model: str, count: int) -> None:
+    assert len(weights(build(task, model))) == count
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_init_of_maml_is_small_and_cut_off(seed: int) -> None:
+    for name, value in build("sinusoid", "mlp-40-40", seed).state_dict().items():
+        if name.endswith("bias"):
+            assert not value.any()
+        else:
+            assert float(value.abs().max()) <= 0.02
+    wide = build("sinusoid", "mlp-256-256-256", seed)
+    # The standard deviation of a normal distribution of .01, cut off at two of them.
+    matrix = next(value for value in wide.parameters() if value.shape == (256, 256))
+    assert float(matrix.std()) == pytest.approx(0.00880, rel=0.02)
+
+
+def test_init_of_torch_is_torchs_own() -> None:
+    module = build("sinusoid", "mlp-40-40(init='torch')", seed=5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        own = nn.Sequential(nn.Linear(1, 40), nn.Linear(40, 40), nn.Linear(40, 1))
+    assert torch.equal(weights(module), weights(own))
+    assert float(weights(module).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(("task", "model"), SETTINGS)
+def test_seed_names_the_weights_and_the_global_generator_is_left_alone(
+    task: str, model: str
+) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    once = weights(build(task, model, seed=7))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    assert torch.equal(weights(build(task, model, seed=7)), once)
+    assert not torch.equal(weights(build(task, model, seed=8)), once)
+
+
+@pytest.mark.parametrize(("task", "model"), SETTINGS)
+def test_float64_has_the_values_of_float32(task: str, model: str) -> None:
+    cell = Cell.of(estimator="maml", task=task, model=model, depth=1)
+    (rough, low), (fine, high) = (
+        bilevel_problem(cell, 0, dtype=dtype, device="cpu")
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert low.keys() == high.keys()
+    for name, value in low.items():
+        assert (value.dtype, high[name].dtype) == (torch.float32, torch.float64)
+        assert not value.requires_grad
+        assert not high[name].requires_grad
+        assert torch.equal(value.double(), high[name])
+    losses: list[Callable[[dict[str, torch.Tensor]], torch.Tensor]]
+    losses = [rough.inner_loss, fine.inner_loss]
+    values = [loss(params) for loss, params in zip(losses, (low, high), strict=True)]
+    assert [value.dtype for value in values] == [torch.float32, torch.float64]
+    assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-4)
+
+
+def test_batch_normalisation_keeps_no_statistics() -> None:
+    module = build("glyphs:5way-1shot", "conv4-16")
+    assert not list(module.buffers())
+    images = TASKS.create("glyphs:5way-1shot").sample(0).query[0].float()
+    first = module(images)
+    module(torch.zeros_like(images))
+    module.eval()
+    assert torch.equal(module(images), first)
+
+
+@pytest.mark.parametrize("task", ["sinusoid", "quadratic"])
+def test_conv4_needs_images(task: str) -> None:
+    family = TASKS.create(task)
+    model = MODELS.create("conv4-32")
+    assert "conv4 needs images of at least 16x16 pixels" in str(model.misfit(family))
+    with pytest.raises(OptionError, match="conv4 needs images"):
+        model.build(family, seed=0)
+    assert model.misfit(TASKS.create("glyphs")) is None
+    assert MODELS.create("mlp-40-40").misfit(family) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mlp-40-40(init='glorot')", "mlp: init='glorot' is neither"),
+        ("mlp-40-40(hidden=3)", "mlp-40-40: unknown option 'hidden'"),
+        ("conv4", "unknown model 'conv4'; did you mean conv4-"),
+        ("conv4-32(filters=3)", "unknown option 'filters'"),
+    ],
+)
+def test_slips_are_told(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        MODELS.create(text)

@@ -1,0 +1,152 @@
+"""Presets, axes, and what cannot be measured."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from estimators import OptionError
+from harness.plan import Axes, expand, missing_device, override, preset, presets, refuse_impossible
+
+SMALL = Axes(
+    settings=(("sinusoid", "mlp-40-40"),),
+    depths=(1, 3),
+    estimators=("maml", "fomaml"),
+    ordered=("binom",),
+    orders=(1, 2),
+)
+NO_CHANGE: dict[str, Any] = {"task": None, "model": None}
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("quick", 3 * 3 * (5 + 2 * 3)),
+        ("full", 9 * sum(5 + 2 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50))),
+        ("gpu", 4 * 5 * (5 + 2 * 4)),
+    ],
+)
+def test_presets_expand(name: str, cells: int) -> None:
+    planned = expand(preset(name))
+    assert len(planned) == cells
+    assert len({plan.cell.id for plan in planned}) == cells
+    assert presets()[name]
+
+
+def test_quick_holds_what_everybody_asks_for() -> None:
+    planned = expand(preset("quick"))
+    cells = {(p.cell.task, p.cell.model, p.cell.depth, p.cell.estimator): p.skip for p in planned}
+    for setting in [("sinusoid", "mlp-40-40"), ("glyphs:5way-1shot", "conv4-32")]:
+        for depth in (1, 5, 10):
+            for estimator in ("maml", "adjoint", "fomaml", "imaml", "reptile"):
+                assert cells[*setting, depth, estimator] == ""
+            for name in ("truncated", "binom"):
+                for order in (1, 2, 4):
+                    fits = cells[*setting, depth, f"{name}(order={order})"] == ""
+                    assert fits == (order <= depth)
+    assert {(p.cell.tasks, p.cell.device, p.cell.dtype) for p in planned} == {(8, "cpu", "float32")}
+
+
+def test_full_takes_every_order_that_fits_and_no_other() -> None:
+    planned = expand(preset("full"))
+    assert not any(plan.skip for plan in planned)
+    orders = Counter(plan.cell.depth for plan in planned if plan.cell.estimator[:5] == "binom")
+    assert orders == {depth: 9 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50)}
+
+
+def test_misfits_are_kept_with_their_reason() -> None:
+    planned = expand(SMALL)
+    assert len(planned) == 2 * 4
+    reasons = {(p.cell.estimator, p.cell.depth): p.skip for p in planned if p.skip}
+    assert reasons == {
+        ("binom(order=2)", 1): "binom: order=2 is outside 0..1 (the depth is 1)",
+    }
+
+
+@without_gpu
+def test_absent_devices_are_kept_with_their_reason() -> None:
+    planned = expand(replace(SMALL, devices=("cpu", "cuda", "cuda:1"), ordered=()))
+    skips = {(plan.cell.device, plan.skip) for plan in planned}
+    assert skips == {
+        ("cpu", ""),
+        ("cuda:0", "cuda:0 is not in this machine"),
+        ("cuda:1", "cuda:1 is not in this machine"),
+    }
+    assert all(plan.skip for plan in expand(preset("gpu")))
+
+
+def test_no_machine_has_a_hundred_gpus() -> None:
+    assert missing_device("cpu") is None
+    assert missing_device("cuda:100") == "cuda:100 is not in this machine"
+
+
+def test_cells_are_in_the_order_of_the_axes_and_single() -> None:
+    planned = expand(replace(SMALL, estimators=("maml", "imaml", "imaml(lam=100)"), ordered=()))
+    assert [(p.cell.depth, p.cell.estimator) for p in planned] == [
+        (depth, estimator) for depth in (1, 3) for estimator in ("maml", "imaml")
+    ]
+
+
+def test_what_a_user_names_takes_the_place_of_the_preset() -> None:
+    axes = preset("quick")
+    assert override(axes, **NO_CHANGE, estimators=[], depths=None, step_size=None) == axes
+    changed = override(
+        axes,
+        task="quadratic",
+        model="linear",
+        estimators=["maml"],
+        depths=[2, 3],
+        devices=["cpu"],
+        dtypes=["float64"],
+        seeds=[4],
+        tasks=2,
+        step_size=0.5,
+    )
+    (first, second) = expand(changed)
+    assert first.cell.id == "quadratic/linear/K2/alpha0.5/maml/cpu/float64/seed4/tasks2"
+    assert second.cell.depth == 3
+    only_depth = expand(override(axes, **NO_CHANGE, depths=[4]))
+    assert len(only_depth) == 3 * 11
+    assert {plan.cell.depth for plan in only_depth} == {4}
+
+
+@pytest.mark.parametrize("named", [{"task": "sinusoid"}, {"model": "linear"}])
+def test_task_and_model_go_together(named: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match="--task and --model go together"):
+        override(preset("quick"), **NO_CHANGE | named)
+
+
+def test_a_named_estimator_must_fit_somewhere() -> None:
+    axes = replace(SMALL, estimators=("maml", "truncated(order=4)"), ordered=())
+    refuse_impossible(expand(axes), named=False)
+    with pytest.raises(OptionError, match=r"nothing to measure: truncated: order=4 is outside 0.."):
+        refuse_impossible(expand(axes), named=True)
+    refuse_impossible(expand(replace(axes, depths=(1, 4))), named=True)
+
+
+@without_gpu
+def test_a_plan_of_which_nothing_can_be_measured_is_refused() -> None:
+    with pytest.raises(OptionError, match="nothing to measure: cuda:0 is not in this machine"):
+        refuse_impossible(expand(preset("gpu")), named=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depths": ()}, "nothing to measure: name a task"),
+        ({"estimators": ("maaml",)}, "unknown estimator 'maaml'"),
+        ({"devices": ("tpu",)}, "unknown device 'tpu'"),
+        ({"settings": (("sinusoid", "conv4-16"),)}, "does not fit task sinusoid"),
+    ],
+)
+def test_slips_are_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        expand(replace(SMALL, **changes))
+
+
+def test_unknown_preset_is_told() -> None:
+    with pytest.raises(OptionError, match=r"unknown preset 'quik'; did you mean quick\?"):
+        preset("quik")

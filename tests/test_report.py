@@ -1,0 +1,111 @@
+"""The static report: whole, escaped, and never half written."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from estimators.errors import OptionError
+from harness.store import StoreError
+from reports import static
+from reports.commands import report
+from tests.stores import MARKUP, write_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def page(store: Path) -> str:
+    return static.render(store)
+
+
+def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
+    assert "sinusoid, mlp-40-40, cpu of here" in page
+    assert "quadratic, linear, cpu of here" in page
+    assert page.count("<summary>Depth 5</summary>") == 2
+    # Two tasks, each with two figures over depth and three at each of two depths.
+    assert page.count('<script type="application/json">') == 2 * (2 + 2 * 3)
+    assert "binom(order=3)" in page
+    assert "not done after 1 s" in page
+
+
+def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
+    own = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)
+    assert not re.search(r"<(link|img|iframe|script[^>]*\bsrc)\b", page.split("</style>")[0])
+    assert not re.search(r"\b(src|href)=\"(?!#)", own)
+    assert set(re.findall(r"https?://[\w./-]*", own)) <= {
+        "https://vega.github.io/schema/vega-lite/v6.4.1.json",
+        "http://evil.example/x.png",  # text of a reason
+    } | set(re.findall(r"https://vega\.github\.io/schema/[\w./-]*", own))
+    assert "default-src 'none'" in page
+
+
+def test_text_from_results_is_escaped(page: str) -> None:
+    assert "alert(" in page
+    assert MARKUP not in page
+    assert "<script>alert" not in page
+    assert "<b>processor" not in page
+    opened, closed = len(re.findall(r"<script[ >]", page)), page.count("</script>")
+    assert opened == closed
+
+
+def test_environment_is_told(page: str) -> None:
+    assert f"{'b' * 40} (uncommitted changes)" in page
+    assert "16.0 GiB" in page
+    assert "<dt>torch</dt><dd>2.6</dd>" in page
+
+
+def test_a_broken_store_leaves_the_old_report(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("old")
+    broken = write_store(tmp_path / "store")
+    (broken / "runs" / "99990101T000000-bad.jsonl").write_text("not JSON\n")
+    with pytest.raises(StoreError, match=r"bad\.jsonl"):
+        static.write(broken, out)
+    with pytest.raises(StoreError, match="make bench"):
+        static.write(tmp_path / "nowhere", out)
+    assert (out / "index.html").read_text() == "old"
+    assert [one.name for one in out.iterdir()] == ["index.html"]
+
+
+def test_a_failing_write_leaves_the_old_report(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").write_text("old")
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(static, "render", lambda store: "new")
+    with pytest.raises(OptionError, match="disk full"):
+        static.write(store, tmp_path)
+    assert (tmp_path / "index.html").read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_command_says_where_the_report_is(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static, "render", lambda store: f"report of {store}")
+    app = typer.Typer()
+    app.command()(report)
+    made = CliRunner().invoke(app, ["--out", str(tmp_path)], env={"METAGRAD_STORE": str(store)})
+    assert made.exit_code == 0
+    assert str(tmp_path / "index.html") in made.stdout
+    assert (tmp_path / "index.html").read_text() == f"report of {store}"
+
+
+def test_command_names_a_folder_that_cannot_be_written(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static, "render", lambda store: "new")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="cannot write"):
+        report(store, tmp_path / "file")

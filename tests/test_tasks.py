@@ -1,0 +1,181 @@
+"""Task families: closed forms, ranges, and draws that stay the same."""
+
+import hashlib
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from estimators import BilevelProblem, OptionError, Params, create
+from harness.cell import Cell
+from harness.problems import bilevel_problem
+from harness.tasks import TASKS, Task
+from harness.tasks.draws import uniform
+from harness.tasks.quadratic import Quadratic
+from harness.tasks.sinusoid import Sinusoid
+
+WEIGHT = "1.weight"
+
+
+def quadratic_problem(task: str, depth: int) -> tuple[BilevelProblem, Params]:
+    cell = Cell.of(estimator="maml", task=task, model="linear", depth=depth)
+    return bilevel_problem(cell, 0, dtype=torch.float64, device="cpu")
+
+
+def support_hessian(problem: BilevelProblem, params: Params) -> torch.Tensor:
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        return problem.inner_loss({WEIGHT: flat.reshape(params[WEIGHT].shape)})
+
+    hessian = torch.autograd.functional.hessian(loss, params[WEIGHT].detach().flatten())  # type: ignore[no-untyped-call]
+    assert isinstance(hessian, torch.Tensor)
+    return hessian
+
+
+def spectrum(matrix: torch.Tensor) -> NDArray[np.float64]:
+    return np.asarray(torch.linalg.eigvalsh(matrix).numpy())
+
+
+def digest(*tensors: torch.Tensor) -> str:
+    return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 20])
+@pytest.mark.parametrize("drift", [0.0, 0.5, 3.0])
+def test_quadratic_has_the_closed_form_meta_gradient(drift: float, steps: int) -> None:
+    family = Quadratic(dimension=7, drift=drift)
+    problem, params = quadratic_problem(f"quadratic(dimension=7, drift={drift})", steps)
+    found = create("maml")(problem, params).gradient[WEIGHT].numpy()[0]
+    task = family.sample(seed=0)
+    weight = params[WEIGHT].numpy()[0]
+    exact = family.exact_meta_gradient(task, weight, family.step_size, steps)
+    assert np.linalg.norm(found - exact) <= 1e-12 * np.linalg.norm(exact)
+
+
+def test_quadratic_has_the_eigenvalues_that_are_asked_for() -> None:
+    problem, params = quadratic_problem("quadratic(dimension=5, smallest=0.5, largest=8.0)", 3)
+    wanted = [0.5, 1.0, 2.0, 4.0, 8.0]
+    for phi in problem.trajectory(params):
+        np.testing.assert_allclose(spectrum(support_hessian(problem, phi)), wanted, rtol=1e-12)
+
+
+def test_drift_moves_the_hessian_along_the_trajectory() -> None:
+    problem, params = quadratic_problem("quadratic(dimension=5, drift=2.0)", 4)
+    hessians = [support_hessian(problem, phi) for phi in problem.trajectory(params)]
+    for before, after in pairwise(hessians):
+        assert float(torch.linalg.matrix_norm(after - before)) > 1e-3
+        assert spectrum(before)[0] > 0.1  # the quartic term only adds curvature
+
+
+def test_quadratic_support_and_query_differ_in_their_centre_alone() -> None:
+    task = Quadratic(dimension=6).sample(seed=3)
+    rows = task.support[0]
+    assert torch.equal(rows, task.query[0])
+    assert not torch.equal(task.support[1], task.query[1])
+    assert torch.allclose(rows @ rows.T, torch.eye(6, dtype=torch.float64), atol=1e-13)
+
+
+def sine_of(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[float, float, float]:
+    """Fits y = a sin x + b cos x; returns amplitude, phase and the worst residual."""
+    x, y = inputs.numpy()[:, 0], targets.numpy()[:, 0]
+    columns = np.stack([np.sin(x), np.cos(x)], axis=1)
+    (a, b), *_ = np.linalg.lstsq(columns, y, rcond=None)
+    return math.hypot(a, b), math.atan2(-b, a), float(np.abs(columns @ (a, b) - y).max())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sinusoid_support_and_query_are_of_one_sine_within_its_ranges(seed: int) -> None:
+    task = Sinusoid(shots=10, queries=30).sample(seed)
+    assert task.support[0].shape == (10, 1)
+    assert task.query[1].shape == (30, 1)
+    amplitude, phase, apart = sine_of(*task.support)
+    assert apart < 1e-12
+    assert 0.1 <= amplitude <= 5
+    assert 0 <= phase <= math.pi
+    assert sine_of(*task.query) == pytest.approx((amplitude, phase, 0), abs=1e-9)
+    inputs = torch.cat([task.support[0], task.query[0]])
+    assert inputs.dtype == torch.float64
+    assert float(inputs.min()) >= -5
+    assert float(inputs.max()) <= 5
+    assert len(inputs.unique()) == 40
+
+
+def test_sinusoids_fill_their_ranges() -> None:
+    fits = [sine_of(*Sinusoid().sample(seed).support) for seed in range(200)]
+    amplitudes, phases = [fit[0] for fit in fits], [fit[1] for fit in fits]
+    assert min(amplitudes) < 0.4 < 4.7 < max(amplitudes)
+    assert min(phases) < 0.2 < 2.9 < max(phases)
+
+
+@pytest.mark.parametrize("name", ["sinusoid", "quadratic", "glyphs:5way-1shot"])
+def test_a_seed_names_a_task(name: str) -> None:
+    family = TASKS.create(name)
+
+    def tensors(task: Task) -> list[torch.Tensor]:
+        return [*task.support, *task.query]
+
+    once, again, other, held_out = (
+        tensors(family.sample(*key))
+        for key in [(1, "train"), (1, "train"), (2, "train"), (1, "test")]
+    )
+    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    assert digest(*once) not in (digest(*other), digest(*held_out))
+
+
+def test_tasks_of_a_cell_and_of_its_seeds_are_apart() -> None:
+    def inputs(seed: int, index: int) -> str:
+        cell = Cell.of(estimator="maml", task="sinusoid", model="linear", depth=1, seed=seed)
+        problem, _ = bilevel_problem(cell, index, dtype=torch.float64, device="cpu")
+        return digest(problem.inner_loss.batch[0])  # type: ignore[attr-defined]
+
+    assert len({inputs(seed, index) for seed in range(3) for index in range(8)}) == 24
+
+
+def test_draws_are_the_same_in_every_version_of_numpy() -> None:
+    assert uniform((0, 0), 3).tolist() == [
+        0.6369616873214543,
+        0.2697867137638703,
+        0.04097352393619469,
+    ]
+    draws = uniform((7, 1), 1000)
+    assert hashlib.sha256(draws.tobytes()).hexdigest() == DRAWS
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    assert abs(draws.mean() - 0.5) < 0.05
+
+
+def test_tasks_are_the_same_for_ever() -> None:
+    sinusoid, quadratic = Sinusoid().sample(0), Quadratic(dimension=4).sample(0)
+    assert digest(sinusoid.support[0], sinusoid.query[0]) == SINUSOID
+    assert digest(quadratic.support[1], quadratic.query[1]) == QUADRATIC
+    # Sines and orthogonal factors may differ in their last bits between mathematical libraries.
+    assert float(sinusoid.support[1][0, 0]) == pytest.approx(SINUSOID_TARGET, rel=1e-12)
+    assert float(quadratic.support[0][0, 0]) == pytest.approx(QUADRATIC_INPUT, rel=1e-12)
+
+
+DRAWS = "515175032568867a2a8d7fa146b4b7bc2222a9df0773d24749a3b76504415fed"
+SINUSOID = "e6a5448a91e71f520daa6438eac611ff511e40253507a9755b4fd46135fd68b3"
+SINUSOID_TARGET = 2.4100696901456637
+QUADRATIC = "fca36181fc50c396046264fdfd8f307c7b933e26c91e0adeb3e443ea770d6e34"
+QUADRATIC_INPUT = -0.2758401147043239
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sinusoid(shots=0)", "sinusoid: shots=0 and queries=10 must be 1 or more"),
+        ("sinusoid(queries=-3)", "queries=-3 must be 1 or more"),
+        ("sinusoid(shots=1.5)", "sinusoid: shots=1.5 must be a whole number"),
+        ("sinusoid(shot=5)", "sinusoid: unknown option 'shot'; did you mean shots?"),
+        ("quadratic(dimension=0)", "quadratic: dimension=0 must be 1 or more"),
+        ("quadratic(smallest=0)", "smallest=0.0 and largest=10.0 must be positive"),
+        ("quadratic(smallest=2, largest=1)", "and in this order"),
+        ("quadratic(drift=-1)", "quadratic: drift=-1.0 must be 0 or more"),
+        ("sinusoids", "unknown task 'sinusoids'; did you mean sinusoid?"),
+    ],
+)
+def test_slips_are_told(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TASKS.create(text)
