@@ -15,4 +15,4 @@ def report(
     """Write the figures and tables of the newest commit to one HTML file."""
     from reports.static import write  # it imports altair and more, which `--help` can do without
 
-    print(write(store, out))
+    print(f"The report: {write(store, out)}")

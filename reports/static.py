@@ -69,6 +69,7 @@ def render(store: Path) -> str:
     return environment.get_template("report.html.j2").render(
         title=f"Meta-gradient estimators at {table['commit_label'].iloc[0]}",
         environments=tables.environments(store, table),
+        skipped=tables.skipped_whole(table),
         sections=[_section(part) for part in tables.sections(table)],
         vega=_vega(),
     )

@@ -103,10 +103,27 @@ def latest(table: pd.DataFrame) -> pd.DataFrame:
 def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
     """Splits a table into parts that may stand in one figure, depths side by side.
 
+    Parts of which every cell was skipped are left out; see `skipped_whole`.
+
     Args:
         table: rows of `cells`.
     """
-    return [part for _, part in table.groupby(list(FILTERS), sort=False)]
+    parts = [part for _, part in table.groupby(list(FILTERS), sort=False)]
+    return [part for part in parts if (part["outcome"] != "skipped").any()]
+
+
+def skipped_whole(table: pd.DataFrame) -> list[str]:
+    """Returns a line for each part of which every cell was skipped, with the commonest reason.
+
+    Args:
+        table: rows of `cells`.
+    """
+    lines = []
+    for _, part in table.groupby(list(FILTERS), sort=False):
+        if (part["outcome"] == "skipped").all():
+            row, reason = part.iloc[0], part["reason"].value_counts().index[0]
+            lines.append(f"{row['task']}, {row['model']}, {row['device']}: {reason}")
+    return lines
 
 
 def by_order(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Imports point down only: estimators know nothing of the harness, the harness nothing of reports."""
+"""Imports point down: estimators know nothing of the harness, the harness nothing of reports."""
 
 import ast
 from pathlib import Path

@@ -8,10 +8,13 @@ import typer
 from typer.testing import CliRunner
 
 from estimators.errors import OptionError
+from harness.cell import Cell
+from harness.journal import Journal
+from harness.outcome import Outcome, Status
 from harness.store import StoreError
 from reports import static
 from reports.commands import report
-from tests.stores import MARKUP, write_store
+from tests.stores import MARKUP, environment, write_store
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +112,20 @@ def test_command_names_a_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="cannot write"):
         report(store, tmp_path / "file")
+
+
+def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.start(environment("c" * 40), cells=2)
+    for device, outcome in (
+        ("cpu", Outcome(Status.OK)),
+        ("cuda:0", Outcome(Status.SKIPPED, "cuda:0 is not in this machine")),
+    ):
+        cell = Cell.of(
+            estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=1, device=device
+        )
+        journal.result(cell, "score", outcome, {"bias": [0.1, 0.2]} if device == "cpu" else {})
+    journal.end()
+    page = static.render(tmp_path)
+    assert "sinusoid, mlp-40-40, cuda:0: cuda:0 is not in this machine" in page
+    assert page.count("<section>") == 1
