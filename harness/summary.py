@@ -35,7 +35,7 @@ def print_summary(table: pd.DataFrame, run: str, console: Console) -> None:
     )
     bad = rows[rows["outcome"] != "ok"].drop_duplicates("cell")
     for text, count in (bad["outcome"] + ": " + bad["reason"]).value_counts().items():
-        console.print(f"{count} cells {text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{count} × {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _one_table(key: dict[str, Any], group: pd.DataFrame) -> Table:
