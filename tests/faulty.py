@@ -3,6 +3,7 @@
 import ctypes
 import json
 import math
+import multiprocessing
 import os
 import time
 from dataclasses import dataclass
@@ -85,12 +86,19 @@ class Segfaults(Faulty):
 @register("sleeps")
 @dataclass(frozen=True)
 class Sleeps(Faulty):
-    """Never ends, for all that its caller can tell."""
+    """Never ends, for all that its caller can tell.
+
+    Attributes:
+        path: a file into which it writes the number of its process, if not empty.
+    """
+
+    path: str = ""
 
     def go_wrong(self) -> None:
-        """Sleeps as long as the process that started it is there, so that no test leaves it."""
-        parent = os.getppid()
-        while os.getppid() == parent:
+        """Sleeps for as long as the runner is there, so that no test leaves it behind."""
+        if self.path:
+            Path(self.path).write_text(str(os.getpid()), encoding="utf-8")
+        while (runner := multiprocessing.parent_process()) and runner.is_alive():
             time.sleep(0.1)
         os._exit(1)
 

@@ -60,7 +60,7 @@ def test_init_of_maml_is_small_and_cut_off(seed: int) -> None:
             assert float(value.abs().max()) <= 0.02
     wide = build("sinusoid", "mlp-256-256-256", seed)
     # The standard deviation of a normal distribution of .01, cut off at two of them.
-    matrix = next(value for value in wide.parameters() if value.shape == (256, 256))
+    matrix = next(value for value in wide.state_dict().values() if value.shape == (256, 256))
     assert float(matrix.std()) == pytest.approx(0.00880, rel=0.02)
 
 

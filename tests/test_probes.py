@@ -27,11 +27,11 @@ from harness.probes.memory import LiveStorages, peak_memory
 from harness.probes.time import interleaved_times
 from harness.problems import bilevel_problem
 
-SINUSOID = {"task": "sinusoid", "model": "mlp-40-40"}
-GLYPHS = {"task": "glyphs:5way-1shot", "model": "conv4-16"}
+SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
+GLYPHS: dict[str, Any] = {"task": "glyphs:5way-1shot", "model": "conv4-16"}
 
 
-def work_of(estimator: str, depth: int, setting: dict[str, str]) -> Callable[[], object]:
+def work_of(estimator: str, depth: int, setting: dict[str, Any]) -> Callable[[], object]:
     cell = Cell.of(estimator=estimator, depth=depth, **setting)
     problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
     return partial(create(estimator), problem, params)
@@ -62,7 +62,7 @@ def profiled_peak(work: Callable[[], object]) -> int:
     ids=str,
 )
 def test_peak_memory_is_that_of_the_profiler_and_repeats_to_the_byte(
-    estimator: str, depth: int, setting: dict[str, str]
+    estimator: str, depth: int, setting: dict[str, Any]
 ) -> None:
     work = work_of(estimator, depth, setting)
     work()  # whatever is allocated once
@@ -80,7 +80,7 @@ def test_memory_grows_with_depth_for_an_unrolled_loop_alone() -> None:
 
 
 @pytest.mark.parametrize("setting", [SINUSOID, GLYPHS], ids=str)
-def test_no_tensor_outlives_its_work(setting: dict[str, str]) -> None:
+def test_no_tensor_outlives_its_work(setting: dict[str, Any]) -> None:
     work = work_of("maml", 3, setting)
     with LiveStorages() as storages:
         work()

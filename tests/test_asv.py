@@ -1,0 +1,166 @@
+"""The asv suite: its frozen matrix, and a real run in an environment of asv's own."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from estimators import OptionError
+from harness.plan import expand, preset
+from harness.runs import read_run
+from harness.suite import VERSION, key, measure
+
+ROOT = Path(__file__).parent.parent
+AXES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "axes.json").read_text(encoding="utf-8"))
+
+# Results of different matrices must not be compared: a new matrix takes a new version.
+DIGESTS = {1: "a7b7dc065b6f1b24"}
+
+SHRUNK = {
+    "estimators": ["maml", "fomaml", "binom(order=2)"],
+    "depths": [1, 2],
+    "models": ["sinusoid mlp-40-40"],
+    "devices": ["cpu", "cuda:0"],
+}
+Point = tuple[str, int, str, str]
+
+
+def digest(axes: dict[str, Any]) -> str:
+    text = json.dumps({name: axes[name] for name in sorted(SHRUNK)})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_change_of_the_matrix_takes_a_new_version() -> None:
+    assert set(AXES) == {"version", *SHRUNK}
+    assert digest(AXES) == DIGESTS[AXES["version"]]
+    assert max(DIGESTS) == AXES["version"] == VERSION
+
+
+def test_matrix_is_that_of_the_quick_preset_and_a_gpu() -> None:
+    quick = expand(replace(preset("quick"), devices=("cpu", "cuda:0")))
+    keys = {
+        key(
+            estimator=plan.cell.estimator,
+            depth=plan.cell.depth,
+            model=f"{plan.cell.task} {plan.cell.model}",
+            device=plan.cell.device,
+        )
+        for plan in quick
+    }
+    points = product(AXES["estimators"], AXES["depths"], AXES["models"], AXES["devices"])
+    assert {key(estimator=e, depth=d, model=m, device=v) for e, d, m, v in points} == keys
+    assert len(keys) == len(quick)
+
+
+def test_unknown_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="version 2 of the suite is not known here; there is 1"):
+        measure(SHRUNK, tmp_path, version=2)
+    assert not list(tmp_path.iterdir())
+
+
+def shell(folder: Path, *command: str | Path) -> str:
+    """Runs a command in a folder that is its home as well; returns what it printed."""
+    environment = os.environ | {"HOME": str(folder.parent), "NO_COLOR": "1"}
+    environment.pop("METAGRAD_STORE", None)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def asv(folder: Path, *arguments: str) -> str:
+    return shell(folder, sys.executable, "-m", "asv", *arguments)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the files of this checkout as they are, and a smaller matrix."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("asv measures commits: it needs git and a checkout")
+    folder = tmp_path_factory.mktemp("home") / "checkout"
+    folder.mkdir()
+    names = shell(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    axes = json.dumps(SHRUNK | {"version": AXES["version"]})
+    (folder / "benchmarks" / "axes.json").write_text(axes, encoding="utf-8")
+    shell(folder, "git", "init", "-q")
+    shell(folder, "git", "add", "-A")
+    author = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
+    shell(folder, "git", *author, "commit", "-q", "-m", "as it is")
+    asv(folder, "machine", "--yes")
+    return folder
+
+
+def test_asv_accepts_the_suite(clone: Path) -> None:
+    asv(clone, "check", "-E", f"existing:{sys.executable}")
+
+
+def tracked(clone: Path) -> dict[str, dict[Point, Any]]:
+    """What asv has stored: by benchmark and point."""
+    commit = shell(clone, "git", "rev-parse", "HEAD").strip()
+    (path,) = (clone / "results" / "asv").glob(f"*/{commit[:8]}-*.json")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["commit_hash"] == commit
+    columns = stored["result_columns"]
+    found: dict[str, dict[Point, Any]] = {}
+    for name, row in stored["results"].items():
+        if name.startswith("meta_gradient.Matrix."):
+            record = dict(zip(columns, row, strict=False))
+            literal = [[json.loads(v.replace("'", '"')) for v in axis] for axis in record["params"]]
+            found[name.rpartition(".")[2]] = dict(
+                zip(product(*literal), record["result"], strict=True)
+            )
+    return found
+
+
+def test_asv_run_in_an_environment_of_its_own(clone: Path) -> None:
+    asv(clone, "run", "HEAD^!", "--show-stderr")
+    found = tracked(clone)
+    assert set(found) == {
+        f"track_{name}"
+        for name in (
+            *("bias", "cosine_distance", "time", "time_ratio"),
+            *("peak_memory", "flops", "hvps", "serial_depth"),
+        )
+    }
+    for points in found.values():
+        assert len(points) == 12
+        for (estimator, depth, _, device), value in points.items():
+            absent = device == "cuda:0" and not torch.cuda.is_available()
+            misfit = estimator == "binom(order=2)" and depth == 1
+            assert isinstance(value, float | int)
+            assert math.isnan(value) == (absent or misfit)
+
+    def on_cpu(name: str, estimator: str, depth: int) -> float:
+        return float(found[f"track_{name}"][estimator, depth, "sinusoid mlp-40-40", "cpu"])
+
+    # Of an MLP by hand: see test_probes.py.
+    assert on_cpu("flops", "fomaml", 2) == 300_000
+    assert on_cpu("flops", "maml", 2) == 300_000 + 2 * 198_400
+    assert on_cpu("hvps", "binom(order=2)", 2) == on_cpu("serial_depth", "maml", 2) == 2
+    assert on_cpu("bias", "maml", 2) < 1e-12 < 1e-3 < on_cpu("bias", "fomaml", 2)
+    assert on_cpu("peak_memory", "maml", 2) > on_cpu("peak_memory", "fomaml", 2) > 0
+    assert on_cpu("time", "maml", 2) > 0
+
+    (journal,) = (clone / "results" / "runs").glob("*.jsonl")
+    run = read_run(journal)
+    assert len(run.cells) == 12
+    assert run.environment["commit"] == shell(clone, "git", "rev-parse", "HEAD").strip()
+
+    asv(clone, "publish")
+    assert (clone / "results" / "html" / "index.html").exists()
+    assert "track_bias" in asv(clone, "compare", "HEAD", "HEAD")
