@@ -15,16 +15,10 @@ class Headline:
     timeout = 120.0
 
     def setup(self, estimator: str) -> None:
-        import torch
+        from harness.suite import headline
 
-        from estimators import create
-        from harness.cell import Cell
-        from harness.problems import bilevel_problem
-
-        cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
-        self.problem, self.params_ = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
-        self.estimate = create(estimator)
+        self.estimate = headline(estimator, version=1)
 
     def time_sinusoid(self, estimator: str) -> None:
         del estimator
-        self.estimate(self.problem, self.params_)
+        self.estimate()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -84,8 +85,8 @@ class BilevelProblem:
     steps: int
 
     def __post_init__(self) -> None:
-        if not self.step_size > 0:
-            raise OptionError(f"step_size={self.step_size} must be positive")
+        if not 0 < self.step_size < inf:
+            raise OptionError(f"step_size={self.step_size} must be positive and finite")
         if self.steps < 0:
             raise OptionError(f"steps={self.steps} must be 0 or more")
 

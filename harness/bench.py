@@ -19,7 +19,7 @@ _PERCENT = re.compile(r"\[\s*([\d.]+)%\]\s*\W*(.*)")
 _MEASURED = 0.85  # of the bar; the rest is what asv does afterwards
 
 
-def run_asv(store: Path, console: Console) -> str:
+def run_asv(store: Path, console: Console) -> Path:
     """Measures HEAD in asv's own environment, which is made if it is missing.
 
     Args:
@@ -27,7 +27,7 @@ def run_asv(store: Path, console: Console) -> str:
         console: where progress goes.
 
     Returns:
-        The name of the run in the store.
+        The journal of the run.
 
     Raises:
         OptionError: this is no checkout with a suite, or asv could not measure it.
@@ -63,7 +63,7 @@ def run_asv(store: Path, console: Console) -> str:
         raise OptionError(
             f"asv ended with exit code {process.returncode}; its last lines are above"
         )
-    return made[-1].stem
+    return made[-1]
 
 
 def _check_checkout(console: Console) -> None:

@@ -1,5 +1,6 @@
 """A cell: one point of the benchmark matrix, and its name."""
 
+import math
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from harness.models import MODELS
 from harness.tasks import TASKS
 
 DTYPES = ("float32", "float64")
-_DEVICE = re.compile(r"cpu|cuda:\d+")
+_DEVICE = re.compile(r"cpu|cuda:(0|[1-9]\d*)")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Cell:
         if dtype not in DTYPES:
             raise OptionError(f"unknown dtype {dtype!r}; there is {', '.join(DTYPES)}")
         alpha = family.step_size if step_size is None else float(step_size)
-        if not alpha > 0:
-            raise OptionError(f"step size {alpha} must be positive")
+        if not 0 < alpha < math.inf:
+            raise OptionError(f"step size {alpha} must be positive and finite")
         for what, value, least in (("depth", depth, 0), ("seed", seed, 0), ("tasks", tasks, 1)):
             if value < least:
                 raise OptionError(f"{what} {value} must be {least} or more")

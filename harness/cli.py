@@ -1,15 +1,20 @@
 """The command `metagrad`."""
 
 import sys
-from importlib.metadata import entry_points
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from estimators.errors import OptionError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,10 +91,11 @@ def run(
     from harness.progress import progress_bar
     from harness.runner import Settings
     from harness.runner import run as run_plan
-    from harness.store import load_sound
-    from harness.summary import print_summary
+    from harness.store import load_run
 
     load_plugins(imports)
+    if not time_limit > 0:
+        raise OptionError(f"--time-limit {time_limit:g} must be positive")
     axes = override(
         read_preset(preset),
         task=task,
@@ -119,7 +125,9 @@ def run(
             run_plan(planned, journal, settings, lambda p: show(p.done, p.total, p.doing))
     except KeyboardInterrupt:
         raise OptionError(f"stopped; what was finished is in {journal.path}") from None
-    print_summary(load_sound(store), journal.path.stem, console)
+    except OSError as error:
+        raise OptionError(f"cannot write {journal.path}: {error.strerror or error}") from None
+    _end(load_run(journal.path))
 
 
 @app.command()
@@ -129,29 +137,54 @@ def summary(store: Store = Path("results")) -> None:
     from harness.summary import print_summary
 
     table = load_sound(store)
-    print_summary(table, table["run"].max(), console)
+    print_summary(table[table["run"] == table["run"].max()], console)
 
 
 @app.command()
 def bench(store: Store = Path("results")) -> None:
     """Run the asv matrix on the current commit and print the table."""
     from harness.bench import run_asv
-    from harness.store import load_sound
-    from harness.summary import print_summary
+    from harness.store import load_run
 
-    run_name = run_asv(store, console)
-    print_summary(load_sound(store), run_name, console)
+    _end(load_run(run_asv(store, console)))
 
 
 def main() -> None:
     """Runs the command line; a user's slip ends in one line and exit code 2."""
-    for point in entry_points(group="metagrad.commands"):
-        app.command(point.name)(point.load())
     try:
-        app()
-    except OptionError as error:
-        Console(stderr=True, soft_wrap=True).print(f"metagrad: {error}", markup=False, style="red")
+        for point in entry_points(group="metagrad.commands"):
+            app.command(point.name)(_loaded(point))
+        status = app(standalone_mode=False)
+    except (OptionError, TyperException) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        if message:  # none: no command was given, and the help is there already
+            line = " ".join(f"metagrad: {message}".split())
+            Console(stderr=True, soft_wrap=True).print(line, markup=False, style="red")
         sys.exit(2)
+    except typer.Abort:
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _loaded(point: EntryPoint) -> Callable[..., object]:
+    try:
+        command: Callable[..., object] = point.load()
+    except Exception as error:
+        raise OptionError(f"command {point.name} of {point.value} is broken: {error}") from error
+    return command
+
+
+def _end(table: "pd.DataFrame") -> None:
+    """Prints a run's table.
+
+    Raises:
+        OptionError: no cell of it was measured.
+    """
+    from harness.summary import print_summary
+
+    print_summary(table, console)
+    if not (table["outcome"] == "ok").any():
+        raise OptionError("no cell could be measured; the reasons are above")
 
 
 def _columns(title: str, *names: str) -> Table:

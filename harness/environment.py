@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -44,17 +45,20 @@ def _commit() -> dict[str, Any]:
     status = _git("status", "--porcelain", "--untracked-files=normal")
     if not head:
         return {"commit": "", "changes": ""}
-    difference = (status or "") + (_git("diff", "HEAD") or "")
-    changes = hashlib.sha256(difference.encode()).hexdigest()[:12] if status else ""
-    return {"commit": head, "changes": changes}
+    changes = _git("diff", "HEAD") or ""
+    for name in (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0"):
+        if name and Path(name).is_file():
+            changes += name + hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    digest = hashlib.sha256(changes.encode()).hexdigest()[:12]
+    return {"commit": head, "changes": digest if status else ""}
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *arguments], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()
 
 
 def _processor() -> str:

@@ -1,6 +1,7 @@
 """From presets and axes to the list of cells, each with the reason for which it is skipped."""
 
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import product
@@ -22,7 +23,7 @@ class Axes:
     Attributes:
         settings: pairs of task and model.
         depths: K.
-        estimators: specifications; `orders` multiplies those with an option `order=...`.
+        estimators: specifications.
         ordered: names of estimators that are taken at every one of `orders`.
         orders: L, or "all" for 0..K.
         devices: "cpu", "cuda:0", ...
@@ -101,7 +102,7 @@ def expand(axes: Axes) -> list[Planned]:
             )
             if cell not in seen:
                 seen.add(cell)
-                planned.append(Planned(cell, cell.misfit() or missing_device(cell.device) or ""))
+                planned.append(Planned(cell, missing_device(cell.device) or cell.misfit() or ""))
     if not planned:
         raise OptionError("nothing to measure: name a task, a model, a depth and an estimator")
     return planned
@@ -148,7 +149,7 @@ def refuse_impossible(planned: list[Planned], *, named: bool) -> None:
         groups.setdefault(plan.cell.estimator if named else "", []).append(plan.skip)
     for skips in groups.values():
         if all(skips):
-            raise OptionError(f"nothing to measure: {skips[-1]}")
+            raise OptionError(f"nothing to measure: {Counter(skips).most_common(1)[0][0]}")
 
 
 def missing_device(device: str) -> str | None:

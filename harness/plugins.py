@@ -1,5 +1,6 @@
 """Brings in a user's own modules, which register estimators, tasks or models."""
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -20,21 +21,23 @@ def load_plugins(modules: Iterable[str]) -> None:
     """
     for module in modules:
         path = Path(module)
-        is_file = path.suffix == ".py"
-        name = path.stem if is_file else module
-        if name in sys.modules:
-            continue
         try:
-            if is_file:
-                _load_file(name, path)
+            if path.suffix == ".py":
+                _load_file(path.resolve())
             else:
-                importlib.import_module(name)
-        except Exception as error:  # whatever a user's module raises is told in one line
-            what = f"{type(error).__name__}: {error}"
+                if str(Path.cwd()) not in sys.path:
+                    sys.path.append(str(Path.cwd()))
+                importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # whatever a user's module raises is told
+            what = " ".join(f"{type(error).__name__}: {error}".split())
             raise OptionError(f"--import {module}: cannot be imported ({what})") from error
 
 
-def _load_file(name: str, path: Path) -> None:
+def _load_file(path: Path) -> None:
+    # A file may be called as some module is; the name tells two of the same name apart.
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")

@@ -5,7 +5,6 @@ import os
 import signal
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -16,12 +15,11 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessFuture
 from pebble.concurrent import process
 
-from estimators.errors import OptionError
 from harness import worker
 from harness.cell import Cell
 from harness.environment import environment
 from harness.journal import Journal, Progress
-from harness.outcome import Diverged, Outcome, Status
+from harness.outcome import Outcome, Status, outcome_of
 from harness.plan import Planned
 from harness.probes.bias import Samples
 
@@ -196,32 +194,27 @@ class _Run:
         future = remote(self.settings.plugins, function, *arguments)
         self.running.add(future)
         try:
-            value, outcome = future.result(), Outcome(Status.OK)
+            outcome, value = future.result()
         except KeyboardInterrupt:
             future.cancel()
             raise
-        except BaseException as error:  # even SystemExit, in a worker, is a result
-            value, outcome = None, _outcome(error, limit)
+        except Exception as error:
+            outcome, value = _violent_end(error, limit), None
         finally:
             self.running.discard(future)
         return _Result(outcome, value, time.monotonic() - start)
 
 
-def _outcome(error: BaseException, limit: float) -> Outcome:
-    """Names the way in which a worker ended."""
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    trace = "".join(traceback.format_exception(error))
+def _violent_end(error: BaseException, limit: float) -> Outcome:
+    """Names the way in which a worker ended that could not tell it itself."""
     if isinstance(error, TimeoutError):
         return Outcome(Status.TIMEOUT, f"not done after {limit:g} s")
     if isinstance(error, ProcessExpired):
-        code = int(error.exitcode or 0)
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        code = error.exitcode
+        names = {-int(number): number.name for number in signal.Signals}
+        how = names.get(code, f"exit code {code}") if code is not None else "unknown means"
         return Outcome(Status.CRASHED, f"the worker process ended by {how}")
-    if isinstance(error, Diverged):
-        return Outcome(Status.DIVERGED, str(error))
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text:
-        return Outcome(Status.OUT_OF_MEMORY, text)
-    return Outcome(Status.FAILED, str(error) if isinstance(error, OptionError) else text, trace)
+    return outcome_of(error)
 
 
 def _groups(cells: list[Cell], scratch: Path) -> list[_Group]:

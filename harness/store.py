@@ -19,6 +19,10 @@ COLUMNS = (
 )
 
 
+# What content that is not ours can raise while it is read.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
+
+
 class StoreError(OptionError):
     """The store cannot be read: it is missing, empty or broken."""
 
@@ -47,7 +51,7 @@ def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
     Raises:
         StoreError: the folder is missing or holds no run.
     """
-    paths = sorted((store / "runs").glob("*.jsonl"))
+    paths = [path for path in sorted((store / "runs").glob("*.jsonl")) if path.stat().st_size]
     if not paths:
         raise StoreError(f"no results in {store}; `make bench` or `metagrad run quick` makes some")
     rows: list[dict[str, Any]] = []
@@ -57,9 +61,21 @@ def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
             run = read_run(path)
             rows += _rows(run)
             problems += [Problem(path, fault) for fault in run.faults]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             problems.append(Problem(path, f"not a run that can be read: {error}"))
     return pd.DataFrame(rows, columns=list(COLUMNS)), problems
+
+
+def load_run(path: Path) -> pd.DataFrame:
+    """Reads one run.
+
+    Args:
+        path: its journal.
+
+    Returns:
+        The long table, with columns `COLUMNS`.
+    """
+    return pd.DataFrame(_rows(read_run(path)), columns=list(COLUMNS))
 
 
 def load_sound(store: Path) -> pd.DataFrame:

@@ -1,11 +1,17 @@
-"""What the asv suite calls: one function whose meaning never changes within a version."""
+"""What the asv suite calls: functions whose meaning never changes within a version."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from estimators.errors import OptionError
+import torch
+
+from estimators import OptionError, create
+from harness.cell import Cell
 from harness.journal import Journal
 from harness.plan import Axes, expand
+from harness.problems import bilevel_problem
 from harness.runner import Settings, run
 from harness.runs import read_run
 
@@ -26,8 +32,7 @@ def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dic
     Raises:
         OptionError: the version is not known here.
     """
-    if version != VERSION:
-        raise OptionError(f"version {version} of the suite is not known here; there is {VERSION}")
+    _check(version)
     planned = expand(
         Axes(
             settings=tuple((task, model) for task, model in map(str.split, axes["models"])),
@@ -47,6 +52,27 @@ def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dic
         ): {"status": str(cell.status), "reason": cell.reason, "samples": cell.samples}
         for cell in read_run(journal.path).cells
     }
+
+
+def headline(estimator: str, *, version: int) -> Callable[[], object]:
+    """Returns one estimate on the sinusoid at depth 5, for asv to time.
+
+    Args:
+        estimator: specification.
+        version: of this signature; 1.
+
+    Raises:
+        OptionError: the version is not known here.
+    """
+    _check(version)
+    cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
+    problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
+    return partial(create(estimator), problem, params)
+
+
+def _check(version: int) -> None:
+    if version != VERSION:
+        raise OptionError(f"version {version} of the suite is not known here; there is {VERSION}")
 
 
 def key(*, estimator: str, depth: int, model: str, device: str) -> str:

@@ -13,15 +13,13 @@ from estimators.registry import Spec
 GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed"]
 
 
-def print_summary(table: pd.DataFrame, run: str, console: Console) -> None:
+def print_summary(rows: pd.DataFrame, console: Console) -> None:
     """Prints one table per task, model and depth of a run, a row per estimator.
 
     Args:
-        table: the long table of a store.
-        run: the run's name.
+        rows: of one run, from the long table of a store.
         console: where to.
     """
-    rows = table[table["run"] == run]
     for key, group in rows[rows["outcome"] != "skipped"].groupby(GROUP):
         console.print(_one_table(dict(zip(GROUP, key, strict=True)), group))
         console.print()
@@ -59,10 +57,11 @@ def _one_table(key: dict[str, Any], group: pd.DataFrame) -> Table:
     return table
 
 
-def _order(estimator: Hashable) -> tuple[str, list[tuple[str, Any]]]:
+def _order(estimator: Hashable) -> tuple[str, list[tuple[str, str, Any]]]:
     """Sorts by name, then by options as numbers: order=10 after order=2."""
     spec = Spec.parse(str(estimator))
-    return spec.name, sorted(spec.options.items())
+    options = sorted(spec.options.items())
+    return spec.name, [(key, type(value).__name__, value) for key, value in options]
 
 
 def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:

@@ -1,6 +1,9 @@
 """What runs inside a worker process; one call a process."""
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +15,7 @@ from estimators import BilevelProblem, Estimator, Params, create
 from estimators.problem import value_and_gradient
 from estimators.tree import leaves, norm
 from harness.cell import Cell
-from harness.outcome import Diverged
+from harness.outcome import Diverged, Outcome, Status, outcome_of
 from harness.plugins import load_plugins
 from harness.probes.bias import Samples, measure_bias, save_reference
 from harness.probes.flops import count_flops
@@ -22,7 +25,9 @@ from harness.probes.time import Work, interleaved_times
 from harness.problems import bilevel_problem
 
 
-def call(plugins: tuple[str, ...], function: Callable[..., Any], *arguments: Any) -> Any:
+def call(
+    plugins: tuple[str, ...], function: Callable[..., Any], *arguments: Any
+) -> tuple[Outcome, Any]:
     """Runs one of the functions below as the only thing that its process does.
 
     Args:
@@ -31,11 +36,23 @@ def call(plugins: tuple[str, ...], function: Callable[..., Any], *arguments: Any
         *arguments: for it.
 
     Returns:
-        What the function returns.
+        How it ended, and what it returned. Exceptions are turned into outcomes here, since not
+        every one can be sent to another process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which stops us
-    load_plugins(plugins)
-    return function(*arguments)
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    try:
+        load_plugins(plugins)
+        return Outcome(Status.OK), function(*arguments)
+    except BaseException as error:  # SystemExit, too, is how an estimator can end
+        return outcome_of(error), None
+
+
+def _end_with_the_runner() -> None:
+    runner = multiprocessing.parent_process()
+    if runner is not None:
+        runner.join()
+        os._exit(1)
 
 
 def reference(group: Cell, path: Path) -> None:

@@ -96,7 +96,6 @@ def test_every_part_is_in_the_name(parts: dict[str, Any]) -> None:
         pytest.param(
             {"step_size": float("inf")},
             "step size inf must be positive",
-            marks=pytest.mark.xfail(reason="infinity is taken", strict=True),
         ),
         ({"device": "gpu"}, "unknown device 'gpu'; write cpu"),
         ({"device": "cuda:x"}, "unknown device 'cuda:x'"),

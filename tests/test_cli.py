@@ -154,13 +154,11 @@ def test_absent_device_is_told(folder: Path, call: Call, device: str) -> None:
 
 
 @without_gpu
-@pytest.mark.xfail(reason="the last reason is told, not the one that all share", strict=True)
 def test_absent_device_is_told_before_orders_that_do_not_fit(folder: Path, call: Call) -> None:
     line = check_slip(folder, call(*SMALL, "--device", "cuda"), {})
     assert "cuda:0 is not in this machine" in line
 
 
-@pytest.mark.xfail(reason="a file is taken for the module of its name", strict=True)
 @pytest.mark.parametrize("name", ["estimators.py", "json.py"])
 def test_plugin_may_be_called_as_some_module_is(folder: Path, call: Call, name: str) -> None:
     (folder / name).write_text(THIRD_PARTY, encoding="utf-8")
@@ -168,7 +166,6 @@ def test_plugin_may_be_called_as_some_module_is(folder: Path, call: Call, name: 
     assert "halved" in out.split()
 
 
-@pytest.mark.xfail(reason="the whole store is read for one run", strict=True)
 def test_broken_file_of_another_run_does_not_spoil_the_table(folder: Path, call: Call) -> None:
     prepare(folder)
     code, out, _ = call(*SMALL, "--estimator", "fomaml", "--store", "broken")
@@ -176,7 +173,6 @@ def test_broken_file_of_another_run_does_not_spoil_the_table(folder: Path, call:
     assert "sinusoid, mlp-40-40, K=1" in out
 
 
-@pytest.mark.xfail(reason="git's output is taken for UTF-8", strict=True)
 def test_changes_that_are_no_utf8_do_not_matter(folder: Path, call: Call) -> None:
     author = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
     (folder / "old.txt").write_bytes(b"caf\xe9\n")

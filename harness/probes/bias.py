@@ -62,7 +62,12 @@ def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
         samples["cosine_distance"].append(cosine_distance(estimate, exact))
         own = estimator.own_exact_gradient(problem, params)
         if own is not None:
-            samples.setdefault("own_bias", []).append(relative_error(estimate, own))
+            error = relative_error(estimate, own)
+            if not math.isfinite(error):
+                raise Diverged(
+                    f"the exact gradient of its own objective, task {index}, is not finite"
+                )
+            samples.setdefault("own_bias", []).append(error)
     return samples
 
 

@@ -4,9 +4,29 @@ import ctypes
 import multiprocessing
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import Process
 
-from memory_profiler import memory_usage
+import psutil
+from memory_profiler import MemTimer, memory_usage
+
+_watch = MemTimer.run
+
+
+def _start_to_end_with_us(watcher: MemTimer) -> None:
+    watcher.daemon = True
+    Process.start(watcher)
+
+
+def _watch_in_silence(watcher: MemTimer) -> None:
+    with suppress(psutil.Error, OSError, EOFError):
+        _watch(watcher)
+
+
+# memory-profiler's watching child would hold up the end of a process that is stopped while it is
+# watched, and then complain that the process is gone.
+MemTimer.start = _start_to_end_with_us
+MemTimer.run = _watch_in_silence
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _MIB = 2**20

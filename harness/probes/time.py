@@ -40,6 +40,7 @@ def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[l
         sample(work, 1)
         runs.append(max(1, round(_LEAST_SECONDS / sample(work, 1))))
     times: list[list[float]] = [[] for _ in works]
+    collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
@@ -47,5 +48,6 @@ def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[l
             for work, count, mine in zip(works, runs, times, strict=True):
                 mine.append(sample(work, count))
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
     return times

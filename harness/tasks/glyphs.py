@@ -12,9 +12,8 @@ from estimators.errors import OptionError
 from harness.tasks.glyph_cache import DEFAULT_JITTER, load_images
 from harness.tasks.glyph_images import SAMPLES, SIZE
 from harness.tasks.glyph_strokes import split_indices
-from harness.tasks.task import TASKS, Batch, Task, TaskFamily
+from harness.tasks.task import SPLITS, TASKS, Batch, Task, TaskFamily, split_number
 
-SPLITS = ("train", "test")
 _EPISODE_STREAM = 2  # keeps these random streams apart from all others of the same seed
 
 
@@ -94,12 +93,10 @@ class Glyphs(TaskFamily):
         Raises:
             OptionError: `split` is neither "train" nor "test", or `seed` is negative.
         """
-        if split not in SPLITS:
-            raise OptionError(f'glyphs: split={split!r} is neither "train" nor "test"')
         if seed < 0:
             raise OptionError(f"glyphs: seed={seed} is negative; 0 or more")
         classes = np.array(split_indices(split))
-        key = np.random.SeedSequence((seed, _EPISODE_STREAM, SPLITS.index(split)))
+        key = np.random.SeedSequence((seed, _EPISODE_STREAM, split_number(split)))
         words = np.random.PCG64(key).random_raw(len(classes) + self.ways * SAMPLES)
         # Sorting raw words draws without replacement, alike in all numpy versions.
         chosen = classes[np.argsort(words[: len(classes)])[: self.ways]]

@@ -1,6 +1,7 @@
 """A problem whose exact meta-gradient is known in closed form."""
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from estimators.errors import OptionError
 from harness.tasks.draws import uniform
-from harness.tasks.task import TASKS, Task, TaskFamily
+from harness.tasks.task import TASKS, Task, TaskFamily, split_number
 
 
 @TASKS.register("quadratic")
@@ -44,13 +45,13 @@ class Quadratic(TaskFamily):
     def __post_init__(self) -> None:
         if self.dimension < 1:
             raise OptionError(f"quadratic: dimension={self.dimension} must be 1 or more")
-        if not 0 < self.smallest <= self.largest:
+        if not 0 < self.smallest <= self.largest < inf:
             raise OptionError(
                 f"quadratic: smallest={self.smallest} and largest={self.largest} "
-                "must be positive and in this order"
+                "must be positive, finite and in this order"
             )
-        if self.drift < 0:
-            raise OptionError(f"quadratic: drift={self.drift} must be 0 or more")
+        if not 0 <= self.drift < inf:
+            raise OptionError(f"quadratic: drift={self.drift} must be 0 or more, and finite")
 
     @property
     def eigenvalues(self) -> NDArray[np.float64]:
@@ -70,7 +71,7 @@ class Quadratic(TaskFamily):
     def sample(self, seed: int, split: str = "train") -> Task:
         """See `TaskFamily.sample`; targets are the centres c, float64 [dimension, 1]."""
         n = self.dimension
-        draws = uniform((seed, 0 if split == "train" else 1), n * n + 2 * n)
+        draws = uniform((seed, split_number(split)), n * n + 2 * n)
         q, _ = np.linalg.qr(draws[: n * n].reshape(n, n) - 0.5)
         rows = torch.from_numpy(np.ascontiguousarray(q.T))
         centres = torch.from_numpy(2 * draws[n * n :].reshape(2, n, 1) - 1)

@@ -9,9 +9,7 @@ from torch.nn.functional import mse_loss
 
 from estimators.errors import OptionError
 from harness.tasks.draws import uniform
-from harness.tasks.task import TASKS, Batch, Task, TaskFamily
-
-_SPLITS = {"train": 0, "test": 1}
+from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number
 
 
 @TASKS.register("sinusoid")
@@ -53,7 +51,7 @@ class Sinusoid(TaskFamily):
 
     def sample(self, seed: int, split: str = "train") -> Task:
         """See `TaskFamily.sample`; targets are float64 [n, 1]."""
-        draws = uniform((seed, _SPLITS[split]), 2 + self.shots + self.queries)
+        draws = uniform((seed, split_number(split)), 2 + self.shots + self.queries)
         amplitude, phase = 0.1 + 4.9 * draws[0], math.pi * draws[1]
         inputs = torch.from_numpy(-5 + 10 * draws[2:]).unsqueeze(1)
 

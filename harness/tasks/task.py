@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from estimators.errors import OptionError
 from estimators.registry import Registry
 
 Batch = tuple[Tensor, Tensor]
@@ -54,6 +55,23 @@ class TaskFamily(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the scalar loss of a model's outputs on a batch."""
+
+
+SPLITS = ("train", "test")
+
+
+def split_number(split: str) -> int:
+    """Returns the place of a split in `SPLITS`.
+
+    Args:
+        split: "train" or "test".
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if split not in SPLITS:
+        raise OptionError(f'split={split!r} is neither "train" nor "test"')
+    return SPLITS.index(split)
 
 
 TASKS: Registry[TaskFamily] = Registry("task", "metagrad.tasks")
