@@ -58,7 +58,8 @@ def run_asv(store: Path, console: Console) -> Path:
         raise OptionError(f"stopped; what was finished is in {runs}") from None
     reader.join()
     made = sorted(set(runs.glob("*.jsonl")) - before)
-    if process.returncode or not made:
+    # Exit code 2: asv went through, and a cell has failed; the table says which, and why.
+    if process.returncode not in (0, 2) or not made:
         console.print("".join(log), markup=False, highlight=False)
         raise OptionError(
             f"asv ended with exit code {process.returncode}; its last lines are above"
