@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export OMP_NUM_THREADS := 1
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: bench test venv app report
 

@@ -111,7 +111,8 @@ def _show(show: Show, journals: list[Path], log: deque[str]) -> None:
     percent, doing = (float(reached[-1][1]) / 100, reached[-1][2]) if reached else (0.0, "")
     progress = last_progress(journals[-1]) if journals else None
     if progress is None:
-        show(0.0, None, f"making the environment: {doing}" if doing else "starting asv")
+        stage = "exact gradients" if journals else "asv makes its environment, about a minute"
+        show(0.0, None, stage)
     elif progress.done < progress.total:
         show(_MEASURED * progress.done / progress.total, 1.0, progress.doing)
     else:

@@ -114,6 +114,12 @@ def run(
         journal = Journal(store)
     except OSError as error:
         raise OptionError(f"cannot write to {store}: {error.strerror}") from None
+    skipped = sum(bool(plan.skip) for plan in planned)
+    console.print(
+        f"Measuring {len(planned) - skipped} cells into {journal.path}; {skipped} are skipped.",
+        highlight=False,
+        soft_wrap=True,
+    )
     settings = Settings(
         jobs=jobs or Settings.jobs,
         samples=samples,

@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-import pathlib
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def _commit() -> dict[str, Any]:
         return {"commit": "", "changes": ""}
     changes = _git("diff", "HEAD") or ""
     for name in (_git("ls-files", "--others", "--exclude-standard", "-z") or "").split("\0"):
-        if name and Path(name).is_file():
+        with suppress(OSError):  # a folder of its own repository, or not ours to read
             changes += name + hashlib.sha256(Path(name).read_bytes()).hexdigest()
     digest = hashlib.sha256(changes.encode()).hexdigest()[:12]
     return {"commit": head, "changes": digest if status else ""}
@@ -63,7 +63,7 @@ def _git(*arguments: str) -> str | None:
 
 def _processor() -> str:
     try:
-        with pathlib.Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

@@ -43,7 +43,9 @@ def progress_bar(console: Console) -> Generator[Show]:
         task = progress.add_task("starting", total=None, clock="elapsed")
 
         def show(done: float, total: float | None, doing: str) -> None:
-            progress.update(task, completed=done, total=total, description=doing)
+            # The first few per cent say nothing of the time left.
+            known = total if total and done > 0.03 * total else None
+            progress.update(task, completed=done, total=known, description=doing)
 
         yield show
 

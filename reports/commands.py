@@ -15,4 +15,5 @@ def report(
     """Write the figures and tables of the newest commit to one HTML file."""
     from reports.static import write  # it imports altair and more, which `--help` can do without
 
-    print(f"The report: {write(store, out)}")
+    path, commit = write(store, out)
+    print(f"The report on {commit}: {path}")

@@ -69,7 +69,8 @@ def _page(table: pd.DataFrame) -> None:
         name: st.column_config.NumberColumn(format="%.3g")
         for name in summary.select_dtypes("number").columns
     }
-    st.dataframe(summary, hide_index=True, column_config=numbers)
+    rows_shown = 35 * (len(summary) + 1) + 3  # pixels: all of them, where Streamlit would cut
+    st.dataframe(summary, hide_index=True, column_config=numbers, height=rows_shown)
 
 
 def _choose(

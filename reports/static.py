@@ -23,7 +23,7 @@ _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _OVER_DEPTH = (figures.time_against_depth, figures.memory_against_depth)
 
 
-def write(store: Path, out: Path) -> Path:
+def write(store: Path, out: Path) -> tuple[Path, str]:
     """Writes OUT/index.html for the newest commit of a store.
 
     Args:
@@ -31,13 +31,14 @@ def write(store: Path, out: Path) -> Path:
         out: the folder to write to; made if missing.
 
     Returns:
-        The file; an older one is replaced only when the new one is whole.
+        The file (an older one is replaced only when the new one is whole) and the commit that it
+        tells of.
 
     Raises:
         StoreError: the store is missing, empty or broken.
         OptionError: the folder cannot be written.
     """
-    page = render(store)
+    page, commit = _page(store)
     path, draft = out / "index.html", out / f".index-{secrets.token_hex(4)}.html"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def write(store: Path, out: Path) -> Path:
         with suppress(OSError):
             draft.unlink()
         raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return path, commit
 
 
 def render(store: Path) -> str:
@@ -55,6 +56,12 @@ def render(store: Path) -> str:
 
     Args:
         store: the folder of results.
+    """
+    return _page(store)[0]
+
+
+def _page(store: Path) -> tuple[str, str]:
+    """Returns the report and the commit that it tells of.
 
     Raises:
         StoreError: the store is missing, empty or broken.
@@ -66,13 +73,15 @@ def render(store: Path) -> str:
         loader=PackageLoader("reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser reads no NaN
-    return environment.get_template("report.html.j2").render(
-        title=f"Meta-gradient estimators at {table['commit_label'].iloc[0]}",
+    commit = str(table["commit_label"].iloc[0])
+    page = environment.get_template("report.html.j2").render(
+        title=f"Meta-gradient estimators at {commit}",
         environments=tables.environments(store, table),
         skipped=tables.skipped_whole(table),
         sections=[_section(part) for part in tables.sections(table)],
         vega=_vega(),
     )
+    return page, commit
 
 
 @cache

@@ -117,7 +117,7 @@ def test_dashboard_fits_a_phone(page: Page, dashboard: str) -> None:
 
 
 def test_report_draws_from_a_file(page: Page, store: Path, tmp_path: Path) -> None:
-    page.goto(static.write(store, tmp_path).as_uri())
+    page.goto(static.write(store, tmp_path)[0].as_uri())
     drawn = page.locator(".chart svg.marks")
     # For each of two tasks: two figures over depth, three at the depth that is open.
     expect(drawn).to_have_count(10)
