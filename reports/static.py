@@ -38,7 +38,7 @@ def write(store: Path, out: Path) -> tuple[Path, str]:
         StoreError: the store is missing, empty or broken.
         OptionError: the folder cannot be written.
     """
-    page, commit = _page(store)
+    page, commit = render(store)
     path, draft = out / "index.html", out / f".index-{secrets.token_hex(4)}.html"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -51,17 +51,11 @@ def write(store: Path, out: Path) -> tuple[Path, str]:
     return path, commit
 
 
-def render(store: Path) -> str:
-    """Returns the report as text.
+def render(store: Path) -> tuple[str, str]:
+    """Returns the report as text, and the commit that it tells of.
 
     Args:
         store: the folder of results.
-    """
-    return _page(store)[0]
-
-
-def _page(store: Path) -> tuple[str, str]:
-    """Returns the report and the commit that it tells of.
 
     Raises:
         StoreError: the store is missing, empty or broken.

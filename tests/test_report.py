@@ -24,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(store: Path) -> str:
-    return static.render(store)
+    return static.render(store)[0]
 
 
 def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
@@ -86,7 +86,7 @@ def test_a_failing_write_leaves_the_old_report(
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    monkeypatch.setattr(static, "render", lambda store: "new")
+    monkeypatch.setattr(static, "render", lambda store: ("new", "a commit"))
     with pytest.raises(OptionError, match="disk full"):
         static.write(store, tmp_path)
     assert (tmp_path / "index.html").read_text() == "old"
@@ -96,7 +96,7 @@ def test_a_failing_write_leaves_the_old_report(
 def test_command_says_where_the_report_is(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "render", lambda store: f"report of {store}")
+    monkeypatch.setattr(static, "render", lambda store: (f"report of {store}", "a commit"))
     app = typer.Typer()
     app.command()(report)
     made = CliRunner().invoke(app, ["--out", str(tmp_path)], env={"METAGRAD_STORE": str(store)})
@@ -108,7 +108,7 @@ def test_command_says_where_the_report_is(
 def test_command_names_a_folder_that_cannot_be_written(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "render", lambda store: "new")
+    monkeypatch.setattr(static, "render", lambda store: ("new", "a commit"))
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="cannot write"):
         report(store, tmp_path / "file")
@@ -126,6 +126,6 @@ def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
         )
         journal.result(cell, "score", outcome, {"bias": [0.1, 0.2]} if device == "cpu" else {})
     journal.end()
-    page = static.render(tmp_path)
+    page, _ = static.render(tmp_path)
     assert "sinusoid, mlp-40-40, cuda:0: cuda:0 is not in this machine" in page
     assert page.count("<section>") == 1
