@@ -1,0 +1,318 @@
+"""FLOPs against counts by hand: two for each multiplication of a product or a convolution."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad, grad
+from torch.func import functional_call, jvp, vjp, vmap
+from torch.func import grad as gradient_of
+from torch.nn import functional
+
+from harness.probes.flops import count_flops
+
+Function = Callable[..., Tensor]
+Shape = tuple[int, ...]
+
+conv1d, conv2d, conv3d = functional.conv1d, functional.conv2d, functional.conv3d
+transposed1d, transposed2d = functional.conv_transpose1d, functional.conv_transpose2d
+
+# Function, images, kernel, and the count of the loops: images, channels out, positions out,
+# channels in of a group, positions of the kernel. Transposed: images, channels in, positions in,
+# channels out of a group, positions of the kernel.
+CONVOLUTIONS: dict[str, tuple[Function, Shape, Shape, int]] = {
+    "valid": (conv2d, (2, 4, 6, 6), (6, 4, 3, 3), 2 * 2 * 6 * 16 * 4 * 9),
+    "padding": (partial(conv2d, padding=1), (2, 4, 6, 6), (6, 4, 3, 3), 2 * 2 * 6 * 36 * 4 * 9),
+    "stride": (partial(conv2d, stride=2), (2, 4, 7, 5), (6, 4, 3, 3), 2 * 2 * 6 * 3 * 2 * 4 * 9),
+    "dilation": (partial(conv2d, dilation=2), (2, 4, 6, 6), (6, 4, 3, 3), 2 * 2 * 6 * 4 * 4 * 9),
+    "all of them": (
+        partial(conv2d, stride=3, padding=2, dilation=2, bias=torch.ones(6)),
+        (2, 4, 7, 7),
+        (6, 4, 3, 3),
+        2 * 2 * 6 * 9 * 4 * 9,
+    ),
+    "one image": (conv2d, (4, 6, 6), (6, 4, 3, 3), 2 * 1 * 6 * 16 * 4 * 9),
+    "two groups": (partial(conv2d, groups=2), (2, 4, 6, 6), (6, 2, 3, 3), 2 * 2 * 6 * 16 * 2 * 9),
+    "depthwise": (partial(conv2d, groups=4), (2, 4, 6, 6), (8, 1, 3, 3), 2 * 2 * 8 * 16 * 1 * 9),
+    "transposed": (
+        partial(transposed2d, stride=2, padding=1),
+        (2, 4, 6, 6),
+        (4, 5, 3, 3),
+        2 * 2 * 4 * 36 * 5 * 9,
+    ),
+    "transposed in groups": (
+        partial(transposed2d, stride=2, groups=2),
+        (2, 4, 6, 6),
+        (4, 3, 3, 3),
+        2 * 2 * 4 * 36 * 3 * 9,
+    ),
+    "1d": (partial(conv1d, stride=2), (2, 4, 11), (6, 4, 3), 2 * 2 * 6 * 5 * 4 * 3),
+    "1d transposed": (transposed1d, (2, 4, 10), (4, 6, 3), 2 * 2 * 4 * 10 * 6 * 3),
+    "3d": (conv3d, (1, 2, 4, 4, 4), (3, 2, 3, 3, 3), 2 * 1 * 3 * 8 * 2 * 27),
+}
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(shape, requires_grad=True)
+
+
+def dual(primal: Tensor, tangent: Tensor) -> Tensor:
+    made: Tensor = forward_ad.make_dual(primal, tangent)  # type: ignore[no-untyped-call]
+    return made
+
+
+def squared(function: Function, *inputs: Tensor) -> Tensor:
+    return function(*inputs).square().sum()
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution(name: str) -> None:
+    function, image, kernel, count = CONVOLUTIONS[name]
+    assert count_flops(lambda: function(torch.ones(image), torch.ones(kernel))) == count
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_gradients_of_a_convolution(name: str) -> None:
+    """Each multiplication has one factor of the image and one of the kernel.
+
+    The gradient by either multiplies the other one, once.
+    """
+    function, image, kernel, count = CONVOLUTIONS[name]
+    images, weights = ones(*image), ones(*kernel)
+    constant = images.detach(), weights.detach()
+    by_images = partial(squared, function, images, constant[1])
+    assert count_flops(lambda: grad(by_images(), images)) == 2 * count
+    by_weights = partial(squared, function, constant[0], weights)
+    assert count_flops(lambda: grad(by_weights(), weights)) == 2 * count
+    by_both = partial(squared, function, images, weights)
+    assert count_flops(lambda: grad(by_both(), (images, weights))) == 3 * count
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("two groups", 2 * (6 * 2 * 9) * (2 * 16)),  # numbers in the kernel, terms of each
+        ("depthwise", 2 * (8 * 1 * 9) * (2 * 16)),
+        ("transposed", 2 * (4 * 5 * 9) * (2 * 36)),
+        ("transposed in groups", 2 * (4 * 3 * 9) * (2 * 36)),
+    ],
+)
+def test_gradient_by_the_kernel_alone(name: str, count: int) -> None:
+    function, image, kernel, _ = CONVOLUTIONS[name]
+    weights = ones(*kernel)
+    output = function(torch.ones(image), weights)
+    assert count_flops(lambda: grad(output, weights, torch.ones_like(output))) == count
+
+
+def gradient_and_its_gradient(function: Function, image: Shape, kernel: Shape) -> None:
+    images, weights = ones(*image), ones(*kernel)
+    output = function(images, weights)
+    sent = torch.ones_like(output, requires_grad=True)
+    first = grad(output, (images, weights), sent, create_graph=True)
+    grad(first[0].sum() + first[1].sum(), (images, weights, sent))
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_double_backward_of_a_convolution(name: str) -> None:
+    """Forward 1, both gradients 2, and by either factor of both 4."""
+    function, image, kernel, count = CONVOLUTIONS[name]
+    assert count_flops(lambda: gradient_and_its_gradient(function, image, kernel)) == 7 * count
+
+
+def test_double_backward_counts_what_torch_computes_and_cuts_off() -> None:
+    # Stride 2 leaves out the last row and column of the 8 x 8 that padding makes of the images.
+    # Of seven convolutions one, of the images' direction with `sent`, comes out as a kernel of
+    # 4 x 4 that torch cuts to 3 x 3.
+    function = partial(conv2d, stride=2, padding=1)
+    work = partial(gradient_and_its_gradient, function, (2, 4, 6, 6), (6, 4, 3, 3))
+    assert count_flops(work) == 6 * (2 * 2 * 6 * 9 * 4 * 9) + 2 * (6 * 4 * 16) * (2 * 9)
+
+
+def forward_over_reverse(function: Function, *inputs: Tensor) -> object:
+    return jvp(gradient_of(function, tuple(range(len(inputs)))), inputs, inputs)
+
+
+def reverse_over_reverse(function: Function, *inputs: Tensor) -> object:
+    every = tuple(range(len(inputs)))
+
+    def along(*point: Tensor) -> Tensor:
+        gradient: tuple[Tensor, ...] = gradient_of(function, every)(*point)
+        return torch.stack([part.sum() for part in gradient]).sum()
+
+    return gradient_of(along, every)(*inputs)
+
+
+def gradient(function: Function, *inputs: Tensor) -> object:
+    return gradient_of(function, tuple(range(len(inputs))))(*inputs)
+
+
+def value(function: Function, *inputs: Tensor) -> object:
+    return function(*inputs)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (None, 0), (0, None)], ids=str)
+@pytest.mark.parametrize(
+    ("transform", "products"),
+    # Forward 1, gradients 2. A product rule makes two of each of the 3, forward or backward.
+    [(value, 1), (gradient, 3), (forward_over_reverse, 9), (reverse_over_reverse, 9)],
+)
+@pytest.mark.parametrize(
+    "name", ["valid", "stride", "two groups", "depthwise", "transposed", "transposed in groups"]
+)
+def test_vmap_over_a_convolution(
+    name: str, transform: Function, products: int, in_dims: tuple[int | None, ...]
+) -> None:
+    function, image, kernel, count = CONVOLUTIONS[name]
+    one = partial(transform, partial(squared, function))
+    inputs = torch.ones(image), torch.ones(kernel)
+    assert count_flops(lambda: one(*inputs)) == products * count
+    batched = [
+        part if dim is None else torch.stack([part] * 3)
+        for part, dim in zip(inputs, in_dims, strict=True)
+    ]
+    assert count_flops(lambda: vmap(one, in_dims)(*batched)) == 3 * products * count
+
+
+def test_vmap_over_a_linear_layer() -> None:
+    rows, weights, biases = torch.ones(5, 4), torch.ones(7, 3, 4), torch.ones(7, 3)
+    layer = partial(functional.linear, rows)
+    assert count_flops(lambda: layer(weights[0], biases[0])) == 2 * 5 * 4 * 3
+    assert count_flops(lambda: vmap(layer)(weights, biases)) == 7 * 2 * 5 * 4 * 3
+    slope = gradient_of(partial(squared, layer))
+    assert count_flops(lambda: slope(weights[0])) == 2 * (2 * 5 * 4 * 3)
+    assert count_flops(lambda: vmap(slope)(weights)) == 7 * 2 * (2 * 5 * 4 * 3)
+    single = vmap(lambda row: functional.linear(row, weights[0], biases[0]))
+    assert count_flops(lambda: single(rows)) == 2 * 5 * 4 * 3
+    pairs = vmap(functional.linear)  # a vector for each matrix
+    assert count_flops(lambda: pairs(torch.ones(7, 4), weights)) == 7 * 2 * 4 * 3
+
+
+def test_vmap_over_a_module() -> None:
+    # 2 images, 4 channels of 6 x 6; 6 channels of 4 x 4; 96 numbers, 3 of a linear layer.
+    module = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+    images = torch.ones(2, 4, 6, 6)
+    params = {name: value.detach() for name, value in module.named_parameters()}
+    tasks = {name: torch.stack([value] * 5) for name, value in params.items()}
+
+    def loss(params: dict[str, Tensor], images: Tensor) -> Tensor:
+        return squared(lambda: functional_call(module, params, (images,)))
+
+    # The images have no gradient: two for the convolution and three for the linear layer.
+    count = 2 * (2 * 2 * 6 * 16 * 4 * 9) + 3 * (2 * 2 * 96 * 3)
+    slope = gradient_of(loss)
+    assert count_flops(lambda: slope(params, images)) == count
+    assert count_flops(lambda: vmap(slope, (0, None))(tasks, images)) == 5 * count
+    apart = images.expand(5, *images.shape)
+    assert count_flops(lambda: vmap(slope)(tasks, apart)) == 5 * count
+
+
+def test_forward_and_backward_directions() -> None:
+    rows, weights = torch.ones(5, 4), torch.ones(3, 4)
+    product = 2 * 5 * 4 * 3
+    both = (rows, weights)
+    assert count_flops(lambda: jvp(functional.linear, both, both)) == 3 * product
+    assert count_flops(lambda: vjp(functional.linear, *both)) == product
+    assert count_flops(lambda: vjp(functional.linear, *both)[1](torch.ones(5, 3))) == 3 * product
+
+    def forward_mode() -> None:
+        with forward_ad.dual_level():
+            functional.linear(*(dual(one, one) for one in both))
+
+    assert count_flops(forward_mode) == 3 * product
+
+
+def two_layers(first: Tensor, second: Tensor) -> Tensor:
+    rows = torch.ones(10, 3)
+    return torch.tanh(rows @ first.t()) @ second.t()
+
+
+# Ten samples, 3 inputs, 5 hidden, 2 outputs.
+FIRST, SECOND = 2 * 10 * 3 * 5, 2 * 10 * 5 * 2
+
+
+@pytest.mark.parametrize(
+    ("transform", "count"),
+    [
+        (value, FIRST + SECOND),
+        # By the weights, and of the second layer by its inputs too.
+        (gradient, 2 * FIRST + 3 * SECOND),
+        # The gradient's gradient: of the first layer, x W and x' d each send one back to what
+        # depends on the weights; of the second, h W, h' d and d W' send two.
+        (reverse_over_reverse, (2 + 2) * FIRST + (3 + 6) * SECOND),
+        # Each of the gradient's products has a tangent by either factor; that of the data is
+        # zero, yet torch multiplies with it.
+        (forward_over_reverse, 3 * (2 * FIRST + 3 * SECOND)),
+    ],
+)
+def test_gradient_and_hvp_of_an_mlp(transform: Function, count: int) -> None:
+    weights = torch.ones(5, 3), torch.ones(2, 5)
+    assert count_flops(lambda: transform(partial(squared, two_layers), *weights)) == count
+    tasks = [torch.stack([part] * 4) for part in weights]
+    batched = vmap(partial(transform, partial(squared, two_layers)))
+    assert count_flops(lambda: batched(*tasks)) == 4 * count
+
+
+def test_hvp_of_an_mlp_by_autograd() -> None:
+    weights = ones(5, 3), ones(2, 5)
+    tangents = [torch.ones_like(part) for part in weights]
+
+    def backward_twice() -> None:
+        first = grad(squared(two_layers, *weights), weights, create_graph=True)
+        grad(first, weights, tangents)
+
+    def forward_of_backward() -> None:
+        with forward_ad.dual_level():
+            pairs = [dual(*pair) for pair in zip(weights, tangents, strict=True)]
+            grad(squared(two_layers, *pairs), pairs)
+
+    assert count_flops(backward_twice) == 4 * 300 + 9 * 200
+    assert count_flops(forward_of_backward) == 3 * (2 * 300 + 3 * 200)
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "count"),
+    [
+        (torch.mm, [(5, 4), (4, 3)], 2 * 5 * 4 * 3),
+        (torch.addmm, [(5, 3), (5, 4), (4, 3)], 2 * 5 * 4 * 3),
+        (Tensor.addmm_, [(5, 3), (5, 4), (4, 3)], 2 * 5 * 4 * 3),
+        (torch.bmm, [(2, 5, 4), (2, 4, 3)], 2 * 2 * 5 * 4 * 3),
+        (torch.baddbmm, [(2, 5, 3), (2, 5, 4), (2, 4, 3)], 2 * 2 * 5 * 4 * 3),
+        (Tensor.baddbmm_, [(2, 5, 3), (2, 5, 4), (2, 4, 3)], 2 * 2 * 5 * 4 * 3),
+        (torch.addbmm, [(5, 3), (2, 5, 4), (2, 4, 3)], 2 * 2 * 5 * 4 * 3),
+        (Tensor.addbmm_, [(5, 3), (2, 5, 4), (2, 4, 3)], 2 * 2 * 5 * 4 * 3),
+        (torch.mv, [(5, 4), (4,)], 2 * 5 * 4),
+        (torch.addmv, [(5,), (5, 4), (4,)], 2 * 5 * 4),
+        (Tensor.addmv_, [(5,), (5, 4), (4,)], 2 * 5 * 4),
+        (torch.dot, [(7,), (7,)], 2 * 7),
+        (torch.vdot, [(7,), (7,)], 2 * 7),
+        (torch.inner, [(7,), (7,)], 2 * 7),
+        (torch.linalg.vecdot, [(7,), (7,)], 2 * 7),
+        (torch.matmul, [(7,), (7,)], 2 * 7),
+        (torch.matmul, [(2, 5, 4), (4,)], 2 * 2 * 5 * 4),
+        (torch.matmul, [(4,), (2, 4, 5)], 2 * 2 * 4 * 5),
+        (partial(torch.einsum, "bi,ij,bj->b"), [(7, 3), (3, 4), (7, 4)], 2 * 7 * 3 * 4 + 2 * 7 * 4),
+        (torch.outer, [(5,), (4,)], 0),
+        (torch.mul, [(5, 4), (5, 4)], 0),
+    ],
+)
+def test_products(function: Function, shapes: list[Shape], count: int) -> None:
+    factors = [torch.ones(shape) for shape in shapes]
+    assert count_flops(lambda: function(*factors)) == count
+    with torch.inference_mode():
+        assert count_flops(lambda: function(*[factor.clone() for factor in factors])) == count
+
+
+def test_products_with_vectors_under_transforms() -> None:
+    matrix, vector = ones(5, 4), ones(4)
+    product = matrix @ vector
+    # By the matrix it is an outer product.
+    assert count_flops(lambda: grad(product.sum(), (matrix, vector))) == 2 * 5 * 4
+    both = vector.detach(), vector.detach()
+    assert count_flops(lambda: jvp(torch.dot, both, both)) == 3 * 2 * 4
+    assert count_flops(lambda: vmap(torch.dot)(torch.ones(6, 4), torch.ones(6, 4))) == 6 * 2 * 4
+    over_matrices = vmap(torch.mv, (0, None))
+    assert count_flops(lambda: over_matrices(torch.ones(3, 5, 4), both[0])) == 3 * 2 * 5 * 4
+    over_vectors = vmap(torch.mv, (None, 0))
+    assert count_flops(lambda: over_vectors(matrix.detach(), torch.ones(3, 4))) == 3 * 2 * 5 * 4
