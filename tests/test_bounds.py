@@ -1,0 +1,343 @@
+"""No Hessians that an assumption allows give an error above its bound; the worst ones reach it.
+
+The errors are summed as the formulas are printed, over dense matrices, and share no code with
+estimators/. An error in multiples of ||g||, for the worst g, is a spectral norm.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from estimators import OptionError
+from estimators.bounds import (
+    Assumption,
+    Bounded,
+    Convex,
+    StronglyConvex,
+    binom_bound,
+    convex_crossing,
+    fomaml_bound,
+    hybrid_bound,
+    truncated_bound,
+)
+
+Matrices = NDArray[Any]  # (..., size, size), of float64 or of Fractions
+Options = tuple[int, ...]
+
+BOUNDS: dict[str, Callable[..., float]] = {
+    "fomaml": fomaml_bound,
+    "truncated": truncated_bound,
+    "binom": binom_bound,
+    "hybrid": hybrid_bound,
+}
+H = 2.0
+LEAST = {  # eigenvalue that each assumption allows; the greatest is H
+    Bounded(H): -H,
+    Convex(H): 0.0,
+    StronglyConvex(H, 0.3 * H): 0.3 * H,
+    StronglyConvex(H, 0.99 * H): 0.99 * H,
+}
+CASES = [(assumption, x) for assumption in LEAST for x in (0.05, 0.4, 1.0)] + [(Bounded(H), 2.5)]
+DEPTHS = (1, 2, 3, 5)
+DEEPEST, DRAWS, SIZE = max(DEPTHS), 60, 4
+SLACK = 1e-9
+ROUNDING = 2e-15  # of the errors, in multiples of the largest norm that they can be summed from
+ORDERS = [(steps, order) for steps in (0, *DEPTHS) for order in range(steps + 1)]
+TINY = Fraction(1, 10**12)
+
+
+# Errors, as printed. `hessians` is H_0, ..., H_{K-1} along its first axis.
+
+
+def product(hessians: Matrices, alpha: Any) -> Matrices:
+    """A_0 ... A_{K-1}."""
+    identity = np.eye(hessians.shape[-1], dtype=hessians.dtype)
+    total: Matrices = identity
+    for hessian in hessians:
+        total = total @ (identity - alpha * hessian)
+    return total
+
+
+def subset_sum(hessians: Matrices, alpha: Any, order: int) -> Matrices:
+    """Eq. 8 of arXiv 2604.13263, one subset k_1 < ... < k_l of the steps at a time."""
+    identity = np.eye(hessians.shape[-1], dtype=hessians.dtype)
+    total: Matrices = identity
+    for size in range(1, order + 1):
+        for subset in combinations(hessians, size):
+            term: Matrices = identity
+            for hessian in subset:
+                term = term @ hessian
+            total = total + (-alpha) ** size * term
+    return total
+
+
+def errors(hessians: Matrices, alpha: Any) -> Iterator[tuple[str, Options, Matrices]]:
+    """Yields estimator, options and exact - estimate, for every order and every window."""
+    steps = len(hessians)
+    exact = product(hessians, alpha)
+    yield "fomaml", (), exact - np.eye(hessians.shape[-1], dtype=hessians.dtype)
+    for order in range(steps + 1):
+        yield "truncated", (order,), exact - product(hessians[steps - order :], alpha)
+        yield "binom", (order,), exact - subset_sum(hessians, alpha, order)
+        for window in range(order, steps + 1):
+            hybrid = subset_sum(hessians[steps - window :], alpha, order)
+            yield "hybrid", (order, window), exact - hybrid
+
+
+def scalar_errors(
+    hessian: Fraction, alpha: Fraction, steps: int
+) -> Iterator[tuple[str, Options, Fraction]]:
+    """The same where every H_k is the same multiple of I, without rounding."""
+    for name, options, error in errors(np.full((steps, 1, 1), hessian, dtype=object), alpha):
+        yield name, options, abs(Fraction(error.item()))
+
+
+# Draws of Hessians with eigenvalues from `low` to `high`, those of DRAWS problems at once.
+
+
+def turned(rng: np.random.Generator, eigenvalues: Matrices) -> Matrices:
+    bases, _ = np.linalg.qr(rng.standard_normal((DEEPEST, DRAWS, SIZE, SIZE)))
+    symmetric: Matrices = bases * eigenvalues[..., None, :] @ bases.swapaxes(-1, -2)
+    return symmetric
+
+
+def spread(rng: np.random.Generator, low: float, high: float) -> Matrices:
+    return turned(rng, rng.uniform(low, high, (DEEPEST, DRAWS, SIZE)))
+
+
+def at_the_ends(rng: np.random.Generator, low: float, high: float) -> Matrices:
+    return turned(rng, rng.choice([low, high], (DEEPEST, DRAWS, SIZE)))
+
+
+def one_high(rng: np.random.Generator, low: float, high: float) -> Matrices:
+    """Of rank one where `low` is 0."""
+    return turned(rng, np.array([high] + [low] * (SIZE - 1)))
+
+
+def one_low(rng: np.random.Generator, low: float, high: float) -> Matrices:
+    """A_k is of rank one where alpha = 1/high."""
+    return turned(rng, np.array([low] + [high] * (SIZE - 1)))
+
+
+def fan(rng: np.random.Generator, low: float, high: float) -> Matrices:
+    """One low and one high direction in the plane, turned by the same angle in every step."""
+    angles = np.arange(DEEPEST)[:, None] * rng.uniform(0, np.pi / 2, DRAWS)
+    direction = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    flat: Matrices = direction[..., :, None] * direction[..., None, :]
+    return high * np.eye(2) + (low - high) * flat
+
+
+def multiples_of_identity(_: np.random.Generator, low: float, high: float) -> Matrices:
+    """low I or high I in each step, in every combination."""
+    scale = np.array(np.meshgrid(*[[low, high]] * DEEPEST)).reshape(DEEPEST, -1, 1, 1)
+    return scale * np.eye(2)
+
+
+@pytest.mark.parametrize(("assumption", "x"), CASES, ids=str)
+@pytest.mark.parametrize(
+    "draw", [spread, at_the_ends, one_high, one_low, fan, multiples_of_identity]
+)
+def test_no_error_is_above_its_bound(
+    assumption: Assumption,
+    x: float,
+    draw: Callable[[np.random.Generator, float, float], Matrices],
+) -> None:
+    hessians = draw(np.random.default_rng(0), LEAST[assumption], H)
+    for steps in DEPTHS:
+        rounding = ROUNDING * (1 + x) ** steps
+        for name, options, error in errors(hessians[:steps], x / H):
+            bound = BOUNDS[name](assumption, x / H, steps, *options)
+            worst = np.linalg.norm(error, 2, axis=(-2, -1)).max()
+            assert worst <= bound * (1 + SLACK) + rounding, (steps, name, options)
+
+
+@pytest.mark.parametrize("steps", DEPTHS)
+@pytest.mark.parametrize("x", [1e-6, 0.05, 0.4, 1.0, 2.5])
+def test_negative_curvature_attains_the_bounds_of_the_bounded(steps: int, x: float) -> None:
+    alpha = Fraction(x) / Fraction(H)
+    for name, options, error in scalar_errors(-Fraction(H), alpha, steps):
+        bound = BOUNDS[name](Bounded(H), float(alpha), steps, *options)
+        assert bound == pytest.approx(float(error), rel=1e-12, abs=0), (name, options)
+
+
+@pytest.mark.parametrize("steps", DEPTHS)
+def test_small_steps_attain_the_bounds_of_the_convex(steps: int) -> None:
+    for name, options, error in scalar_errors(Fraction(H), TINY / Fraction(H), steps):
+        bound = BOUNDS[name](Convex(H), float(TINY) / H, steps, *options)
+        assert bound == pytest.approx(float(error), rel=1e-10, abs=0), (name, options)
+
+
+@pytest.mark.parametrize("steps", DEPTHS)
+@pytest.mark.parametrize("x", [1e-6, 0.05, 0.4, 1.0])
+def test_equal_curvature_attains_the_bounds_of_the_strongly_convex(steps: int, x: float) -> None:
+    alpha = Fraction(x) / Fraction(H)
+    for name, options, error in scalar_errors(Fraction(H), alpha, steps):
+        bound = BOUNDS[name](StronglyConvex(H, H), float(alpha), steps, *options)
+        if name == "hybrid" and options[0] % 2 and options[1] < steps:
+            assert bound >= float(error) * (1 - 1e-12)  # its two parts are of opposite signs
+        else:
+            assert bound == pytest.approx(float(error), rel=1e-12, abs=0), (name, options)
+
+
+def test_bound_of_commuting_hessians_fails_the_others() -> None:
+    # A_k projects onto the line at this angle, so that x = 1. Two projections turn g by 120
+    # degrees, until it points away from where it was; commuting ones leave part of it, or none.
+    angles = np.radians([120, 60])
+    lines = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    hessians = np.eye(2) - lines[:, :, None] * lines[:, None, :]
+    np.testing.assert_allclose(np.linalg.eigvalsh(hessians), [[0, 1], [0, 1]], atol=1e-15)
+    error = {name: error for name, _, error in errors(hessians, 1.0)}["fomaml"]
+    found = np.linalg.norm(error @ [1.0, 0.0])
+    assert found == pytest.approx(math.sqrt(21) / 4)
+    assert found > 1 - (1 - 1.0) ** 2
+    assert found <= fomaml_bound(Convex(1.0), 1.0, 2)
+
+
+def closed_forms(
+    assumption: Assumption, x: Fraction, steps: int, order: int
+) -> tuple[Fraction, Fraction, Fraction]:
+    """Bounds of fomaml, truncated and binom, as the table in the module prints them."""
+    if type(assumption) is Bounded:
+        binom = sum(math.comb(steps, size) * x**size for size in range(order + 1, steps + 1))
+        whole = (1 + x) ** steps
+        return whole - 1, whole - (1 + x) ** order, Fraction(binom)
+    if not isinstance(assumption, StronglyConvex):
+        return steps * x, (steps - order) * x, math.comb(steps, order + 1) * x ** (order + 1)
+    ratio = Fraction(assumption.strong_convexity) / Fraction(assumption.smoothness)
+    rho = 1 - ratio * x
+    binom = sum(math.comb(m, order) * rho ** (steps - 1 - m) for m in range(order, steps))
+    return (1 - rho**steps) / ratio, (rho**order - rho**steps) / ratio, x ** (order + 1) * binom
+
+
+@pytest.mark.parametrize("assumption", LEAST, ids=str)
+@pytest.mark.parametrize("x", [Fraction(1, 2**40), Fraction(1, 32), Fraction(5, 8), Fraction(1)])
+def test_bounds_are_the_closed_forms(assumption: Assumption, x: Fraction) -> None:
+    alpha = float(x / Fraction(H))
+    for steps, order in [*ORDERS, (40, 3), (40, 37)]:
+        found = (
+            fomaml_bound(assumption, alpha, steps),
+            truncated_bound(assumption, alpha, steps, order),
+            binom_bound(assumption, alpha, steps, order),
+        )
+        expected = tuple(float(bound) for bound in closed_forms(assumption, x, steps, order))
+        assert found == pytest.approx(expected, rel=1e-12, abs=0), (steps, order)
+
+
+@pytest.mark.parametrize("assumption", LEAST, ids=str)
+@pytest.mark.parametrize("x", [0.05, 1.0])
+@pytest.mark.parametrize("steps", [0, *DEPTHS])
+def test_estimators_that_coincide_have_the_same_bound(
+    assumption: Assumption, x: float, steps: int
+) -> None:
+    def bound(name: str, *options: int) -> float:
+        return BOUNDS[name](assumption, x / H, steps, *options)
+
+    fomaml = pytest.approx(bound("fomaml"), rel=1e-14, abs=0)
+    assert bound("truncated", 0) == bound("binom", 0) == fomaml
+    assert bound("truncated", steps) == bound("binom", steps) == 0
+    for window in range(steps + 1):
+        assert bound("hybrid", 0, window) == fomaml
+        assert bound("hybrid", window, window) == bound("truncated", window)
+        assert bound("hybrid", window, steps) == bound("binom", window)
+
+
+@pytest.mark.parametrize("x", [0.05, 0.4, 1.0])
+def test_bounds_fall_as_more_is_known(x: float) -> None:
+    ladder = [Bounded(H), Convex(H)]
+    ladder += [StronglyConvex(H, share * H) for share in (1e-12, 0.1, 0.5, 1.0)]
+    for steps, order in ORDERS:
+        for name, options in [("fomaml", ()), ("truncated", (order,)), ("binom", (order,))] + [
+            ("hybrid", (order, window)) for window in range(order, steps + 1)
+        ]:
+            bounds = [BOUNDS[name](known, x / H, steps, *options) for known in ladder]
+            assert bounds == sorted(bounds, reverse=True), (steps, name, options)
+            assert bounds[2] == pytest.approx(bounds[1], rel=1e-10, abs=0)
+
+
+@pytest.mark.parametrize("assumption", [*LEAST, StronglyConvex(H, 1e-9)], ids=str)
+@pytest.mark.parametrize("x", [0.05, 0.4, 1.0])
+def test_truncation_never_gains_from_a_lower_order(assumption: Assumption, x: float) -> None:
+    for steps in DEPTHS:
+        bounds = [truncated_bound(assumption, x / H, steps, order) for order in range(steps + 1)]
+        assert bounds == sorted(bounds, reverse=True)
+
+
+@pytest.mark.parametrize("x", [1e-6, 0.05, 1.0, 2.5, 100.0])
+def test_binom_is_never_behind_where_hessians_are_bounded(x: float) -> None:
+    for steps in DEPTHS:
+        bounds = [binom_bound(Bounded(H), x / H, steps, order) for order in range(steps + 1)]
+        assert bounds == sorted(bounds, reverse=True)
+        for order in range(1, steps):
+            assert bounds[order] < truncated_bound(Bounded(H), x / H, steps, order)
+
+
+def test_crossing_at_depth_five() -> None:
+    found = [convex_crossing(5, order) for order in (1, 2, 3, 4)]
+    assert found == pytest.approx([2 / 5, math.sqrt(3 / 10), (2 / 5) ** (1 / 3), 1.0], rel=1e-14)
+    assert [round(x, 2) for x in found] == [0.40, 0.55, 0.74, 1.0]
+
+
+@pytest.mark.parametrize("steps", [2, 5, 40])
+def test_convex_bounds_cross_there(steps: int) -> None:
+    for order in range(1, steps):
+        crossing = convex_crossing(steps, order)
+        for x in (crossing * (1 - 1e-6), crossing * (1 + 1e-6)):
+            if x <= 1:
+                binom = binom_bound(Convex(1.0), x, steps, order)
+                truncated = truncated_bound(Convex(1.0), x, steps, order)
+                assert (binom < truncated) == (x < crossing), (order, x)
+
+
+def test_great_depths_and_steps_neither_raise_nor_lose_the_bound() -> None:
+    for bound in (truncated_bound, binom_bound):
+        assert bound(Bounded(1.0), 1000.0, 400, 200) == math.inf
+        assert bound(Bounded(1.0), 1000.0, 200, 200) == 0
+    exact = math.comb(2200, 1101) * Fraction(1, 4) ** 1101
+    assert binom_bound(Convex(1.0), 0.25, 2200, 1100) == pytest.approx(float(exact), rel=1e-11)
+    assert 0.2 < convex_crossing(2200, 1100) < 0.3
+
+
+def test_linear_losses_have_no_error() -> None:
+    for known in (Bounded(0.0), Convex(0.0)):
+        assert hybrid_bound(known, 10.0, 5, 2, 3) == binom_bound(known, 10.0, 5, 0) == 0
+
+
+@pytest.mark.parametrize("smoothness", [0.1, 0.3, 3.0, 7.0, 49.0, 1e-300, 1e300, math.pi])
+def test_largest_step_is_allowed(smoothness: float) -> None:
+    for known in (Convex(smoothness), StronglyConvex(smoothness, smoothness)):
+        assert fomaml_bound(known, 1 / smoothness, 1) == pytest.approx(1)
+        with pytest.raises(OptionError, match="must be at most 1/smoothness = "):
+            fomaml_bound(known, 1.0001 / smoothness, 1)
+
+
+@pytest.mark.parametrize(
+    ("slip", "message"),
+    [
+        (lambda: Bounded(-1.0), r"smoothness=-1\.0 must be 0 or more"),
+        (lambda: Convex(math.inf), "smoothness=inf must be 0 or more, and finite"),
+        (lambda: StronglyConvex(math.nan, 1.0), "smoothness=nan must be 0 or more"),
+        (lambda: StronglyConvex(1.0, 0.0), r"strong_convexity=0\.0 must be positive and at most "),
+        (lambda: StronglyConvex(1.0, 1.1), r"=1\.1 must be positive and at most smoothness=1\.0"),
+        (lambda: fomaml_bound(Bounded(1.0), 0.0, 1), r"step_size=0\.0 must be positive"),
+        (lambda: truncated_bound(Bounded(1.0), math.inf, 1, 0), "step_size=inf must be positive"),
+        (lambda: binom_bound(Convex(1.0), math.nan, 1, 0), "step_size=nan must be positive"),
+        (lambda: binom_bound(Convex(4.0), 0.5, 1, 0), r"=0\.5 must be at most 1/smoothness = 0\.2"),
+        (lambda: fomaml_bound(Bounded(1.0), 1.0, -1), "steps=-1 must be 0 or more"),
+        (lambda: truncated_bound(Bounded(1.0), 1.0, 2, 3), r"order=3 is outside 0\.\.2 \(.* is 2"),
+        (lambda: binom_bound(Bounded(1.0), 1.0, 2, -1), r"order=-1 is outside 0\.\.2"),
+        (lambda: hybrid_bound(Bounded(1.0), 1.0, 2, 3, 3), r"order=3 is outside 0\.\.2"),
+        (lambda: hybrid_bound(Bounded(1.0), 1.0, 5, 2, 1), r"window=1 is outside 2\.\.5 \(.* is 5"),
+        (lambda: hybrid_bound(Bounded(1.0), 1.0, 5, 2, 6), r"window=6 is outside 2\.\.5"),
+        (lambda: convex_crossing(5, 0), r"order=0 is outside 1\.\.4 \(the depth is 5; at orders 0"),
+        (lambda: convex_crossing(5, 5), r"order=5 is outside 1\.\.4"),
+    ],
+)
+def test_slips_are_told(slip: Callable[[], object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        slip()
