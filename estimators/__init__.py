@@ -9,14 +9,40 @@ Example:
     torch.Size([3])
 """
 
-from estimators import adjoint, binom, fomaml, imaml, maml, reptile, truncated
+from estimators import (
+    adjoint,
+    anil,
+    binom,
+    binom_released,
+    fomaml,
+    hybrid,
+    imaml,
+    maml,
+    mixed,
+    neumann,
+    reptile,
+    truncated,
+)
 from estimators.errors import OptionError
 from estimators.estimator import Estimator, MetaGradient
 from estimators.problem import BilevelProblem
 from estimators.registry import available, create, register
 from estimators.tree import Params
 
-_BUILT_IN = (adjoint, binom, fomaml, imaml, maml, reptile, truncated)  # importing registers them
+_BUILT_IN = (  # importing registers them
+    adjoint,
+    anil,
+    binom,
+    binom_released,
+    fomaml,
+    hybrid,
+    imaml,
+    maml,
+    mixed,
+    neumann,
+    reptile,
+    truncated,
+)
 
 __all__ = [
     "BilevelProblem",

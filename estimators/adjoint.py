@@ -1,24 +1,31 @@
 """Exact meta-gradient, one Hessian-vector product at a time."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from estimators.backpropagation import adapt, through_iterates
-from estimators.estimator import Estimator, MetaGradient
+from estimators.backpropagation import adapt, through_iterates, through_segments
+from estimators.errors import OptionError
+from estimators.estimator import MetaGradient
+from estimators.options import AUTO, Compilable, TakesProducts
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params
 
 
+@register("hf-maml", engine="finite-difference")
 @register("adjoint")
 @dataclass(frozen=True)
-class Adjoint(Estimator):
+class Adjoint(TakesProducts, Compilable):
     """A_0 A_1 ... A_{K-1} g from stored iterates: each step's graph is rebuilt, used, freed.
 
-    Exact, as `maml`, with the memory of one HVP at any K beside the K iterates.
-    Cost: (4K+1) inner gradients; K HVPs, all serial.
+    Exact, as `maml`, with the memory of one HVP at any K beside the K iterates. `hf-maml` is the
+    same recursion with HVPs by finite differences of the gradient.
+    Cost: (4K+1) inner gradients; K HVPs, all serial. `hf-maml`: (3K+1), no second derivative.
 
     Source: the discrete adjoint of gradient descent; Franceschi et al., "Forward and Reverse
-    Gradient-Based Hyperparameter Optimization", ICML 2017.
+    Gradient-Based Hyperparameter Optimization", ICML 2017. `hf-maml`: Fallah, Mokhtari,
+    Ozdaglar, "On the Convergence Theory of Gradient-Based Model-Agnostic Meta-Learning
+    Algorithms", AISTATS 2020, section 4.3, there with one inner step.
 
     Example:
         >>> import torch
@@ -29,8 +36,21 @@ class Adjoint(Estimator):
         tensor([0.2500])
     """
 
+    any_descent: ClassVar[bool] = True
+
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        """See `Estimator.estimate`."""
+        """See `Estimator.estimate`.
+
+        Raises:
+            OptionError: an engine was chosen, and the inner loop is not plain gradient descent.
+        """
+        steps = problem.steps
+        if not problem.plain:
+            if self.engine != AUTO:
+                raise OptionError(
+                    "adjoint: engine can be chosen for plain gradient descent alone; leave it out"
+                )
+            return through_segments(problem, params, length=1).as_meta_gradient(steps, steps)
         iterates, outer_loss, g = adapt(problem, params)
-        gradient = through_iterates(problem, iterates[:-1], g)
-        return MetaGradient(gradient, outer_loss, iterates[-1], problem.steps, problem.steps)
+        gradient = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
+        return MetaGradient(gradient, outer_loss, iterates[-1], steps, steps)

@@ -1,15 +1,16 @@
 """The contract of an estimator, and what a call returns."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from estimators.errors import OptionError
 from estimators.problem import BilevelProblem
-from estimators.tree import Params
+from estimators.tree import Params, detached
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class MetaGradient:
         hvps: Hessian-vector products taken, those of back-propagation through the inner loop
             included.
         serial_depth: how many of them had to wait for one another.
+        step_size_gradient: the estimate with respect to the step sizes, keyed and shaped as
+            these; None where the step size is one number.
     """
 
     gradient: Params
@@ -30,13 +33,31 @@ class MetaGradient:
     adapted: Params
     hvps: int
     serial_depth: int
+    step_size_gradient: Params | None = None
 
 
 class Estimator(ABC):
     """Estimates the meta-gradient d outer_loss(phi_K) / d theta.
 
     Subclasses are frozen dataclasses whose fields are the options; they implement `estimate`.
+
+    Attributes:
+        any_descent: whether the derivation holds for step sizes by parameter and for momentum;
+            a call on such a problem is refused where it does not.
+        probes: how many problems `calibrate` wants; 0 where there is nothing to calibrate.
     """
+
+    any_descent: ClassVar[bool] = False
+    probes: int = 0
+
+    @property
+    def separable(self) -> bool:
+        """Whether the estimate on a stack of independent problems is the stack of the estimates.
+
+        It is where vectors are only added, scaled by constants and multiplied by Hessians; then
+        a meta-batch can be estimated in one call.
+        """
+        return False
 
     @abstractmethod
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
@@ -46,6 +67,15 @@ class Estimator(ABC):
         """Tells why the estimator cannot work at depth `steps`; None when it can."""
         del steps
         return None
+
+    def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
+        """Fits what the estimator has to fit to probe problems at `params`; by default nothing.
+
+        Args:
+            problems: `probes` of them or more, other than those to be estimated.
+            params: theta.
+        """
+        del problems, params
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params | None:
         """Returns the exact gradient of the objective that the estimator itself follows.
@@ -70,13 +100,25 @@ class Estimator(ABC):
             The estimate and what comes with it.
 
         Raises:
-            OptionError: the estimator does not fit the problem's depth.
+            OptionError: the estimator does not fit the problem's depth or its inner loop.
         """
         reason = self.misfit(problem.steps)
         if reason:
             raise OptionError(reason)
+        if not problem.plain and not self.any_descent:
+            what = "momentum" if problem.momentum else "a step size for each parameter"
+            raise OptionError(
+                f"{type(self).__name__.lower()} is derived for plain gradient descent with one "
+                f"step size, not for {what}; use maml, adjoint or truncated"
+            )
+        if isinstance(problem.step_size, dict) and problem.step_size.keys() != params.keys():
+            odd = sorted(problem.step_size.keys() ^ params.keys())
+            raise OptionError(f"step_size must have a tensor for each parameter; see {odd[0]!r}")
         with torch.enable_grad():
-            return self.estimate(problem, {name: value.detach() for name, value in params.items()})
+            return self._run(problem, detached(params))
+
+    def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return self.estimate(problem, params)
 
 
 def check_order(name: str, order: int) -> None:

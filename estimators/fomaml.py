@@ -1,18 +1,19 @@
 """First-order MAML: the outer gradient at the adapted parameters."""
 
-from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
-from estimators.backpropagation import through_graph
-from estimators.estimator import Estimator, MetaGradient
+from estimators.differentiation import value_and_gradient
+from estimators.estimator import MetaGradient
+from estimators.options import Compilable
 from estimators.problem import BilevelProblem
 from estimators.registry import register
-from estimators.tree import Params
+from estimators.tree import Params, detached
 
 
 @register("fomaml")
 @dataclass(frozen=True)
-class Fomaml(Estimator):
+class Fomaml(Compilable):
     """g = grad outer_loss(phi_K): every A_k is taken for the identity.
 
     Cost: (K+1) inner gradients; no HVP.
@@ -28,8 +29,10 @@ class Fomaml(Estimator):
         tensor([0.5000])
     """
 
+    any_descent: ClassVar[bool] = True
+
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        (last,) = deque(problem.trajectory(params), maxlen=1)
-        outer_loss, gradient, adapted = through_graph(problem, last, steps=0)
-        return MetaGradient(gradient, outer_loss, adapted, hvps=0, serial_depth=0)
+        adapted = problem.adapt(params)
+        outer_loss, gradient = value_and_gradient(problem.outer_loss, adapted)
+        return MetaGradient(gradient, outer_loss, detached(adapted), hvps=0, serial_depth=0)

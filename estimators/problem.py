@@ -1,75 +1,47 @@
 """The bilevel problem that every estimator differentiates, and its inner loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from estimators.differentiation import Loss, value_and_gradient
 from estimators.errors import OptionError
-from estimators.tree import Params, leaves
-
-Loss = Callable[[Params], Tensor]
+from estimators.tree import Params, axpy, leaves
 
 
-def evaluate(loss: Loss, params: Params) -> Tensor:
-    """Evaluates a loss and checks that it can be used.
+class State(NamedTuple):
+    """Where the inner loop is.
 
-    Args:
-        loss: maps parameters to a scalar tensor.
-        params: where.
-
-    Raises:
-        OptionError: the loss is not a scalar; or it is not differentiable in the parameters,
-            while gradients are enabled.
+    Attributes:
+        params: phi_k.
+        velocity: v_k, the direction of the step that led here; empty without momentum.
     """
-    value = loss(params)
-    if value.dim() != 0:
-        raise OptionError(f"a loss must be a scalar tensor, not of shape {tuple(value.shape)}")
-    if torch.is_grad_enabled() and not value.requires_grad:
-        raise OptionError("a loss must be differentiable in the parameters that it is given")
-    return value
 
-
-def value_and_gradient(
-    loss: Loss, params: Params, *, create_graph: bool = False
-) -> tuple[Tensor, Params]:
-    """Evaluates a loss and its gradient.
-
-    Args:
-        loss: maps parameters to a scalar tensor.
-        params: tensors that require a gradient.
-        create_graph: keep the gradient differentiable, for Hessian-vector products.
-
-    Returns:
-        The scalar loss (detached unless `create_graph`) and the gradient, keyed and shaped as
-        `params`; zero for a parameter that the loss does not use.
-
-    Raises:
-        OptionError: the loss is not a scalar, or does not depend on the parameters at all.
-    """
-    value = evaluate(loss, params)
-    tensors = list(params.values())
-    grads = torch.autograd.grad(value, tensors, create_graph=create_graph, materialize_grads=True)
-    return (value if create_graph else value.detach()), dict(zip(params, grads, strict=True))
+    params: Params
+    velocity: Params
 
 
 @dataclass(frozen=True)
 class BilevelProblem:
     r"""Adapt by gradient descent on one loss, be judged by another.
 
-    phi_0 = theta,  phi_{k+1} = phi_k - alpha * grad inner_loss(phi_k),  k = 0..K-1;
-    the meta-gradient is d outer_loss(phi_K) / d theta.
+    phi_0 = theta,  v_{k+1} = mu v_k + grad inner_loss(phi_k),  phi_{k+1} = phi_k - alpha v_{k+1},
+    k = 0..K-1; the meta-gradient is d outer_loss(phi_K) / d theta. Plain gradient descent, which
+    every estimator is made for, has one number alpha and mu = 0.
 
     Attributes:
         inner_loss: loss on the support set; maps `dict[str, Tensor]` to a scalar tensor.
         outer_loss: loss on the query set; likewise.
-        step_size: alpha > 0, the same for all parameters.
+        step_size: alpha: a positive number, or for each parameter a tensor of its shape, or of
+            one that broadcasts to it (Meta-SGD: Li et al. 2017, arXiv 1707.09835).
         steps: K >= 0, the depth.
+        momentum: mu, 0 <= mu < 1.
 
     Raises:
-        OptionError: the step size is not positive, or the depth is negative.
+        OptionError: a number is out of its range.
 
     Example:
         >>> import torch
@@ -81,14 +53,55 @@ class BilevelProblem:
 
     inner_loss: Loss
     outer_loss: Loss
-    step_size: float
+    step_size: float | Params
     steps: int
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.step_size < inf:
+        if not isinstance(self.step_size, dict) and not 0 < self.step_size < inf:
             raise OptionError(f"step_size={self.step_size} must be positive and finite")
         if self.steps < 0:
             raise OptionError(f"steps={self.steps} must be 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise OptionError(f"momentum={self.momentum} must be 0 or more and below 1")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the inner loop is plain gradient descent with one step size."""
+        return not isinstance(self.step_size, dict) and not self.momentum
+
+    @property
+    def alpha(self) -> float:
+        """The one step size of plain gradient descent.
+
+        Raises:
+            OptionError: the inner loop is not plain gradient descent.
+        """
+        if isinstance(self.step_size, dict) or self.momentum:
+            raise OptionError("the inner loop is not plain gradient descent with one step size")
+        return self.step_size
+
+    def start(self, params: Params) -> State:
+        """Returns the state before the first step."""
+        rest = {name: torch.zeros_like(value) for name, value in params.items()}
+        return State(params, rest if self.momentum else {})
+
+    def states(self, params: Params) -> Iterator[State]:
+        """Yields the state after 0, ..., K steps; each step's graph is freed before the next.
+
+        Args:
+            params: theta; left as it is.
+
+        Yields:
+            States whose parameters require a gradient and share no graph.
+        """
+        state = self.start(leaves(params))
+        yield state
+        for _ in range(self.steps):
+            _, gradient = value_and_gradient(self.inner_loss, state.params)
+            state = self._step(state, gradient)
+            state = State(leaves(state.params), state.velocity)
+            yield state
 
     def trajectory(self, params: Params) -> Iterator[Params]:
         """Yields phi_0, ..., phi_K as leaves; each step's graph is freed before the next.
@@ -99,29 +112,39 @@ class BilevelProblem:
         Yields:
             Parameters that require a gradient and share no graph.
         """
-        current = leaves(params)
-        yield current
-        for _ in range(self.steps):
-            _, grads = value_and_gradient(self.inner_loss, current)
-            current = leaves(_descend(current, grads, self.step_size))
-            yield current
+        for state in self.states(params):
+            yield state.params
 
-    def unroll(self, params: Params, steps: int) -> Params:
+    def adapt(self, params: Params) -> Params:
+        """Returns phi_K; no iterate but the last is kept.
+
+        Args:
+            params: theta; left as it is.
+        """
+        for phi in self.trajectory(params):
+            end = phi
+        return end
+
+    def unroll(self, state: State, steps: int) -> State:
         """Takes `steps` inner steps and keeps the graph through all of them.
 
         Args:
-            params: where to start; tensors that require a gradient.
+            state: where to start; its parameters require a gradient.
             steps: how many steps.
 
         Returns:
-            The parameters after the last step, differentiable with respect to `params`.
+            The state after the last step, differentiable with respect to the first.
         """
-        current = params
         for _ in range(steps):
-            _, grads = value_and_gradient(self.inner_loss, current, create_graph=True)
-            current = _descend(current, grads, self.step_size)
-        return current
+            _, gradient = value_and_gradient(self.inner_loss, state.params, create_graph=True)
+            state = self._step(state, gradient)
+        return state
 
-
-def _descend(params: Params, grads: Params, step_size: float) -> Params:
-    return {name: torch.sub(value, grads[name], alpha=step_size) for name, value in params.items()}
+    def _step(self, state: State, gradient: Params) -> State:
+        direction = axpy(self.momentum, state.velocity, gradient) if self.momentum else gradient
+        velocity = direction if self.momentum else {}
+        if isinstance(self.step_size, dict):
+            sizes = self.step_size
+            moved = {n: value - sizes[n] * direction[n] for n, value in state.params.items()}
+            return State(moved, velocity)
+        return State(axpy(-self.step_size, direction, state.params), velocity)

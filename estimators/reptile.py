@@ -1,19 +1,20 @@
 """Reptile: the way that the inner loop went, taken as a gradient."""
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
 
-from estimators.estimator import Estimator, MetaGradient
-from estimators.problem import BilevelProblem, evaluate
+from estimators.differentiation import evaluate
+from estimators.estimator import MetaGradient
+from estimators.options import Compilable
+from estimators.problem import BilevelProblem
 from estimators.registry import register
-from estimators.tree import Params, axpy, scaled
+from estimators.tree import Params, axpy, detached, scaled
 
 
 @register("reptile")
 @dataclass(frozen=True)
-class Reptile(Estimator):
+class Reptile(Compilable):
     """(theta - phi_K) / alpha = sum_k grad inner_loss(phi_k).
 
     It never looks at the query set for its direction, and its length grows with K: read its
@@ -34,9 +35,8 @@ class Reptile(Estimator):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        (adapted,) = deque(problem.trajectory(params), maxlen=1)
-        adapted = {name: value.detach() for name, value in adapted.items()}
+        adapted = detached(problem.adapt(params))
         with torch.no_grad():
             outer_loss = evaluate(problem.outer_loss, adapted)
-        gradient = scaled(1 / problem.step_size, axpy(-1.0, adapted, params))
+        gradient = scaled(1 / problem.alpha, axpy(-1.0, adapted, params))
         return MetaGradient(gradient, outer_loss, adapted, hvps=0, serial_depth=0)

@@ -9,19 +9,34 @@ from torch import Tensor
 Params = dict[str, Tensor]
 
 
+def detached(params: Mapping[str, Tensor]) -> Params:
+    """Returns detached views."""
+    return {name: value.detach() for name, value in params.items()}
+
+
 def leaves(params: Mapping[str, Tensor]) -> Params:
     """Returns detached views that require a gradient; the originals are not touched."""
+    if torch.compiler.is_compiling():  # torch.func marks what it differentiates by itself
+        return detached(params)
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
 def axpy(scale: float, x: Params, y: Params) -> Params:
     """Returns scale * x + y, key by key."""
+    if torch.compiler.is_compiling():
+        # torch 2.13's inductor fuses add(y, matrix product, alpha=scale) and forgets scale.
+        return {name: value + scale * x[name] for name, value in y.items()}
     return {name: torch.add(value, x[name], alpha=scale) for name, value in y.items()}
 
 
 def scaled(scale: float, x: Params) -> Params:
     """Returns scale * x, key by key."""
     return {name: value * scale for name, value in x.items()}
+
+
+def inner(x: Params, y: Params) -> Tensor:
+    """Returns the inner product of two parameter dictionaries; differentiable."""
+    return sum((torch.sum(value * y[name]) for name, value in x.items()), torch.zeros(()))
 
 
 def dot(x: Params, y: Params) -> float:

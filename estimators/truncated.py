@@ -1,10 +1,11 @@
 """Truncated back-propagation: exact through the last inner steps, identity before."""
 
-from collections import deque
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from estimators.backpropagation import through_graph
-from estimators.estimator import Estimator, MetaGradient, check_order, order_misfit
+from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.options import Compilable
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params
@@ -12,7 +13,7 @@ from estimators.tree import Params
 
 @register("truncated")
 @dataclass(frozen=True)
-class Truncated(Estimator):
+class Truncated(Compilable):
     """A_{K-L} ... A_{K-1} g, by back-propagation through the last L unrolled steps.
 
     L = 0 is `fomaml`, L = K is `maml`. The graphs of L steps live at once.
@@ -33,6 +34,8 @@ class Truncated(Estimator):
         tensor([0.1250])
     """
 
+    any_descent: ClassVar[bool] = True
+
     order: int
 
     def __post_init__(self) -> None:
@@ -45,6 +48,6 @@ class Truncated(Estimator):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         head = replace(problem, steps=problem.steps - self.order)
-        (start,) = deque(head.trajectory(params), maxlen=1)
-        outer_loss, gradient, adapted = through_graph(problem, start, self.order)
-        return MetaGradient(gradient, outer_loss, adapted, self.order, self.order)
+        for state in head.states(params):
+            start = state
+        return through_graph(problem, start, self.order).as_meta_gradient(self.order, self.order)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from estimators import BilevelProblem, Estimator, Params, create
-from estimators.problem import value_and_gradient
+from estimators.differentiation import value_and_gradient
 from estimators.tree import leaves, norm
 from harness.cell import Cell
 from harness.outcome import Diverged, Outcome, Status, outcome_of

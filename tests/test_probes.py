@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from estimators import Estimator, Params, create
-from estimators.problem import value_and_gradient
+from estimators.differentiation import value_and_gradient
 from estimators.tree import leaves, scaled
 from harness.cell import Cell
 from harness.outcome import Diverged

@@ -136,9 +136,9 @@ def test_options_may_be_given_apart_from_the_text() -> None:
     [
         ("binomm(order=1)", "unknown estimator 'binomm'; did you mean binom?"),
         ("fomalm", "did you mean fomaml or "),
-        ("zzz", "unknown estimator 'zzz'; there is adjoint, binom, fomaml, "),
+        ("zzz", "unknown estimator 'zzz'; there is adjoint, anil, binom, "),
         ("binom(ordr=1)", "binom: unknown option 'ordr'; did you mean order?"),
-        ("maml(order=1)", "maml: unknown option 'order'; there is none"),
+        ("maml(order=1)", "maml: unknown option 'order'; there is checkpoint, compiled"),
         ("binom", r"binom: option 'order' is missing: binom\(order=\.\.\.\)"),
         ("binom(order=1.0)", "binom: order=1.0 must be a whole number"),
         ("binom(order='1')", "binom: order='1' must be a whole number"),

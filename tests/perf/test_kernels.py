@@ -36,5 +36,5 @@ def test_estimate(benchmark: BenchmarkFixture, task: str, model: str, estimator:
 def test_one_hvp(benchmark: BenchmarkFixture, task: str, model: str) -> None:
     cell = Cell.of(estimator="maml", task=task, model=model, depth=1)
     problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
-    product = benchmark(hvp, problem.inner_loss, params, params)
+    product = benchmark(hvp, problem.inner_loss, params, params, engine="reverse")
     assert product.keys() == params.keys()

@@ -1,0 +1,47 @@
+"""Ways to compute Hessian-vector products, by name."""
+
+import torch
+
+from estimators.differentiation import Loss
+from estimators.hvp.finite_difference import FiniteDifference
+from estimators.hvp.forward import Forward
+from estimators.hvp.func import Func
+from estimators.hvp.hessian import Hessian
+from estimators.hvp.reverse import Reverse
+from estimators.tree import Params
+
+ENGINES: dict[str, type[Hessian]] = {
+    "reverse": Reverse,
+    "forward": Forward,
+    "func": Func,
+    "finite-difference": FiniteDifference,
+}
+
+
+def hessian_at(loss: Loss, params: Params, *, engine: str, points: int = 1) -> Hessian:
+    """Returns the Hessian of a loss at a point, as an operator.
+
+    Args:
+        loss: maps parameters to a scalar tensor.
+        params: the point; left as it is.
+        engine: one of `ENGINES`; what is being compiled always takes "func".
+        points: how many points are stacked in `params`; each counts as a product.
+    """
+    if torch.compiler.is_compiling():
+        engine = "func"
+    return ENGINES[engine](loss, params, points)
+
+
+def hvp(loss: Loss, params: Params, vector: Params, *, engine: str) -> Params:
+    """Returns one Hessian-vector product; nothing is kept.
+
+    Args:
+        loss: maps parameters to a scalar tensor.
+        params: the point.
+        vector: keyed and shaped as `params`.
+        engine: one of `ENGINES`.
+
+    Returns:
+        The product, detached, keyed and shaped as `params`.
+    """
+    return hessian_at(loss, params, engine=engine).product(vector, last=True)

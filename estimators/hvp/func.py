@@ -1,0 +1,28 @@
+"""Reverse over reverse by torch.func: what torch.compile can trace."""
+
+from collections.abc import Callable
+
+import torch
+
+from estimators.differentiation import Loss, evaluate
+from estimators.hvp.hessian import Hessian
+from estimators.tree import Params, detached
+
+
+class Func(Hessian):
+    """H v as the vector-Jacobian product of `torch.func.grad(loss)`.
+
+    The gradient is built once and shared by all products at the point, as by `Reverse`.
+    """
+
+    def _prepare(self, loss: Loss, params: Params) -> None:
+        gradient = torch.func.grad(lambda point: evaluate(loss, point))
+        _, pullback = torch.func.vjp(gradient, detached(params))  # type: ignore[misc]
+        self._pullback: Callable[..., tuple[Params]] | None = pullback
+
+    def _product(self, vector: Params, *, last: bool) -> Params:
+        assert self._pullback is not None, "no product can be taken after the last"
+        (product,) = self._pullback(vector)
+        if last:
+            self._pullback = None
+        return detached(product)

@@ -1,0 +1,37 @@
+"""Reverse over reverse: differentiate the gradient's graph once more."""
+
+import torch
+
+from estimators.differentiation import Loss, value_and_gradient
+from estimators.hvp.hessian import Hessian
+from estimators.tree import Params, leaves
+
+
+class Reverse(Hessian):
+    """H v = d <grad loss, v> / d params, with v held fixed.
+
+    The differentiable gradient is built once and shared by all products at the point; a
+    product costs about two gradients, and the graph's memory is held until the last one.
+
+    Source: Pearlmutter, "Fast Exact Multiplication by the Hessian", Neural Computation 1994.
+    """
+
+    def _prepare(self, loss: Loss, params: Params) -> None:
+        self._point = leaves(params)
+        _, self._gradient = value_and_gradient(loss, self._point, create_graph=True)
+
+    def _product(self, vector: Params, *, last: bool) -> Params:
+        # A gradient that is constant in the parameters has no graph, and its Hessian rows are 0.
+        curved = {name: g for name, g in self._gradient.items() if g.requires_grad}
+        if not curved:
+            return {name: torch.zeros_like(value) for name, value in vector.items()}
+        products = torch.autograd.grad(
+            list(curved.values()),
+            list(self._point.values()),
+            grad_outputs=[vector[name] for name in curved],
+            retain_graph=not last,
+            materialize_grads=True,
+        )
+        if last:
+            self._gradient = {}
+        return dict(zip(self._point, products, strict=True))

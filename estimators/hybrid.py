@@ -1,0 +1,63 @@
+"""Hybrid estimator: the binomial expansion over the last inner steps, identity before."""
+
+from dataclasses import dataclass, replace
+
+from estimators.backpropagation import adapt
+from estimators.cascade import Cascading
+from estimators.errors import OptionError
+from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.problem import BilevelProblem
+from estimators.registry import register
+from estimators.tree import Params
+
+
+@register("hybrid")
+@dataclass(frozen=True)
+class Hybrid(Cascading):
+    """[I + sum_{l=1..L} sum_{K-C<=k_1<...<k_l<K} (-alpha)^l H_{k_1} ... H_{k_l}] g.
+
+    C = K is `binom` of order L; L = C is `truncated` of order C with each step's graph rebuilt.
+    Cost: K+1 inner gradients and L(C-L+1) HVPs, of which L must follow one another; C+1 iterates.
+
+    Attributes:
+        order: L, 0 <= L <= C.
+        window: C, L <= C <= K.
+
+    Source: Zhang et al., "Binomial Gradient-Based Meta-Learning for Enhanced Meta-Gradient
+    Estimation", ICLR 2026, arXiv 2604.13263, Table 2; the formula was derived for this project.
+
+    Example:
+        >>> import torch
+        >>> from estimators import BilevelProblem, create
+        >>> loss = lambda params: 0.5 * (params["w"] ** 2).sum()
+        >>> problem = BilevelProblem(loss, loss, step_size=0.5, steps=3)
+        >>> hybrid = create("hybrid(order=1, window=1)")  # (1 - .5) g, g = .5^3
+        >>> hybrid(problem, {"w": torch.ones(1)}).gradient["w"]
+        tensor([0.0625])
+    """
+
+    order: int
+    window: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order("hybrid", self.order)
+        if self.window < self.order:
+            raise OptionError(
+                f"hybrid: window={self.window} is below order={self.order}; order <= window <= K"
+            )
+
+    def misfit(self, steps: int) -> str | None:
+        """See `Estimator.misfit`."""
+        if self.window > steps:
+            return f"hybrid: window={self.window} is more than the depth {steps}"
+        return order_misfit("hybrid", self.order, steps)
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        """See `Estimator.estimate`."""
+        order, window = self.order, self.window
+        before = replace(problem, steps=problem.steps - window)
+        within = replace(problem, steps=window)
+        points, outer_loss, g = adapt(within, before.adapt(params))
+        gradient = self.cascade(problem, points[:-1], g, order, problem.alpha)
+        return MetaGradient(gradient, outer_loss, points[-1], order * (window - order + 1), order)

@@ -1,0 +1,123 @@
+"""Exact meta-gradient of a weighted mean of the outer losses along the inner loop."""
+
+# Strings, since torch.compile cannot evaluate the annotations of a function that it meets.
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from estimators.backpropagation import through_iterates
+from estimators.differentiation import differentiate, evaluate, value_and_gradient
+from estimators.errors import OptionError
+from estimators.estimator import MetaGradient
+from estimators.options import Compilable, TakesProducts
+from estimators.problem import BilevelProblem
+from estimators.registry import register
+from estimators.tree import Params, axpy, detached, scaled
+
+
+@register("mixed")
+@dataclass(frozen=True)
+class Mixed(TakesProducts, Compilable):
+    """sum_{j=1..K} w_j d outer_loss(phi_j) / d theta, with weights that sum to 1.
+
+    One backward sweep has them all: v <- A_k v + w_k g_k, from v = w_K g_K, with g_j the
+    outer gradient at phi_j. At K = 0 it is the outer gradient at theta.
+    Cost: K inner gradients, K outer gradients (fewer where weights are 0) and K HVPs, all serial.
+
+    Attributes:
+        weights: "uniform", 1/K each; "geometric", w_j in proportion to ratio^(K-j); or K numbers,
+            0 or more, of which the last is above 0; they are divided by their sum.
+        ratio: of the geometric weights, 0 < ratio < 1.
+
+    Source: after "One Step at a Time: Pros and Cons of Multi-Step Meta-Gradient Reinforcement
+    Learning", Bonnet et al. 2021, arXiv 2111.00206, who mix meta-gradients of several horizons;
+    their weights were not available, those here are this project's own.
+
+    Example:
+        >>> import torch
+        >>> from estimators import BilevelProblem, create
+        >>> loss = lambda params: 0.5 * (params["w"] ** 2).sum()
+        >>> problem = BilevelProblem(loss, loss, step_size=0.5, steps=2)
+        >>> create("mixed")(problem, {"w": torch.ones(1)}).gradient["w"]  # (1/4 + 1/16) / 2
+        tensor([0.1562])
+    """
+
+    weights: str | tuple[float, ...] = "uniform"
+    ratio: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.weights, str):
+            if self.weights not in ("uniform", "geometric"):
+                raise OptionError(
+                    f"mixed: weights={self.weights!r} is neither 'uniform' nor 'geometric'; "
+                    "or give K numbers: weights=(1, 2, 3)"
+                )
+        elif (
+            not isinstance(self.weights, tuple)
+            or not all(isinstance(w, int | float) and w >= 0 and isfinite(w) for w in self.weights)
+            or not (self.weights and self.weights[-1] > 0)
+        ):
+            raise OptionError(
+                f"mixed: weights={self.weights!r} must be numbers, 0 or more, the last above 0"
+            )
+        if not 0 < self.ratio < 1:
+            raise OptionError(f"mixed: ratio={self.ratio} must be between 0 and 1")
+
+    def misfit(self, steps: int) -> str | None:
+        """See `Estimator.misfit`."""
+        if isinstance(self.weights, tuple) and len(self.weights) != steps:
+            return f"mixed: {len(self.weights)} weights were given for depth {steps}"
+        return None
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        """See `Estimator.estimate`."""
+        steps, weights = problem.steps, self.weights_at(problem.steps)
+        engine = self.engine_for(params)
+        iterates = list(problem.trajectory(params))
+        outer_loss, g = value_and_gradient(problem.outer_loss, iterates[-1])
+        vector = scaled(weights[-1], g)
+        for k in reversed(range(steps)):
+            vector = through_iterates(problem, [iterates[k]], vector, engine)
+            if k and weights[k - 1]:
+                _, g = value_and_gradient(problem.outer_loss, iterates[k])
+                vector = axpy(weights[k - 1], g, vector)
+        return MetaGradient(vector, outer_loss, detached(iterates[-1]), steps, steps)
+
+    def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
+        """Back-propagates the weighted mean through the unrolled inner loop.
+
+        Args:
+            problem: the bilevel problem.
+            params: theta; float64 for a reference.
+        """
+
+        def mean(theta: Params) -> tuple[Tensor, Params]:
+            state = problem.start(theta)
+            total = torch.zeros(())
+            for weight in self.weights_at(problem.steps):
+                state = problem.unroll(state, min(problem.steps, 1))
+                total = total + weight * evaluate(problem.outer_loss, state.params)
+            return total, {}
+
+        with torch.enable_grad():
+            return differentiate(mean, params)[2][0]
+
+    def weights_at(self, steps: int) -> list[float]:
+        """Returns w_1, ..., w_K, which sum to 1; a single 1 at depth 0.
+
+        Args:
+            steps: K.
+        """
+        if not steps:
+            return [1.0]
+        if isinstance(self.weights, tuple):
+            raw = [float(weight) for weight in self.weights]
+        else:
+            ratio = self.ratio if self.weights == "geometric" else 1.0
+            raw = [ratio ** (steps - j) for j in range(1, steps + 1)]
+        return [weight / sum(raw) for weight in raw]

@@ -1,0 +1,96 @@
+"""The proximal inner problem of the implicit estimators."""
+
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+
+from estimators.differentiation import Loss, evaluate, value_and_gradient
+from estimators.errors import OptionError
+from estimators.hvp import Hessian, hessian_at
+from estimators.options import TakesProducts
+from estimators.problem import BilevelProblem
+from estimators.tree import Params, detached, leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proximal(TakesProducts):
+    """An estimator of (I + H(phi)/lambda)^{-1} grad outer_loss(phi).
+
+    phi comes from K gradient steps on inner_loss(phi) + lambda/2 ||phi - theta||^2, the
+    estimator's own inner problem: its adapted parameters are not those of MAML. Its own
+    objective is outer_loss(phi_K(theta)) with that phi_K, and `own_exact_gradient` is the exact
+    gradient thereof; the formula agrees with it as phi_K nears the proximal minimiser. (The
+    objective at the minimiser itself is no reference on ReLU networks: gradient descent does
+    not settle where the minimiser lies on a kink.)
+
+    Attributes:
+        lam: lambda > 0, the strength of the proximal term; the inner loop needs
+            alpha (lambda + lambda_max(H)) < 2, and refuses alpha lambda >= 2.
+
+    Source: Rajeswaran, Finn, Kakade, Levine, "Meta-Learning with Implicit Gradients",
+    NeurIPS 2019, Eq. 3 and 6.
+    """
+
+    lam: float = 100.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.lam < inf:
+            raise OptionError(f"{self._name}: lam={self.lam} must be positive and finite")
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__.lower()
+
+    def at_the_end(
+        self, problem: BilevelProblem, params: Params
+    ) -> tuple[Hessian, Params, torch.Tensor, Params]:
+        """Runs the proximal inner loop.
+
+        Args:
+            problem: the bilevel problem.
+            params: theta.
+
+        Returns:
+            The Hessian of the inner loss (without its proximal term) at phi_K, phi_K, the outer
+            loss there, and its gradient.
+
+        Raises:
+            OptionError: the proximal term alone makes the inner loop diverge.
+        """
+        if problem.alpha * self.lam >= 2:
+            raise OptionError(
+                f"{self._name}: its inner loop diverges at lam={self.lam} with step size "
+                f"{problem.alpha}; their product must be below 2"
+            )
+        proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, params))
+        phi = proximal.adapt(params)
+        outer_loss, g = value_and_gradient(problem.outer_loss, phi)
+        hessian = hessian_at(problem.inner_loss, phi, engine=self.engine_for(params))
+        return hessian, detached(phi), outer_loss, g
+
+    def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
+        """Back-propagates through the proximal inner loop, theta in the proximal term included.
+
+        Args:
+            problem: the bilevel problem.
+            params: theta; float64 for a reference.
+
+        Returns:
+            d outer_loss(phi_K) / d theta for the proximal phi_K.
+        """
+        theta = leaves(params)
+        proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, theta))
+        with torch.enable_grad():
+            end = proximal.unroll(proximal.start(theta), problem.steps)
+            outer_loss = evaluate(problem.outer_loss, end.params)
+        grads = torch.autograd.grad(outer_loss, list(theta.values()), materialize_grads=True)
+        return dict(zip(theta, grads, strict=True))
+
+    def _proximal_loss(self, inner_loss: Loss, anchor: Params) -> Loss:
+        def loss(params: Params) -> torch.Tensor:
+            apart = sum(((value - anchor[name]) ** 2).sum() for name, value in params.items())
+            return inner_loss(params) + 0.5 * self.lam * apart
+
+        return loss
