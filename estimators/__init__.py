@@ -13,6 +13,7 @@ from estimators import (
     adjoint,
     anil,
     binom,
+    binom_calibrated,
     binom_released,
     fomaml,
     hybrid,
@@ -25,6 +26,8 @@ from estimators import (
 )
 from estimators.errors import OptionError
 from estimators.estimator import Estimator, MetaGradient
+from estimators.meta_batch import MetaBatch, estimate_batch, meta_backward
+from estimators.module_loss import ModuleLoss, module_problem, trainable
 from estimators.problem import BilevelProblem
 from estimators.registry import available, create, register
 from estimators.tree import Params
@@ -33,6 +36,7 @@ _BUILT_IN = (  # importing registers them
     adjoint,
     anil,
     binom,
+    binom_calibrated,
     binom_released,
     fomaml,
     hybrid,
@@ -47,10 +51,16 @@ _BUILT_IN = (  # importing registers them
 __all__ = [
     "BilevelProblem",
     "Estimator",
+    "MetaBatch",
     "MetaGradient",
+    "ModuleLoss",
     "OptionError",
     "Params",
     "available",
     "create",
+    "estimate_batch",
+    "meta_backward",
+    "module_problem",
     "register",
+    "trainable",
 ]

@@ -68,6 +68,11 @@ class Estimator(ABC):
         del steps
         return None
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `calibrate`."""
+        return False
+
     def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
         """Fits what the estimator has to fit to probe problems at `params`; by default nothing.
 

@@ -1,57 +1,76 @@
-"""From a cell to the bilevel problems that it stands for."""
+"""From a cell to the bilevel problems that it stands for, and to its estimator."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
 
-from estimators import BilevelProblem, Params
+from estimators import BilevelProblem, Estimator, Params, create, module_problem, trainable
 from harness.cell import Cell
 from harness.models import MODELS
-from harness.tasks import TASKS, Batch, TaskFamily
+from harness.tasks import TASKS, Batch
+
+_TASKS_A_SEED = 1_000_000  # so that no two seeds share a task
+_FIRST_PROBE = 900_000  # so that no estimator is scored on what it was calibrated on
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Loss of a module on one batch, as a function of its parameters."""
+def bilevel_problems(
+    cell: Cell, indices: Iterable[int], *, dtype: torch.dtype, device: str
+) -> tuple[list[BilevelProblem], Params]:
+    """Builds some of a cell's tasks, of one module, with its initial parameters.
 
-    family: TaskFamily
-    module: nn.Module
-    batch: Batch
+    Args:
+        cell: names task, model, depth, step size and seed.
+        indices: which of the cell's tasks, counted from 0.
+        dtype: of parameters and inputs; their values are the same up to rounding.
+        device: where they live.
 
-    def __call__(self, params: Params) -> Tensor:
-        """Returns the scalar loss at `params`."""
-        inputs, targets = self.batch
-        return self.family.loss(functional_call(self.module, params, (inputs,)), targets)
+    Returns:
+        The problems and theta.
+    """
+    family = TASKS.create(cell.task)
+    module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
+
+    def converted(batch: Batch) -> Batch:
+        inputs, targets = (tensor.to(device) for tensor in batch)
+        return inputs.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
+
+    problems = []
+    for index in indices:
+        task = family.sample(seed=cell.seed * _TASKS_A_SEED + index)
+        problems.append(
+            module_problem(
+                module,
+                family.loss,
+                converted(task.support),
+                converted(task.query),
+                step_size=cell.step_size,
+                steps=cell.depth,
+            )
+        )
+    return problems, trainable(module)
 
 
 def bilevel_problem(
     cell: Cell, index: int, *, dtype: torch.dtype, device: str
 ) -> tuple[BilevelProblem, Params]:
-    """Builds one of a cell's tasks with its initial parameters.
-
-    Args:
-        cell: names task, model, depth, step size and seed.
-        index: which of the cell's tasks, from 0.
-        dtype: of parameters and inputs; their values are the same up to rounding.
-        device: where they live.
-
-    Returns:
-        The problem and theta.
-    """
-    family = TASKS.create(cell.task)
-    module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
-    task = family.sample(seed=cell.seed * _TASKS_A_SEED + index)
-
-    def loss(batch: Batch) -> Loss:
-        inputs, targets = (tensor.to(device) for tensor in batch)
-        targets = targets.to(dtype) if targets.is_floating_point() else targets
-        return Loss(family, module, (inputs.to(dtype), targets))
-
-    params = {name: value.detach() for name, value in module.named_parameters()}
-    problem = BilevelProblem(loss(task.support), loss(task.query), cell.step_size, cell.depth)
+    """Builds one of a cell's tasks with its initial parameters; see `bilevel_problems`."""
+    (problem,), params = bilevel_problems(cell, [index], dtype=dtype, device=device)
     return problem, params
 
 
-_TASKS_A_SEED = 1_000_000  # so that no two seeds share a task
+def prepared_estimator(cell: Cell) -> Estimator:
+    """Creates a cell's estimator, calibrated where it wants to be.
+
+    It is calibrated in float64 at the cell's initial parameters, on tasks other than those that
+    it is scored on.
+
+    Args:
+        cell: the cell.
+    """
+    estimator = create(cell.estimator)
+    if estimator.due:
+        probes = range(_FIRST_PROBE, _FIRST_PROBE + estimator.probes)
+        estimator.calibrate(
+            *bilevel_problems(cell, probes, dtype=torch.float64, device=cell.device)
+        )
+    return estimator

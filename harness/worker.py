@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from estimators import BilevelProblem, Estimator, Params, create
+from estimators import BilevelProblem, Estimator, Params
 from estimators.differentiation import value_and_gradient
 from estimators.tree import leaves, norm
 from harness.cell import Cell
@@ -22,7 +22,7 @@ from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
 from harness.probes.resident import resident_growth
 from harness.probes.time import Work, interleaved_times
-from harness.problems import bilevel_problem
+from harness.problems import bilevel_problem, prepared_estimator
 
 
 def call(
@@ -73,7 +73,7 @@ def score(cell: Cell, reference: Path) -> Samples:
     Raises:
         Diverged: an estimate is not finite.
     """
-    estimator = create(cell.estimator)
+    estimator = prepared_estimator(cell)
     problem, params = _first_task(cell)
     work = partial(estimator, problem, params)
     samples: Samples = {}
@@ -103,7 +103,7 @@ def time_group(cells: list[Cell], samples: int) -> list[Samples]:
     problem, params = _first_task(cells[0])
     point = leaves(params)
     works: list[Work] = [partial(value_and_gradient, problem.inner_loss, point)]
-    estimators: list[Estimator] = [create(cell.estimator) for cell in cells]
+    estimators: list[Estimator] = [prepared_estimator(cell) for cell in cells]
     works += [partial(estimator, problem, params) for estimator in estimators]
     unit, *times = interleaved_times(works, samples=samples, device=cells[0].device)
     return [

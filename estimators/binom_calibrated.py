@@ -1,0 +1,177 @@
+"""Binomial estimator whose coefficients are fitted to exact meta-gradients of probe tasks."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from estimators.backpropagation import adapt, through_iterates
+from estimators.calibration import Calibration, Probe, fit
+from estimators.cascade import elementary_sums
+from estimators.errors import OptionError
+from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.options import TakesProducts
+from estimators.problem import BilevelProblem
+from estimators.registry import register
+from estimators.tree import Params, axpy
+
+
+@dataclass
+class _State:
+    """What changes over the life of an estimator; its options do not."""
+
+    calibration: Calibration | None = None
+    calls: int = 0
+
+
+@register("binom-calibrated")
+@dataclass(frozen=True)
+class BinomCalibrated(TakesProducts):
+    """g + sum_{l=1..L} c_l e_l, e_l = sum_{k_1<...<k_l} (-alpha)^l H_{k_1} ... H_{k_l} g.
+
+    Eq. 8 of `binom` has c_l = 1: a Taylor polynomial of the product, poor once alpha lambda_max
+    nears 1. Here the L scalars are fitted by least squares to the exact meta-gradients of probe
+    problems, each in units of its exact meta-gradient's norm, and refitted now and then. Where
+    the fit is ill-conditioned or, on probes left out of it, no better than Eq. 8 or `fomaml`,
+    the best of those is taken and a warning says so. Before the first fit c_l = 1.
+    Cost: K+1 inner gradients and L(K-L) + L(L+1)/2 HVPs, of which L must follow one another; a
+    fit costs as much, and K HVPs more, for each probe.
+
+    Attributes:
+        order: L, 0 <= L <= K.
+        probes: how many problems a fit wants; any number will do.
+        refit_every: after how many calls `due` asks for another fit.
+
+    Source: this project's own.
+
+    Example:
+        >>> import torch
+        >>> from estimators import BilevelProblem, create
+        >>> loss = lambda params: 0.5 * (params["w"] ** 2).sum()
+        >>> problem = BilevelProblem(loss, loss, step_size=0.5, steps=2)
+        >>> theta, calibrated = {"w": torch.ones(1)}, create("binom-calibrated(order=1)")
+        >>> calibrated.calibrate([problem], theta)
+        >>> calibrated(problem, theta).gradient["w"]  # one parameter: the fit is exact
+        tensor([0.0625])
+    """
+
+    order: int
+    probes: int = 16
+    refit_every: int = 400
+    _state: _State = field(default_factory=_State, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order("binom-calibrated", self.order)
+        for name in ("probes", "refit_every"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"binom-calibrated: {name} must be 1 or more")
+
+    def misfit(self, steps: int) -> str | None:
+        """See `Estimator.misfit`."""
+        return order_misfit("binom-calibrated", self.order, steps)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The newest fit; None before the first."""
+        return self._state.calibration
+
+    @property
+    def due(self) -> bool:
+        """See `Estimator.due`."""
+        state = self._state
+        return self.order > 0 and (state.calibration is None or state.calls >= self.refit_every)
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        """See `Estimator.estimate`."""
+        steps, order = problem.steps, self.order
+        self._state.calls += 1
+        iterates, outer_loss, gradient = adapt(problem, params)
+        for weight, level in zip(
+            self._coefficients(), self._sums(problem, iterates, gradient), strict=True
+        ):
+            gradient = axpy(weight, level, gradient)
+        hvps = order * (steps - order) + order * (order + 1) // 2
+        return MetaGradient(gradient, outer_loss, iterates[-1], hvps, order)
+
+    def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
+        """Fits the coefficients at `params`; see `calibration` for what came out.
+
+        Args:
+            problems: one or more, best `probes` or more.
+            params: theta.
+
+        Raises:
+            OptionError: no problem has a finite exact meta-gradient other than zero, or the
+                order does not fit their depth.
+        """
+        if not self.order:
+            return
+        probes = []
+        for problem in problems:
+            reason = self.misfit(problem.steps)
+            if reason:
+                raise OptionError(reason)
+            iterates, _, g = adapt(problem, params)
+            sums = self._sums(problem, iterates, g)
+            exact = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
+            probes += [probe for probe in [Probe.of(sums, g, exact)] if probe]
+        if not probes:
+            raise OptionError(
+                "binom-calibrated: no probe has a finite meta-gradient other than zero"
+            )
+        found = fit(probes, self.order)
+        if found.fell_back:
+            warnings.warn(f"binom-calibrated: {found.fell_back}", stacklevel=2)
+        self._state.calibration, self._state.calls = found, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the calibration and the calls since, as plain data for JSON or torch.save."""
+        found = self._state.calibration
+        fields = None if found is None else {**vars(found), "coefficients": [*found.coefficients]}
+        return {"calibration": fields, "calls": self._state.calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned.
+
+        Args:
+            state: of an estimator of the same order.
+
+        Raises:
+            OptionError: the state is of another order, or no state at all.
+        """
+        try:
+            fields, calls = state["calibration"], int(state["calls"])
+            found = (
+                None
+                if fields is None
+                else Calibration(
+                    tuple(float(c) for c in fields["coefficients"]),
+                    float(fields["error"]),
+                    fields["fell_back"],
+                )
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise OptionError(f"binom-calibrated: this is no saved state: {error!r}") from None
+        if found and len(found.coefficients) != self.order:
+            raise OptionError(
+                f"binom-calibrated: the state has order {len(found.coefficients)}, not {self.order}"
+            )
+        if found and not all(map(math.isfinite, found.coefficients)):
+            raise OptionError("binom-calibrated: the state's coefficients are not finite")
+        self._state.calibration, self._state.calls = found, calls
+
+    def _coefficients(self) -> tuple[float, ...]:
+        found = self._state.calibration
+        return found.coefficients if found else (1.0,) * self.order
+
+    def _sums(self, problem: BilevelProblem, iterates: list[Params], g: Params) -> list[Params]:
+        return elementary_sums(
+            problem.inner_loss,
+            iterates[:-1],
+            g,
+            self.order,
+            scale=problem.alpha,
+            engine=self.engine_for(g),
+        )
