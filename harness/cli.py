@@ -31,6 +31,11 @@ Imports = Annotated[
     typer.Option("--import", metavar="MODULE", help="Module or file.py that registers more."),
 ]
 
+Against = Annotated[
+    str | None,
+    typer.Option(help="Estimator that time and memory are compared with in the table."),
+]
+
 
 @app.command("list")
 def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argument-default] (typer copies it)
@@ -80,6 +85,7 @@ def run(
         typer.Option(min=1, help="Worker processes side by side.", show_default="cores, at most 8"),
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds a piece of work may take.")] = 3600,
+    against: Against = None,
     store: Store = Path("results"),
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> None:
@@ -110,6 +116,7 @@ def run(
     )
     planned = expand(axes)
     refuse_impossible(planned, named=bool(estimator))
+    base = _base(against, {plan.cell.estimator for plan in planned})
     try:
         journal = Journal(store)
     except OSError as error:
@@ -133,17 +140,24 @@ def run(
         raise OptionError(f"stopped; what was finished is in {journal.path}") from None
     except OSError as error:
         raise OptionError(f"cannot write {journal.path}: {error.strerror or error}") from None
-    _end(load_run(journal.path))
+    _end(load_run(journal.path), base)
 
 
 @app.command()
-def summary(store: Store = Path("results")) -> None:
+def summary(
+    store: Store = Path("results"),
+    against: Against = None,
+    imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+) -> None:
     """Print the table of the newest run."""
+    from harness.plugins import load_plugins
     from harness.store import load_sound
     from harness.summary import print_summary
 
+    load_plugins(imports)
     table = load_sound(store)
-    print_summary(table[table["run"] == table["run"].max()], console)
+    newest = table[table["run"] == table["run"].max()]
+    print_summary(newest, console, _base(against, set(newest["estimator"])))
 
 
 @app.command()
@@ -180,7 +194,21 @@ def _loaded(point: EntryPoint) -> Callable[..., object]:
     return command
 
 
-def _end(table: "pd.DataFrame") -> None:
+def _base(against: str | None, measured: set[str]) -> str | None:
+    """Returns the canonical spelling of `--against`.
+
+    Raises:
+        OptionError: it is not among what is measured.
+    """
+    from estimators.registry import ESTIMATORS
+
+    base = ESTIMATORS.canonical(against) if against else None
+    if base and base not in measured:
+        raise OptionError(f"--against {base}: it is not among the estimators that are measured")
+    return base
+
+
+def _end(table: "pd.DataFrame", against: str | None = None) -> None:
     """Prints a run's table.
 
     Raises:
@@ -188,7 +216,7 @@ def _end(table: "pd.DataFrame") -> None:
     """
     from harness.summary import print_summary
 
-    print_summary(table, console)
+    print_summary(table, console, against)
     if not (table["outcome"] == "ok").any():
         raise OptionError("no cell could be measured; the reasons are above")
 

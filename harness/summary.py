@@ -13,15 +13,17 @@ from estimators.registry import Spec
 GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed"]
 
 
-def print_summary(rows: pd.DataFrame, console: Console) -> None:
+def print_summary(rows: pd.DataFrame, console: Console, against: str | None = None) -> None:
     """Prints one table per task, model and depth of a run, a row per estimator.
 
     Args:
         rows: of one run, from the long table of a store.
         console: where to.
+        against: an estimator of the run, in its canonical spelling: time and peak memory are
+            printed as multiples of its, time sample by sample.
     """
     for key, group in rows[rows["outcome"] != "skipped"].groupby(GROUP):
-        console.print(_one_table(dict(zip(GROUP, key, strict=True)), group))
+        console.print(_one_table(dict(zip(GROUP, key, strict=True)), group, against))
         console.print()
     console.print(
         "bias: relative error against MAML's exact float64 meta-gradient, mean over tasks and "
@@ -36,7 +38,7 @@ def print_summary(rows: pd.DataFrame, console: Console) -> None:
         console.print(f"{count} × {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _one_table(key: dict[str, Any], group: pd.DataFrame) -> Table:
+def _one_table(key: dict[str, Any], group: pd.DataFrame, against: str | None) -> Table:
     title = (
         f"{key['task']}, {key['model']}, K={key['depth']}, alpha={key['step_size']:g}, "
         f"{key['device']}, {key['dtype']}, seed {key['seed']}"
@@ -51,8 +53,13 @@ def _one_table(key: dict[str, Any], group: pd.DataFrame) -> Table:
     )
     for name in ("estimator", "bias", "1 - cos", "time", "memory", "FLOPs", "HVPs", "serial"):
         table.add_column(name, justify="left" if name == "estimator" else "right", no_wrap=True)
+    for name in (f"time / {against}", f"memory / {against}") if against else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    base = group[group["estimator"] == against]
     for estimator, cell in sorted(group.groupby("estimator"), key=lambda pair: _order(pair[0])):
-        for row in _rows(str(estimator), cell):
+        first, *more = _rows(str(estimator), cell)
+        table.add_row(*first, *(_multiples(cell, base) if against and len(first) > 2 else ()))
+        for row in more:
             table.add_row(*row)
     return table
 
@@ -90,6 +97,20 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
     ]
     if "own_bias" in metrics.index:
         yield ["  own objective", bias("own_bias")]
+
+
+def _multiples(cell: pd.DataFrame, base: pd.DataFrame) -> list[str]:
+    """Returns time and memory over those of a base, with the quartiles of time."""
+    mine, its = (rows.set_index("metric")["samples"] for rows in (cell, base))
+    texts = []
+    for metric in ("time", "peak_memory"):
+        if metric not in mine or metric not in its:
+            texts.append("-")
+            continue
+        ratios = pd.Series([a / b for a, b in zip(mine[metric], its[metric], strict=True)])
+        low, middle, high = ratios.quantile([0.25, 0.5, 0.75])
+        texts.append(f"{middle:.2f}" + (f" ({low:.2f}..{high:.2f})" if len(ratios) > 1 else ""))
+    return texts
 
 
 def _short(number: float) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import torch
 
 from estimators import BilevelProblem, Estimator, Params
 from estimators.differentiation import value_and_gradient
+from estimators.options import Compilable
 from estimators.tree import leaves, norm
 from harness.cell import Cell
 from harness.outcome import Diverged, Outcome, Status, outcome_of
 from harness.plugins import load_plugins
 from harness.probes.bias import Samples, measure_bias, save_reference
 from harness.probes.flops import count_flops
-from harness.probes.memory import peak_memory
+from harness.probes.memory import peak_memory, profiled_peak
 from harness.probes.resident import resident_growth
 from harness.probes.time import Work, interleaved_times
 from harness.problems import bilevel_problem, prepared_estimator
@@ -76,6 +78,10 @@ def score(cell: Cell, reference: Path) -> Samples:
     estimator = prepared_estimator(cell)
     problem, params = _first_task(cell)
     work = partial(estimator, problem, params)
+    eager = estimator
+    if isinstance(estimator, Compilable) and estimator.compiled:
+        eager = replace(estimator, compiled=False)
+        work()  # the compiler's own memory and time are not the estimate's
     samples: Samples = {}
     if cell.device == "cpu":
         samples["resident_memory"] = [resident_growth(work)]
@@ -85,8 +91,11 @@ def score(cell: Cell, reference: Path) -> Samples:
     samples["hvps"] = [result.hvps]
     samples["serial_depth"] = [result.serial_depth]
     del result
-    samples["peak_memory"] = [peak_memory(work, cell.device)]
-    samples["flops"] = [count_flops(work)]
+    # Dispatch modes cannot look into a compiled program, whose products are the eager one's.
+    hidden = eager is not estimator and cell.device == "cpu"
+    peak = profiled_peak(work) if hidden else peak_memory(work, cell.device)
+    samples["peak_memory"] = [peak]
+    samples["flops"] = [count_flops(partial(eager, problem, params))]
     return samples | measure_bias(cell, estimator, reference)
 
 

@@ -1,10 +1,11 @@
 """Forward over reverse: carry a tangent through the computation of the gradient."""
 
+import os
 from contextlib import suppress
 
 import torch
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
 from estimators.differentiation import Loss, value_and_gradient
 from estimators.errors import OptionError
@@ -29,13 +30,25 @@ class Forward(Hessian):
         try:
             return self._tangent(vector)
         except (RuntimeError, NotImplementedError) as error:
-            with _LastOperation() as seen, suppress(RuntimeError, NotImplementedError):  # type: ignore[no-untyped-call]
-                self._tangent(vector)
             reason = str(error).splitlines()[0]
             raise OptionError(
-                f"engine='forward': {seen.name} has no forward mode here ({reason}); "
-                "use engine='reverse'"
+                f"engine='forward': {self._failing_operation(vector)} has no forward mode here "
+                f"({reason}); use engine='reverse'"
             ) from error
+
+    def _failing_operation(self, vector: Params) -> str:
+        """Repeats what failed under the profiler, which knows the last operation to start."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch tells of every profile
+        with (
+            profile(activities=[ProfilerActivity.CPU]) as profiler,
+            suppress(RuntimeError, NotImplementedError),
+        ):
+            self._tangent(vector)
+        backward = "autograd::engine::evaluate_function: "
+        starts = sorted((event.time_range.start, event.name) for event in profiler.events() or ())
+        names = [name for _, name in starts if name.startswith((backward, "aten::"))]
+        failing = [name for name in names if name.startswith(backward)] or names
+        return failing[-1].removeprefix(backward) if failing else "an operation"
 
     def _tangent(self, vector: Params) -> Params:
         with forward_ad.dual_level():
@@ -50,13 +63,3 @@ class Forward(Hessian):
                 flat = tangent is None  # the gradient is constant in the parameters
                 product[name] = torch.zeros_like(slope) if flat else tangent.detach()
             return product
-
-
-class _LastOperation(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the last operation that was asked for: the one that failed."""
-
-    name = "an operation"
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.name = func.overloadpacket.__name__
-        return func(*args, **(kwargs or {}))
