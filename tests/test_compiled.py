@@ -1,0 +1,155 @@
+"""Estimates as compiled programs: equal to the eager ones, and compiled once for all data."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from torch.nn.functional import mse_loss
+
+from estimators import (
+    BilevelProblem,
+    MetaGradient,
+    OptionError,
+    Params,
+    available,
+    create,
+    estimate_batch,
+    module_problem,
+    trainable,
+)
+from estimators.registry import ESTIMATORS
+from tests.cases import case
+from tests.oracle import flatten, relative_error
+
+pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+
+OPTIONS = {
+    "binom": {"order": 2},
+    "binom-released": {"order": 1},
+    "hf-maml": None,  # a compiled program takes exact products
+    "hybrid": {"order": 1, "window": 2},
+    "neumann": {"terms": 2, "lam": 2.0},
+    "truncated": {"order": 1},
+}
+COMPILABLE = [
+    name
+    for name in available()
+    if "compiled" in ESTIMATORS.options(name) and OPTIONS.get(name, {}) is not None
+]
+
+
+def assert_same(compiled: MetaGradient, eager: MetaGradient, tolerance: float = 1e-10) -> None:
+    assert relative_error(compiled.gradient, flatten(eager.gradient)) < tolerance
+    assert relative_error(compiled.adapted, flatten(eager.adapted)) < tolerance
+    torch.testing.assert_close(compiled.outer_loss, eager.outer_loss, rtol=tolerance, atol=0)
+    assert (compiled.hvps, compiled.serial_depth) == (eager.hvps, eager.serial_depth)
+
+
+def graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])
+
+
+def regression(seed: int, *, shots: int = 6) -> tuple[BilevelProblem, Params]:
+    """Closures made anew for each task, as people write them."""
+    source = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source, dtype=torch.float64)
+
+    x, y, query_x, query_y = draw(shots, 2), draw(shots, 1), draw(shots, 2), draw(shots, 1)
+
+    def outputs(params: Params, inputs: Tensor) -> Tensor:
+        return torch.tanh(inputs @ params["first"]) @ params["second"]
+
+    def inner_loss(params: Params) -> Tensor:
+        return mse_loss(outputs(params, x), y)
+
+    def outer_loss(params: Params) -> Tensor:
+        return mse_loss(outputs(params, query_x), query_y)
+
+    params = {"first": draw(2, 4), "second": draw(4, 1)}
+    return BilevelProblem(inner_loss, outer_loss, step_size=0.2, steps=2), params
+
+
+@pytest.mark.parametrize("name", COMPILABLE)
+def test_compiled_equals_eager_on_one_task_after_another(name: str) -> None:
+    options = OPTIONS.get(name) or {}
+    compiled, eager = create(name, compiled=True, **options), create(name, **options)
+    problem, params = regression(0)
+    assert_same(compiled(problem, params), eager(problem, params))
+    before = graphs()
+    problem, params = regression(1)
+    assert_same(compiled(problem, params), eager(problem, params))
+    assert graphs() == before, "new data of the same shape was compiled for again"
+
+
+def test_other_shapes_and_depths_are_compiled_for_anew() -> None:
+    compiled, eager = create("fomaml(compiled=True)"), create("fomaml")
+    for shots, steps in ((6, 1), (7, 1), (7, 2)):
+        problem, params = regression(2, shots=shots)
+        problem = replace(problem, steps=steps)
+        assert_same(compiled(problem, params), eager(problem, params))
+
+
+def test_convolution_and_batch_normalisation() -> None:
+    found = case("convolution")
+    problem = found.problem(1)
+    assert_same(
+        create("maml(compiled=True)")(problem, found.params), create("maml")(problem, found.params)
+    )
+
+
+def test_result_is_part_of_no_graph_and_outlives_the_next_call() -> None:
+    compiled = create("reptile(compiled=True)")
+    problem, params = regression(3)
+    trainable_params: Params = {key: nn.Parameter(value) for key, value in params.items()}
+    result = compiled(problem, trainable_params)
+    kept = flatten(result.gradient)
+    compiled(*regression(4))
+    assert torch.equal(flatten(result.gradient), kept)
+    tensors = [*result.gradient.values(), *result.adapted.values(), result.outer_loss]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    assert all(value.grad is None for value in trainable_params.values())
+
+
+def test_step_sizes_by_parameter_and_momentum() -> None:
+    problem, params = regression(5)
+    sizes = {name: torch.full_like(value, 0.1) for name, value in params.items()}
+    problem = replace(problem, step_size=sizes, momentum=0.5)
+    one, other = create("maml(compiled=True)")(problem, params), create("maml")(problem, params)
+    assert_same(one, other)
+    assert one.step_size_gradient is not None
+    assert other.step_size_gradient is not None
+    assert relative_error(one.step_size_gradient, flatten(other.step_size_gradient)) < 1e-10
+
+
+def test_meta_batch_of_a_module_at_once() -> None:
+    module = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+
+    def problem(seed: int) -> BilevelProblem:
+        data = torch.randn(4, 5, 1, generator=torch.Generator().manual_seed(seed)).double()
+        return module_problem(
+            module, mse_loss, (data[0], data[1]), (data[2], data[3]), step_size=0.1, steps=2
+        )
+
+    compiled = create("binom(order=1, compiled=True)")
+    for first in (0, 10):
+        problems, params = [problem(first + index) for index in range(3)], trainable(module)
+        one = estimate_batch(compiled, problems, params, batching="vmap")
+        other = estimate_batch(create("binom(order=1)"), problems, params)
+        assert relative_error(one.gradient, flatten(other.gradient)) < 1e-10
+
+
+def test_other_engines_are_refused() -> None:
+    with pytest.raises(OptionError, match="compiled=True works with engine='func', not 'reverse'"):
+        create("adjoint(compiled=True, engine='reverse')")
+    with pytest.raises(OptionError, match="'func', not 'finite-difference'"):
+        create("hf-maml(compiled=True)")
+
+
+def test_estimator_that_looks_at_its_numbers_has_no_such_option() -> None:
+    with pytest.raises(OptionError, match="imaml: unknown option 'compiled'"):
+        create("imaml(compiled=True)")
