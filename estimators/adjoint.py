@@ -12,7 +12,7 @@ from estimators.registry import register
 from estimators.tree import Params
 
 
-@register("hf-maml", engine="finite-difference")
+@register("hf-maml", engine="finite-difference", compiled=False)
 @register("adjoint")
 @dataclass(frozen=True)
 class Adjoint(TakesProducts, Compilable):
