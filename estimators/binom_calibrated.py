@@ -1,10 +1,11 @@
 """Binomial estimator whose coefficients are fitted to exact meta-gradients of probe tasks."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
 
 from estimators.backpropagation import adapt, through_iterates
 from estimators.calibration import Calibration, Probe, fit
@@ -24,6 +25,13 @@ class _State:
     calibration: Calibration | None = None
     calls: int = 0
 
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "_State":
+        fields, calls = state["calibration"], state["calls"]
+        if not isinstance(calls, int) or calls < 0:
+            raise ValueError(f"calls={calls!r}")
+        return cls(None if fields is None else Calibration.from_dict(fields), calls)
+
 
 @register("binom-calibrated")
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class BinomCalibrated(TakesProducts):
     Attributes:
         order: L, 0 <= L <= K.
         probes: how many problems a fit wants; any number will do.
-        refit_every: after how many calls `due` asks for another fit.
+        refit_every: after how many calls `due` asks for another fit; a meta-batch that is taken
+            at once is one call.
 
     Source: this project's own.
 
@@ -108,15 +117,8 @@ class BinomCalibrated(TakesProducts):
         """
         if not self.order:
             return
-        probes = []
-        for problem in problems:
-            reason = self.misfit(problem.steps)
-            if reason:
-                raise OptionError(reason)
-            iterates, _, g = adapt(problem, params)
-            sums = self._sums(problem, iterates, g)
-            exact = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
-            probes += [probe for probe in [Probe.of(sums, g, exact)] if probe]
+        with torch.enable_grad():
+            probes = self._probes(problems, params)
         if not probes:
             raise OptionError(
                 "binom-calibrated: no probe has a finite meta-gradient other than zero"
@@ -126,11 +128,22 @@ class BinomCalibrated(TakesProducts):
             warnings.warn(f"binom-calibrated: {found.fell_back}", stacklevel=2)
         self._state.calibration, self._state.calls = found, 0
 
+    def _probes(self, problems: Sequence[BilevelProblem], params: Params) -> list[Probe]:
+        probes: list[Probe] = []
+        for problem in problems:
+            reason = self.misfit(problem.steps)
+            if reason:
+                raise OptionError(reason)
+            iterates, _, g = adapt(problem, params)
+            sums = self._sums(problem, iterates, g)
+            exact = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
+            probes += [probe for probe in [Probe.of(sums, g, exact)] if probe]
+        return probes
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the calibration and the calls since, as plain data for JSON or torch.save."""
         found = self._state.calibration
-        fields = None if found is None else {**vars(found), "coefficients": [*found.coefficients]}
-        return {"calibration": fields, "calls": self._state.calls}
+        return {"calibration": found and found.as_dict(), "calls": self._state.calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned.
@@ -142,25 +155,15 @@ class BinomCalibrated(TakesProducts):
             OptionError: the state is of another order, or no state at all.
         """
         try:
-            fields, calls = state["calibration"], int(state["calls"])
-            found = (
-                None
-                if fields is None
-                else Calibration(
-                    tuple(float(c) for c in fields["coefficients"]),
-                    float(fields["error"]),
-                    fields["fell_back"],
-                )
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            saved = _State.from_dict(state)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise OptionError(f"binom-calibrated: this is no saved state: {error!r}") from None
+        found = saved.calibration
         if found and len(found.coefficients) != self.order:
             raise OptionError(
                 f"binom-calibrated: the state has order {len(found.coefficients)}, not {self.order}"
             )
-        if found and not all(map(math.isfinite, found.coefficients)):
-            raise OptionError("binom-calibrated: the state's coefficients are not finite")
-        self._state.calibration, self._state.calls = found, calls
+        self._state.calibration, self._state.calls = found, saved.calls
 
     def _coefficients(self) -> tuple[float, ...]:
         found = self._state.calibration

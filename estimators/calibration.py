@@ -1,15 +1,16 @@
 """Least squares for the coefficients of a weighted cascade, and the choice among fall-backs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from estimators.tree import Params, axpy, dot, norm
+from estimators.tree import Params, norm
 
-_WORST_CONDITION = 1e10  # of the scaled normal equations: some five digits of each coefficient
+_WORST_CONDITION = 1e8  # of the scaled equations: some eight digits of each coefficient
 
 
 @dataclass(frozen=True)
@@ -27,39 +28,61 @@ class Calibration:
     error: float
     fell_back: str | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the same as plain data."""
+        return {**vars(self), "coefficients": [*self.coefficients]}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":
+        """Takes what `as_dict` returned.
+
+        Args:
+            fields: by name.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a field is not what `as_dict` returns.
+        """
+        numbers, error, reason = (fields[n] for n in ("coefficients", "error", "fell_back"))
+        if not isinstance(numbers, list | tuple) or not isinstance(reason, str | None):
+            raise ValueError(f"coefficients={numbers!r}, fell_back={reason!r}")
+        found = cls(tuple(map(float, numbers)), float(error), reason)
+        if not all(map(math.isfinite, found.coefficients)) or not 0 <= found.error < math.inf:
+            raise ValueError(f"coefficients={numbers!r}, error={error!r}")
+        return found
+
 
 @dataclass(frozen=True)
 class Probe:
-    """What a fit needs to know of one probe problem: inner products, in units of ||exact||.
+    """What a fit needs to know of one probe problem, in units of ||exact||.
 
     Attributes:
-        gram: float64 [L, L], <e_i, e_j>.
-        right: float64 [L], <e_i, exact - g>.
-        square: ||exact - g||^2.
+        factor: float64 [m, L+1], m <= L+1: the triangular factor of the matrix with the columns
+            e_1, ..., e_L and what Eq. 8 leaves, exact - g - e_1 - ... - e_L. Of these, and not of
+            exact - g, so that small errors are no differences of large numbers.
     """
 
-    gram: Tensor
-    right: Tensor
-    square: float
+    factor: Tensor
 
     @classmethod
     def of(cls, sums: Sequence[Params], g: Params, exact: Params) -> "Probe | None":
-        """Takes the inner products; None where the exact meta-gradient is zero or not finite.
+        """Takes the factor; None where the exact meta-gradient is not finite, or but rounding.
 
         Args:
             sums: e_1, ..., e_L.
             g: the outer gradient.
             exact: the exact meta-gradient.
         """
-        unit = norm(exact) ** 2
-        if not 0 < unit < math.inf:
+        unit = norm(exact)
+        rounding = max(torch.finfo(value.dtype).eps for value in g.values())
+        if not 10 * rounding * norm(g) < unit < math.inf:
             return None
-        rest = axpy(-1.0, g, exact)
-        gram = torch.tensor([[dot(a, b) for b in sums] for a in sums], dtype=torch.float64)
-        right = torch.tensor([dot(a, rest) for a in sums], dtype=torch.float64)
-        if not (gram.isfinite().all() and right.isfinite().all()):
+        columns = [_flat(each) for each in sums]
+        rest = _flat(exact) - _flat(g) - torch.stack(columns).sum(0)
+        matrix = torch.stack([*columns, rest], dim=1) / unit
+        if not matrix.isfinite().all():
             return None
-        return cls(gram / unit, right / unit, dot(rest, rest) / unit)
+        return cls(torch.linalg.qr(matrix, mode="r").R)
 
     def squared_error(self, coefficients: Tensor) -> float:
         """Returns ||g + sum_l c_l e_l - exact||^2 / ||exact||^2.
@@ -67,8 +90,8 @@ class Probe:
         Args:
             coefficients: float64 [L].
         """
-        fitted = coefficients @ self.gram @ coefficients - 2 * coefficients @ self.right
-        return max(0.0, self.square + float(fitted))
+        missing = torch.cat([1 - coefficients, coefficients.new_ones(1)])
+        return float((self.factor @ missing).square().sum())
 
 
 def fit(probes: Sequence[Probe], order: int) -> Calibration:
@@ -110,17 +133,17 @@ def _left_out(probes: Sequence[Probe], used: int, order: int) -> list[tuple[Prob
 
 
 def _solve(probes: Sequence[Probe], used: int, order: int) -> Tensor | None:
-    """Solves the normal equations of the first `used` levels, scaled to a unit diagonal."""
-    gram = torch.stack([probe.gram for probe in probes]).sum(0)[:used, :used]
-    right = torch.stack([probe.right for probe in probes]).sum(0)[:used]
-    scale = gram.diagonal().clamp_min(0).sqrt()
-    if not (scale > 0).all():
+    """Solves for the first `used` coefficients, the others being 0; columns have unit length."""
+    stacked = torch.cat([probe.factor for probe in probes])
+    matrix, right = stacked[:, :used], stacked[:, used:].sum(1)
+    scale = torch.linalg.vector_norm(matrix, dim=0)
+    if not (scale > 0).all() or not len(matrix) >= used:
         return None
-    scaled = gram / scale.outer(scale)
-    if not torch.linalg.cond(scaled) < _WORST_CONDITION:
+    u, values, v = torch.linalg.svd(matrix / scale, full_matrices=False)
+    if not values[0] < _WORST_CONDITION * values[-1]:
         return None
     solution = torch.zeros(order, dtype=torch.float64)
-    solution[:used] = torch.linalg.solve(scaled, right / scale) / scale
+    solution[:used] = 1 + v.T @ ((u.T @ right) / values) / scale
     return solution
 
 
@@ -130,3 +153,7 @@ def _rms(squares: list[float]) -> float:
 
 def _calibration(coefficients: Tensor, error: float, reason: str | None) -> Calibration:
     return Calibration(tuple(coefficients.tolist()), error, reason)
+
+
+def _flat(params: Params) -> Tensor:
+    return torch.cat([value.double().reshape(-1) for value in params.values()])

@@ -1,5 +1,6 @@
 """The contract of an estimator, and what a call returns."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class Estimator(ABC):
 
     any_descent: ClassVar[bool] = False
     probes: int = 0
+
+    @property
+    def title(self) -> str:
+        """What messages call the estimator: BinomReleased is binom-released."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
 
     @property
     def separable(self) -> bool:
@@ -113,7 +119,7 @@ class Estimator(ABC):
         if not problem.plain and not self.any_descent:
             what = "momentum" if problem.momentum else "a step size for each parameter"
             raise OptionError(
-                f"{type(self).__name__.lower()} is derived for plain gradient descent with one "
+                f"{self.title} is derived for plain gradient descent with one "
                 f"step size, not for {what}; use maml, adjoint or truncated"
             )
         if isinstance(problem.step_size, dict) and problem.step_size.keys() != params.keys():

@@ -8,13 +8,15 @@ from estimators.estimator import MetaGradient
 from estimators.options import Compilable
 from estimators.problem import BilevelProblem
 from estimators.registry import register
-from estimators.tree import Params, detached
+from estimators.tree import Params, detached, scaled
 
 
 @register("fomaml")
 @dataclass(frozen=True)
 class Fomaml(Compilable):
     """g = grad outer_loss(phi_K): every A_k is taken for the identity.
+
+    So are the steps for independent of their sizes, whose gradient is 0.
 
     Cost: (K+1) inner gradients; no HVP.
 
@@ -35,4 +37,8 @@ class Fomaml(Compilable):
         """See `Estimator.estimate`."""
         adapted = problem.adapt(params)
         outer_loss, gradient = value_and_gradient(problem.outer_loss, adapted)
-        return MetaGradient(gradient, outer_loss, detached(adapted), hvps=0, serial_depth=0)
+        sizes = problem.step_size
+        none = scaled(0.0, sizes) if isinstance(sizes, dict) else None
+        return MetaGradient(
+            gradient, outer_loss, detached(adapted), hvps=0, serial_depth=0, step_size_gradient=none
+        )

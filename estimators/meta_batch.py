@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from estimators.differentiation import Loss
 from estimators.errors import OptionError
 from estimators.estimator import Estimator
-from estimators.module_loss import Batch, Criterion, ModuleLoss, trainable
+from estimators.module_loss import Batch, ModuleLoss, trainable
 from estimators.problem import BilevelProblem
 from estimators.tree import Params, axpy, detached, scaled
 
@@ -60,17 +60,21 @@ def estimate_batch(
     if batching not in ("loop", "vmap"):
         raise OptionError(f'batching={batching!r} is neither "loop" nor "vmap"')
     params = detached(params)
-    if estimator.due:
-        estimator.calibrate(problems, params)
+    if not all(_same_sizes(problem.step_size, problems[0].step_size) for problem in problems):
+        raise OptionError("problems of one meta-batch must share their step sizes by parameter")
     count = len(problems)
     if batching == "vmap":
         if not estimator.separable:
             raise OptionError(
-                f"{type(estimator).__name__.lower()} cannot take a meta-batch at once, since its "
-                'steps depend on all problems together; use batching="loop"'
+                f"{estimator.title} cannot take a meta-batch at once, since its steps depend on "
+                'all problems together; use batching="loop"'
             )
+        together = _stacked(problems)
+    if estimator.due:
+        estimator.calibrate(problems, params)
+    if batching == "vmap":
         stacked = {name: value.expand(count, *value.shape) for name, value in params.items()}
-        result = estimator(_stacked(problems), stacked)
+        result = estimator(together, stacked)
         gradient = {name: value.sum(0) for name, value in result.gradient.items()}
         total = MetaBatch(gradient, result.outer_loss, result.step_size_gradient)
     else:
@@ -118,18 +122,14 @@ def meta_backward(
     """
     result = estimate_batch(estimator, problems, trainable(module), batching=batching)
     named = dict(module.named_parameters())
-    for name, gradient in result.gradient.items():
-        _accumulate(named[name], gradient)
+    pairs: list[tuple[Tensor, Tensor]]
+    pairs = [(named[name], gradient) for name, gradient in result.gradient.items()]
     sizes = problems[0].step_size
     if isinstance(sizes, dict) and result.step_size_gradient is not None:
-        for name, gradient in result.step_size_gradient.items():
-            if sizes[name].requires_grad:
-                _accumulate(sizes[name], gradient)
+        pairs += [(sizes[name], gradient) for name, gradient in result.step_size_gradient.items()]
+    tensors, gradients = zip(*((t, g) for t, g in pairs if t.requires_grad), strict=True)
+    torch.autograd.backward(tensors, gradients)
     return result.outer_loss
-
-
-def _accumulate(tensor: Tensor, gradient: Tensor) -> None:
-    tensor.grad = gradient.clone() if tensor.grad is None else tensor.grad.add_(gradient)
 
 
 def _one(estimator: Estimator, problem: BilevelProblem, params: Params) -> MetaBatch:
@@ -150,23 +150,28 @@ def _added(one: MetaBatch, other: MetaBatch) -> MetaBatch:
 class _StackedLoss:
     """Sum of a module's losses over problems, their parameters and data stacked."""
 
-    module: nn.Module
-    criterion: Criterion
+    each: ModuleLoss
     batch: Batch
 
     def __call__(self, stacked: Params) -> Tensor:
         def one(params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-            return ModuleLoss(self.module, self.criterion, (inputs, targets))(params)
+            return replace(self.each, batch=(inputs, targets))(params)
 
         losses: Tensor = torch.vmap(one, randomness="different")(stacked, *self.batch)
         return losses.sum()
 
 
+def _same_sizes(one: float | Params, other: float | Params) -> bool:
+    """Whether step sizes are the very same tensors, or numbers."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+    return not isinstance(one, dict) and not isinstance(other, dict)
+
+
 def _stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
     first = problems[0]
     for problem in problems[1:]:
-        mine, its = problem.step_size, first.step_size
-        same = mine is its or (not isinstance(mine, dict) and mine == its)
+        same = isinstance(first.step_size, dict) or problem.step_size == first.step_size
         if not same or (problem.steps, problem.momentum) != (first.steps, first.momentum):
             raise OptionError('problems of one meta-batch must share their inner loop for "vmap"')
     return replace(
@@ -186,4 +191,4 @@ def _stacked_loss(losses: Sequence[Loss]) -> _StackedLoss:
     if len({(loss.batch[0].shape, loss.batch[1].shape) for loss in ours}) > 1:
         raise OptionError('tasks of one meta-batch must have data of one shape for "vmap"')
     inputs, targets = (torch.stack(data) for data in zip(*(o.batch for o in ours), strict=True))
-    return _StackedLoss(first.module, first.criterion, (inputs, targets))
+    return _StackedLoss(first, (inputs, targets))

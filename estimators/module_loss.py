@@ -1,7 +1,7 @@
 """Bilevel problems of an `nn.Module`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,16 +23,20 @@ class ModuleLoss:
         module: called through `torch.func.functional_call`; its own parameters are not used.
         criterion: maps the module's outputs and the targets to a scalar tensor.
         batch: inputs and targets.
+        buffers: the module's, by name; each call gets copies, so that one does not change the
+            next.
     """
 
     module: nn.Module
     criterion: Criterion
     batch: Batch
+    buffers: Params = field(default_factory=dict)
 
     def __call__(self, params: Params) -> Tensor:
         """Returns the scalar loss at `params`."""
         inputs, targets = self.batch
-        return self.criterion(functional_call(self.module, params, (inputs,)), targets)
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
+        return self.criterion(functional_call(self.module, buffers | params, (inputs,)), targets)
 
 
 def module_problem(
@@ -69,14 +73,15 @@ def module_problem(
         torch.Size([1, 2])
     """
     for name, layer in module.named_modules():
-        if isinstance(layer, _NormBase) and layer.training and layer.running_mean is not None:
+        if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats:
             raise OptionError(
                 f"{type(layer).__name__} {name!r} keeps running statistics, which every inner "
                 "step would change: build it with track_running_stats=False, or call .eval() on it"
             )
+    buffers = dict(module.named_buffers())
     return BilevelProblem(
-        ModuleLoss(module, criterion, support),
-        ModuleLoss(module, criterion, query),
+        ModuleLoss(module, criterion, support, buffers),
+        ModuleLoss(module, criterion, query, buffers),
         step_size,
         steps,
         momentum,

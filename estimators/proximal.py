@@ -37,11 +37,7 @@ class Proximal(TakesProducts):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.lam < inf:
-            raise OptionError(f"{self._name}: lam={self.lam} must be positive and finite")
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__.lower()
+            raise OptionError(f"{self.title}: lam={self.lam} must be positive and finite")
 
     def at_the_end(
         self, problem: BilevelProblem, params: Params
@@ -61,13 +57,13 @@ class Proximal(TakesProducts):
         """
         if problem.alpha * self.lam >= 2:
             raise OptionError(
-                f"{self._name}: its inner loop diverges at lam={self.lam} with step size "
+                f"{self.title}: its inner loop diverges at lam={self.lam} with step size "
                 f"{problem.alpha}; their product must be below 2"
             )
         proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, params))
         phi = proximal.adapt(params)
         outer_loss, g = value_and_gradient(problem.outer_loss, phi)
-        hessian = hessian_at(problem.inner_loss, phi, engine=self.engine_for(params))
+        hessian = hessian_at(problem.inner_loss, detached(phi), engine=self.engine_for(params))
         return hessian, detached(phi), outer_loss, g
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:

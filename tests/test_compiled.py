@@ -26,7 +26,7 @@ from tests.oracle import flatten, relative_error
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, float]] = {
     "binom": {"order": 2},
     "binom-released": {"order": 1},
     "hybrid": {"order": 1, "window": 2},
