@@ -2,30 +2,32 @@
 
 import multiprocessing
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pebble import ProcessExpired, ProcessFuture
+from pebble import ProcessFuture
 from pebble.concurrent import process
 
 from harness import worker
 from harness.cell import Cell
 from harness.environment import environment
 from harness.journal import Journal, Progress
-from harness.outcome import Outcome, Status, outcome_of
+from harness.outcome import Outcome, Status
 from harness.plan import Planned
 from harness.probes.bias import Samples
+from harness.processes import fresh_processes, violent_end
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
 _SCORE_OVERHEAD, _TIME_OVERHEAD = 0.4, 0.12
+
+# torch imports the second one, for a second, at the first use of a dispatch mode.
+_PRELOAD = ("harness.worker", "torch._dynamo")
 
 T = TypeVar("T")
 
@@ -189,7 +191,8 @@ class _Run:
         start = time.monotonic()
         # pebble reads the context from `context` though it documents `mp_context`, which it
         # ignores, and then forks this very process.
-        options: dict[str, Any] = {"context": _context(), "mp_context": _context()}
+        context = fresh_processes(*_PRELOAD)
+        options: dict[str, Any] = {"context": context, "mp_context": context}
         remote = process(timeout=limit, daemon=False, **options)(worker.call)
         future = remote(self.settings.plugins, function, *arguments)
         self.running.add(future)
@@ -199,22 +202,10 @@ class _Run:
             future.cancel()
             raise
         except Exception as error:
-            outcome, value = _violent_end(error, limit), None
+            outcome, value = violent_end(error, limit), None
         finally:
             self.running.discard(future)
         return _Result(outcome, value, time.monotonic() - start)
-
-
-def _violent_end(error: BaseException, limit: float) -> Outcome:
-    """Names the way in which a worker ended that could not tell it itself."""
-    if isinstance(error, TimeoutError):
-        return Outcome(Status.TIMEOUT, f"not done after {limit:g} s")
-    if isinstance(error, ProcessExpired):
-        code = error.exitcode
-        names = {-int(number): number.name for number in signal.Signals}
-        how = names.get(code, f"exit code {code}") if code is not None else "unknown means"
-        return Outcome(Status.CRASHED, f"the worker process ended by {how}")
-    return outcome_of(error)
 
 
 def _groups(cells: list[Cell], scratch: Path) -> list[_Group]:
@@ -225,13 +216,3 @@ def _groups(cells: list[Cell], scratch: Path) -> list[_Group]:
     for index, group in enumerate(groups.values()):
         group.reference = scratch / f"{index}.pt"
     return list(groups.values())
-
-
-def _context() -> BaseContext:
-    """Returns a context whose workers are fresh processes in which torch is imported already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # torch imports the second one, for a second, at the first use of a dispatch mode.
-    context.set_forkserver_preload(["harness.worker", "torch._dynamo"])
-    return context

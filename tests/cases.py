@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from estimators import BilevelProblem
+from estimators import BilevelProblem, MetaGradient, create
 from tests.oracle import Loss, Oracle
 
 
@@ -158,6 +158,12 @@ def case(name: str, dtype: torch.dtype = torch.float64) -> Case:
 
 
 CURVED = [name for name in NAMES if case(name).curved]
+
+
+def estimate(spec: str, name: str, steps: int) -> MetaGradient:
+    """Returns what an estimator makes of a case at a depth."""
+    found = case(name)
+    return create(spec)(found.problem(steps), found.params)
 
 
 @cache

@@ -5,12 +5,13 @@ everything is float64.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 
@@ -30,8 +31,8 @@ def unflatten(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def relative_error(estimate: dict[str, Tensor], reference: Tensor) -> float:
-    """Returns the distance of an estimate from a reference, over the reference's norm."""
-    return float((flatten(estimate) - reference).norm() / reference.norm())
+    """Returns the distance of an estimate from a reference, over the reference's norm if any."""
+    return float((flatten(estimate) - reference).norm()) / (float(reference.norm()) or 1.0)
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,25 @@ class Oracle:
         """Returns A_{K-L} ... A_{K-1} g."""
         return self.product(list(range(self.steps - order, self.steps)))
 
-    def binomial(self, order: int) -> Tensor:
-        """Returns Eq. 8 of arXiv 2604.13263, one subset k_1 < ... < k_l of the steps at a time."""
+    def subset_sum(self, size: int, window: int | None = None) -> Tensor:
+        """Returns the sum of H_{k_1} ... H_{k_l} g over the subsets k_1 < ... < k_l of one size.
+
+        They are subsets of the last `window` steps where that is given, and of all steps else.
+        """
+        first = 0 if window is None else self.steps - window
         total = torch.zeros_like(self.outer_gradient)
-        for size in range(order + 1):
-            for subset in combinations(range(self.steps), size):
-                term = self.outer_gradient
-                for k in reversed(subset):
-                    term = self.hessians[k] @ term
-                total = total + (-self.step_size) ** size * term
+        for subset in combinations(range(first, self.steps), size):
+            term = self.outer_gradient
+            for k in reversed(subset):
+                term = self.hessians[k] @ term
+            total = total + term
         return total
+
+    def binomial(self, order: int, window: int | None = None, scale: float | None = None) -> Tensor:
+        """Returns Eq. 8 of arXiv 2604.13263, with `scale` in place of alpha if that is given."""
+        alpha = self.step_size if scale is None else scale
+        terms = [(-alpha) ** size * self.subset_sum(size, window) for size in range(order + 1)]
+        return torch.stack(terms).sum(0)
 
     def reptile(self) -> Tensor:
         """Returns the sum of the inner gradients along the descent."""
@@ -144,6 +154,12 @@ class Oracle:
         solution: Tensor = torch.linalg.solve(self._proximal_hessian(point, lam) / lam, g)
         return solution
 
+    def neumann(self, point: Tensor, lam: float, terms: int) -> Tensor:
+        """Returns sum_{j=0..J} (-H/lam)^j g with H and g at a flat point."""
+        matrix = -self.hessian(point) / lam
+        powers = [torch.linalg.matrix_power(matrix, j) for j in range(terms + 1)]
+        return torch.stack(powers).sum(0) @ self.gradient(self.outer_loss, point)
+
     def implicit_in_krylov_space(self, point: Tensor, lam: float, size: int) -> Tensor:
         """Returns the best approximation of `implicit` in span{g, A g, ..., A^{size-1} g}.
 
@@ -171,6 +187,78 @@ class Oracle:
 
     def _proximal_hessian(self, point: Tensor, lam: float) -> Tensor:
         return self.hessian(point) + lam * torch.eye(len(point), dtype=point.dtype)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Descent with a step size for each entry, and with momentum; Jacobians carried forward.
+
+    v_{k+1} = mu v_k + grad inner_loss(phi_k),  phi_{k+1} = phi_k - a v_{k+1}.
+
+    Attributes:
+        reference: the losses, K and theta; its own step size is not used.
+        sizes: a, tensors that broadcast to the parameters.
+        momentum: mu.
+        velocity: v_0, flat; zero if it is not given.
+    """
+
+    reference: Oracle
+    sizes: dict[str, Tensor]
+    momentum: float = 0.0
+    velocity: Tensor | None = None
+
+    @cached_property
+    def states(self) -> list[tuple[Tensor, Tensor]]:
+        """(phi_0, v_0), ..., (phi_K, v_K)."""
+        reference, sizes = self.reference, self._spread @ flatten(self.sizes)
+        phi = flatten(reference.theta)
+        v = torch.zeros_like(phi) if self.velocity is None else self.velocity
+        states = [(phi, v)]
+        for _ in range(reference.steps):
+            v = self.momentum * v + reference.gradient(reference.inner_loss, phi)
+            phi = phi - sizes * v
+            states.append((phi, v))
+        return states
+
+    @property
+    def adapted(self) -> Tensor:
+        """phi_K."""
+        return self.states[-1][0]
+
+    @property
+    def outer_gradient(self) -> Tensor:
+        """The gradient of the outer loss at phi_K."""
+        return self.reference.gradient(self.reference.outer_loss, self.adapted)
+
+    @cached_property
+    def gradients(self) -> tuple[Tensor, Tensor]:
+        """The derivatives of the outer loss at phi_K by theta and by the sizes, v_0 fixed."""
+        sizes = (self._spread @ flatten(self.sizes)).diag()
+        by_theta = torch.eye(len(sizes), dtype=sizes.dtype)
+        by_sizes = torch.zeros_like(self._spread)
+        v_by_theta, v_by_sizes = torch.zeros_like(by_theta), torch.zeros_like(by_sizes)
+        for (phi, _), (_, v) in pairwise(self.states):
+            hessian = self.reference.hessian(phi)
+            v_by_theta = self.momentum * v_by_theta + hessian @ by_theta
+            v_by_sizes = self.momentum * v_by_sizes + hessian @ by_sizes
+            by_theta = by_theta - sizes @ v_by_theta
+            by_sizes = by_sizes - sizes @ v_by_sizes - v.diag() @ self._spread
+        return by_theta.T @ self.outer_gradient, by_sizes.T @ self.outer_gradient
+
+    def last(self, steps: int) -> "Descent":
+        """Returns the last steps as a descent of their own, from where those before them led."""
+        phi, v = self.states[self.reference.steps - steps]
+        start = unflatten(phi, self.reference.theta)
+        return replace(
+            self, reference=replace(self.reference, steps=steps, theta=start), velocity=v
+        )
+
+    @cached_property
+    def _spread(self) -> Tensor:
+        """The matrix that takes the entries of the sizes to those of the parameters."""
+        places = unflatten(torch.arange(len(flatten(self.sizes))), self.sizes)
+        columns = {n: places[n].expand_as(value) for n, value in self.reference.theta.items()}
+        return one_hot(flatten(columns), len(flatten(self.sizes))).double()
 
 
 def central_difference(

@@ -118,6 +118,11 @@ SLIPS = [
     (["summary", "--store", "empty"], "no results in empty"),
     (["summary", "--store", "a-file"], "no results in a-file"),
     (["summary", "--store", "broken"], "broken/runs/x.jsonl: "),
+    (["check", "fomalm"], "unknown estimator 'fomalm'; did you mean fomaml"),
+    (["check", "binom"], "binom: option 'order' is missing"),
+    (["check", "binom(order=x)"], "cannot read 'binom(order=x)'"),
+    (["check", "fomaml", "--time-limit", "0"], "--time-limit 0 must be positive"),
+    (["check", "fomaml", "--import", "raises.py"], "cannot be imported (KeyError: 'inside')"),
     (["bench"], "no asv.conf.json here; run this in the folder of the checkout"),
 ]
 
@@ -221,7 +226,7 @@ def test_list_names_everything(folder: Path, call: Call) -> None:
 def test_help_names_the_commands(call: Call) -> None:
     code, out, _ = call("--help")
     assert code == 0
-    assert {"run", "list", "summary", "bench", "report"} <= set(out.split())
+    assert {"run", "check", "list", "summary", "bench", "report"} <= set(out.split())
 
 
 def test_a_run_ends_in_a_table_and_in_the_store(folder: Path) -> None:

@@ -1,24 +1,26 @@
 """What every estimator computes and counts, against the dense reference, in float64."""
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from estimators import BilevelProblem, MetaGradient, OptionError, Params, create
+from estimators import BilevelProblem, OptionError, Params, create
+from estimators.cascade import elementary_sums
 from estimators.hvp import count_hvps
-from tests.cases import CURVED, NAMES, case, oracle
-from tests.oracle import Oracle, relative_error
+from tests.cases import NAMES, case, estimate, oracle
+from tests.oracle import Descent, flatten, relative_error, unflatten
 
 DEEPEST = 6
 DEPTHS = range(DEEPEST + 1)
 ORDERS = [(steps, order) for steps in DEPTHS for order in range(steps + 1)]
+WINDOWS = [
+    (steps, window, order)
+    for steps in range(6)
+    for window in range(steps + 1)
+    for order in range(window + 1)
+]
 EXACT = 1e-10
-
-
-def estimate(spec: str, name: str, steps: int) -> MetaGradient:
-    found = case(name)
-    return create(spec)(found.problem(steps), found.params)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +28,58 @@ def estimate(spec: str, name: str, steps: int) -> MetaGradient:
 def test_binom_is_the_sum_over_subsets(name: str, steps: int, order: int) -> None:
     result = estimate(f"binom(order={order})", name, steps)
     assert relative_error(result.gradient, oracle(name, steps).binomial(order)) < EXACT
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("steps", "window", "order"), WINDOWS)
+def test_hybrid_is_the_sum_over_subsets_of_the_last_steps(
+    name: str, steps: int, window: int, order: int
+) -> None:
+    result = estimate(f"hybrid(order={order}, window={window})", name, steps)
+    expansion = oracle(name, steps).binomial(order, window)
+    assert relative_error(result.gradient, expansion) < EXACT
+    assert relative_error(result.adapted, oracle(name, steps).iterates[-1]) < EXACT
+    assert (result.hvps, result.serial_depth) == (order * (window - order + 1), order)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("order", range(6))
+def test_limits_of_hybrid_are_binom_and_truncated(name: str, order: int) -> None:
+    for window, spec in ((5, f"binom(order={order})"), (order, f"truncated(order={order})")):
+        hybrid, limit = (
+            estimate(each, name, 5) for each in (f"hybrid(order={order}, window={window})", spec)
+        )
+        assert relative_error(hybrid.gradient, flatten(limit.gradient)) < EXACT, spec
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("steps", "order"), ORDERS)
+def test_released_binom_scales_the_step_by_order_over_depth(
+    name: str, steps: int, order: int
+) -> None:
+    result = estimate(f"binom-released(order={order})", name, steps)
+    scale = case(name).step_size * order / (steps or 1)
+    expansion = oracle(name, steps).binomial(order, scale=scale)
+    assert relative_error(result.gradient, expansion) < EXACT
+    assert relative_error(result.adapted, oracle(name, steps).iterates[-1]) < EXACT
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", DEPTHS)
+def test_elementary_sums_run_over_the_subsets_of_one_size(name: str, steps: int) -> None:
+    found, reference = case(name), oracle(name, steps)
+    points = [unflatten(phi, found.params) for phi in reference.iterates[:-1]]
+    g = unflatten(reference.outer_gradient, found.params)
+    for order in range(steps + 1):
+        with count_hvps() as counter:
+            sums = elementary_sums(
+                found.inner_loss, points, g, order, scale=found.step_size, engine="reverse"
+            )
+        assert counter.products == order * (steps - order) + order * (order + 1) // 2
+        assert len(sums) == order
+        for size, total in enumerate(sums, start=1):
+            expected = (-found.step_size) ** size * reference.subset_sum(size)
+            assert relative_error(total, expected) < EXACT
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,6 +98,44 @@ def test_exact_estimators_are_the_whole_product(name: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", range(11))
+def test_maml_with_checkpoints_is_exact(name: str, steps: int) -> None:
+    result = estimate("maml(checkpoint='sqrt')", name, steps)
+    reference = oracle(name, steps)
+    assert relative_error(result.gradient, reference.exact()) < EXACT
+    assert relative_error(result.adapted, reference.iterates[-1]) < EXACT
+    assert result.hvps == result.serial_depth == steps
+
+
+@pytest.mark.parametrize(("checkpoint", "evaluations"), [("none", 10), ("sqrt", 20)])
+def test_checkpoints_make_each_step_twice(checkpoint: str, evaluations: int) -> None:
+    found, calls = case("quartic"), 0
+
+    def inner_loss(params: Params) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return found.inner_loss(params)
+
+    problem = BilevelProblem(inner_loss, found.outer_loss, found.step_size, 10)
+    create("maml", checkpoint=checkpoint)(problem, found.params)
+    assert calls == evaluations
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", DEPTHS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 5e-3)], ids=str
+)
+def test_hf_maml_is_nearly_exact_on_smooth_losses(
+    name: str, steps: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    found = case(name, dtype)
+    result = create("hf-maml")(found.problem(steps), found.params)
+    assert relative_error(result.gradient, oracle(name, steps).exact()) < tolerance
+    assert result.hvps == result.serial_depth == steps
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("steps", DEPTHS)
 def test_first_order_estimators_are_the_outer_gradient(name: str, steps: int) -> None:
     for spec in ("fomaml", "binom(order=0)", "truncated(order=0)"):
@@ -58,6 +150,118 @@ def test_reptile_is_the_sum_of_inner_gradients(name: str, steps: int) -> None:
     assert relative_error(result.gradient, oracle(name, steps).reptile()) < EXACT
 
 
+def geometric(steps: int, ratio: float) -> list[float]:
+    raw = [ratio ** (steps - j) for j in range(1, steps + 1)]
+    return [weight / sum(raw) for weight in raw]
+
+
+MEANS: dict[str, Callable[[int], list[float]]] = {
+    "mixed": lambda steps: [1 / steps] * steps,
+    "mixed(weights='geometric')": lambda steps: geometric(steps, 0.5),
+    "mixed(weights='geometric', ratio=0.8)": lambda steps: geometric(steps, 0.8),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", DEPTHS[1:])
+def test_mixed_is_the_weighted_mean_of_exact_gradients(name: str, steps: int) -> None:
+    given = (0, 2, 0, 0.5, 0, 3)[-steps:]
+    means = {spec: weights(steps) for spec, weights in MEANS.items()}
+    means[f"mixed(weights={given})"] = [weight / sum(given) for weight in given]
+    for spec, weights in means.items():
+        assert sum(weights) == pytest.approx(1)
+        exact = [weight * oracle(name, j).exact() for j, weight in enumerate(weights, start=1)]
+        result = estimate(spec, name, steps)
+        assert relative_error(result.gradient, torch.stack(exact).sum(0)) < EXACT, spec
+        assert result.hvps == result.serial_depth == steps
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("spec", MEANS)
+def test_mixed_at_depth_0_is_the_outer_gradient(name: str, spec: str) -> None:
+    result = estimate(spec, name, 0)
+    assert relative_error(result.gradient, oracle(name, 0).outer_gradient) < EXACT
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("spec", [*MEANS, "mixed(weights=(2, 0, 1, 3))", "anil"])
+def test_exact_estimators_of_another_objective_know_it(name: str, steps: int, spec: str) -> None:
+    found, estimator = case(name), create(spec)
+    if estimator.misfit(steps):
+        pytest.skip("weights for another depth")
+    own = estimator.own_exact_gradient(found.problem(steps), found.params)
+    assert own is not None
+    assert relative_error(own, flatten(estimate(spec, name, steps).gradient)) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mixed(weights='linear')", "'uniform' nor 'geometric'"),
+        ("mixed(weights=(1, 0))", "last above 0"),
+        ("mixed(weights=(-1, 1))", "0 or more"),
+        ("mixed(weights=())", "must be numbers"),
+        ("mixed(weights=('a', 'b'))", "must be numbers"),
+        ("mixed(weights=(1, 2))", "2 weights were given for depth 3"),
+        ("mixed(weights='geometric', ratio=1.0)", "between 0 and 1"),
+        ("hybrid(order=2, window=1)", "order <= window <= K"),
+        ("hybrid(order=-1, window=1)", "order=-1"),
+        ("hybrid(order=1, window=4)", "more than the depth 3"),
+        ("binom-released(order=4)", "outside 0..3"),
+        ("neumann(terms=-1)", "0 or more"),
+        ("neumann(terms=1, lam=0.0)", "positive"),
+        ("maml(checkpoint='log')", "none.*sqrt"),
+        ("anil(head='crown')", "'crown'.*first, second"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        estimate(spec, "mlp", 3)
+
+
+HEADS = {
+    "quartic": [("anil", ["w"])],
+    "mlp": [("anil", ["second"]), ("anil(head='first')", ["first"])],
+    "convolution": [("anil", ["head"]), ("anil(head='scale')", ["scale"])],
+    "linear": [("anil", ["w"])],
+    "uneven": [("anil", ["inner"]), ("anil(head='both')", ["both"])],
+}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+@pytest.mark.parametrize("name", NAMES)
+def test_anil_descends_and_differentiates_on_the_head_alone(name: str, steps: int) -> None:
+    found = case(name)
+    for spec, head in HEADS[name]:
+        sizes = {
+            key: torch.tensor(found.step_size if key in head else 0, dtype=torch.float64)
+            for key in found.params
+        }
+        reference = Descent(oracle(name, steps), sizes)
+        result = estimate(spec, name, steps)
+        assert relative_error(result.gradient, reference.gradients[0]) < EXACT, spec
+        assert relative_error(result.adapted, reference.adapted) < EXACT, spec
+        assert result.hvps == result.serial_depth == steps
+        for key in found.params.keys() - set(head):
+            assert torch.equal(result.adapted[key], found.params[key])
+
+
+@pytest.mark.parametrize(
+    ("spec", "adapted"),
+    [("anil", ["net.4.weight", "net.4.bias"]), ("anil(head='net')", None)],
+)
+def test_head_of_anil_is_a_whole_module(spec: str, adapted: list[str] | None) -> None:
+    names = ["net.40.weight", "net.4.weight", "net.0.weight", "net.4.bias"]
+
+    def loss(params: Params) -> torch.Tensor:
+        return torch.stack([params[key].exp() for key in names]).sum()
+
+    params = {key: torch.ones(()) for key in names}
+    result = create(spec)(BilevelProblem(loss, loss, 0.1, 1), params)
+    assert [key for key in names if result.adapted[key] != 1] == (adapted or names)
+
+
 @pytest.mark.parametrize(("steps", "order"), ORDERS)
 def test_products_are_counted_as_the_formulas_say(steps: int, order: int) -> None:
     expected = {
@@ -67,6 +271,7 @@ def test_products_are_counted_as_the_formulas_say(steps: int, order: int) -> Non
         "reptile": (0, 0),
         f"truncated(order={order})": (order, order),
         f"binom(order={order})": (order * (steps - order + 1), order),
+        f"binom-released(order={order})": (order * (steps - order + 1), order),
     }
     for spec, (hvps, serial_depth) in expected.items():
         result = estimate(spec, "quartic", steps)
@@ -76,99 +281,13 @@ def test_products_are_counted_as_the_formulas_say(steps: int, order: int) -> Non
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("steps", "order"), [(1, 1), (3, 2), (5, 1), (5, 4), (6, 3)])
 def test_products_are_counted_as_they_are_taken(name: str, steps: int, order: int) -> None:
-    for spec in ("adjoint", f"binom(order={order})", f"imaml(lam=4.0, cg_steps={order})"):
+    specs = ["adjoint", "hf-maml", "mixed", "mixed(weights='geometric')"]
+    specs += [f"imaml(lam=4.0, cg_steps={order})", f"neumann(lam=4.0, terms={order})"]
+    specs += [f"binom(order={order})", f"binom-released(order={order})"]
+    for spec in (*specs, f"hybrid(order={order}, window={steps})"):
         with count_hvps() as counter:
             result = estimate(spec, name, steps)
         assert result.hvps == counter.products > 0, spec
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", [0, 1, 3])
-def test_imaml_descends_the_proximal_loss(name: str, steps: int) -> None:
-    lam = case(name).lam
-    result = estimate(f"imaml(lam={lam})", name, steps)
-    end = oracle(name, steps).proximal_descent(lam)
-    assert relative_error(result.adapted, end) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", [1, 5])
-def test_imaml_solves_the_implicit_system_where_it_adapted_to(name: str, steps: int) -> None:
-    lam, reference = case(name).lam, oracle(name, steps)
-    result = estimate(f"imaml(lam={lam}, cg_steps=60, tolerance=1e-14)", name, steps)
-    solution = reference.implicit(reference.proximal_descent(lam), lam)
-    assert relative_error(result.gradient, solution) < EXACT
-
-
-@pytest.mark.parametrize("name", CURVED)
-@pytest.mark.parametrize("cg_steps", [1, 2, 3, 4])
-def test_imaml_stops_after_the_steps_it_is_given(name: str, cg_steps: int) -> None:
-    lam, reference = case(name).lam, oracle(name, 3)
-    result = estimate(f"imaml(lam={lam}, cg_steps={cg_steps})", name, 3)
-    best = reference.implicit_in_krylov_space(reference.proximal_descent(lam), lam, cg_steps)
-    assert relative_error(result.gradient, best) < 1e-8
-    assert result.hvps == result.serial_depth == cg_steps
-
-
-def test_imaml_stops_at_its_tolerance() -> None:
-    lam, reference = case("mlp").lam, oracle("mlp", 3)
-    solution = reference.implicit(reference.proximal_descent(lam), lam)
-    close = estimate(f"imaml(lam={lam}, cg_steps=60, tolerance=1e-6)", "mlp", 3)
-    rough = estimate(f"imaml(lam={lam}, cg_steps=60, tolerance=0.01)", "mlp", 3)
-    assert relative_error(close.gradient, solution) < 1e-5
-    assert 1e-5 < relative_error(rough.gradient, solution) < 0.05
-    assert rough.hvps < close.hvps < 60
-
-
-def test_tolerance_of_imaml_is_relative() -> None:
-    found = case("mlp")
-    faint = replace(found, outer_loss=lambda params: 1e-6 * found.outer_loss(params))
-    imaml = create("imaml(lam=1.0, cg_steps=60, tolerance=0.01)")
-    results = [imaml(each.problem(3), each.params) for each in (found, faint)]
-    assert results[0].hvps == results[1].hvps
-
-
-def test_imaml_needs_one_product_where_there_is_no_curvature() -> None:
-    result = estimate("imaml(lam=1.0)", "linear", 3)
-    assert result.hvps == result.serial_depth == 1
-
-
-def test_imaml_stops_where_the_curvature_is_negative() -> None:
-    def inner_loss(params: Params) -> torch.Tensor:
-        return 0.5 * (params["w"].square() * torch.tensor([1.0, -3.0]).double()).sum()
-
-    def outer_loss(params: Params) -> torch.Tensor:
-        return params["w"] @ torch.tensor([3.0, 1.0]).double()
-
-    theta = {"w": torch.ones(2).double()}
-    result = create("imaml(lam=1.0)")(BilevelProblem(inner_loss, outer_loss, 0.1, 1), theta)
-    reference = Oracle(inner_loss, outer_loss, 0.1, 1, theta)
-    one_step = reference.implicit_in_krylov_space(reference.proximal_descent(1.0), 1.0, 1)
-    assert result.hvps == 2
-    assert relative_error(result.gradient, one_step) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", [0, 1, 5])
-def test_imaml_knows_its_own_exact_gradient(name: str, steps: int) -> None:
-    found = case(name)
-    own = create("imaml", lam=found.lam).own_exact_gradient(found.problem(steps), found.params)
-    assert own is not None
-    assert relative_error(own, oracle(name, steps).proximal_exact(found.lam)) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_imaml_is_exact_at_the_minimiser(name: str) -> None:
-    found, reference = case(name), oracle(name, 250)
-    imaml = create("imaml", lam=found.lam, cg_steps=60)
-    problem = found.problem(250)
-    result = imaml(problem, found.params)
-    own = imaml.own_exact_gradient(problem, found.params)
-    assert own is not None
-    minimiser = reference.proximal_minimiser(found.lam)
-    assert relative_error(result.adapted, minimiser) < 1e-8
-    assert relative_error(result.gradient, reference.implicit(minimiser, found.lam)) < 1e-8
-    assert relative_error(own, reference.implicit(minimiser, found.lam)) < 1e-8
 
 
 @pytest.mark.parametrize("spec", ["maml", "adjoint", "fomaml", "binom(order=1)", "imaml(lam=2.0)"])

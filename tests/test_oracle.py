@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.cases import CURVED, NAMES, case, oracle
-from tests.oracle import Oracle, central_difference, flatten, unflatten
+from tests.oracle import Descent, Oracle, central_difference, flatten, unflatten
 
 STEPS = 5
 
@@ -76,6 +76,76 @@ def test_hessian_is_the_derivative_of_the_gradient(name: str) -> None:
         assert relative(hessian @ direction, slopes) < 1e-7
 
 
+def descent(name: str, steps: int) -> Descent:
+    """A descent with momentum, from some velocity, with step sizes of several shapes."""
+    reference = oracle(name, steps)
+    size = len(flatten(reference.theta))
+    spread, velocity, *_ = 0.2 * directions(size)
+    sizes = {
+        key: reference.step_size * (1 + value[:1] if value.dim() else 1 + value)
+        for key, value in reversed(unflatten(spread, reference.theta).items())
+    }
+    return Descent(reference, sizes, momentum=0.7, velocity=velocity)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_a_descent_are_the_derivatives_of_its_adapted_loss(name: str) -> None:
+    moving, reference = descent(name, STEPS), oracle(name, STEPS)
+    theta, sizes = flatten(reference.theta), flatten(moving.sizes)
+
+    def adapted_loss(flat: Tensor) -> float:
+        start, steps = flat[: len(theta)], flat[len(theta) :]
+        moved = replace(
+            moving,
+            reference=replace(reference, theta=unflatten(start, reference.theta)),
+            sizes=unflatten(steps, moving.sizes),
+        )
+        return float(reference.value(reference.outer_loss, moved.adapted))
+
+    probes = torch.cat([torch.ones_like(theta), sizes]).diag()
+    slopes = central_difference(adapted_loss, torch.cat([theta, sizes]), probes)
+    assert relative(probes @ torch.cat(moving.gradients), slopes) < 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_descent_of_one_step_size_is_that_of_the_product_of_steps(name: str) -> None:
+    reference = oracle(name, STEPS)
+    alpha = torch.tensor(reference.step_size, dtype=torch.float64)
+    sizes = dict.fromkeys(reference.theta, alpha)
+    plain = Descent(reference, sizes)
+    assert relative(plain.adapted, reference.iterates[-1]) < 1e-13
+    assert relative(plain.gradients[0], reference.exact()) < 1e-13
+    for order in range(STEPS + 1):
+        tail = plain.last(order)
+        assert relative(tail.adapted, plain.adapted) < 1e-13
+        assert relative(tail.gradients[0], reference.truncated(order)) < 1e-13
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_last_steps_of_a_descent_lead_where_it_leads(name: str) -> None:
+    reference = descent(name, STEPS)
+    for order in range(STEPS + 1):
+        assert relative(reference.last(order).adapted, reference.adapted) < 1e-13
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_and_scales_of_the_expansion(name: str) -> None:
+    reference = oracle(name, STEPS)
+    for order in range(STEPS + 1):
+        assert relative(reference.binomial(order, window=order), reference.truncated(order)) < 1e-13
+        whole = reference.binomial(order, window=STEPS, scale=reference.step_size)
+        assert torch.equal(whole, reference.binomial(order))
+        assert torch.equal(reference.binomial(order, scale=0.0), reference.outer_gradient)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_series_nears_the_implicit_solution(name: str) -> None:
+    reference = oracle(name, STEPS)
+    point = reference.iterates[-1]
+    lam = 1 + 2 * float(torch.linalg.matrix_norm(reference.hessian(point), ord=2))
+    assert relative(reference.neumann(point, lam, 60), reference.implicit(point, lam)) < 1e-12
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_ends_of_the_expansions(name: str) -> None:
     reference = oracle(name, STEPS)
@@ -132,5 +202,8 @@ def test_every_order_gives_something_else(name: str) -> None:
     reference = oracle(name, STEPS)
     estimates = [reference.binomial(order) for order in range(STEPS + 1)]
     estimates += [reference.truncated(order) for order in range(1, STEPS)]
+    estimates += [reference.binomial(2, window) for window in range(3, STEPS)]
+    scale = reference.step_size / STEPS
+    estimates += [reference.binomial(order, scale=order * scale) for order in range(1, STEPS)]
     for one, other in combinations(estimates, 2):
         assert relative(one, other) > 1e-6

@@ -1,4 +1,6 @@
-"""Bias before and after exact meta-training on the sinusoid: `python -m harness.studies.calibration`.
+"""Bias before and after exact meta-training on the sinusoid.
+
+    python -m harness.studies.calibration
 
 Exact meta-training drives alpha lambda_max towards 1, where Eq. 8 fails and the calibrated
 cascade does not. Prints a Markdown table: median relative error over held-out tasks, in float64.
