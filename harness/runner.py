@@ -26,9 +26,6 @@ from harness.processes import fresh_processes, violent_end
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
 _SCORE_OVERHEAD, _TIME_OVERHEAD = 0.4, 0.12
 
-# torch imports the second one, for a second, at the first use of a dispatch mode.
-_PRELOAD = ("harness.worker", "torch._dynamo")
-
 T = TypeVar("T")
 
 
@@ -191,8 +188,7 @@ class _Run:
         start = time.monotonic()
         # pebble reads the context from `context` though it documents `mp_context`, which it
         # ignores, and then forks this very process.
-        context = fresh_processes(*_PRELOAD)
-        options: dict[str, Any] = {"context": context, "mp_context": context}
+        options: dict[str, Any] = {"context": fresh_processes(), "mp_context": fresh_processes()}
         remote = process(timeout=limit, daemon=False, **options)(worker.call)
         future = remote(self.settings.plugins, function, *arguments)
         self.running.add(future)

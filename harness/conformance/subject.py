@@ -1,0 +1,258 @@
+"""The estimator under test, and what all checks on it share."""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from estimators import BilevelProblem, Estimator, MetaGradient, OptionError, Params, create
+from estimators.registry import ESTIMATORS
+from harness.conformance.cases import SYNTHETIC, TASKS, Case, case
+from harness.conformance.telling import NotApplicable, Violation, told
+
+_DEEPEST = 32  # where the search for a depth that suits the estimator ends
+_SMALL = TASKS[:2]  # stand in where all synthetic cases are refused
+_COMPILED = ("mlp", "uneven")  # each costs a compiled program seconds to minutes
+
+
+class Subject:
+    """An estimator under test.
+
+    Args:
+        text: its specification.
+
+    Raises:
+        OptionError: it cannot be created.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.estimator = self.another()
+        self._prepared: dict[str, Estimator] = {}
+        self._tried: dict[str, MetaGradient | BaseException] = {}
+
+    def another(self) -> Estimator:
+        """Creates the estimator once more.
+
+        Raises:
+            OptionError: it cannot be created.
+        """
+        try:
+            made: object = create(self.text)
+        except OptionError:
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OptionError(f"{self.text} cannot be created ({what})") from error
+        if not isinstance(made, Estimator):
+            raise OptionError(
+                f"{self.text} makes a {type(made).__name__}; its class must be a subclass of "
+                "estimators.Estimator"
+            )
+        return made
+
+    @cached_property
+    def spec(self) -> str:
+        """The canonical specification."""
+        return ESTIMATORS.canonical(self.text)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether each new problem means waiting for a compiler."""
+        return getattr(self.estimator, "compiled", False) is True
+
+    @cached_property
+    def depths(self) -> tuple[int, ...]:
+        """1 and 3, or what of that the estimator can do; else the depth nearest to 3.
+
+        Raises:
+            Violation: the estimator fits no depth.
+        """
+        fitting = [k for k in range(1, _DEEPEST + 1) if not self.estimator.misfit(k)]
+        if not fitting:
+            raise Violation(
+                f"misfit() names every depth from 1 to {_DEEPEST}, the last one since: "
+                f"{self.estimator.misfit(_DEEPEST)}"
+            )
+        deep = min(fitting, key=lambda k: (abs(k - 3), k))
+        return (deep,) if self.compiled or 1 not in fitting else tuple(sorted({1, deep}))
+
+    @property
+    def depth(self) -> int:
+        """K of all checks that need one depth alone."""
+        return self.depths[-1]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Cases to try it on; where all those are refused, tasks of the harness in their place."""
+        if self.compiled:
+            return _COMPILED
+        refused = all(isinstance(self.tried(name), OptionError) for name in SYNTHETIC)
+        return (*SYNTHETIC, *_SMALL) if refused else SYNTHETIC
+
+    def cases(self, *only: str) -> list[str]:
+        """Returns the cases that an ordinary call gets through: what further checks are made on.
+
+        Args:
+            *only: the cases wanted; all cases, if none is named or these are refused.
+
+        Raises:
+            NotApplicable: there is none.
+        """
+        good = [name for name in self.names if isinstance(self.tried(name), MetaGradient)]
+        if not good:
+            raise NotApplicable("no call ends well; see the first check")
+        return [name for name in only if name in good] or good
+
+    def tried(self, name: str) -> MetaGradient | BaseException:
+        """Returns how an ordinary call on a case ends, in float64; it is made once.
+
+        Args:
+            name: of the case.
+        """
+        if name not in self._tried:
+            try:
+                self._tried[name] = self.run(case(name))
+            except (Exception, SystemExit) as error:
+                self._tried[name] = error
+        return self._tried[name]
+
+    def prepared(self, name: str) -> Estimator:
+        """Returns the estimator, calibrated on other draws of a case where it wants to be.
+
+        Args:
+            name: of the case.
+        """
+        if name not in self._prepared:
+            self._prepared[name] = self.calibrated(case(name))
+        return self._prepared[name]
+
+    def calibrated(self, found: Case) -> Estimator:
+        """Creates the estimator once more and calibrates it if it is due.
+
+        Args:
+            found: the case; it is calibrated on other draws of it, in float64.
+        """
+        estimator = self.another()
+        if estimator.due:
+            draws = range(1, max(1, estimator.probes) + 1)
+            problems = [case(found.name, draw=draw).problem(self.depth) for draw in draws]
+            estimator.calibrate(problems, {k: v.double() for k, v in found.params.items()})
+        return estimator
+
+    def run(
+        self, found: Case, problem: BilevelProblem | None = None, params: Params | None = None
+    ) -> MetaGradient:
+        """Calls the estimator.
+
+        Args:
+            found: the case.
+            problem: that of the case at `depth`, if None.
+            params: copies of the case's, if None.
+
+        Raises:
+            Violation: what it returns is malformed.
+        """
+        params = copied(found.params) if params is None else params
+        problem = found.problem(self.depth) if problem is None else problem
+        result = self.prepared(found.name)(problem, params)
+        refuse_malformed(result, problem, params)
+        return result
+
+    def has_own_objective(self, found: Case) -> bool:
+        """Tells whether it follows another objective than the outer loss after K steps.
+
+        Args:
+            found: the case.
+
+        Raises:
+            NotApplicable: it fails to tell; there is a check for that.
+        """
+        try:
+            own = self.prepared(found.name).own_exact_gradient(
+                found.problem(self.depth), copied(found.params)
+            )
+        except (Exception, SystemExit) as error:
+            raise NotApplicable(f"own_exact_gradient: {told(error, self.estimator)}") from error
+        return own is not None
+
+
+def copied(params: Params) -> Params:
+    """Returns copies that no graph leads to."""
+    return {name: value.detach().clone() for name, value in params.items()}
+
+
+def refuse_malformed(result: object, problem: BilevelProblem, params: Params) -> None:
+    """Checks everything about a result that does not need its numbers.
+
+    Args:
+        result: what the estimator returned.
+        problem: what it was called with.
+        params: likewise.
+
+    Raises:
+        Violation: something is not as it must be.
+    """
+    if not isinstance(result, MetaGradient):
+        raise Violation(f"it returns a {type(result).__name__}, not a MetaGradient")
+    refuse_mismatched("gradient", result.gradient, params)
+    refuse_mismatched("adapted", result.adapted, params)
+    loss = result.outer_loss
+    if not isinstance(loss, Tensor) or loss.shape != ():
+        what = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise Violation(f"outer_loss is {what}; it must be a tensor without dimensions")
+    for what in ("hvps", "serial_depth"):
+        count = getattr(result, what)
+        if type(count) is not int:
+            raise Violation(f"{what} is a {type(count).__name__}; it must be an int")
+    if not 0 <= result.serial_depth <= result.hvps:
+        raise Violation(
+            f"serial_depth={result.serial_depth} and hvps={result.hvps}; the products that wait "
+            "for one another are 0 or more, and no more than all"
+        )
+    sizes = result.step_size_gradient
+    if sizes is not None:
+        if not isinstance(problem.step_size, dict):
+            raise Violation("step_size_gradient must be None where the step size is one number")
+        refuse_mismatched("step_size_gradient", sizes, problem.step_size)
+
+
+def refuse_mismatched(what: str, tensors: object, like: Params) -> None:
+    """Checks that tensors are keyed, shaped and typed as others are.
+
+    Args:
+        what: these tensors' name.
+        tensors: a dictionary, if all is well.
+        like: the others.
+
+    Raises:
+        Violation: they are not.
+    """
+    if not isinstance(tensors, dict):
+        raise Violation(f"{what} is a {type(tensors).__name__}; it must be a dict of tensors")
+    if list(tensors) != list(like):
+        raise Violation(
+            f"{what} has the keys {_listed(tensors)}; it must have those of the parameters, in "
+            f"their order: {_listed(like)}"
+        )
+    for name, value in like.items():
+        mine = tensors[name]
+        if not isinstance(mine, Tensor):
+            raise Violation(f"{what}[{name!r}] is a {type(mine).__name__}, not a tensor")
+        if mine.shape != value.shape:
+            raise Violation(
+                f"{what}[{name!r}] is of shape {tuple(mine.shape)}, its parameter of "
+                f"{tuple(value.shape)}"
+            )
+        if mine.dtype != value.dtype:
+            raise Violation(
+                f"{what}[{name!r}] is {_name(mine.dtype)}, its parameter {_name(value.dtype)}"
+            )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _listed(keys: dict[str, Tensor]) -> str:
+    return ", ".join(map(str, keys)) or "(none)"
