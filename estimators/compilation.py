@@ -1,11 +1,13 @@
 """A whole estimate as one compiled program."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
 
+from estimators.errors import OptionError
 from estimators.problem import BilevelProblem
 from estimators.tree import Params
 
@@ -27,8 +29,25 @@ def compiled_estimate(
         estimator: what to run; hashable.
         problem: the bilevel problem.
         params: theta.
+
+    Raises:
+        OptionError: something in the estimate, most likely in a loss, cannot be compiled.
     """
-    return _compiled(estimator)(problem, params)
+    from torch._dynamo.exc import Unsupported  # takes a second, which few want to wait for
+
+    try:
+        result = _compiled(estimator)(problem, params)
+    except Unsupported as error:
+        raise OptionError(f"{estimator.title} cannot be compiled here: {_reason(error)}") from error
+    # A program may return a parameter that it did not change as it is: the caller's own memory.
+    adapted = {name: value.clone() for name, value in result.adapted.items()}
+    return replace(result, adapted=adapted)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what was raised within the estimate while it was traced, or the tracer's words."""
+    observed = error.__cause__ or error.__context__ or error
+    return str(observed).strip().splitlines()[0]
 
 
 @cache
