@@ -48,7 +48,8 @@ class Adjoint(TakesProducts, Compilable):
         if not problem.plain:
             if self.engine != AUTO:
                 raise OptionError(
-                    "adjoint: engine can be chosen for plain gradient descent alone; leave it out"
+                    f"engine={self.engine!r} is for plain gradient descent with one step size; "
+                    "use maml, or adjoint without an engine"
                 )
             return through_segments(problem, params, length=1).as_meta_gradient(steps, steps)
         iterates, outer_loss, g = adapt(problem, params)

@@ -3,7 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -122,14 +122,35 @@ class Estimator(ABC):
                 f"{self.title} is derived for plain gradient descent with one "
                 f"step size, not for {what}; use maml, adjoint or truncated"
             )
-        if isinstance(problem.step_size, dict) and problem.step_size.keys() != params.keys():
-            odd = sorted(problem.step_size.keys() ^ params.keys())
-            raise OptionError(f"step_size must have a tensor for each parameter; see {odd[0]!r}")
+        if isinstance(problem.step_size, dict):
+            _check_step_sizes(problem.step_size, params)
+            problem = replace(problem, step_size=detached(problem.step_size))
+        theta = detached(params)
+        if not problem.steps:  # theta is what is returned as adapted: not in the caller's memory
+            theta = {name: value.clone() for name, value in theta.items()}
         with torch.enable_grad():
-            return self._run(problem, detached(params))
+            return self._run(problem, theta)
 
     def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         return self.estimate(problem, params)
+
+
+def _check_step_sizes(sizes: Params, params: Mapping[str, Tensor]) -> None:
+    odd = sorted(sizes.keys() ^ params.keys())
+    if odd:
+        raise OptionError(f"step_size must have a tensor for each parameter; see {odd[0]!r}")
+    for name, value in params.items():
+        if sizes[name].dtype != value.dtype:
+            raise OptionError(
+                f"step_size of {name!r} is {sizes[name].dtype}, the parameter {value.dtype}"
+            )
+        shape = sizes[name].shape
+        behind = zip(reversed(shape), reversed(value.shape), strict=False)
+        if len(shape) > value.dim() or any(one not in (1, other) for one, other in behind):
+            raise OptionError(
+                f"step_size of {name!r} has shape {tuple(shape)}, which does not broadcast to "
+                f"that of the parameter, {tuple(value.shape)}"
+            )
 
 
 def check_order(name: str, order: int) -> None:

@@ -6,6 +6,7 @@ from math import inf
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from estimators.differentiation import Loss, value_and_gradient
 from estimators.errors import OptionError
@@ -58,7 +59,13 @@ class BilevelProblem:
     momentum: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.step_size, dict) and not 0 < self.step_size < inf:
+        if isinstance(self.step_size, dict):
+            if not all(isinstance(size, Tensor) for size in self.step_size.values()):
+                raise OptionError("a step_size by parameter must be a dict of tensors")
+        elif not isinstance(self.step_size, int | float):
+            kind = type(self.step_size).__name__
+            raise OptionError(f"step_size must be a number or a dict of tensors, not a {kind}")
+        elif not 0 < self.step_size < inf:
             raise OptionError(f"step_size={self.step_size} must be positive and finite")
         if self.steps < 0:
             raise OptionError(f"steps={self.steps} must be 0 or more")

@@ -6,7 +6,7 @@ import torch
 
 from estimators.differentiation import Loss, value_and_gradient
 from estimators.hvp.hessian import Hessian
-from estimators.tree import Params, axpy, leaves, norm
+from estimators.tree import Params, axpy, detached, leaves, norm
 
 
 class FiniteDifference(Hessian):
@@ -24,10 +24,10 @@ class FiniteDifference(Hessian):
     """
 
     def _prepare(self, loss: Loss, params: Params) -> None:
-        self._loss, self._params = loss, params
+        self._loss, self._params = loss, detached(params)
         precision = max(torch.finfo(value.dtype).eps for value in params.values())
         entries = sum(value.numel() for value in params.values())
-        length = norm(params) or math.sqrt(entries)  # at zero, as if all entries were one
+        length = norm(self._params) or math.sqrt(entries)  # at zero, as if all entries were one
         self._reach = max(precision**0.6 * length / math.sqrt(entries), 8 * precision * length)
 
     def _product(self, vector: Params, *, last: bool) -> Params:

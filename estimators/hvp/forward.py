@@ -29,6 +29,8 @@ class Forward(Hessian):
     def _product(self, vector: Params, *, last: bool) -> Params:
         try:
             return self._tangent(vector)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, NotImplementedError) as error:
             reason = str(error).splitlines()[0]
             raise OptionError(

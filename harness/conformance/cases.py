@@ -71,21 +71,28 @@ def case(name: str, dtype: torch.dtype = torch.float64, draw: int = 0) -> Case:
     return Case(name, problem.inner_loss, problem.outer_loss, problem.alpha, params)
 
 
-class _Source:
-    """Repeatable normal draws: the same numbers in any precision."""
+class Source:
+    """Repeatable normal draws: the same numbers in any precision.
+
+    Args:
+        seed: of a case.
+        dtype: of what is drawn.
+        draw: see `case`.
+    """
 
     def __init__(self, seed: int, dtype: torch.dtype, draw: int) -> None:
         self._generator = torch.Generator().manual_seed(seed + 1000 * draw)
         self._dtype = dtype
 
     def normal(self, *shape: int) -> Tensor:
+        """Returns the next numbers, of a shape."""
         draw = torch.randn(*shape, generator=self._generator, dtype=torch.float64)
         return draw.to(self._dtype)
 
 
 def quartic(dtype: torch.dtype, draw: int) -> Case:
     """A polynomial in five variables with third and fourth derivatives."""
-    source = _Source(0, dtype, draw)
+    source = Source(0, dtype, draw)
 
     def polynomial() -> Loss:
         slope, square = source.normal(5), source.normal(5, 5)
@@ -105,7 +112,7 @@ def quartic(dtype: torch.dtype, draw: int) -> Case:
 
 def mlp(dtype: torch.dtype, draw: int) -> Case:
     """Regression by a tanh network of two weight matrices."""
-    source = _Source(1, dtype, draw)
+    source = Source(1, dtype, draw)
 
     def regression() -> Loss:
         inputs, targets = source.normal(2, 8), source.normal(1, 8)
@@ -122,7 +129,7 @@ def mlp(dtype: torch.dtype, draw: int) -> Case:
 
 def convolution(dtype: torch.dtype, draw: int) -> Case:
     """Two classes told apart by a convolution with transductive batch normalisation."""
-    source = _Source(2, dtype, draw)
+    source = Source(2, dtype, draw)
 
     def classification() -> Loss:
         images, labels = source.normal(6, 1, 5, 5), torch.arange(6) % 2
@@ -147,7 +154,7 @@ def convolution(dtype: torch.dtype, draw: int) -> Case:
 
 def linear(dtype: torch.dtype, draw: int) -> Case:
     """An inner loss without curvature, so that every A_k is the identity."""
-    source = _Source(3, dtype, draw)
+    source = Source(3, dtype, draw)
     slope = source.normal(4)
 
     def inner_loss(params: Params) -> Tensor:
@@ -161,7 +168,7 @@ def linear(dtype: torch.dtype, draw: int) -> Case:
 
 def uneven(dtype: torch.dtype, draw: int) -> Case:
     """Parameters that only one loss uses, or neither; one without dimensions, one linear."""
-    source = _Source(4, dtype, draw)
+    source = Source(4, dtype, draw)
     matrix = source.normal(3, 3)
 
     def inner_loss(params: Params) -> Tensor:

@@ -76,7 +76,8 @@ def nothing_returned_is_part_of_a_graph(subject: Subject, found: Case) -> None:
 @check_on_cases()
 def result_outlives_a_step_on_the_parameters(subject: Subject, found: Case) -> None:
     """The result stays as it is when the parameters are changed in place."""
-    for steps in subject.depths:
+    unadapted = [] if subject.estimator.misfit(0) else [0]
+    for steps in (*unadapted, *subject.depths):
         params = copied(found.params)
         result = subject.run(found, found.problem(steps), params)
         kept = {what: tensor.clone() for what, tensor in _tensors(result)}

@@ -1,0 +1,278 @@
+"""Hessian-vector products, one or many at a time, against dense Hessians, in float64."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from estimators import BilevelProblem, OptionError, Params, cascade, create, options
+from estimators.hvp import ENGINES, Hessian, count_hvps, hessian_at, hvp
+from estimators.options import at_once, check_batching, measured_default
+from estimators.stack import stack, summed, unstack
+from tests.cases import NAMES, case, estimate, oracle
+from tests.oracle import Loss, flatten, relative_error, unflatten
+
+TOLERANCE = dict.fromkeys(ENGINES, 1e-10) | {"finite-difference": 1e-5}
+# Forward mode does not know the backward of `mse_loss`, which is the loss of "mlp".
+PAIRS = [(e, name) for e in ENGINES for name in NAMES if (e, name) != ("forward", "mlp")]
+BATCHINGS = ["loop", "vmap", "chunk(2)", "chunk(3)"]
+DEPTH = 5
+
+every_pair = pytest.mark.parametrize(("engine", "name"), PAIRS)
+
+
+def vectors(name: str, count: int) -> list[Params]:
+    like = case(name).params
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(count, len(flatten(like)), generator=generator, dtype=torch.float64)
+    return [unflatten(draw, like) for draw in draws]
+
+
+def points(name: str) -> list[Params]:
+    return [unflatten(phi, case(name).params) for phi in oracle(name, DEPTH).iterates[:-1]]
+
+
+@every_pair
+def test_product_is_that_of_the_dense_hessian(engine: str, name: str) -> None:
+    found, (vector,) = case(name), vectors(name, 1)
+    for point, hessian in zip(points(name), oracle(name, DEPTH).hessians, strict=True):
+        product = hvp(found.inner_loss, point, vector, engine=engine)
+        assert relative_error(product, hessian @ flatten(vector)) < TOLERANCE[engine]
+        assert {key: value.shape for key, value in product.items()} == {
+            key: value.shape for key, value in found.params.items()
+        }
+        assert not any(value.requires_grad for value in (*product.values(), *point.values()))
+
+
+@every_pair
+def test_products_at_one_point_do_not_disturb_each_other(engine: str, name: str) -> None:
+    point, dense, several = points(name)[1], oracle(name, DEPTH).hessians[1], vectors(name, 3)
+    hessian = hessian_at(case(name).inner_loss, point, engine=engine)
+    for vector in several:
+        product = hessian.product(vector, last=vector is several[-1])
+        assert relative_error(product, dense @ flatten(vector)) < TOLERANCE[engine]
+
+
+@every_pair
+def test_product_is_linear_in_the_length_of_the_vector(engine: str, name: str) -> None:
+    point, dense, (vector,) = points(name)[1], oracle(name, DEPTH).hessians[1], vectors(name, 1)
+    for length in (1e-8, 1e8):
+        long = {key: length * value for key, value in vector.items()}
+        product = hvp(case(name).inner_loss, point, long, engine=engine)
+        assert relative_error(product, length * dense @ flatten(vector)) < TOLERANCE[engine]
+
+
+@every_pair
+def test_product_with_zero_is_zero(engine: str, name: str) -> None:
+    found = case(name)
+    zero = {key: torch.zeros_like(value) for key, value in found.params.items()}
+    assert not flatten(hvp(found.inner_loss, found.params, zero, engine=engine)).any()
+
+
+@every_pair
+def test_stacked_points_are_multiplied_and_counted_one_by_one(engine: str, name: str) -> None:
+    three, several = points(name)[:3], vectors(name, 3)
+    loss = summed(case(name).inner_loss)
+    with count_hvps() as counter:
+        hessian = hessian_at(loss, stack(three), engine=engine, points=3)
+        products = unstack(hessian.product(stack(several), last=False))
+        hessian.product(stack(several), last=True)
+    assert counter.products == 6
+    for product, dense, vector in zip(
+        products, oracle(name, DEPTH).hessians[:3], several, strict=True
+    ):
+        assert relative_error(product, dense @ flatten(vector)) < TOLERANCE[engine]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_inner_count_does_not_reach_the_outer_one(engine: str) -> None:
+    found, (vector,) = case("quartic"), vectors("quartic", 1)
+    with count_hvps() as outer:
+        hvp(found.inner_loss, found.params, vector, engine=engine)
+        with count_hvps() as inner:
+            hvp(found.inner_loss, found.params, vector, engine=engine)
+        hvp(found.inner_loss, found.params, vector, engine=engine)
+    assert (outer.products, inner.products) == (2, 1)
+
+
+@every_pair
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_adjoint_is_exact_by_every_engine(engine: str, name: str, steps: int) -> None:
+    result = estimate(f"adjoint(engine={engine!r})", name, steps)
+    assert relative_error(result.gradient, oracle(name, steps).exact()) < TOLERANCE[engine]
+
+
+@every_pair
+def test_implicit_and_mixed_estimators_take_every_engine(engine: str, name: str) -> None:
+    lam, reference = case(name).lam, oracle(name, 3)
+    end = reference.proximal_descent(lam)
+    mean = torch.stack([oracle(name, j).exact() for j in (1, 2, 3)]).mean(0)
+    expected = {
+        f"neumann(terms=3, lam={lam}, engine={engine!r})": reference.neumann(end, lam, 3),
+        f"mixed(engine={engine!r})": mean,
+        f"imaml(cg_steps=2, lam={lam}, engine={engine!r})": (
+            reference.implicit_in_krylov_space(end, lam, 2)
+        ),
+    }
+    for spec, gradient in expected.items():
+        result = estimate(spec, name, 3)
+        assert relative_error(result.gradient, gradient) < max(1e-8, TOLERANCE[engine]), spec
+
+
+@every_pair
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_batched_cascades_are_the_sums_over_subsets(engine: str, name: str, batching: str) -> None:
+    reference, how = oracle(name, DEPTH), f"engine={engine!r}, batching={batching!r}"
+    expected = {
+        f"binom(order=1, {how})": reference.binomial(1),
+        f"binom(order=2, {how})": reference.binomial(2),
+        f"hybrid(order=2, window=4, {how})": reference.binomial(2, window=4),
+        f"binom-released(order=3, {how})": (
+            reference.binomial(3, scale=reference.step_size * 3 / DEPTH)
+        ),
+    }
+    for spec, gradient in expected.items():
+        result = estimate(spec, name, DEPTH)
+        assert relative_error(result.gradient, gradient) < TOLERANCE[engine], spec
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("steps", range(6))
+def test_batched_cascades_take_the_products_of_the_formulas(batching: str, steps: int) -> None:
+    reference = oracle("quartic", steps)
+    for order in range(steps + 1):
+        for name, window, scale in (
+            ("binom", steps, reference.step_size),
+            ("binom-released", steps, reference.step_size * order / (steps or 1)),
+            ("hybrid", (steps + order) // 2, reference.step_size),
+        ):
+            only = f"window={window}, " if name == "hybrid" else ""
+            spec = f"{name}(order={order}, {only}batching={batching!r})"
+            with count_hvps() as counter:
+                result = estimate(spec, "quartic", steps)
+            products = order * (window - order + 1)
+            assert (counter.products, result.hvps) == (products, products), spec
+            assert result.serial_depth == order
+            gradient = reference.binomial(order, window, scale)
+            assert relative_error(result.gradient, gradient) < 1e-10, spec
+
+
+def loss_of(error: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    return lambda params: error(params["w"].tanh(), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("error", "operation"),
+    [
+        (functional.mse_loss, "mse_?loss"),
+        (functional.huber_loss, "huber_?loss"),
+        (lambda x, y: functional.multi_margin_loss(x, y[0].long()), "multi_?margin_?loss"),
+    ],
+    ids=["mse", "huber", "multi-margin"],
+)
+def test_forward_mode_names_what_it_cannot_do(
+    error: Callable[[Tensor, Tensor], Tensor], operation: str
+) -> None:
+    loss = loss_of(error)
+    problem = BilevelProblem(loss, loss, 0.1, 2)
+    message = f"(?i)engine='forward': .*{operation}.* use engine='reverse'"
+    with pytest.raises(OptionError, match=message):
+        create("adjoint(engine='forward')")(problem, {"w": torch.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "adjoint",
+        "binom(order=1, batching='loop')",
+        "binom-calibrated(order=1)",
+        "binom-released(order=1, batching='loop')",
+        "hybrid(order=1, window=1, batching='loop')",
+        "imaml(lam=1.0)",
+        "mixed",
+        "neumann(terms=1, lam=1.0)",
+    ],
+)
+def test_estimators_take_the_engine_that_they_are_given(spec: str) -> None:
+    loss = loss_of(functional.huber_loss)
+    problem = BilevelProblem(loss, loss, 0.1, 2)
+    create(spec)(problem, {"w": torch.ones(3)})
+    with pytest.raises(OptionError, match="engine='forward'"):
+        create(spec, engine="forward")(problem, {"w": torch.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "spec", ["adjoint", "binom(order=1)", "mixed", "imaml", "neumann(terms=1)"]
+)
+@pytest.mark.parametrize("engine", ["", "backward", "Reverse"])
+def test_unknown_engine_is_refused(spec: str, engine: str) -> None:
+    with pytest.raises(OptionError, match=r"none of auto, reverse, forward, func, finite-diff"):
+        create(spec, engine=engine)
+
+
+@pytest.mark.parametrize("name", ["binom", "binom-released"])
+@pytest.mark.parametrize("batching", ["", "map", "chunk", "chunk()", "chunk(0)", "chunk(-1)"])
+def test_unknown_batching_is_refused(name: str, batching: str) -> None:
+    with pytest.raises(OptionError, match=r"none of auto, loop, vmap, chunk\(2\)"):
+        create(name, order=1, batching=batching)
+
+
+DENSE = {"engine": "func", "batching": "vmap", "batching_order_1": "chunk(2)"}
+CONVOLUTIONAL = {"engine": "finite-difference", "batching": "chunk(3)", "batching_order_1": "loop"}
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"cpu": {"dense": DENSE, "convolutional": CONVOLUTIONAL}}
+    monkeypatch.setattr(options, "_table", lambda: table)
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize(
+    ("name", "spec", "taken"),
+    [
+        ("mlp", "binom(order=2)", [("func", 4), ("func", 4)]),
+        ("mlp", "binom(order=1)", [("func", 2), ("func", 2), ("func", 1)]),
+        ("mlp", "hybrid(order=2, window=3)", [("func", 2)] * 2),
+        ("mlp", "binom-released(order=1, batching='vmap')", [("func", 5)]),
+        ("mlp", "binom(order=2, engine='reverse')", [("reverse", 4)] * 2),
+        ("convolution", "binom(order=1)", [("finite-difference", 1)] * 5),
+        ("convolution", "binom(order=4)", [("finite-difference", 2)] * 4),
+        ("convolution", "binom(order=2)", [("finite-difference", n) for n in (3, 1, 3, 1)]),
+        ("convolution", "binom(order=2, batching='loop')", [("finite-difference", 1)] * 5),
+    ],
+)
+def test_auto_is_what_the_table_says(
+    name: str, spec: str, taken: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def recorded(loss: Loss, params: Params, *, engine: str, points: int = 1) -> Hessian:
+        calls.append((engine, points))
+        return hessian_at(loss, params, engine=engine, points=points)
+
+    monkeypatch.setattr(cascade, "hessian_at", recorded)
+    estimate(spec, name, DEPTH)
+    assert calls == taken
+
+
+def test_table_that_is_shipped_names_engines_and_batchings_that_exist() -> None:
+    for model in ("mlp", "convolution"):
+        row = measured_default(case(model).params)
+        assert row["engine"] in ENGINES
+        for order, key in ((1, "batching_order_1"), (2, "batching")):
+            check_batching(row[key])
+            params = case(model).params
+            assert at_once("auto", params, order=order) == at_once(row[key], params, order=order)
+
+
+@pytest.mark.usefixtures("planted")
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_table_tells_models_by_their_kernels_and_has_no_row_for_some_devices(device: str) -> None:
+    dense = {"w": torch.zeros(2, 2, device=device), "b": torch.zeros(2, device=device)}
+    for kernel in ((2, 2, 2), (2, 2, 2, 2)):
+        params = {**dense, "kernel": torch.zeros(kernel, device=device)}
+        assert measured_default(params) == CONVOLUTIONAL
+    assert measured_default(dense) == DENSE
