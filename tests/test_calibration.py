@@ -19,7 +19,8 @@ from estimators import BilevelProblem, OptionError, Params, create
 from estimators.binom_calibrated import BinomCalibrated
 from estimators.cascade import elementary_sums
 from estimators.hvp import count_hvps
-from tests.cases import NAMES, case, oracle
+from harness.conformance.cases import case
+from tests.cases import NAMES, oracle
 from tests.oracle import Oracle, flatten, relative_error, unflatten
 
 DEEPEST = 5

@@ -21,7 +21,7 @@ from estimators import (
     trainable,
 )
 from estimators.registry import ESTIMATORS
-from tests.cases import case
+from harness.conformance.cases import case
 from tests.oracle import flatten, relative_error
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")

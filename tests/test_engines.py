@@ -11,7 +11,8 @@ from estimators import BilevelProblem, OptionError, Params, cascade, create, opt
 from estimators.hvp import ENGINES, Hessian, count_hvps, hessian_at, hvp
 from estimators.options import at_once, check_batching, measured_default
 from estimators.stack import stack, summed, unstack
-from tests.cases import NAMES, case, estimate, oracle
+from harness.conformance.cases import case
+from tests.cases import NAMES, estimate, oracle
 from tests.oracle import Loss, flatten, relative_error, unflatten
 
 TOLERANCE = dict.fromkeys(ENGINES, 1e-10) | {"finite-difference": 1e-5}

@@ -8,7 +8,8 @@ import torch
 from estimators import BilevelProblem, OptionError, Params, create
 from estimators.cascade import elementary_sums
 from estimators.hvp import count_hvps
-from tests.cases import NAMES, case, estimate, kinked, oracle
+from harness.conformance.cases import case
+from tests.cases import NAMES, estimate, kinked, oracle
 from tests.oracle import Descent, flatten, relative_error, unflatten
 
 DEEPEST = 6

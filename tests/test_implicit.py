@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from estimators import BilevelProblem, Params, create
-from tests.cases import CURVED, NAMES, case, estimate, oracle
+from harness.conformance.cases import case
+from tests.cases import CURVED, NAMES, estimate, oracle
 from tests.oracle import Oracle, flatten, relative_error
 
 EXACT = 1e-10

@@ -8,7 +8,8 @@ from torch import nn
 
 from estimators import BilevelProblem, OptionError, Params, available, create
 from estimators.registry import ESTIMATORS
-from tests.cases import NAMES, case, oracle
+from harness.conformance.cases import case
+from tests.cases import NAMES, oracle
 from tests.oracle import Descent, relative_error
 
 EXACT = 1e-10

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import CURVED, NAMES, case, oracle
+from harness.conformance.cases import case
+from tests.cases import CURVED, NAMES, oracle
 from tests.oracle import Descent, Oracle, central_difference, flatten, unflatten
 
 STEPS = 5
