@@ -46,7 +46,7 @@ class Cascading(TakesProducts, Compilable):
             scale: what stands for alpha.
         """
         engine = self.engine_for(g)
-        size = at_once(self.batching, g, order=order)
+        size = at_once(self.batching, g, width=len(points) - order + 1)
         if size == 1:
             return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
         return by_level(

@@ -16,6 +16,7 @@ from estimators.problem import BilevelProblem
 from estimators.tree import Params
 
 AUTO = "auto"
+_SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
 _CHUNK = re.compile(r"chunk\(([1-9]\d*)\)")
 
 
@@ -71,7 +72,7 @@ class TakesProducts(Estimator):
         Args:
             params: theta.
         """
-        return measured_default(params)["engine"] if self.engine == AUTO else self.engine
+        return measured_default(params).engine if self.engine == AUTO else self.engine
 
 
 def check_batching(text: str) -> None:
@@ -87,40 +88,64 @@ def check_batching(text: str) -> None:
         raise OptionError(f"batching={text!r} is none of auto, loop, vmap, chunk(2), chunk(3), ...")
 
 
-def at_once(batching: str, params: Params, *, order: int) -> int | None:
+def at_once(batching: str, params: Params, *, width: int) -> int | None:
     """Returns how many products are to be taken in one go.
 
     Args:
         batching: "auto", "loop", "vmap" or "chunk(n)".
         params: theta; "auto" looks at them.
-        order: L; all products of order 1 are independent, which "auto" makes use of.
+        width: how many products are independent, which "auto" looks at too.
 
     Returns:
         1 for a loop, n for chunks, None for no limit.
     """
-    default = measured_default(params)["batching_order_1" if order == 1 else "batching"]
-    text = default if batching == AUTO else batching
-    match = _CHUNK.fullmatch(text)
+    if batching == AUTO:
+        default = measured_default(params)
+        batching = default.batching if width >= default.from_width else "loop"
+    match = _CHUNK.fullmatch(batching)
     if match:
         return int(match[1])
-    return 1 if text == "loop" else None
+    return 1 if batching == "loop" else None
 
 
-def measured_default(params: Params) -> dict[str, str]:
-    """Returns the options that "auto" stands for on the kind of device and model at hand.
+@dataclass(frozen=True)
+class Default:
+    """What "auto" stands for.
+
+    Attributes:
+        engine: for products.
+        batching: of independent products.
+        from_width: how many independent products it takes for that; fewer are taken in a loop.
+    """
+
+    engine: str
+    batching: str
+    from_width: int = 1
+
+
+def measured_default(params: Params) -> Default:
+    """Returns what "auto" stands for on the kind of device and model at hand.
 
     Args:
-        params: theta; a model with a kernel of three or more dimensions is "convolutional",
-            any other "dense".
+        params: theta; a model with a kernel of three or more dimensions is "convolutional", any
+            other "small" up to 20,000 entries, or else "dense".
     """
     if torch.compiler.is_compiling():
-        return {"engine": "func", "batching": "loop", "batching_order_1": "loop"}
+        return Default(engine="func", batching="loop")
     device = next(iter(params.values())).device.type
-    convolutional = any(value.dim() > 2 for value in params.values())
+    kind = "dense"
+    if any(value.dim() > 2 for value in params.values()):
+        kind = "convolutional"
+    elif sum(value.numel() for value in params.values()) <= _SMALL:
+        kind = "small"
     table = _table()
-    return table.get(device, table["cpu"])["convolutional" if convolutional else "dense"]
+    return table.get(device, table["cpu"])[kind]
 
 
 @cache
-def _table() -> dict[str, dict[str, dict[str, str]]]:
-    return tomllib.loads(files(__package__).joinpath("defaults.toml").read_text(encoding="utf-8"))
+def _table() -> dict[str, dict[str, Default]]:
+    text = files(__package__).joinpath("defaults.toml").read_text(encoding="utf-8")
+    return {
+        device: {kind: Default(**row) for kind, row in rows.items()}
+        for device, rows in tomllib.loads(text).items()
+    }

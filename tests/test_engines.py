@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from estimators import BilevelProblem, OptionError, Params, cascade, create, options
 from estimators.hvp import ENGINES, Hessian, count_hvps, hessian_at, hvp
-from estimators.options import at_once, check_batching, measured_default
+from estimators.options import Default, check_batching, measured_default
 from estimators.stack import stack, summed, unstack
 from harness.conformance.cases import case
 from tests.cases import NAMES, estimate, oracle
@@ -220,13 +220,14 @@ def test_unknown_batching_is_refused(name: str, batching: str) -> None:
         create(name, order=1, batching=batching)
 
 
-DENSE = {"engine": "func", "batching": "vmap", "batching_order_1": "chunk(2)"}
-CONVOLUTIONAL = {"engine": "finite-difference", "batching": "chunk(3)", "batching_order_1": "loop"}
+SMALL = Default("func", "chunk(2)", from_width=4)
+DENSE = Default("reverse", "vmap")
+CONVOLUTIONAL = Default("finite-difference", "chunk(3)")
 
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = {"cpu": {"dense": DENSE, "convolutional": CONVOLUTIONAL}}
+    table = {"cpu": {"small": SMALL, "dense": DENSE, "convolutional": CONVOLUTIONAL}}
     monkeypatch.setattr(options, "_table", lambda: table)
 
 
@@ -234,12 +235,13 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "spec", "taken"),
     [
-        ("mlp", "binom(order=2)", [("func", 4), ("func", 4)]),
+        ("mlp", "binom(order=2)", [("func", 2)] * 4),
         ("mlp", "binom(order=1)", [("func", 2), ("func", 2), ("func", 1)]),
-        ("mlp", "hybrid(order=2, window=3)", [("func", 2)] * 2),
+        ("mlp", "binom(order=3)", [("func", 1)] * 5),
+        ("mlp", "hybrid(order=2, window=3)", [("func", 1)] * 3),
         ("mlp", "binom-released(order=1, batching='vmap')", [("func", 5)]),
-        ("mlp", "binom(order=2, engine='reverse')", [("reverse", 4)] * 2),
-        ("convolution", "binom(order=1)", [("finite-difference", 1)] * 5),
+        ("mlp", "binom(order=2, engine='reverse')", [("reverse", 2)] * 4),
+        ("convolution", "binom(order=1)", [("finite-difference", n) for n in (3, 2)]),
         ("convolution", "binom(order=4)", [("finite-difference", 2)] * 4),
         ("convolution", "binom(order=2)", [("finite-difference", n) for n in (3, 1, 3, 1)]),
         ("convolution", "binom(order=2, batching='loop')", [("finite-difference", 1)] * 5),
@@ -260,20 +262,22 @@ def test_auto_is_what_the_table_says(
 
 
 def test_table_that_is_shipped_names_engines_and_batchings_that_exist() -> None:
-    for model in ("mlp", "convolution"):
-        row = measured_default(case(model).params)
-        assert row["engine"] in ENGINES
-        for order, key in ((1, "batching_order_1"), (2, "batching")):
-            check_batching(row[key])
-            params = case(model).params
-            assert at_once("auto", params, order=order) == at_once(row[key], params, order=order)
+    for rows in options._table().values():
+        assert rows.keys() == {"small", "dense", "convolutional"}
+        for row in rows.values():
+            assert row.engine in ENGINES
+            check_batching(row.batching)
+            assert row.batching != "auto"
 
 
 @pytest.mark.usefixtures("planted")
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_table_tells_models_by_their_kernels_and_has_no_row_for_some_devices(device: str) -> None:
-    dense = {"w": torch.zeros(2, 2, device=device), "b": torch.zeros(2, device=device)}
+def test_table_tells_models_by_kernels_and_size_and_has_no_row_for_some_devices(
+    device: str,
+) -> None:
+    small = {"w": torch.zeros(99, 200, device=device), "b": torch.zeros(200, device=device)}
     for kernel in ((2, 2, 2), (2, 2, 2, 2)):
-        params = {**dense, "kernel": torch.zeros(kernel, device=device)}
+        params = {**small, "kernel": torch.zeros(kernel, device=device)}
         assert measured_default(params) == CONVOLUTIONAL
-    assert measured_default(dense) == DENSE
+    assert measured_default(small) == SMALL
+    assert measured_default({**small, "c": torch.zeros(1, device=device)}) == DENSE
