@@ -28,8 +28,9 @@ class Anil(Compilable):
     graphs of all K steps.
 
     Attributes:
-        head: the names of the head's parameters start with this; "" is the last module: the
-            last parameter, and those whose names share all but what follows the last dot.
+        head: the name of a parameter or of the module that is adapted, as "fc"; "" is the last
+            module: the last parameter, and those whose names share all but what follows the last
+            dot.
 
     Source: Raghu, Raghu, Bengio, Vinyals, "Rapid Learning or Feature Reuse? Towards
     Understanding the Effectiveness of MAML", ICLR 2020, section 4.

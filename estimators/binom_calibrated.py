@@ -125,7 +125,7 @@ class BinomCalibrated(TakesProducts):
             )
         found = fit(probes, self.order)
         if found.fell_back:
-            warnings.warn(f"binom-calibrated: {found.fell_back}", stacklevel=2)
+            warnings.warn(f"binom-calibrated: {found.fell_back}; these are used", stacklevel=2)
         self._state.calibration, self._state.calls = found, 0
 
     def _probes(self, problems: Sequence[BilevelProblem], params: Params) -> list[Probe]:
@@ -134,9 +134,10 @@ class BinomCalibrated(TakesProducts):
             reason = self.misfit(problem.steps)
             if reason:
                 raise OptionError(reason)
+            self._refuse_other_descent(problem)
             iterates, _, g = adapt(problem, params)
             sums = self._sums(problem, iterates, g)
-            exact = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
+            exact = through_iterates(problem, iterates[:-1], g, engine="reverse")
             probes += [probe for probe in [Probe.of(sums, g, exact)] if probe]
         return probes
 

@@ -57,9 +57,9 @@ class Probe:
     """What a fit needs to know of one probe problem, in units of ||exact||.
 
     Attributes:
-        factor: float64 [m, L+1], m <= L+1: the triangular factor of the matrix with the columns
-            e_1, ..., e_L and what Eq. 8 leaves, exact - g - e_1 - ... - e_L. Of these, and not of
-            exact - g, so that small errors are no differences of large numbers.
+        factor: float64 [m, L+1], m <= L+1, on the CPU: the triangular factor of the matrix with
+            the columns e_1, ..., e_L and what Eq. 8 leaves, exact - g - e_1 - ... - e_L. Of
+            these, and not of exact - g, so that small errors are no differences of large numbers.
     """
 
     factor: Tensor
@@ -82,7 +82,7 @@ class Probe:
         matrix = torch.stack([*columns, rest], dim=1) / unit
         if not matrix.isfinite().all():
             return None
-        return cls(torch.linalg.qr(matrix, mode="r").R)
+        return cls(torch.linalg.qr(matrix, mode="r").R.cpu())
 
     def squared_error(self, coefficients: Tensor) -> float:
         """Returns ||g + sum_l c_l e_l - exact||^2 / ||exact||^2.
@@ -111,7 +111,7 @@ def fit(probes: Sequence[Probe], order: int) -> Calibration:
         if solution is None:
             continue
         error = _rms([probe.squared_error(c) for probe, c in _left_out(probes, used, order)])
-        reason = f"only the first {used} of {order} levels could be fitted well"
+        reason = f"the coefficients of the first {used} of {order} levels alone fit best"
         candidates.append((error, _calibration(solution, error, None if used == order else reason)))
     for value, name in ((1.0, "Eq. 8 (all 1)"), (0.0, "fomaml (all 0)")):
         fixed = torch.full((order,), value, dtype=torch.float64)

@@ -24,7 +24,7 @@ class Cascading(TakesProducts, Compilable):
         batching: "loop" goes point by point, one product after another; "vmap" and "chunk(n)" go
             level by level, all products or n at a time in one go, which takes as many times the
             memory and suits parallel hardware; "auto" is what was measured to be best on the
-            kind of device and model at hand, of those that take no more memory.
+            kind of device and model at hand: "loop", but for small models.
     """
 
     batching: str = AUTO

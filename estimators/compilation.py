@@ -14,7 +14,7 @@ from estimators.tree import Params
 if TYPE_CHECKING:
     from estimators.estimator import Estimator, MetaGradient
 
-_VARIANTS = 64  # shapes, dtypes, depths and loss functions that one estimator is compiled for
+_VARIANTS = 64  # shapes, depths, step sizes, ... that one estimator is compiled for
 
 
 def compiled_estimate(
@@ -33,11 +33,18 @@ def compiled_estimate(
     Raises:
         OptionError: something in the estimate, most likely in a loss, cannot be compiled.
     """
-    from torch._dynamo.exc import Unsupported  # takes a second, which few want to wait for
+    # Takes a second, which few want to wait for.
+    from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, Unsupported
 
+    device = next(iter(params.values())).device.type
     try:
-        result = _compiled(estimator)(problem, params)
-    except Unsupported as error:
+        result = _compiled(estimator, device)(problem, params)
+    except FailOnRecompileLimitHit as error:
+        raise OptionError(
+            f"{estimator.title} was compiled {_VARIANTS} times: do shapes, depths, step sizes or "
+            "numbers in the losses change at every call? make numbers tensors"
+        ) from error
+    except (Unsupported, BackendCompilerFailed) as error:
         raise OptionError(f"{estimator.title} cannot be compiled here: {_reason(error)}") from error
     # A program may return a parameter that it did not change as it is: the caller's own memory.
     adapted = {name: value.clone() for name, value in result.adapted.items()}
@@ -51,7 +58,9 @@ def _reason(error: BaseException) -> str:
 
 
 @cache
-def _compiled(estimator: "Estimator") -> Callable[[BilevelProblem, Params], "MetaGradient"]:
+def _compiled(
+    estimator: "Estimator", device: str
+) -> Callable[[BilevelProblem, Params], "MetaGradient"]:
     run: Callable[[BilevelProblem, Params], MetaGradient] = torch.compile(  # type: ignore[call-overload]
         estimator.estimate,
         fullgraph=True,
@@ -59,6 +68,6 @@ def _compiled(estimator: "Estimator") -> Callable[[BilevelProblem, Params], "Met
         recompile_limit=_VARIANTS,
         isolate_recompiles=True,
         # The program's glue in C++ rather than Python: half the time of a small model on a CPU.
-        options={"cpp_wrapper": True},
+        options={"cpp_wrapper": True} if device == "cpu" else None,
     )
     return run

@@ -24,10 +24,12 @@ def evaluate(loss: Loss, params: Params) -> Tensor:
         params: where.
 
     Raises:
-        OptionError: the loss is not a scalar; or it is not differentiable in the parameters,
+        OptionError: the loss is not a scalar tensor; or it is not differentiable in the parameters,
             while gradients are enabled.
     """
     value = loss(params)
+    if not isinstance(value, Tensor):
+        raise OptionError(f"a loss must return a tensor, not a {type(value).__name__}")
     if value.dim() != 0:
         raise OptionError(f"a loss must be a scalar tensor, not of shape {tuple(value.shape)}")
     if torch.compiler.is_compiling():  # traced tensors do not tell
@@ -57,7 +59,8 @@ def value_and_gradient(
     if torch.compiler.is_compiling():
         gradient, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
         return value, gradient
-    value = evaluate(loss, params)
+    with torch.enable_grad():
+        value = evaluate(loss, params)
     tensors = list(params.values())
     grads = torch.autograd.grad(value, tensors, create_graph=create_graph, materialize_grads=True)
     return (value if create_graph else value.detach()), dict(zip(params, grads, strict=True))

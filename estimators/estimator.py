@@ -2,7 +2,8 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -83,7 +84,7 @@ class Estimator(ABC):
         """Fits what the estimator has to fit to probe problems at `params`; by default nothing.
 
         Args:
-            problems: `probes` of them or more, other than those to be estimated.
+            problems: best `probes` of them or more, and others than those to be estimated.
             params: theta.
         """
         del problems, params
@@ -116,23 +117,37 @@ class Estimator(ABC):
         reason = self.misfit(problem.steps)
         if reason:
             raise OptionError(reason)
-        if not problem.plain and not self.any_descent:
-            what = "momentum" if problem.momentum else "a step size for each parameter"
-            raise OptionError(
-                f"{self.title} is derived for plain gradient descent with one "
-                f"step size, not for {what}; use maml, adjoint or truncated"
-            )
+        self._refuse_other_descent(problem)
         if isinstance(problem.step_size, dict):
             _check_step_sizes(problem.step_size, params)
             problem = replace(problem, step_size=detached(problem.step_size))
         theta = detached(params)
         if not problem.steps:  # theta is what is returned as adapted: not in the caller's memory
             theta = {name: value.clone() for name, value in theta.items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), _no_autocast_cache():
             return self._run(problem, theta)
+
+    def _refuse_other_descent(self, problem: BilevelProblem) -> None:
+        if not problem.plain and not self.any_descent:
+            what = "momentum" if problem.momentum else "a step size for each parameter"
+            raise OptionError(
+                f"{self.title} is derived for plain gradient descent with one step size, not for "
+                f"{what}; use maml, adjoint, truncated or fomaml"
+            )
 
     def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         return self.estimate(problem, params)
+
+
+@contextmanager
+def _no_autocast_cache() -> Generator[None]:
+    """Keeps autocast from holding the weights of every iterate until its block ends."""
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(cached)
 
 
 def _check_step_sizes(sizes: Params, params: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ class Imaml(Proximal):
     """(I + H(phi)/lambda)^{-1} grad outer_loss(phi), by conjugate gradients.
 
     See `Proximal` for phi, its own inner problem, and for the objective that it follows.
-    Cost: (K+3J+1) inner gradients at most; J HVPs at one point, all serial, one graph.
+    Cost: (K+2J+2) inner gradients at most; J HVPs at one point, all serial, one graph.
 
     Attributes:
         cg_steps: J >= 1, conjugate-gradient steps from zero; fewer are taken once the residual

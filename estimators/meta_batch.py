@@ -41,7 +41,8 @@ def estimate_batch(
 ) -> MetaBatch:
     """Estimates the mean meta-gradient of a meta-batch.
 
-    An estimator that is due for calibration is calibrated on the problems first.
+    An estimator that is due for calibration is calibrated on the problems first; calibrate it
+    yourself before, on more problems or others, where these are few.
 
     Args:
         estimator: see `estimators.create`.
@@ -55,6 +56,11 @@ def estimate_batch(
     Raises:
         OptionError: there is no problem, or the problems cannot be taken at once.
     """
+    if not isinstance(estimator, Estimator):
+        raise OptionError(f"an estimator is wanted, not {estimator!r}; see estimators.create")
+    if isinstance(problems, BilevelProblem):
+        raise OptionError("a meta-batch is a list of problems: write [problem] for one")
+    problems = list(problems)
     if not problems:
         raise OptionError("a meta-batch needs at least one problem")
     if batching not in ("loop", "vmap"):
@@ -157,7 +163,7 @@ class _StackedLoss:
         def one(params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
             return replace(self.each, batch=(inputs, targets))(params)
 
-        losses: Tensor = torch.vmap(one, randomness="different")(stacked, *self.batch)
+        losses: Tensor = torch.vmap(one)(stacked, *self.batch)
         return losses.sum()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from estimators.errors import OptionError
 from estimators.problem import BilevelProblem
@@ -20,7 +21,8 @@ class ModuleLoss:
     """Loss of a module on one batch, as a function of its parameters.
 
     Attributes:
-        module: called through `torch.func.functional_call`; its own parameters are not used.
+        module: called through `torch.func.functional_call`; its own parameters stand in for those
+            that a call is not given: the frozen ones.
         criterion: maps the module's outputs and the targets to a scalar tensor.
         batch: inputs and targets.
         buffers: the module's, by name; each call gets copies, so that one does not change the
@@ -61,7 +63,8 @@ def module_problem(
         momentum: see `BilevelProblem`.
 
     Raises:
-        OptionError: a normalisation layer would change its running statistics at every call.
+        OptionError: a normalisation layer would change its running statistics at every call, or
+            a dropout layer would draw anew.
 
     Example:
         >>> import torch
@@ -77,6 +80,11 @@ def module_problem(
             raise OptionError(
                 f"{type(layer).__name__} {name!r} keeps running statistics, which every inner "
                 "step would change: build it with track_running_stats=False, or call .eval() on it"
+            )
+        if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0:
+            raise OptionError(
+                f"{type(layer).__name__} {name!r} draws anew at every call, and estimators take "
+                "gradient and curvature of one step in several: call .eval() on it"
             )
     buffers = dict(module.named_buffers())
     return BilevelProblem(

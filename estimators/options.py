@@ -26,8 +26,9 @@ class Compilable(Estimator):
 
     Attributes:
         compiled: compile the whole estimate with torch.compile, at the first call and again for
-            other shapes, dtypes and loss functions. That takes from half a minute to minutes;
-            then small models run several times as fast. Needs a C++ compiler on the CPU.
+            other shapes, dtypes, depths, step sizes, loss functions, and numbers in these (make
+            them tensors). That takes from half a minute to minutes; then small models run
+            several times as fast. Needs a C++ compiler.
     """
 
     compiled: bool = False

@@ -34,7 +34,8 @@ class BilevelProblem:
     every estimator is made for, has one number alpha and mu = 0.
 
     Attributes:
-        inner_loss: loss on the support set; maps `dict[str, Tensor]` to a scalar tensor.
+        inner_loss: loss on the support set; maps `dict[str, Tensor]` to a scalar tensor, the same
+            at every call: estimators evaluate it more than once at a point.
         outer_loss: loss on the query set; likewise.
         step_size: alpha: a positive number, or for each parameter a tensor of its shape, or of
             one that broadcasts to it (Meta-SGD: Li et al. 2017, arXiv 1707.09835).
@@ -67,6 +68,8 @@ class BilevelProblem:
             raise OptionError(f"step_size must be a number or a dict of tensors, not a {kind}")
         elif not 0 < self.step_size < inf:
             raise OptionError(f"step_size={self.step_size} must be positive and finite")
+        if type(self.steps) is not int:
+            raise OptionError(f"steps={self.steps!r} must be a whole number")
         if self.steps < 0:
             raise OptionError(f"steps={self.steps} must be 0 or more")
         if not 0 <= self.momentum < 1:

@@ -42,7 +42,9 @@ class Spec:
             OptionError: the text is not of that form.
         """
         match = _SPEC.fullmatch(text)
-        problem = OptionError(f"cannot read {text!r}; write it like name or name(option=value)")
+        problem = OptionError(
+            f"cannot read {text!r}; write it like name or name(option=value), text in quotes"
+        )
         if not match:
             raise problem
         try:

@@ -41,7 +41,8 @@ def inner(x: Params, y: Params) -> Tensor:
 
 def dot(x: Params, y: Params) -> float:
     """Returns the inner product of two parameter dictionaries, accumulated in float64."""
-    return sum(float(torch.sum(value.double() * y[name].double())) for name, value in x.items())
+    products = [torch.sum(value.double() * y[name].double()) for name, value in x.items()]
+    return float(torch.stack(products).sum())  # one wait for a GPU, not one a tensor
 
 
 def norm(x: Params) -> float:

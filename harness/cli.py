@@ -1,5 +1,6 @@
 """The command `metagrad`."""
 
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -21,8 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
-console = Console()
-"""Where tables and progress go."""
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
+"""Where tables and progress go; what is piped or kept in a file is not cut to a screen's width."""
 
 
 Store = Annotated[Path, typer.Option("--store", envvar="METAGRAD_STORE", help="Folder of results.")]

@@ -29,7 +29,7 @@ def print_summary(rows: pd.DataFrame, console: Console, against: str | None = No
         "bias: relative error against MAML's exact float64 meta-gradient, mean over tasks and "
         "half its\n95 % interval (own objective: against that one's exact gradient); time: in "
         "inner gradients,\nmedian; memory: peak of live tensors; serial: HVPs that must wait for "
-        "one another.",
+        "one another" + ("; time / ...: median ratio and quartiles." if against else "."),
         style="dim",
         soft_wrap=True,
     )
@@ -52,7 +52,8 @@ def _one_table(key: dict[str, Any], group: pd.DataFrame, against: str | None) ->
         padding=(0, 1, 0, 0),
     )
     for name in ("estimator", "bias", "1 - cos", "time", "memory", "FLOPs", "HVPs", "serial"):
-        table.add_column(name, justify="left" if name == "estimator" else "right", no_wrap=True)
+        spec = name == "estimator"  # folded on a narrow screen: it tells the rows apart
+        table.add_column(name, justify="left" if spec else "right", no_wrap=not spec)
     for name in (f"time / {against}", f"memory / {against}") if against else ():
         table.add_column(name, justify="right", no_wrap=True)
     base = group[group["estimator"] == against]

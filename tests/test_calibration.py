@@ -349,7 +349,9 @@ def check_fallback(
     assert found is not None
     assert found.fell_back is not None
     assert words in found.fell_back
-    assert [str(each.message) for each in caught] == [f"binom-calibrated: {found.fell_back}"]
+    assert [str(each.message) for each in caught] == [
+        f"binom-calibrated: {found.fell_back}; these are used"
+    ]
     assert len(found.coefficients) == estimator.order
     assert all(math.isfinite(value) for value in (*found.coefficients, found.error))
     own, rivals = errors_of_all(

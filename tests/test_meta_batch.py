@@ -691,32 +691,3 @@ def test_autocast_around_meta_backward(name: str, spec: str, batching: Batching)
     found = {n: value.grad for n, value in net.module.named_parameters() if value.grad is not None}
     assert {value.dtype for value in found.values()} == {torch.float32} == {loss.dtype}
     assert 0 < relative_error(found, flatten(expected)) < 0.2
-
-
-@every_batching
-def test_dropout_is_that_of_the_seed(batching: Batching) -> None:
-    module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2))
-    net = Net(seeded(module), functional.mse_loss, (3,))
-    problems = [net.problem(task) for task in range(COUNT)]
-
-    def under(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        result = estimate_batch(create("maml"), problems, net.params, batching=batching)
-        return flatten(result.gradient)
-
-    assert under(0).isfinite().all()
-    assert torch.equal(under(0), under(0))
-    assert not torch.allclose(under(0), under(1))
-
-
-def test_dropout_of_vmap_is_another_for_each_problem() -> None:
-    module = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 2))
-    net = Net(seeded(module), functional.mse_loss, (3,))
-    alike = [net.problem(0, steps=0)] * 64
-
-    def query_loss(count: int) -> float:
-        torch.manual_seed(0)
-        result = estimate_batch(create("fomaml"), alike[:count], net.params, batching="vmap")
-        return float(result.outer_loss)
-
-    assert len({query_loss(count) for count in (1, 2, 4)}) == 3  # of alike masks, one mean

@@ -353,29 +353,9 @@ def under_seed(seed: int, spec: str, module: nn.Module) -> Tensor:
     return flatten(create(spec)(problem, params).gradient)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_dropout_is_that_of_the_seed(spec: str) -> None:
-    module = with_dropout()
-    first, again, other = (under_seed(seed, spec, module) for seed in (0, 0, 1))
-    assert first.isfinite().all()
-    assert torch.equal(first, again)
-    assert not torch.allclose(first, other)
-
-
-def test_dropout_draws_its_masks_in_the_order_of_the_inner_loop() -> None:
-    module = with_dropout()
-    torch.manual_seed(0)
-    theta = {name: value.clone().requires_grad_() for name, value in trainable(module).items()}
-    phi: Params = theta
-    for _ in range(STEPS):
-        inputs, targets = regression(1)
-        loss = functional.mse_loss(functional_call(module, phi, (inputs,)), targets)
-        slopes = torch.autograd.grad(loss, list(phi.values()), create_graph=True)
-        phi = {name: phi[name] - STEP_SIZE * g for name, g in zip(phi, slopes, strict=True)}
-    inputs, targets = regression(2)
-    loss = functional.mse_loss(functional_call(module, phi, (inputs,)), targets)
-    expected = dict(zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True))
-    assert torch.allclose(under_seed(0, "maml", module), flatten(expected), rtol=EXACT)
+def test_dropout_is_refused_while_it_draws() -> None:
+    with pytest.raises(OptionError, match=r"Dropout '2' draws anew at every call.*\.eval\(\)"):
+        problem_of(with_dropout())
 
 
 def test_dropout_does_nothing_in_evaluation_mode() -> None:

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from estimators.differentiation import Loss, value_and_gradient
 from estimators.hvp.hessian import Hessian
@@ -28,18 +29,31 @@ class FiniteDifference(Hessian):
         precision = max(torch.finfo(value.dtype).eps for value in params.values())
         entries = sum(value.numel() for value in params.values())
         length = norm(self._params) or math.sqrt(entries)  # at zero, as if all entries were one
-        self._reach = max(precision**0.6 * length / math.sqrt(entries), 8 * precision * length)
+        rms = length / math.sqrt(entries)
+        self._reach = max(precision**0.6 * rms, 8 * precision * length / math.sqrt(self._points))
 
     def _product(self, vector: Params, *, last: bool) -> Params:
-        length = norm(vector)
-        if length == 0:
-            return {name: torch.zeros_like(value) for name, value in vector.items()}
-        step = self._reach / length
-        ahead, behind = (self._gradient(sign * step, vector) for sign in (1, -1))
-        return {name: (ahead[name] - behind[name]) / (2 * step) for name in vector}
+        # Stacked points have steps of their own: the shorter vectors would drown in rounding.
+        sizes, steps = self._steps(vector), {}
+        for name, value in vector.items():
+            shape = (-1, *[1] * (value.dim() - 1)) if self._points > 1 else ()
+            steps[name] = sizes.to(value.dtype).reshape(shape)
+        moves = {name: steps[name] * value for name, value in vector.items()}
+        ahead, behind = (self._gradient(sign, moves) for sign in (1.0, -1.0))
+        return {name: (ahead[name] - behind[name]) / (2 * steps[name]) for name in vector}
 
-    def _gradient(self, step: float, vector: Params) -> Params:
-        device = next(iter(vector.values())).device.type
+    def _steps(self, vector: Params) -> Tensor:
+        """Returns d, float64; one for each point, if several are stacked."""
+        squares = [value.double().square() for value in vector.values()]
+        if self._points > 1:
+            total = torch.stack([each.reshape(self._points, -1).sum(1) for each in squares]).sum(0)
+        else:
+            total = torch.stack([each.sum() for each in squares]).sum()
+        lengths = torch.where(total > 0, total, 1.0).sqrt()
+        return torch.full_like(lengths, self._reach) / lengths
+
+    def _gradient(self, sign: float, moves: Params) -> Params:
+        device = next(iter(moves.values())).device.type
         with torch.autocast(device, enabled=False):  # its rounding would drown the difference
-            _, gradient = value_and_gradient(self._loss, leaves(axpy(step, vector, self._params)))
+            _, gradient = value_and_gradient(self._loss, leaves(axpy(sign, moves, self._params)))
         return gradient

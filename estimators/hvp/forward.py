@@ -29,10 +29,10 @@ class Forward(Hessian):
     def _product(self, vector: Params, *, last: bool) -> Params:
         try:
             return self._tangent(vector)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).strip().partition("\n")[0]
+            if not any(word in reason for word in ("forward", "ZeroTensor")):
+                raise  # something else went wrong: out of memory, say
             raise OptionError(
                 f"engine='forward': {self._failing_operation(vector)} has no forward mode here "
                 f"({reason}); use engine='reverse'"

@@ -18,11 +18,10 @@ class Func(Hessian):
     def _prepare(self, loss: Loss, params: Params) -> None:
         gradient = torch.func.grad(lambda point: evaluate(loss, point))
         _, pullback = torch.func.vjp(gradient, detached(params))  # type: ignore[misc]
-        self._pullback: Callable[..., tuple[Params]] | None = pullback
+        self._pullback: Callable[..., tuple[Params]] = pullback
 
     def _product(self, vector: Params, *, last: bool) -> Params:
-        assert self._pullback is not None, "no product can be taken after the last"
         (product,) = self._pullback(vector)
         if last:
-            self._pullback = None
+            del self._pullback
         return detached(product)

@@ -18,6 +18,7 @@ class Hessian(ABC):
 
     def __init__(self, loss: Loss, params: Params, points: int = 1) -> None:
         self._points = points
+        self._spent = False
         self._prepare(loss, params)
 
     def product(self, vector: Params, *, last: bool) -> Params:
@@ -29,7 +30,13 @@ class Hessian(ABC):
 
         Returns:
             The product, detached, keyed and shaped as the point.
+
+        Raises:
+            RuntimeError: the last product was taken before.
         """
+        if self._spent:
+            raise RuntimeError("no product can be taken after the one marked as the last")
+        self._spent = last
         tell(self._points)
         return self._product(vector, last=last)
 

@@ -6,8 +6,9 @@ from functools import cache, partial
 
 from pebble import ProcessPool
 
+from estimators.errors import OptionError
 from harness.conformance.check import CHECKS
-from harness.conformance.subject import Subject
+from harness.conformance.subject import DEEPEST, Subject
 from harness.conformance.suite import Finding, Score, Verdict, examine, score, scored_on
 from harness.plugins import load_plugins
 from harness.processes import fresh_processes, violent_end
@@ -24,12 +25,14 @@ class Suite:
         time_limit: seconds that each check may take.
 
     Raises:
-        OptionError: the estimator cannot be created.
+        OptionError: the estimator cannot be created, or fits no depth that is tried.
     """
 
     def __init__(self, text: str, plugins: Plugins = (), time_limit: float = 300.0) -> None:
         load_plugins(plugins)
         subject = Subject(text)
+        if all(subject.estimator.misfit(steps) for steps in range(DEEPEST + 1)):
+            raise OptionError(str(subject.estimator.misfit(DEEPEST)))
         self.text, self.plugins, self.time_limit = text, plugins, time_limit
         self.spec = subject.spec
         self.cases = scored_on(subject)

@@ -10,7 +10,7 @@ from estimators.registry import ESTIMATORS
 from harness.conformance.cases import SYNTHETIC, TASKS, Case, case
 from harness.conformance.telling import NotApplicable, Violation, told
 
-_DEEPEST = 32  # where the search for a depth that suits the estimator ends
+DEEPEST = 32  # where the search for a depth that suits the estimator ends
 _SMALL = TASKS[:2]  # stand in where all synthetic cases are refused
 _COMPILED = ("mlp", "uneven")  # each costs a compiled program seconds to minutes
 
@@ -68,11 +68,11 @@ class Subject:
         Raises:
             Violation: the estimator fits no depth.
         """
-        fitting = [k for k in range(1, _DEEPEST + 1) if not self.estimator.misfit(k)]
+        fitting = [k for k in range(1, DEEPEST + 1) if not self.estimator.misfit(k)]
         if not fitting:
             raise Violation(
-                f"misfit() names every depth from 1 to {_DEEPEST}, the last one since: "
-                f"{self.estimator.misfit(_DEEPEST)}"
+                f"misfit() names every depth from 1 to {DEEPEST}, the last one since: "
+                f"{self.estimator.misfit(DEEPEST)}"
             )
         deep = min(fitting, key=lambda k: (abs(k - 3), k))
         return (deep,) if self.compiled or 1 not in fitting else tuple(sorted({1, deep}))
