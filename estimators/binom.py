@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from estimators.backpropagation import adapt
 from estimators.cascade import Cascading
-from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.estimator import MetaGradient, Ordered
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params
@@ -12,7 +12,7 @@ from estimators.tree import Params
 
 @register("binom")
 @dataclass(frozen=True)
-class Binom(Cascading):
+class Binom(Ordered, Cascading):
     """[I + sum_{l=1..L} sum_{0<=k_1<...<k_l<K} (-alpha)^l H_{k_1} ... H_{k_l}] g.
 
     L = 0 is `fomaml`, L = K is `maml`.
@@ -34,16 +34,6 @@ class Binom(Cascading):
         >>> create("binom(order=1)")(problem, {"w": torch.ones(1)}).gradient["w"]  # (1-2*.5) g
         tensor([0.])
     """
-
-    order: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order("binom", self.order)
-
-    def misfit(self, steps: int) -> str | None:
-        """See `Estimator.misfit`."""
-        return order_misfit("binom", self.order, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

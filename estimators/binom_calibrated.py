@@ -11,7 +11,7 @@ from estimators.backpropagation import adapt, through_iterates
 from estimators.calibration import Calibration, Probe, fit
 from estimators.cascade import elementary_sums
 from estimators.errors import OptionError
-from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.estimator import MetaGradient, Ordered
 from estimators.options import TakesProducts
 from estimators.problem import BilevelProblem
 from estimators.registry import register
@@ -35,7 +35,7 @@ class _State:
 
 @register("binom-calibrated")
 @dataclass(frozen=True)
-class BinomCalibrated(TakesProducts):
+class BinomCalibrated(Ordered, TakesProducts):
     """g + sum_{l=1..L} c_l e_l, e_l = sum_{k_1<...<k_l} (-alpha)^l H_{k_1} ... H_{k_l} g.
 
     Eq. 8 of `binom` has c_l = 1: a Taylor polynomial of the product, poor once alpha lambda_max
@@ -65,21 +65,15 @@ class BinomCalibrated(TakesProducts):
         tensor([0.0625])
     """
 
-    order: int
     probes: int = 16
     refit_every: int = 400
     _state: _State = field(default_factory=_State, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_order("binom-calibrated", self.order)
         for name in ("probes", "refit_every"):
             if getattr(self, name) < 1:
                 raise OptionError(f"binom-calibrated: {name} must be 1 or more")
-
-    def misfit(self, steps: int) -> str | None:
-        """See `Estimator.misfit`."""
-        return order_misfit("binom-calibrated", self.order, steps)
 
     @property
     def calibration(self) -> Calibration | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from estimators.backpropagation import adapt
 from estimators.cascade import Cascading
-from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.estimator import MetaGradient, Ordered
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params
@@ -12,7 +12,7 @@ from estimators.tree import Params
 
 @register("binom-released")
 @dataclass(frozen=True)
-class BinomReleased(Cascading):
+class BinomReleased(Ordered, Cascading):
     """Eq. 8 with alpha L/K in place of alpha; phi_K and g are those of the step size alpha.
 
     Exact at L = 0, as `fomaml`, and at L = K, as `maml`, alone. In between it is about as
@@ -36,16 +36,6 @@ class BinomReleased(Cascading):
         >>> released(problem, {"w": torch.ones(1)}).gradient["w"]
         tensor([0.1250])
     """
-
-    order: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_order("binom-released", self.order)
-
-    def misfit(self, steps: int) -> str | None:
-        """See `Estimator.misfit`."""
-        return order_misfit("binom-released", self.order, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -52,6 +52,9 @@ class Estimator(ABC):
     any_descent: ClassVar[bool] = False
     probes: int = 0
 
+    def __post_init__(self) -> None:  # ruff: ignore[empty-method-without-abstract-decorator]
+        """Checks the options: none here, and whatever subclasses add."""
+
     @property
     def title(self) -> str:
         """What messages call the estimator: BinomReleased is binom-released."""
@@ -168,22 +171,23 @@ def _check_step_sizes(sizes: Params, params: Mapping[str, Tensor]) -> None:
             )
 
 
-def check_order(name: str, order: int) -> None:
-    """Refuses an order below zero.
+@dataclass(frozen=True)
+class Ordered(Estimator):
+    """An estimator of an order that its depth limits.
 
-    Args:
-        name: the estimator's name, for the message.
-        order: L.
-
-    Raises:
-        OptionError: the order is negative.
+    Attributes:
+        order: L, 0 <= L <= K.
     """
-    if order < 0:
-        raise OptionError(f"{name}: order={order} is outside 0..K (K is the depth)")
 
+    order: int
 
-def order_misfit(name: str, order: int, steps: int) -> str | None:
-    """Tells that an order exceeds the depth; None when it does not."""
-    if order > steps:
-        return f"{name}: order={order} is outside 0..{steps} (the depth is {steps})"
-    return None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order < 0:
+            raise OptionError(f"{self.title}: order={self.order} is outside 0..K (K is the depth)")
+
+    def misfit(self, steps: int) -> str | None:
+        """See `Estimator.misfit`."""
+        if self.order > steps:
+            return f"{self.title}: order={self.order} is outside 0..{steps} (the depth is {steps})"
+        return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from estimators.backpropagation import adapt
 from estimators.cascade import Cascading
 from estimators.errors import OptionError
-from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.estimator import MetaGradient, Ordered
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params
@@ -13,7 +13,7 @@ from estimators.tree import Params
 
 @register("hybrid")
 @dataclass(frozen=True)
-class Hybrid(Cascading):
+class Hybrid(Ordered, Cascading):
     """[I + sum_{l=1..L} sum_{K-C<=k_1<...<k_l<K} (-alpha)^l H_{k_1} ... H_{k_l}] g.
 
     C = K is `binom` of order L; L = C is `truncated` of order C with each step's graph rebuilt.
@@ -36,12 +36,10 @@ class Hybrid(Cascading):
         tensor([0.0625])
     """
 
-    order: int
     window: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_order("hybrid", self.order)
         if self.window < self.order:
             raise OptionError(
                 f"hybrid: window={self.window} is below order={self.order}; order <= window <= K"
@@ -51,7 +49,7 @@ class Hybrid(Cascading):
         """See `Estimator.misfit`."""
         if self.window > steps:
             return f"hybrid: window={self.window} is more than the depth {steps}"
-        return order_misfit("hybrid", self.order, steps)
+        return super().misfit(steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

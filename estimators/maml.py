@@ -42,6 +42,7 @@ class Maml(Compilable):
     checkpoint: str = "none"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.checkpoint not in ("none", "sqrt"):
             raise OptionError(f'maml: checkpoint={self.checkpoint!r} is neither "none" nor "sqrt"')
 

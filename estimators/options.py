@@ -57,6 +57,7 @@ class TakesProducts(Estimator):
     engine: str = AUTO
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.engine not in (AUTO, *ENGINES):
             raise OptionError(f"engine={self.engine!r} is none of {', '.join((AUTO, *ENGINES))}")
         if getattr(self, "compiled", False) and self.engine not in (AUTO, "func"):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from estimators.backpropagation import through_graph
-from estimators.estimator import MetaGradient, check_order, order_misfit
+from estimators.estimator import MetaGradient, Ordered
 from estimators.options import Compilable
 from estimators.problem import BilevelProblem
 from estimators.registry import register
@@ -13,7 +13,7 @@ from estimators.tree import Params
 
 @register("truncated")
 @dataclass(frozen=True)
-class Truncated(Compilable):
+class Truncated(Ordered, Compilable):
     """A_{K-L} ... A_{K-1} g, by back-propagation through the last L unrolled steps.
 
     L = 0 is `fomaml`, L = K is `maml`. The graphs of L steps live at once.
@@ -35,15 +35,6 @@ class Truncated(Compilable):
     """
 
     any_descent: ClassVar[bool] = True
-
-    order: int
-
-    def __post_init__(self) -> None:
-        check_order("truncated", self.order)
-
-    def misfit(self, steps: int) -> str | None:
-        """See `Estimator.misfit`."""
-        return order_misfit("truncated", self.order, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
