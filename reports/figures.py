@@ -18,7 +18,7 @@ from reports.tables import by_order
 # Relative errors below this are float64 rounding: such estimators are exact.
 EXACT = 1e-12
 HEIGHT = 320
-# Okabe and Ito's colours without black and yellow, which one of the two themes would hide.
+# First Okabe and Ito's colours without black and yellow, which one of the two themes would hide.
 PALETTE = {
     "maml": ("#0072B2", "circle"),
     "adjoint": ("#56B4E9", "square"),
@@ -27,6 +27,13 @@ PALETTE = {
     "fomaml": ("#E69F00", "cross"),
     "imaml": ("#CC79A7", "triangle-down"),
     "reptile": ("#999999", "triangle-right"),
+    "hybrid": ("#A6761D", "triangle-left"),
+    "binom-calibrated": ("#8C6BB1", "diamond"),
+    "binom-released": ("#66C2A5", "triangle-left"),
+    "neumann": ("#C51B7D", "triangle-down"),
+    "mixed": ("#5E7C8A", "circle"),
+    "anil": ("#B2182B", "square"),
+    "hf-maml": ("#7A9A01", "cross"),
 }
 _MORE_COLOURS = ("#A6761D", "#8C6BB1", "#7A9A01", "#C51B7D")
 _MORE_SHAPES = ("triangle-left", "square", "circle", "diamond", "cross")

@@ -11,7 +11,7 @@ from harness.runs import read_run
 from reports.quantities import QUANTITIES
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
-ORDERED = ("truncated", "binom")
+ORDERED = ("truncated", "binom", "binom-calibrated", "binom-released")
 # What a person chooses, in this order; "rest" names the axes that have no filter of their own.
 FILTERS = ("version", "task", "model", "device", "rest")
 
@@ -144,7 +144,7 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
         if own.empty:
             continue
         first = table[table["family"] == "fomaml"].assign(order=0)
-        exact = table[table["family"] == "maml"]
+        exact = table[table["estimator"] == "maml"]
         ends = pd.concat([first, exact.assign(order=exact["depth"])])
         taken = own.loc[own["bias"].notna(), "order"]
         lines.append(pd.concat([own, ends[~ends["order"].isin(taken)]]).assign(line=line))

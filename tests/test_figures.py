@@ -89,7 +89,7 @@ def test_orders_span_from_first_order_to_exact(here: pd.DataFrame) -> None:
 @pytest.mark.parametrize("figure", AT_DEPTH[:2])
 def test_bias_figures_hold_every_measured_cell(figure: Any, here: pd.DataFrame) -> None:
     spec = figure(here).to_dict()
-    orders = {f"{name}(order={order})" for name in tables.ORDERED for order in (1, 3)}
+    orders = {f"{name}(order={order})" for name in ("binom", "truncated") for order in (1, 3)}
     assert {point["estimator"] for point in points(spec)} == set(BIASES) | orders
     assert titles(spec)[1].startswith("bias (relative error)")
 
