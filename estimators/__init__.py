@@ -9,21 +9,8 @@ Example:
     torch.Size([3])
 """
 
-from estimators import (
-    adjoint,
-    anil,
-    binom,
-    binom_calibrated,
-    binom_released,
-    fomaml,
-    hybrid,
-    imaml,
-    maml,
-    mixed,
-    neumann,
-    reptile,
-    truncated,
-)
+from importlib import import_module
+
 from estimators.errors import OptionError
 from estimators.estimator import Estimator, MetaGradient
 from estimators.meta_batch import MetaBatch, estimate_batch, meta_backward
@@ -32,21 +19,22 @@ from estimators.problem import BilevelProblem
 from estimators.registry import available, create, register
 from estimators.tree import Params
 
-_BUILT_IN = (  # importing registers them
-    adjoint,
-    anil,
-    binom,
-    binom_calibrated,
-    binom_released,
-    fomaml,
-    hybrid,
-    imaml,
-    maml,
-    mixed,
-    neumann,
-    reptile,
-    truncated,
-)
+for _name in (  # importing registers them
+    "adjoint",
+    "anil",
+    "binom",
+    "binom_calibrated",
+    "binom_released",
+    "fomaml",
+    "hybrid",
+    "imaml",
+    "maml",
+    "mixed",
+    "neumann",
+    "reptile",
+    "truncated",
+):
+    import_module(f"estimators.{_name}")
 
 __all__ = [
     "BilevelProblem",

@@ -139,11 +139,11 @@ def _solve(probes: Sequence[Probe], used: int, order: int) -> Tensor | None:
     scale = torch.linalg.vector_norm(matrix, dim=0)
     if not (scale > 0).all() or not len(matrix) >= used:
         return None
-    u, values, v = torch.linalg.svd(matrix / scale, full_matrices=False)
+    u, values, v_t = torch.linalg.svd(matrix / scale, full_matrices=False)
     if not values[0] < _WORST_CONDITION * values[-1]:
         return None
     solution = torch.zeros(order, dtype=torch.float64)
-    solution[:used] = 1 + v.T @ ((u.T @ right) / values) / scale
+    solution[:used] = 1 + v_t.T @ ((u.T @ right) / values) / scale
     return solution
 
 

@@ -5,12 +5,12 @@ from math import inf
 
 import torch
 
-from estimators.differentiation import Loss, evaluate, value_and_gradient
+from estimators.differentiation import Loss, differentiate, evaluate, value_and_gradient
 from estimators.errors import OptionError
 from estimators.hvp import Hessian, hessian_at
 from estimators.options import TakesProducts
 from estimators.problem import BilevelProblem
-from estimators.tree import Params, detached, leaves
+from estimators.tree import Params, detached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,15 @@ class Proximal(TakesProducts):
         Returns:
             d outer_loss(phi_K) / d theta for the proximal phi_K.
         """
-        theta = leaves(params)
-        proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, theta))
-        with torch.enable_grad():
+
+        def outer(theta: Params) -> tuple[torch.Tensor, Params]:
+            loss = self._proximal_loss(problem.inner_loss, theta)
+            proximal = replace(problem, inner_loss=loss)
             end = proximal.unroll(proximal.start(theta), problem.steps)
-            outer_loss = evaluate(problem.outer_loss, end.params)
-        grads = torch.autograd.grad(outer_loss, list(theta.values()), materialize_grads=True)
-        return dict(zip(theta, grads, strict=True))
+            return evaluate(problem.outer_loss, end.params), {}
+
+        with torch.enable_grad():
+            return differentiate(outer, params)[2][0]
 
     def _proximal_loss(self, inner_loss: Loss, anchor: Params) -> Loss:
         def loss(params: Params) -> torch.Tensor:

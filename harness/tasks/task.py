@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from estimators.errors import OptionError
+from estimators.module_loss import Batch as Batch
 from estimators.registry import Registry
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
