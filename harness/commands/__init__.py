@@ -1,0 +1,1 @@
+"""The commands of `metagrad`, one file each."""

@@ -1,0 +1,37 @@
+"""`metagrad list`."""
+
+from rich.table import Table
+
+from harness.commands.options import Imports, console
+
+
+def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argument-default] (typer copies it)
+    """List estimators, tasks, models, presets and metrics."""
+    from estimators.registry import ESTIMATORS
+    from harness.metrics import METRICS
+    from harness.models import MODELS
+    from harness.plan import presets
+    from harness.plugins import load_plugins
+    from harness.tasks import TASKS
+
+    load_plugins(imports)
+    for registry in (ESTIMATORS, TASKS, MODELS):
+        table = _columns(f"{registry.kind}s", "name", "options")
+        for name in registry.available():
+            options = registry.options(name).values()
+            table.add_row(name, ", ".join(str(o).replace(" ", "") for o in options))
+        console.print(table)
+    table = _columns("presets", "name", "what")
+    for name, about in presets().items():
+        table.add_row(name, about)
+    console.print(table)
+    table = _columns("metrics", "name", "unit", "what")
+    for metric in METRICS.values():
+        table.add_row(metric.name, metric.unit, metric.about)
+    console.print(table)
+
+
+def _columns(title: str, *names: str) -> Table:
+    table = Table(*names, title=title, title_justify="left", box=None, pad_edge=False)
+    table.columns[0].style = "bold"
+    return table
