@@ -12,6 +12,7 @@ from estimators.differentiation import differentiate, evaluate
 from estimators.errors import OptionError
 from estimators.estimator import MetaGradient
 from estimators.options import Compilable
+from estimators.phases import Phase, marked_outer_loss, phase
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params
@@ -89,8 +90,11 @@ class Anil(Compilable):
             )
             start = on_the_head.start({name: theta[name] for name in names})
             body = {name: value.clone() for name, value in theta.items()}
-            adapted = {**body, **on_the_head.unroll(start, problem.steps).params}
-            return evaluate(problem.outer_loss, adapted), adapted
+            head = on_the_head.unroll(start, problem.steps).params
+            adapted = {**body, **head}
+            loss = marked_outer_loss(lambda: evaluate(problem.outer_loss, adapted), head.values())
+            return loss, adapted
 
-        outer_loss, adapted, (gradient,) = differentiate(outer, params)
+        with phase(Phase.META_GRADIENT):
+            outer_loss, adapted, (gradient,) = differentiate(outer, params)
         return outer_loss, adapted, gradient

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from estimators.differentiation import differentiate, evaluate, value_and_gradient
+from estimators.differentiation import differentiate, evaluate
 from estimators.estimator import MetaGradient
 from estimators.hvp import hvp
+from estimators.phases import Phase, marked_outer_loss, phase
 from estimators.problem import BilevelProblem, State
 from estimators.tree import Params, axpy, detached, inner, scaled
 
@@ -54,9 +55,13 @@ def through_graph(problem: BilevelProblem, start: State, steps: int) -> Ends:
 
     def outer(params: Params, *sizes: Params) -> tuple[Tensor, Params]:
         end = _with(problem, sizes).unroll(State(params, start.velocity), steps)
-        return evaluate(problem.outer_loss, end.params), end.params
+        loss = marked_outer_loss(
+            lambda: evaluate(problem.outer_loss, end.params), end.params.values()
+        )
+        return loss, end.params
 
-    outer_loss, adapted, gradients = differentiate(outer, start.params, *_sizes(problem))
+    with phase(Phase.META_GRADIENT):
+        outer_loss, adapted, gradients = differentiate(outer, start.params, *_sizes(problem))
     return Ends(gradients[0], outer_loss, adapted, *gradients[1:])
 
 
@@ -73,7 +78,7 @@ def through_segments(problem: BilevelProblem, params: Params, length: int) -> En
         if k % length == 0:
             starts.append(State(detached(state.params), state.velocity))
     end = state
-    outer_loss, g = value_and_gradient(problem.outer_loss, end.params)
+    outer_loss, g = problem.outer_gradient(end.params)
     pulled = [g, scaled(0.0, end.velocity), *(scaled(0.0, sizes) for sizes in _sizes(problem))]
     for index, start in reversed(list(enumerate(starts))):
         steps = min(length, problem.steps - index * length)
@@ -132,5 +137,5 @@ def adapt(problem: BilevelProblem, params: Params) -> tuple[list[Params], Tensor
         The iterates phi_0..phi_K, the outer loss at phi_K and its gradient g there.
     """
     iterates = list(problem.trajectory(params))
-    outer_loss, g = value_and_gradient(problem.outer_loss, iterates[-1])
+    outer_loss, g = problem.outer_gradient(iterates[-1])
     return [detached(phi) for phi in iterates], outer_loss, g

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from estimators.differentiation import value_and_gradient
 from estimators.estimator import MetaGradient
 from estimators.options import Compilable
 from estimators.problem import BilevelProblem
@@ -36,7 +35,7 @@ class Fomaml(Compilable):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         adapted = problem.adapt(params)
-        outer_loss, gradient = value_and_gradient(problem.outer_loss, adapted)
+        outer_loss, gradient = problem.outer_gradient(adapted)
         sizes = problem.step_size
         none = scaled(0.0, sizes) if isinstance(sizes, dict) else None
         return MetaGradient(

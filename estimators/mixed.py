@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from estimators.backpropagation import through_iterates
-from estimators.differentiation import differentiate, evaluate, value_and_gradient
+from estimators.differentiation import differentiate, evaluate
 from estimators.errors import OptionError
 from estimators.estimator import MetaGradient
 from estimators.options import Compilable, TakesProducts
@@ -79,12 +79,12 @@ class Mixed(TakesProducts, Compilable):
         steps, weights = problem.steps, self.weights_at(problem.steps)
         engine = self.engine_for(params)
         iterates = list(problem.trajectory(params))
-        outer_loss, g = value_and_gradient(problem.outer_loss, iterates[-1])
+        outer_loss, g = problem.outer_gradient(iterates[-1])
         vector = scaled(weights[-1], g)
         for k in reversed(range(steps)):
             vector = through_iterates(problem, [iterates[k]], vector, engine)
             if k and weights[k - 1]:
-                _, g = value_and_gradient(problem.outer_loss, iterates[k])
+                _, g = problem.outer_gradient(iterates[k])
                 vector = axpy(weights[k - 1], g, vector)
         return MetaGradient(vector, outer_loss, detached(iterates[-1]), steps, steps)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from estimators.differentiation import Loss, value_and_gradient
 from estimators.errors import OptionError
+from estimators.phases import Phase, phase
 from estimators.tree import Params, axpy, leaves
 
 
@@ -108,9 +109,10 @@ class BilevelProblem:
         state = self.start(leaves(params))
         yield state
         for _ in range(self.steps):
-            _, gradient = value_and_gradient(self.inner_loss, state.params)
-            state = self._step(state, gradient)
-            state = State(leaves(state.params), state.velocity)
+            with phase(Phase.INNER_LOOP):
+                _, gradient = value_and_gradient(self.inner_loss, state.params)
+                state = self._step(state, gradient)
+                state = State(leaves(state.params), state.velocity)
             yield state
 
     def trajectory(self, params: Params) -> Iterator[Params]:
@@ -146,9 +148,19 @@ class BilevelProblem:
             The state after the last step, differentiable with respect to the first.
         """
         for _ in range(steps):
-            _, gradient = value_and_gradient(self.inner_loss, state.params, create_graph=True)
-            state = self._step(state, gradient)
+            with phase(Phase.INNER_LOOP):
+                _, gradient = value_and_gradient(self.inner_loss, state.params, create_graph=True)
+                state = self._step(state, gradient)
         return state
+
+    def outer_gradient(self, params: Params) -> tuple[Tensor, Params]:
+        """Returns the outer loss, detached, and its gradient g.
+
+        Args:
+            params: where, such as phi_K; they require a gradient.
+        """
+        with phase(Phase.OUTER_GRADIENT):
+            return value_and_gradient(self.outer_loss, params)
 
     def _step(self, state: State, gradient: Params) -> State:
         direction = axpy(self.momentum, state.velocity, gradient) if self.momentum else gradient

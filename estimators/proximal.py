@@ -5,7 +5,7 @@ from math import inf
 
 import torch
 
-from estimators.differentiation import Loss, differentiate, evaluate, value_and_gradient
+from estimators.differentiation import Loss, differentiate, evaluate
 from estimators.errors import OptionError
 from estimators.hvp import Hessian, hessian_at
 from estimators.options import TakesProducts
@@ -62,7 +62,7 @@ class Proximal(TakesProducts):
             )
         proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, params))
         phi = proximal.adapt(params)
-        outer_loss, g = value_and_gradient(problem.outer_loss, phi)
+        outer_loss, g = problem.outer_gradient(phi)
         hessian = hessian_at(problem.inner_loss, detached(phi), engine=self.engine_for(params))
         return hessian, detached(phi), outer_loss, g
 

@@ -7,6 +7,7 @@ import torch
 from estimators.differentiation import evaluate
 from estimators.estimator import MetaGradient
 from estimators.options import Compilable
+from estimators.phases import Phase, phase
 from estimators.problem import BilevelProblem
 from estimators.registry import register
 from estimators.tree import Params, axpy, detached, scaled
@@ -36,7 +37,7 @@ class Reptile(Compilable):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         adapted = detached(problem.adapt(params))
-        with torch.no_grad():
+        with phase(Phase.OUTER_GRADIENT), torch.no_grad():
             outer_loss = evaluate(problem.outer_loss, adapted)
         gradient = scaled(1 / problem.alpha, axpy(-1.0, adapted, params))
         return MetaGradient(gradient, outer_loss, adapted, hvps=0, serial_depth=0)

@@ -35,7 +35,7 @@ def run_asv(store: Path, console: Console) -> Path:
     _check_checkout(console)
     _asv("machine", "--yes")
     runs = store / "runs"
-    before = set(runs.glob("*.jsonl"))
+    before = _stamps(runs)
     environment = os.environ | {"METAGRAD_STORE": str(store.resolve())}
     process = subprocess.Popen(
         [sys.executable, "-m", "asv", "run", "HEAD^!", "--show-stderr"],
@@ -50,14 +50,16 @@ def run_asv(store: Path, console: Console) -> Path:
     try:
         with progress_bar(console) as show:
             while process.poll() is None:
-                _show(show, sorted(set(runs.glob("*.jsonl")) - before), log)
+                _show(show, _written_since(before, runs), log)
                 time.sleep(0.3)
             show(1.0, 1.0, "done")
     except KeyboardInterrupt:
         process.wait()
-        raise OptionError(f"stopped; what was finished is in {runs}") from None
+        raise OptionError(
+            f"stopped; what was finished is in {runs}, and the same command goes on from there"
+        ) from None
     reader.join()
-    made = sorted(set(runs.glob("*.jsonl")) - before)
+    made = _written_since(before, runs)
     # Exit code 2: asv went through, and a cell has failed; the table says which, and why.
     if process.returncode not in (0, 2) or not made:
         console.print("".join(log), markup=False, highlight=False)
@@ -65,6 +67,15 @@ def run_asv(store: Path, console: Console) -> Path:
             f"asv ended with exit code {process.returncode}; its last lines are above"
         )
     return made[-1]
+
+
+def _stamps(runs: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(runs.glob("*.jsonl"))}
+
+
+def _written_since(before: dict[Path, int], runs: Path) -> list[Path]:
+    """Returns the journals that are new or, where a run goes on, longer than before."""
+    return [path for path, stamp in _stamps(runs).items() if before.get(path) != stamp]
 
 
 def _check_checkout(console: Console) -> None:

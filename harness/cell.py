@@ -11,7 +11,17 @@ from harness.models import MODELS
 from harness.tasks import TASKS
 
 DTYPES = ("float32", "float64")
+MOST_TRAINED = 200_000  # the tasks that a seed has for meta-training last that long
 _DEVICE = re.compile(r"cpu|cuda:(0|[1-9]\d*)")
+
+# A specification in a name: a slash ends it, unless it is within the quotes of an option.
+_SPEC = r"""((?:[^/'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+)"""
+_COUNT = r"(\d{1,18})"
+_ID = re.compile(
+    rf"{_SPEC}/{_SPEC}/K{_COUNT}/alpha(\d+(?:\.\d+)?(?:e[+-]?\d+)?)/{_SPEC}"
+    rf"/([^/]+)/([^/]+)/seed{_COUNT}/tasks{_COUNT}(?:/trained{_COUNT})?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Cell:
         dtype: "float32" or "float64", of everything but bias, which is always float64.
         seed: of the initial parameters and of the tasks.
         tasks: how many tasks bias is taken over.
+        trained: steps of exact meta-training before anything is measured.
     """
 
     estimator: str
@@ -39,6 +50,7 @@ class Cell:
     dtype: str = "float32"
     seed: int = 0
     tasks: int = 8
+    trained: int = 0
 
     @classmethod
     def of(
@@ -53,6 +65,7 @@ class Cell:
         dtype: str = "float32",
         seed: int = 0,
         tasks: int = 8,
+        trained: int = 0,
     ) -> "Cell":
         """Checks every part and returns the cell in its canonical form.
 
@@ -66,6 +79,7 @@ class Cell:
             dtype: "float32" or "float64".
             seed: 0 or more.
             tasks: 1 or more.
+            trained: 0 to 200,000.
 
         Returns:
             The cell.
@@ -86,9 +100,16 @@ class Cell:
         alpha = family.step_size if step_size is None else float(step_size)
         if not 0 < alpha < math.inf:
             raise OptionError(f"step size {alpha} must be positive and finite")
-        for what, value, least in (("depth", depth, 0), ("seed", seed, 0), ("tasks", tasks, 1)):
+        for what, value, least in (
+            ("depth", depth, 0),
+            ("seed", seed, 0),
+            ("tasks", tasks, 1),
+            ("trained", trained, 0),
+        ):
             if value < least:
                 raise OptionError(f"{what} {value} must be {least} or more")
+        if trained > MOST_TRAINED:
+            raise OptionError(f"trained {trained} must be {MOST_TRAINED} or less")
         return cls(
             estimator=ESTIMATORS.canonical(estimator),
             task=TASKS.canonical(task),
@@ -99,6 +120,46 @@ class Cell:
             dtype=dtype,
             seed=seed,
             tasks=tasks,
+            trained=trained,
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> "Cell":
+        """Reads the name of a cell; the inverse of `id`.
+
+        Args:
+            text: a cell's `id`, or one whose specifications are spelled otherwise.
+
+        Returns:
+            The cell.
+
+        Raises:
+            OptionError: the text is no such name, or a part of it is wrong.
+
+        Example:
+            >>> Cell.parse("sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8").depth
+            5
+        """
+        match = _ID.fullmatch(text)
+        if not match:
+            raise OptionError(
+                f"cannot read the cell {text!r}; write it like "
+                "sinusoid/mlp-40-40/K5/alpha0.01/binom(order=2)/cpu/float32/seed0/tasks8"
+            )
+        task, model, depth, alpha, estimator, device, dtype, seed, tasks, trained = match.groups(
+            "0"
+        )
+        return cls.of(
+            estimator=estimator,
+            task=task,
+            model=model,
+            depth=int(depth),
+            step_size=float(alpha),
+            device=device,
+            dtype=dtype,
+            seed=int(seed),
+            tasks=int(tasks),
+            trained=int(trained),
         )
 
     @property
@@ -112,6 +173,7 @@ class Cell:
         return (
             f"{self.task}/{self.model}/K{self.depth}/alpha{self.step_size!r}/{self.estimator}"
             f"/{self.device}/{self.dtype}/seed{self.seed}/tasks{self.tasks}"
+            + (f"/trained{self.trained}" if self.trained else "")
         )
 
     @property

@@ -11,7 +11,9 @@ from typer.exceptions import TyperException
 from estimators.errors import OptionError
 from harness.commands.bench import bench
 from harness.commands.check import check
+from harness.commands.doctor import doctor
 from harness.commands.listing import list_everything
+from harness.commands.profile import profile
 from harness.commands.run import run
 from harness.commands.summary import summary
 
@@ -21,7 +23,7 @@ app = typer.Typer(
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
 app.command("list")(list_everything)
-for command in (run, check, summary, bench):
+for command in (run, check, summary, bench, profile, doctor):
     app.command()(command)
 
 

@@ -1,18 +1,23 @@
 """The journal of a run: JSON lines, one event each, on disk before the next piece of work."""
 
+import fcntl
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell
 from harness.outcome import Outcome
-from harness.probes.bias import Samples
 
-SCHEMA = 1
+SCHEMA = 2
+"""Version of what is written; 1, with an event for each result, can be read too."""
+
+Samples = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -30,63 +35,165 @@ class Progress:
     doing: str
 
 
+@dataclass(frozen=True)
+class Result:
+    """How one stage of a cell ended.
+
+    Attributes:
+        cell: the cell.
+        outcome: how it ended.
+        samples: by metric.
+        notes: what a reader of the samples should know, a sentence each.
+    """
+
+    cell: Cell
+    outcome: Outcome
+    samples: Samples = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
 class Journal:
-    """Appends the events of one run to a file of its own.
+    """Appends the events of one run to a file, which it holds locked.
 
     Args:
-        store: the folder of results; made if missing.
+        path: the file.
+        new: whether it must be made.
 
     Attributes:
         path: the file.
 
     Raises:
-        OSError: the folder cannot be written.
+        BlockingIOError: another process writes to it.
+        OSError: it cannot be written.
     """
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, path: Path, *, new: bool) -> None:
+        self.path = path
+        flags = os.O_CREAT | os.O_EXCL if new else 0
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
+        if new:
+            _sync_folder(path.parent)  # or a power cut could take the file's name
+
+    @classmethod
+    def create(cls, store: Path) -> "Journal":
+        """Starts the journal of a new run.
+
+        Args:
+            store: the folder of results; made if missing.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
         folder = store / "runs"
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.jsonl"
-        self.path = folder / name
-        self._file = self.path.open("x", encoding="utf-8")
+        return cls(folder / name, new=True)
 
-    def start(self, environment: dict[str, Any], cells: int) -> None:
-        """Writes what the run is made with."""
-        self._write("start", schema=SCHEMA, environment=environment, cells=cells)
+    def set_torn_line_aside(self) -> Path | None:
+        """Moves what follows the last whole line, left by a run that was killed, to a file beside.
 
-    def result(
-        self, cell: Cell, stage: str, outcome: Outcome, samples: Samples | None = None
-    ) -> None:
-        """Writes how one stage of a cell ended.
+        Returns:
+            That file, NAME.torn; None when the last line is whole.
+        """
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole == len(content):
+            return None
+        beside = self.path.with_suffix(".torn")
+        with beside.open("ab") as file:
+            file.write(content[whole:] + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.ftruncate(self._file, whole)
+        os.fsync(self._file)
+        return beside
+
+    def start(self, environment: dict[str, Any], cells: int, **more: Any) -> None:
+        """Writes what the run is made with.
 
         Args:
-            cell: the cell.
-            stage: "score" (all but time) or "time".
-            outcome: how it ended.
-            samples: by metric.
+            environment: see `harness.environment.environment`.
+            cells: how many are planned.
+            **more: what else is to be known of it.
         """
+        self._write("start", schema=SCHEMA, environment=environment, cells=cells, **more)
+
+    def resume(self, environment: dict[str, Any], **more: Any) -> None:
+        """Writes that the run goes on, and what with; see `start`."""
+        self._write("resume", environment=environment, **more)
+
+    def results(
+        self,
+        stage: str,
+        results: Sequence[Result],
+        *,
+        seconds: float = 0.0,
+        limits: dict[str, float] | None = None,
+    ) -> None:
+        """Writes how one stage of some cells ended, all of them or none.
+
+        Args:
+            stage: "plan" (the cell is skipped), "score" (all but time) or "time".
+            results: one a cell; more than one where they were measured in turns.
+            seconds: wall time that it took.
+            limits: "seconds" and bytes of "memory" beyond which it would have been stopped.
+        """
+        written = [
+            {
+                "id": result.cell.id,
+                "cell": result.cell.as_dict(),
+                "status": result.outcome.status,
+                "reason": result.outcome.reason,
+                "traceback": result.outcome.traceback,
+                "samples": result.samples,
+                "notes": list(result.notes),
+            }
+            for result in results
+        ]
         self._write(
-            "result",
-            id=cell.id,
-            cell=cell.as_dict(),
+            "results",
             stage=stage,
-            status=outcome.status,
-            reason=outcome.reason,
-            traceback=outcome.traceback,
-            samples=samples or {},
+            seconds=round(seconds, 4),
+            limits=limits or {},
+            results=written,
         )
 
     def progress(self, progress: Progress) -> None:
-        """Writes how far the run is."""
-        self._write("progress", **asdict(progress))
+        """Writes how far the run is; lost without harm, and so not synced."""
+        self._write("progress", sync=False, **asdict(progress))
 
     def end(self) -> None:
         """Writes that the run is whole, and closes the file."""
         self._write("end")
-        self._file.close()
+        self.close()
 
-    def _write(self, event: str, **fields: Any) -> None:
+    def close(self) -> None:
+        """Leaves the file to others."""
+        os.close(self._file)
+
+    def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._file.write(json.dumps({"event": event, "at": now, **fields}) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps({"event": event, "at": now, **fields}).encode() + b"\n"
+        end = os.fstat(self._file).st_size
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            if sync:
+                os.fsync(self._file)
+        except OSError:  # a full disk, which may have taken part of the line
+            with suppress(OSError):
+                os.ftruncate(self._file, end)
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

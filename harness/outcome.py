@@ -1,10 +1,19 @@
 """How a cell can end."""
 
+import re
+import sysconfig
 import traceback
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from estimators.errors import OptionError
+
+_LONGEST_REASON = 600
+_LONGEST_TRACEBACK = 20_000
+# The libraries that everything goes through, and that say nothing of where an error comes from.
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+),? in (?P<function>[^\n]+)')
 
 
 class Status(StrEnum):
@@ -26,7 +35,8 @@ class Outcome:
     Attributes:
         status: the kind of end.
         reason: one line for people; empty when all went well.
-        traceback: of the exception, if there was one.
+        traceback: of the exception, or of where a worker was when it was ended; what a crashed
+            one printed last.
     """
 
     status: Status
@@ -35,7 +45,7 @@ class Outcome:
 
 
 class Diverged(ArithmeticError):
-    """An estimate or a reference is not finite."""
+    """An estimate, a loss or a reference is not finite."""
 
 
 def outcome_of(error: BaseException) -> Outcome:
@@ -44,10 +54,31 @@ def outcome_of(error: BaseException) -> Outcome:
     Args:
         error: what was raised.
     """
-    told = " ".join(f"{type(error).__name__}: {error}".split())
+    frames = "".join(traceback.format_exception(error))
+    kept = frames if len(frames) <= _LONGEST_TRACEBACK else f"...\n{frames[-_LONGEST_TRACEBACK:]}"
     if isinstance(error, Diverged):
-        return Outcome(Status.DIVERGED, str(error))
-    if isinstance(error, MemoryError) or "out of memory" in told or "can't allocate" in told:
-        return Outcome(Status.OUT_OF_MEMORY, told)
-    reason = " ".join(str(error).split()) if isinstance(error, OptionError) else told
-    return Outcome(Status.FAILED, reason, "".join(traceback.format_exception(error)))
+        return Outcome(Status.DIVERGED, str(error), kept)
+    said = " ".join(str(error).split())
+    reason = said if isinstance(error, OptionError) else f"{type(error).__name__}: {said}"
+    lacks = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said
+    reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
+    if not isinstance(error, OptionError):
+        reason += place(frames, innermost_first=False)
+    return Outcome(Status.OUT_OF_MEMORY if lacks else Status.FAILED, reason, kept)
+
+
+def place(frames: str, *, innermost_first: bool) -> str:
+    """Returns " (file.py:12 in function)", the innermost place outside of the libraries.
+
+    Args:
+        frames: a traceback as Python or its fault handler writes it.
+        innermost_first: whether the first frame is the innermost, as the fault handler has it.
+
+    Returns:
+        Nothing when there is no such place.
+    """
+    found = list(_FRAME.finditer(frames))
+    for frame in found if innermost_first else reversed(found):
+        if not frame["file"].startswith((*_LIBRARIES, "<")):
+            return f" ({Path(frame['file']).name}:{frame['line']} in {frame['function'].strip()})"
+    return ""

@@ -31,6 +31,7 @@ class Axes:
         seeds: of parameters and tasks.
         tasks: how many tasks bias is taken over.
         step_size: alpha; None for each task's own.
+        trained: steps of exact meta-training before anything is measured.
     """
 
     settings: tuple[tuple[str, str], ...]
@@ -43,6 +44,7 @@ class Axes:
     seeds: tuple[int, ...] = (0,)
     tasks: int = 8
     step_size: float | None = None
+    trained: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def expand(axes: Axes) -> list[Planned]:
     """
     planned: list[Planned] = []
     seen: set[Cell] = set()
-    for (task, model), depth, device, dtype, seed in product(
-        axes.settings, axes.depths, axes.devices, axes.dtypes, axes.seeds
+    for (task, model), depth, device, dtype, seed, trained in product(
+        axes.settings, axes.depths, axes.devices, axes.dtypes, axes.seeds, axes.trained
     ):
         for estimator in _estimators(axes, depth):
             cell = Cell.of(
@@ -99,6 +101,7 @@ def expand(axes: Axes) -> list[Planned]:
                 dtype=dtype,
                 seed=seed,
                 tasks=axes.tasks,
+                trained=trained,
             )
             if cell not in seen:
                 seen.add(cell)

@@ -1,34 +1,54 @@
 """From a cell to the bilevel problems that it stands for, and to its estimator."""
 
+import inspect
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 
 from estimators import BilevelProblem, Estimator, Params, create, module_problem, trainable
-from harness.cell import Cell
+from harness import cache, models, tasks
+from harness.cell import MOST_TRAINED, Cell
+from harness.meta_training import META_BATCH, meta_trained
 from harness.models import MODELS
 from harness.tasks import TASKS, Batch
 
 _TASKS_A_SEED = 1_000_000  # so that no two seeds share a task
+_FIRST_TRAINED_ON = 100_000  # so that nothing is scored on what it was meta-trained on
 _FIRST_PROBE = 900_000  # so that no estimator is scored on what it was calibrated on
+assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= _FIRST_PROBE
 
 
 def bilevel_problems(
     cell: Cell, indices: Iterable[int], *, dtype: torch.dtype, device: str
 ) -> tuple[list[BilevelProblem], Params]:
-    """Builds some of a cell's tasks, of one module, with its initial parameters.
+    """Builds some of a cell's tasks, of one module, with the parameters to measure at.
+
+    Those are the initial ones, or where meta-training has led: it is taken up where the cache
+    leaves off, in this very process.
 
     Args:
-        cell: names task, model, depth, step size and seed.
+        cell: names task, model, depth, step size, seed and meta-training.
         indices: which of the cell's tasks, counted from 0.
         dtype: of parameters and inputs; their values are the same up to rounding.
         device: where they live.
 
     Returns:
         The problems and theta.
+
+    Raises:
+        Diverged: meta-training does not stay finite.
     """
     family = TASKS.create(cell.task)
-    module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
+    module = MODELS.create(cell.model).build(family, cell.seed)
+    if cell.trained:
+        # Cells that differ in these alone share a meta-training.
+        run = replace(cell, estimator="", device="cpu", dtype="float64", tasks=1)
+        module.double().load_state_dict(checkpoint(run), strict=False)
+    module.to(device=device, dtype=dtype)
 
     def converted(batch: Batch) -> Batch:
         inputs, targets = (tensor.to(device) for tensor in batch)
@@ -50,10 +70,46 @@ def bilevel_problems(
     return problems, trainable(module)
 
 
+@lru_cache(maxsize=4)
+def checkpoint(cell: Cell) -> Params:
+    """Returns theta after a cell's steps of exact meta-training, on tasks kept for that.
+
+    It is computed on the CPU whatever the cell's device, and so is the same for all.
+
+    Args:
+        cell: names task, model, depth, step size, seed and meta-training.
+
+    Returns:
+        float64 on the CPU.
+    """
+    start = replace(cell, trained=0)
+
+    def meta_batch(step: int) -> list[BilevelProblem]:
+        first = _FIRST_TRAINED_ON + step * META_BATCH
+        indices = range(first, first + META_BATCH)
+        return bilevel_problems(start, indices, dtype=torch.float64, device="cpu")[0]
+
+    _, theta = bilevel_problems(start, [], dtype=torch.float64, device="cpu")
+    return meta_trained(theta, meta_batch, steps=cell.trained, origin=origin(cell))
+
+
+def origin(cell: Cell) -> str:
+    """Returns a digest of what a cell's problems are made from, short of what these compute.
+
+    Args:
+        cell: names task, model and seed.
+    """
+    made = (TASKS.create(cell.task), MODELS.create(cell.model))
+    files = {getattr(sys.modules[type(thing).__module__], "__file__", None) for thing in made}
+    sources = [Path(__file__), Path(inspect.getfile(tasks)).parent, Path(inspect.getfile(models))]
+    sources += sorted(Path(file) for file in files if file)
+    return cache.digest(cell.task, cell.model, cell.seed, *sources)
+
+
 def bilevel_problem(
     cell: Cell, index: int, *, dtype: torch.dtype, device: str
 ) -> tuple[BilevelProblem, Params]:
-    """Builds one of a cell's tasks with its initial parameters; see `bilevel_problems`."""
+    """Builds one of a cell's tasks with the parameters to measure at; see `bilevel_problems`."""
     (problem,), params = bilevel_problems(cell, [index], dtype=dtype, device=device)
     return problem, params
 
@@ -61,8 +117,8 @@ def bilevel_problem(
 def prepared_estimator(cell: Cell) -> Estimator:
     """Creates a cell's estimator, calibrated where it wants to be.
 
-    It is calibrated in float64 at the cell's initial parameters, on tasks other than those that
-    it is scored on.
+    It is calibrated in float64 at the parameters that the cell is measured at, on tasks other
+    than those that it is scored on.
 
     Args:
         cell: the cell.

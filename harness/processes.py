@@ -1,12 +1,73 @@
-"""Worker processes: how they start, and how they end when they cannot tell it themselves."""
+"""Worker processes: how they start, are watched, and end, if need be against their will."""
 
-import multiprocessing
+import math
+import os
 import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_all_start_methods, get_context
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
 
-from pebble import ProcessExpired
+import psutil
 
-from harness.outcome import Outcome, Status, outcome_of
+from harness import worker
+from harness.environment.cgroups import limits as container_limits
+from harness.outcome import Outcome, Status, place
+
+_MIB = 2**20
+_SHARE = 0.9  # of the machine's memory, for all workers together
+_WATCH_EVERY = 0.1  # seconds between looks at a worker's memory
+_GRACE = 0.5  # seconds for a worker to write where it is before it is killed
+_KEPT_OUTPUT = 16_384  # bytes of what a worker printed last
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a piece of work may take.
+
+    Attributes:
+        seconds: wall time.
+        memory: bytes of resident memory, of the whole worker process.
+    """
+
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a piece of work ended in its worker.
+
+    Attributes:
+        outcome: how.
+        value: what it returned; None unless the outcome is ok.
+        seconds: wall time, start of the worker included.
+    """
+
+    outcome: Outcome
+    value: Any = None
+    seconds: float = 0.0
+
+
+def worker_memory(jobs: int) -> float:
+    """Returns the bytes of memory that each of several workers may take by default.
+
+    Args:
+        jobs: how many there are side by side.
+    """
+    usable = min(psutil.virtual_memory().total, container_limits().get("memory", math.inf))
+    return _SHARE * usable / jobs
+
+
+class Stopped(Exception):
+    """The runner is to stop, and the worker was killed for it."""
 
 
 def fresh_processes() -> BaseContext:
@@ -14,26 +75,169 @@ def fresh_processes() -> BaseContext:
 
     There is one fork server to a process, and so one list of what it imports, for all users.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
     # torch imports the second one, for a second, at the first use of a dispatch mode.
-    context.set_forkserver_preload(["harness.worker", "torch._dynamo"])
+    context.set_forkserver_preload(["harness.measures", "torch._dynamo"])
     return context
 
 
-def violent_end(error: BaseException, limit: float) -> Outcome:
-    """Names the way in which a worker ended that could not tell it itself.
+def in_worker(
+    function: Callable[..., Any],
+    *arguments: Any,
+    limits: Limits,
+    plugins: tuple[str, ...] = (),
+    stop: threading.Event | None = None,
+) -> Ending:
+    """Calls a function in a fresh process, and watches that from outside.
 
     Args:
-        error: what its future raised.
-        limit: seconds that it had.
+        function: what to call; importable by its name.
+        *arguments: for it.
+        limits: beyond which the process is killed, whatever it is at.
+        plugins: modules for the process to import first; see `load_plugins`.
+        stop: once it is set, the process is killed.
+
+    Raises:
+        Stopped: `stop` was set.
     """
-    if isinstance(error, TimeoutError):
-        return Outcome(Status.TIMEOUT, f"not done after {limit:g} s")
-    if isinstance(error, ProcessExpired):
-        code = error.exitcode
+    context = fresh_processes()
+    results, its_results = context.Pipe(duplex=False)
+    output, its_output = context.Pipe(duplex=False)
+    start = time.monotonic()
+    kills = _kills_for_memory()
+    process = context.Process(  # type: ignore[attr-defined]
+        target=worker.main, args=(its_results, its_output, plugins, function, arguments)
+    )
+    with results, output:
+        process.start()
+        its_results.close()
+        its_output.close()
+        watch = _Watch(process, results, output, start, limits, stop)
+        try:
+            outcome, value = watch.end() or (watch.crashed(kills), None)
+        finally:
+            _kill(process)
+    return Ending(outcome, value, time.monotonic() - start)
+
+
+class _Watch:
+    """One worker and what comes from it."""
+
+    def __init__(
+        self,
+        process: BaseProcess,
+        results: Connection,
+        output: Connection,
+        start: float,
+        limits: Limits,
+        stop: threading.Event | None,
+    ) -> None:
+        self.process, self.results, self.output = process, results, output
+        self.start, self.limits, self.stop = start, limits, stop
+        self.open: list[Any] = [results, output, process.sentinel]
+        self.printed = b""
+        self.looked = start
+
+    def end(self) -> tuple[Outcome, Any] | None:
+        """Waits for the end; None when the worker ended without a word.
+
+        Raises:
+            Stopped: the runner is to stop.
+        """
+        while True:
+            ready = connection.wait(self.open, timeout=_WATCH_EVERY)
+            if self.output in ready:
+                self._drain()
+            if self.results in ready:
+                try:
+                    received: tuple[Outcome, Any] = self.results.recv()
+                except (EOFError, OSError):
+                    self.open.remove(self.results)
+                else:
+                    return received
+            elif self.process.sentinel in ready:
+                return None
+            if self.stop and self.stop.is_set():
+                raise Stopped
+            beyond = self._beyond_limits()
+            if beyond:
+                return beyond, None
+
+    def _beyond_limits(self) -> Outcome | None:
+        now = time.monotonic()
+        status, reason = Status.OK, ""
+        if now - self.start > self.limits.seconds:
+            status, reason = Status.TIMEOUT, f"not done after {self.limits.seconds:g} s"
+        elif now - self.looked >= _WATCH_EVERY:
+            self.looked = now
+            if self._resident() > self.limits.memory:
+                status = Status.OUT_OF_MEMORY
+                reason = f"it took more than {self.limits.memory / _MIB:,.0f} MiB"
+        if status is Status.OK:
+            return None
+        where = self._where()
+        return Outcome(status, reason + place(where, innermost_first=True), where)
+
+    def crashed(self, kills: int) -> Outcome:
+        """Names the way in which the worker ended that could not tell it itself."""
+        while self.output in self.open and self.output.poll():
+            self._drain()
+        self.process.join()
+        code = self.process.exitcode
+        printed = self.printed.decode(errors="replace")
+        if code == -signal.SIGKILL and _kills_for_memory() > kills:
+            reason = "the system killed the worker process for want of memory"
+            return Outcome(Status.OUT_OF_MEMORY, reason, printed)
         names = {-int(number): number.name for number in signal.Signals}
         how = names.get(code, f"exit code {code}") if code is not None else "unknown means"
-        return Outcome(Status.CRASHED, f"the worker process ended by {how}")
-    return outcome_of(error)
+        where = place(printed.rpartition("Fatal Python error")[2], innermost_first=True)
+        return Outcome(Status.CRASHED, f"the worker process ended by {how}{where}", printed)
+
+    def _drain(self) -> None:
+        chunk = os.read(self.output.fileno(), 2**20)
+        self.printed = (self.printed + chunk)[-_KEPT_OUTPUT:]
+        if not chunk:
+            self.open.remove(self.output)
+
+    def _where(self) -> str:
+        """Returns where each thread of the worker is, also in native code."""
+        self.printed = b""
+        with suppress(OSError):
+            assert self.process.pid
+            os.kill(self.process.pid, worker.TELL_WHERE)
+        until = time.monotonic() + _GRACE
+        while self.output in self.open and (left := until - time.monotonic()) > 0:
+            if not self.output.poll(left):
+                break
+            self._drain()
+            until = min(until, time.monotonic() + _GRACE / 5)
+        return self.printed.decode(errors="replace")
+
+    def _resident(self) -> int:
+        try:
+            return int(psutil.Process(self.process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+
+def _kill(process: BaseProcess) -> None:
+    """Ends a worker and whatever it has started."""
+    assert process.pid
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except OSError:  # it has ended already, or has not come to make a group of its own
+        process.kill()
+    process.join()
+
+
+def _kills_for_memory() -> int:
+    """Returns how many processes the system has killed so far for want of memory."""
+    count = 0
+    for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with suppress(OSError, ValueError):
+            for line in Path(path).read_text(encoding="ascii").splitlines():
+                if line.startswith("oom_kill "):
+                    count += int(line.split()[1])
+    return count

@@ -3,28 +3,26 @@
 import multiprocessing
 import os
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pebble import ProcessFuture
-from pebble.concurrent import process
-
-from harness import worker
+from estimators.errors import OptionError
+from harness import measures
 from harness.cell import Cell
-from harness.environment import environment
-from harness.journal import Journal, Progress
-from harness.outcome import Outcome, Status
+from harness.journal import Progress, Result
+from harness.outcome import Status
 from harness.plan import Planned
-from harness.probes.bias import Samples
-from harness.processes import fresh_processes, violent_end
+from harness.processes import Ending, Limits, in_worker, worker_memory
+from harness.resume import Beginning
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
-_SCORE_OVERHEAD, _TIME_OVERHEAD = 0.4, 0.12
+_SCORE_OVERHEAD, _TIME_OVERHEAD = 0.2, 0.1
+_FULL = "[Errno 28]"
 
 T = TypeVar("T")
 
@@ -37,107 +35,117 @@ class Settings:
         jobs: worker processes side by side; timing always has the machine for itself.
         samples: time samples of each cell, 6 or more for a rank test.
         time_limit: seconds after which a piece of work is stopped.
+        memory_limit: bytes of resident memory beyond which a worker is stopped; an equal share
+            of most of the machine's when None.
         plugins: modules that workers import first; see `load_plugins`.
     """
 
     jobs: int = min(8, multiprocessing.cpu_count())
     samples: int = 7
     time_limit: float = 3600.0
+    memory_limit: float | None = None
     plugins: tuple[str, ...] = ()
 
-
-@dataclass
-class _Result:
-    outcome: Outcome
-    value: Any = None
-    seconds: float = 0.0
+    @property
+    def limits(self) -> Limits:
+        """What one piece of work may take."""
+        return Limits(self.time_limit, self.memory_limit or worker_memory(self.jobs))
 
 
 @dataclass
 class _Group:
+    """Cells that differ in their estimator alone."""
+
     name: Cell
+    reference: Path
     cells: list[Cell] = field(default_factory=list)
-    reference: Path = Path()
+    unscored: list[Cell] = field(default_factory=list)
+    timed: bool = False
     score_weight: float = 1.0
-    time_weight: float = 0.0
-    failure: Outcome | None = None
+    time_weight: float = 0.1
+    failure: Ending | None = None
 
 
 def run(
     planned: list[Planned],
-    journal: Journal,
+    beginning: Beginning,
     settings: Settings,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
-    """Measures every planned cell; a failing one is recorded and the rest goes on.
+    """Measures what is planned and not there yet; a failing cell is recorded, the rest goes on.
 
     First the float64 reference of each group, then everything but time of each cell, in fresh
     processes side by side; then time, group by group, with the machine for itself.
 
     Args:
         planned: cells, and which to skip for which reason.
-        journal: where each result goes as soon as it is there.
+        beginning: where each result goes as soon as it is there, and what is there already.
         settings: how to run.
         tell: called after each piece of work.
+
+    Raises:
+        OptionError: the disk is full.
+        OSError: the journal cannot be written.
     """
-    journal.start(environment(), cells=len(planned))
-    for plan in planned:
-        if plan.skip:
-            journal.result(plan.cell, "score", Outcome(Status.SKIPPED, plan.skip))
-    with tempfile.TemporaryDirectory(prefix="metagrad-") as scratch:
-        groups = _groups([plan.cell for plan in planned if not plan.skip], Path(scratch))
-        _Run(groups, journal, settings, tell).all()
-    journal.end()
+    try:
+        with tempfile.TemporaryDirectory(prefix="metagrad-") as scratch:
+            cells = [plan.cell for plan in planned if not plan.skip]
+            _Run(cells, Path(scratch), beginning, settings, tell).all()
+        beginning.journal.end()
+    except BaseException:
+        beginning.journal.close()
+        raise
 
 
 class _Run:
     def __init__(
         self,
-        groups: list[_Group],
-        journal: Journal,
+        cells: list[Cell],
+        scratch: Path,
+        beginning: Beginning,
         settings: Settings,
         tell: Callable[[Progress], None],
     ) -> None:
-        self.groups, self.journal, self.settings, self.tell = groups, journal, settings, tell
+        self.journal, self.settings, self.tell = beginning.journal, settings, tell
+        self.limits = settings.limits
+        self.stop = threading.Event()
         self.done = 0.0
-        self.total = float(sum(len(group.cells) for group in groups))
         self.good: set[Cell] = set()
-        self.running: set[ProcessFuture[Any]] = set()
+        self.groups = self._groups(cells, scratch, beginning)
+        self.total = float(sum(len(group.cells) for group in self.groups))
 
     def all(self) -> None:
-        self._in_process(os.getpid)  # the fork server imports torch once, before any clock runs
+        self._work(os.getpid)  # the fork server imports torch once, before any clock runs
         self.references()
-        self.total = sum(
-            (group.score_weight + group.time_weight) * len(group.cells) for group in self.groups
-        )
+        self.total = sum(self._weight(group) for group in self.groups)
         self.scores()
         for group in self.groups:
-            self.times(group)
+            if not group.timed:
+                self.times(group)
 
     def references(self) -> None:
-        def compute(group: _Group) -> _Result:
-            return self._in_process(worker.reference, group.name, group.reference)
+        def compute(group: _Group) -> Ending:
+            return self._work(measures.reference, group.name, group.reference)
 
-        for group, result in self._side_by_side(self.groups, compute):
-            group.score_weight = (_SCORE_OVERHEAD + result.seconds) / self.settings.jobs
+        wanted = [group for group in self.groups if group.unscored]
+        for group, ending in self._side_by_side(wanted, compute):
+            group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.settings.jobs
             # One task in float32 rather than all in float64, twice for warming up.
             runs = (self.settings.samples + 2) / (2 * group.name.tasks)
-            group.time_weight = _TIME_OVERHEAD + runs * result.seconds
-            if result.outcome.status is not Status.OK:
-                group.failure = result.outcome
+            group.time_weight = _TIME_OVERHEAD + runs * ending.seconds
+            if ending.outcome.status is not Status.OK:
+                group.failure = ending
             self._tell(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
 
     def scores(self) -> None:
-        def compute(item: tuple[_Group, Cell]) -> _Result:
+        def compute(item: tuple[_Group, Cell]) -> Ending:
             group, cell = item
-            if group.failure:
-                return _Result(group.failure)
-            return self._in_process(worker.score, cell, group.reference)
+            return group.failure or self._work(measures.score, cell, group.reference)
 
-        items = [(group, cell) for group in self.groups for cell in group.cells]
-        for (group, cell), result in self._side_by_side(items, compute):
-            self.journal.result(cell, "score", result.outcome, result.value)
-            if result.outcome.status is Status.OK:
+        items = [(group, cell) for group in self.groups for cell in group.unscored]
+        for (group, cell), ending in self._side_by_side(items, compute):
+            self._journal("score", [Result(cell, ending.outcome, ending.value or {})], ending)
+            if ending.outcome.status is Status.OK:
                 self.good.add(cell)
             self._tell(group.score_weight, f"{cell.estimator} on {cell.task}, depth {cell.depth}")
 
@@ -152,14 +160,25 @@ class _Run:
         )
 
     def _times_together(self, cells: list[Cell], *, journal_failure: bool = False) -> bool:
-        limit = self.settings.time_limit * len(cells)
-        result = self._in_process(worker.time_group, cells, self.settings.samples, limit=limit)
-        good = result.outcome.status is Status.OK
+        limits = Limits(self.limits.seconds * len(cells), self.limits.memory)
+        ending = self._work(measures.time_group, cells, self.settings.samples, limits=limits)
+        good = ending.outcome.status is Status.OK
         if good or journal_failure:
-            measured: list[Samples] = result.value or [{} for _ in cells]
-            for cell, samples in zip(cells, measured, strict=True):
-                self.journal.result(cell, "time", result.outcome, samples)
+            measured = ending.value or [({}, []) for _ in cells]
+            results = [
+                Result(cell, ending.outcome, samples, notes)
+                for cell, (samples, notes) in zip(cells, measured, strict=True)
+            ]
+            self._journal("time", results, ending)
         return good
+
+    def _journal(self, stage: str, results: list[Result], ending: Ending) -> None:
+        self.journal.results(
+            stage,
+            results,
+            seconds=ending.seconds,
+            limits={"seconds": self.limits.seconds, "memory": self.limits.memory},
+        )
 
     def _tell(self, more: float, doing: str) -> None:
         self.done += more
@@ -168,47 +187,54 @@ class _Run:
         self.tell(progress)
 
     def _side_by_side(
-        self, items: list[T], compute: Callable[[T], _Result]
-    ) -> Iterator[tuple[T, _Result]]:
+        self, items: list[T], compute: Callable[[T], Ending]
+    ) -> Iterator[tuple[T, Ending]]:
         pool = ThreadPoolExecutor(self.settings.jobs)
         try:
             futures = {pool.submit(compute, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for remote in list(self.running):  # some are left only if we were interrupted
-                remote.cancel()  # type: ignore[no-untyped-call]
-            pool.shutdown(wait=True)
+            self.stop.set()  # some are at work only if we were interrupted
+            pool.shutdown(wait=True, cancel_futures=True)
+            self.stop.clear()
 
-    def _in_process(
-        self, function: Callable[..., Any], *arguments: Any, limit: float | None = None
-    ) -> _Result:
-        limit = limit or self.settings.time_limit
-        start = time.monotonic()
-        # pebble reads the context from `context` though it documents `mp_context`, which it
-        # ignores, and then forks this very process.
-        options: dict[str, Any] = {"context": fresh_processes(), "mp_context": fresh_processes()}
-        remote = process(timeout=limit, daemon=False, **options)(worker.call)
-        future = remote(self.settings.plugins, function, *arguments)
-        self.running.add(future)
-        try:
-            outcome, value = future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
-        except Exception as error:
-            outcome, value = violent_end(error, limit), None
-        finally:
-            self.running.discard(future)
-        return _Result(outcome, value, time.monotonic() - start)
+    def _work(
+        self, function: Callable[..., Any], *arguments: Any, limits: Limits | None = None
+    ) -> Ending:
+        ending = in_worker(
+            function,
+            *arguments,
+            limits=limits or self.limits,
+            plugins=self.settings.plugins,
+            stop=self.stop,
+        )
+        if _FULL in ending.outcome.reason:  # not the cell's doing, and the next one's fate too
+            raise OptionError(
+                f"the disk is full ({ending.outcome.reason}); make room and "
+                "run the same command again: it goes on from here"
+            )
+        return ending
 
+    def _weight(self, group: _Group) -> float:
+        timing = 0.0 if group.timed else group.time_weight * len(group.cells)
+        return group.score_weight * len(group.unscored) + timing
 
-def _groups(cells: list[Cell], scratch: Path) -> list[_Group]:
-    groups: dict[Cell, _Group] = {}
-    for cell in cells:
-        group = groups.setdefault(cell.group, _Group(cell.group))
-        group.cells.append(cell)
-    for index, group in enumerate(groups.values()):
-        group.reference = scratch / f"{index}.pt"
-    return list(groups.values())
+    def _groups(self, cells: list[Cell], scratch: Path, beginning: Beginning) -> list[_Group]:
+        groups: dict[Cell, _Group] = {}
+        for cell in cells:
+            path = scratch / f"{len(groups)}.pt"
+            group = groups.setdefault(cell.group, _Group(cell.group, path))
+            group.cells.append(cell)
+            scored = beginning.stage(cell.id, "score", self.limits)
+            if scored is None:
+                group.unscored.append(cell)
+            elif scored.status is Status.OK:
+                self.good.add(cell)
+        for group in groups.values():
+            group.timed = not group.unscored and all(
+                beginning.stage(cell.id, "time", self.limits)
+                for cell in group.cells
+                if cell in self.good
+            )
+        return list(groups.values())

@@ -1,12 +1,47 @@
 """Reads the journal of one run back: what it was made with, and each cell as a whole."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness.journal import SCHEMA, Progress
+import orjson
+
+from harness.journal import SCHEMA, Progress, Samples
 from harness.outcome import Status
+
+STAGES = ("plan", "score", "time")
+_NUMBERS = {float, int}
+_NO_START = "the first line is not the start of a run"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How one stage of a cell ended.
+
+    Attributes:
+        status: the kind of end.
+        reason: one line, empty when all went well.
+        traceback: where it went wrong, if that is known.
+        samples: by metric.
+        notes: what a reader of the samples should know.
+        seconds: wall time of the piece of work, which several cells may have shared.
+        limits: "seconds" and bytes of "memory" that it had.
+    """
+
+    status: Status
+    reason: str
+    traceback: str
+    samples: Samples
+    notes: list[str]
+    seconds: float
+    limits: dict[str, float]
+
+
+def _rank(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
 @dataclass
@@ -16,16 +51,38 @@ class CellResult:
     Attributes:
         id: the cell's name.
         axes: its parts, by name.
-        status: how it ended; the first bad end of its stages.
-        reason: one line, empty when all went well.
-        samples: by metric.
+        stages: what is known, by stage; the newest where a stage was repeated.
     """
 
     id: str
     axes: dict[str, Any]
-    status: Status = Status.OK
-    reason: str = ""
-    samples: dict[str, list[float]] = field(default_factory=dict)
+    stages: dict[str, StageResult] = field(default_factory=dict)
+
+    @property
+    def end(self) -> StageResult:
+        """The first stage that did not end well, else the last one."""
+        known = [self.stages[stage] for stage in sorted(self.stages, key=_rank)]
+        return next((stage for stage in known if stage.status is not Status.OK), known[-1])
+
+    @property
+    def status(self) -> Status:
+        """How the cell ended."""
+        return self.end.status
+
+    @property
+    def reason(self) -> str:
+        """One line, empty when all went well."""
+        return self.end.reason
+
+    @property
+    def samples(self) -> Samples:
+        """All samples, by metric."""
+        return {k: v for stage in self.stages.values() for k, v in stage.samples.items()}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the samples should know."""
+        return [note for stage in self.stages.values() for note in stage.notes]
 
 
 @dataclass(frozen=True)
@@ -34,21 +91,28 @@ class Run:
 
     Attributes:
         name: of its journal, without the suffix.
+        schema: version of the journal.
         started: ISO 8601 time, UTC.
         environment: see `harness.environment.environment`.
-        cells: in the order in which they ended.
+        cells: in the order in which they were first heard of.
         faults: lines that could not be read, one sentence each.
+        ended: whether it is whole.
     """
 
     name: str
+    schema: int
     started: str
     environment: dict[str, Any]
     cells: list[CellResult]
     faults: list[str]
+    ended: bool
 
 
 def read_run(path: Path) -> Run:
     """Reads a journal; a torn last line, left by a run that was killed, does not count.
+
+    Kinds of events and fields that are not known here are passed over, but for the parts of a cell
+    and of the environment, which are kept.
 
     Args:
         path: the file.
@@ -57,23 +121,93 @@ def read_run(path: Path) -> Run:
         ValueError: the file is not the journal of a run, or of another schema.
         OSError: it cannot be read.
     """
-    events, faults = _events(path)
-    start = events[0] if events else {}
+    lines, torn = _lines(path)
+    start = (lines and _event(lines[0])) or {}
     if start.get("event") != "start":
-        raise ValueError("the first line is not the start of a run")
-    if start.get("schema") != SCHEMA:
-        raise ValueError(f"it has schema {start.get('schema')}, this version reads {SCHEMA}")
+        where = "was cut off within its first line" if torn and not lines else _NO_START
+        raise ValueError(where)
+    schema = start.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise ValueError(f"it has schema {schema}, this version reads 1 to {SCHEMA}")
     cells: dict[str, CellResult] = {}
+    faults: list[str] = []
+    kind = "start"
+    for number, line in enumerate(lines, start=1):
+        event = _event(line)
+        if event is None:
+            faults.append(f"line {number} is not a JSON object")
+            continue
+        try:
+            kind = event["event"]
+            for stage, result in _results(event):
+                cell = cells.setdefault(result["id"], CellResult(result["id"], result["cell"]))
+                cell.stages[stage] = _stage_result(event, result)
+        except (KeyError, TypeError, AttributeError) as error:
+            lacks = f"an event lacks what it should have ({error})"
+            raise ValueError(f"line {number}: {lacks}") from None
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
     try:
-        for event in events:
-            if event["event"] == "result":
-                cell = cells.setdefault(event["id"], CellResult(event["id"], event["cell"]))
-                cell.samples |= event["samples"]
-                if cell.status is Status.OK:
-                    cell.status, cell.reason = Status(event["status"]), event["reason"]
-        return Run(path.stem, start["at"], start["environment"], list(cells.values()), faults)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"an event lacks what it should have ({error})") from None
+        started, environment = start["at"], start["environment"]
+        _check_texts(environment[name] for name in ("commit", "changes", "machine"))
+        _check_texts([started])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the start of the run lacks what it should have ({error})") from None
+    return Run(
+        name=path.stem,
+        schema=schema,
+        started=started,
+        environment=environment,
+        cells=list(cells.values()),
+        faults=faults,
+        ended=kind == "end",
+    )
+
+
+def _results(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the stage and result of each cell that an event tells of."""
+    if event["event"] == "results":
+        for result in event["results"]:
+            yield event["stage"], result
+    elif event["event"] == "result":  # schema 1
+        skipped = event["status"] == Status.SKIPPED
+        yield "plan" if skipped else event["stage"], event
+
+
+def _stage_result(event: dict[str, Any], result: dict[str, Any]) -> StageResult:
+    samples: Samples = result["samples"]
+    for name, values in samples.items():
+        if not values:
+            raise ValueError(f"metric {name} has no sample")
+    if not set(map(type, chain.from_iterable(samples.values()))) <= _NUMBERS:
+        raise ValueError("a sample is not a number")
+    notes = result.get("notes", [])
+    _check_texts([result["reason"], *notes])
+    return StageResult(
+        status=Status(result["status"]),
+        reason=result["reason"],
+        traceback=result.get("traceback", ""),
+        samples=samples,
+        notes=notes,
+        seconds=event.get("seconds", 0.0),
+        limits=event.get("limits", {}),
+    )
+
+
+def _check_texts(values: Iterable[Any]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{value!r} is not a text")
+
+
+def first_event(path: Path) -> dict[str, Any]:
+    """Returns how a run began; nothing when that cannot be read.
+
+    Args:
+        path: its journal.
+    """
+    with path.open("rb") as file:
+        return _event(file.readline()) or {}
 
 
 def last_progress(path: Path) -> Progress | None:
@@ -82,25 +216,28 @@ def last_progress(path: Path) -> Progress | None:
     Args:
         path: the journal.
     """
-    for event in reversed(_events(path)[0]):
-        if event["event"] == "progress":
+    for line in reversed(_lines(path)[0]):
+        if b'"progress"' in line and (event := _event(line)) and event["event"] == "progress":
             return Progress(event["done"], event["total"], event["doing"])
     return None
 
 
-def _events(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    events: list[dict[str, Any]] = []
-    faults: list[str] = []
-    for number, line in enumerate(lines, start=1):
+def _lines(path: Path) -> tuple[list[bytes], bytes]:
+    """Returns the whole lines of a journal, and what follows the last of them."""
+    *lines, torn = path.read_bytes().split(b"\n")
+    return lines, torn
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            event = None
-        if isinstance(event, dict):
-            events.append(event)
-        else:
-            faults.append(f"line {number} is not a JSON object")
-    return events, faults
+            # Slower, and takes the infinities of a diverged cell, and half a surrogate pair, which
+            # comes of file names that are no UTF-8 and is no text that a table could hold.
+            text = json.dumps(json.loads(line), ensure_ascii=False)
+            event = json.loads(text.encode(errors="replace"))
+            orjson.dumps(event)  # raises where an integer needs more than 64 bits
+        except (ValueError, TypeError, RecursionError):
+            return None
+    return event if isinstance(event, dict) else None

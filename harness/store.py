@@ -1,23 +1,39 @@
 """Reads what runs have left: one long table, one row per cell and metric."""
 
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from estimators.errors import OptionError
 from harness.metrics import METRICS
 from harness.runs import Run, read_run
 
-AXES = ("estimator", "task", "model", "depth", "step_size", "device", "dtype", "seed", "tasks")
+AXES: dict[str, type] = {
+    **{"estimator": str, "task": str, "model": str, "depth": int, "step_size": float},
+    **{"device": str, "dtype": str, "seed": int, "tasks": int, "trained": int},
+}
+"""The parts of a cell that have a column of their own, and what they are."""
+
 COLUMNS = (
-    *("run", "started", "commit", "changes", "machine", "cell"),
+    *("run", "started", "commit", "changes", "machine", "fingerprint", "schema", "cell"),
     *AXES,
-    *("outcome", "reason", "metric", "value", "low", "high", "samples", "unit"),
+    *("outcome", "reason", "notes", "metric", "value", "low", "high", "samples", "unit"),
 )
 
+# Axes that cells have not always had.
+_DEFAULTS = {"trained": 0}
+_STORED_AS: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}
+_TYPES = AXES | dict.fromkeys(("run", "started", "commit", "changes", "machine"), str)
+_TYPES |= {"fingerprint": str, "schema": int}
+_TYPES |= dict.fromkeys(("cell", "outcome", "reason", "notes"), str)
 
 # What content that is not ours can raise while it is read.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
@@ -45,25 +61,14 @@ def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
         store: the folder of results.
 
     Returns:
-        The long table (columns `COLUMNS`; a cell that was not measured has one row with metric
-        ""), newest run last, and what could not be read.
+        The table of `long_table`, newest run last, and what could not be read.
 
     Raises:
-        StoreError: the folder is missing or holds no run.
+        StoreError: the folder is missing, cannot be read, or holds no run.
     """
-    paths = [path for path in sorted((store / "runs").glob("*.jsonl")) if path.stat().st_size]
-    if not paths:
-        raise StoreError(f"no results in {store}; `make bench` or `metagrad run quick` makes some")
-    rows: list[dict[str, Any]] = []
-    problems: list[Problem] = []
-    for path in paths:
-        try:
-            run = read_run(path)
-            rows += _rows(run)
-            problems += [Problem(path, fault) for fault in run.faults]
-        except _UNREADABLE as error:
-            problems.append(Problem(path, f"not a run that can be read: {error}"))
-    return pd.DataFrame(rows, columns=list(COLUMNS)), problems
+    with _no_garbage_collection():
+        runs, problems = read_runs(store)
+        return long_table(runs), problems
 
 
 def load_run(path: Path) -> pd.DataFrame:
@@ -73,9 +78,13 @@ def load_run(path: Path) -> pd.DataFrame:
         path: its journal.
 
     Returns:
-        The long table, with columns `COLUMNS`.
+        The table of `long_table`.
+
+    Raises:
+        ValueError: the file is not the journal of a run, or of another schema.
+        OSError: it cannot be read.
     """
-    return pd.DataFrame(_rows(read_run(path)), columns=list(COLUMNS))
+    return long_table([_read(path)])
 
 
 def load_sound(store: Path) -> pd.DataFrame:
@@ -83,6 +92,9 @@ def load_sound(store: Path) -> pd.DataFrame:
 
     Args:
         store: the folder of results.
+
+    Returns:
+        The table of `long_table`, newest run last.
 
     Raises:
         StoreError: the folder is missing, holds no run, or a file in it is broken.
@@ -93,48 +105,93 @@ def load_sound(store: Path) -> pd.DataFrame:
     return table
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for cell in run.cells:
-        base = {
-            "run": run.name,
-            "started": run.started,
-            "commit": run.environment["commit"],
-            "changes": run.environment["changes"],
-            "machine": run.environment["machine"],
-            "cell": cell.id,
-            **{axis: cell.axes[axis] for axis in AXES},
-            "outcome": str(cell.status),
-            "reason": cell.reason,
-        }
-        summaries = [
-            {"metric": name, "unit": METRICS[name].unit, **summary(name, samples)}
-            for name, samples in cell.samples.items()
-            if name in METRICS
-        ]
-        rows += [base | more for more in summaries or [{"metric": "", "unit": ""}]]
-    return rows
-
-
-def summary(metric: str, samples: list[float]) -> dict[str, Any]:
-    """Sums up samples as the metric table says.
+def journals(store: Path) -> list[Path]:
+    """Returns the files that runs were journalled to, oldest run first.
 
     Args:
-        metric: a name in `METRICS`.
-        samples: one or more.
+        store: the folder of results.
+
+    Raises:
+        StoreError: the folder is missing, cannot be read, or holds no such file.
+    """
+    folder = store / "runs"
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
+    except FileNotFoundError:
+        paths = []
+    except OSError as error:
+        raise StoreError(f"cannot read {folder}: {error.strerror}") from None
+    if not paths:
+        raise StoreError(f"no results in {store}; `make bench` or `metagrad run quick` makes some")
+    return paths
+
+
+def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
+    """Reads all runs of a store, with what the long table has no column for.
+
+    Args:
+        store: the folder of results.
 
     Returns:
-        "value", "low", "high" (a 95 % Student interval of the mean, or the quartiles; nothing
-        for a single number) and the samples.
+        The runs, oldest first, and what could not be read. A run that was killed before its first
+        line is nothing.
+
+    Raises:
+        StoreError: the folder is missing, cannot be read, or holds no run.
     """
-    series = pd.Series(samples, dtype=float)
-    value, low, high = float(series.iloc[0]), float("nan"), float("nan")
-    match METRICS[metric].aggregate:
-        case "mean":
-            value = float(series.mean())
-            if len(series) > 1:
-                half = float(student.ppf(0.975, len(series) - 1) * series.sem())
-                low, high = value - half, value + half
-        case "median":
-            low, value, high = (float(q) for q in series.quantile([0.25, 0.5, 0.75]))
-    return {"value": value, "low": low, "high": high, "samples": list(samples)}
+    runs: list[Run] = []
+    problems: list[Problem] = []
+    for path in journals(store):
+        try:
+            if path.is_file() and not path.stat().st_size:
+                continue
+            run = _read(path)
+        except OSError as error:
+            problems.append(Problem(path, f"cannot be read: {error.strerror or error}"))
+        except _UNREADABLE as error:
+            problems.append(Problem(path, f"not a run that can be read: {error}"))
+        else:
+            runs.append(run)
+            problems += [Problem(path, fault) for fault in run.faults]
+    if not runs and not problems:
+        raise StoreError(f"no results in {store}; `make bench` or `metagrad run quick` makes some")
+    return runs, problems
+
+
+def long_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Makes one row per run, cell and metric.
+
+    Args:
+        runs: as `read_runs` returns them.
+
+    Returns:
+        Columns `COLUMNS`. "outcome", "reason" and "notes" (joined by "; ") are those of the cell
+        as a whole; a cell of which nothing was measured has one row, with metric "". For "value",
+        "low", "high" see `summaries`; "samples" are in "unit", which is "" for a metric that is
+        not known here.
+    """
+    of_run = {
+        "run": [run.name for run in runs],
+        "started": [run.started for run in runs],
+        **{name: [run.environment[name] for run in runs] for name in _ENVIRONMENT},
+        "fingerprint": [str(run.environment.get("fingerprint", "")) for run in runs],
+        "schema": [run.schema for run in runs],
+    }
+    cells = [cell for run in runs for cell in run.cells]
+    of_cell = {
+        "cell": [cell.id for cell in cells],
+        **{axis: [_axis(cell.axes, axis) for cell in cells] for axis in AXES},
+        "outcome": [str(cell.status) for cell in cells],
+        "reason": [cell.reason for cell in cells],
+        "notes": ["; ".join(cell.notes) for cell in cells],
+    }
+    measured = [cell.samples or {"": None} for cell in cells]
+    rows = np.repeat(np.arange(len(cells)), [len(samples) for samples in measured])
+    run_of_cell = np.repeat(np.arange(len(runs)), [len(run.cells) for run in runs])
+    metrics = list(chain.from_iterable(measured))
+    samples = list(chain.from_iterable(one.values() for one in measured))
+    parts = [_frame(of_run).take(run_of_cell[rows]), _frame(of_cell).take(rows)]
+    found = pd.concat(
+        [part.reset_index(drop=True) for part in parts] + [summaries(metrics, samples)], axis=1
+    )
+    return found[list(COLUMNS)]

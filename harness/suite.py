@@ -9,9 +9,9 @@ import torch
 
 from estimators import OptionError, create
 from harness.cell import Cell
-from harness.journal import Journal
 from harness.plan import Axes, expand
 from harness.problems import bilevel_problem
+from harness.resume import begin
 from harness.runner import Settings, run
 from harness.runs import read_run
 
@@ -41,8 +41,9 @@ def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dic
             devices=tuple(axes["devices"]),
         )
     )
-    journal = Journal(store)
-    run(planned, journal, Settings())
+    settings = Settings()
+    beginning = begin(store, planned, samples=settings.samples)
+    run(planned, beginning, settings)
     return {
         key(
             estimator=cell.axes["estimator"],
@@ -50,7 +51,7 @@ def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dic
             model=f"{cell.axes['task']} {cell.axes['model']}",
             device=cell.axes["device"],
         ): {"status": str(cell.status), "reason": cell.reason, "samples": cell.samples}
-        for cell in read_run(journal.path).cells
+        for cell in read_run(beginning.journal.path).cells
     }
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from estimators.registry import Spec
 
-GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed"]
+GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed", "trained"]
 
 
 def print_summary(rows: pd.DataFrame, console: Console, against: str | None = None) -> None:
@@ -42,6 +42,7 @@ def _one_table(key: dict[str, Any], group: pd.DataFrame, against: str | None) ->
     title = (
         f"{key['task']}, {key['model']}, K={key['depth']}, alpha={key['step_size']:g}, "
         f"{key['device']}, {key['dtype']}, seed {key['seed']}"
+        + (f", after {key['trained']} meta-training steps" if key["trained"] else "")
     )
     table = Table(
         title=title,

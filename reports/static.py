@@ -11,14 +11,16 @@ import vl_convert
 from jinja2 import Environment, PackageLoader
 
 from estimators.errors import OptionError
+from harness.profiling.folder import Profile
 from harness.store import StoreError, load_sound
-from reports import figures, tables
+from reports import figures, profiles, tables
 
 _AT_DEPTH = (
     figures.bias_against_time,
     figures.bias_against_memory,
     figures.bias_against_order,
 )
+_OF_PROFILE = (profiles.memory_timeline, profiles.time_by_phase)
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 _OVER_DEPTH = (figures.time_against_depth, figures.memory_against_depth)
 
@@ -63,6 +65,7 @@ def render(store: Path) -> tuple[str, str]:
     table = tables.latest(tables.cells(load_sound(store)))
     if table.empty:
         raise StoreError(f"no cell in {store} yet; `make bench` measures some")
+    kept, faults = profiles.stored(store)
     environment = Environment(
         loader=PackageLoader("reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -73,6 +76,8 @@ def render(store: Path) -> tuple[str, str]:
         environments=tables.environments(store, table),
         skipped=tables.skipped_whole(table),
         sections=[_section(part) for part in tables.sections(table)],
+        profiles=[_profile(one) for one in kept],
+        unreadable=faults,
         vega=_vega(),
     )
     return page, commit
@@ -102,6 +107,24 @@ def _section(rows: pd.DataFrame) -> dict[str, Any]:
             }
             for depth, here in ((depth, rows[rows["depth"] == depth]) for depth in depths)
         ],
+    }
+
+
+def _profile(profile: Profile) -> dict[str, Any]:
+    summary = profile.summary
+    made = summary["environment"]
+    commit = (made["commit"][:8] or "unknown commit") + (
+        " (uncommitted changes)" if made["changes"] else ""
+    )
+    when = summary["at"][:16].replace("T", " ")
+    return {
+        "title": summary["cell"],
+        "about": f"{commit}, {when} UTC, {made['machine']}",
+        "notes": summary["notes"],
+        "charts": [_spec(figure(profile)) for figure in _OF_PROFILE],
+        "flames": _spec(profiles.flames(profile)),
+        "operators": _text(profiles.top_operators(profile)),
+        "tensors": _text(profiles.top_tensors(profile)),
     }
 
 

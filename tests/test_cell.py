@@ -1,12 +1,16 @@
 """Cells: their names and what they refuse."""
 
-from itertools import permutations
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations, product
 from typing import Any
 
 import pytest
 
-from estimators import OptionError
-from harness.cell import Cell
+from estimators import MetaGradient, OptionError
+from estimators.estimator import Estimator
+from estimators.registry import ESTIMATORS
+from harness.cell import MOST_TRAINED, Cell
 
 PARTS: dict[str, Any] = {
     "estimator": "fomaml",
@@ -35,6 +39,10 @@ PARTS: dict[str, Any] = {
         (
             {"model": "mlp-40-40(init='torch')", "estimator": "imaml(lam=2, cg_steps=5)"},
             "sinusoid/mlp-40-40(init='torch')/K5/alpha0.01/imaml(lam=2.0)/cpu/float32/seed0/tasks8",
+        ),
+        (
+            {"trained": 400},
+            "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8/trained400",
         ),
     ],
 )
@@ -75,6 +83,7 @@ def test_spellings_of_one_cell_are_equal(one: dict[str, Any], other: dict[str, A
         {"dtype": "float64"},
         {"seed": 1},
         {"tasks": 9},
+        {"trained": 1},
     ],
 )
 def test_every_part_is_in_the_name(parts: dict[str, Any]) -> None:
@@ -103,6 +112,8 @@ def test_every_part_is_in_the_name(parts: dict[str, Any]) -> None:
         ({"dtype": "float16"}, "unknown dtype 'float16'; there is float32, float64"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
         ({"tasks": 0}, "tasks 0 must be 1 or more"),
+        ({"trained": -1}, "trained -1 must be 0 or more"),
+        ({"trained": MOST_TRAINED + 1}, "trained 200001 must be 200000 or less"),
     ],
 )
 def test_slips_are_told(parts: dict[str, Any], message: str) -> None:
@@ -115,6 +126,7 @@ def test_group_is_all_but_the_estimator() -> None:
     assert one.group == other.group
     assert one.group.estimator == ""
     assert one.group != Cell.of(**PARTS | {"depth": 4}).group
+    assert one.group != Cell.of(**PARTS | {"trained": 4}).group
 
 
 def test_order_beyond_the_depth_is_a_misfit_and_no_error() -> None:
@@ -127,3 +139,112 @@ def test_cell_is_plain_data() -> None:
     cell = Cell.of(**PARTS)
     assert Cell(**cell.as_dict()) == cell
     assert {type(value) for value in cell.as_dict().values()} == {str, int, float}
+
+
+@dataclass(frozen=True)
+class Labelled(Estimator):
+    """Takes any text as an option, as a third party's may."""
+
+    label: str = ""
+    other: str = ""
+
+    def estimate(self, problem: Any, params: Any) -> MetaGradient:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers the estimator above for one test."""
+    monkeypatch.setattr(ESTIMATORS, "_factories", dict(ESTIMATORS._factories))
+    ESTIMATORS.register("labelled")(Labelled)
+
+
+AWKWARD = (
+    "a/b",
+    "it's",
+    "say \"a\"/'b'/",
+    "back\\",
+    "back\\\\/",
+    "'/'",
+    "(",
+    "), x=(",
+    "/cpu/float32/seed0/tasks8",
+    "a, b = c",
+    "two\nlines",
+    "Füße/日本",
+    "#",
+)
+
+
+def many_cells() -> Iterator[Cell]:
+    estimators = ["maml(checkpoint='sqrt')", "imaml(cg_steps=2, lam=1e-07)", "binom(order=12)"]
+    estimators += [f"labelled(label={one!r}, other={other!r})" for one in AWKWARD for other in "a/"]
+    settings = [
+        ("sinusoid(shots=3)", "mlp-40-40(init='torch')"),
+        ("glyphs:20way-5shot", "conv4-64"),
+        ("quadratic(drift=1e-05, largest=100.0)", "linear"),
+    ]
+    rests: list[dict[str, Any]] = [
+        {"depth": 0},
+        {"depth": 50, "step_size": 1e-05, "device": "cuda", "dtype": "float64"},
+        {"depth": 7, "step_size": 1 / 3, "seed": 123456789, "tasks": 1},
+        {"depth": 7, "step_size": 1e22, "trained": 1},
+        {"depth": 7, "step_size": 5e-324, "device": "cuda:15", "trained": MOST_TRAINED},
+    ]
+    for estimator, (task, model), rest in product(estimators, settings, rests):
+        yield Cell.of(estimator=estimator, task=task, model=model, **rest)
+
+
+@pytest.mark.usefixtures("labelled")
+def test_every_name_is_read_back() -> None:
+    cells = list(many_cells())
+    assert len({cell.id for cell in cells}) == len(cells) == 29 * 3 * 5
+    for cell in cells:
+        assert Cell.parse(cell.id) == cell
+
+
+def test_other_spellings_of_a_name_are_read() -> None:
+    text = "sinusoid(shots=10)/mlp-40-40/K5/alpha1e-2/imaml( lam=100 )/cuda/float32/seed0/tasks8"
+    cell = Cell.of(**PARTS | {"estimator": "imaml", "device": "cuda"})
+    assert Cell.parse(text) == cell
+    assert Cell.parse(cell.id + "/trained0") == cell
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sinusoid",
+        "sinusoid/mlp-40-40/K5/alpha0.01/cpu/float32/seed0/tasks8",
+        "sinusoid/mlp-40-40/K5/alpha0.01//cpu/float32/seed0/tasks8",
+        "sinusoid/mlp-40-40/5/alpha0.01/fomaml/cpu/float32/seed0/tasks8",
+        "sinusoid/mlp-40-40/K5/alpha/fomaml/cpu/float32/seed0/tasks8",
+        "sinusoid/mlp-40-40/K5/alphanan/fomaml/cpu/float32/seed0/tasks8",
+        "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8/",
+        "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8/trained",
+        "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed-1/tasks8",
+        "sinusoid/mlp-40-40/K5/alpha0.01/maml(checkpoint='sqrt)/cpu/float32/seed0/tasks8",
+        "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8\n",
+        f"sinusoid/mlp-40-40/K{'9' * 5000}/alpha0.01/fomaml/cpu/float32/seed0/tasks8",
+    ],
+)
+def test_what_is_no_name_is_told_in_one_line(text: str) -> None:
+    with pytest.raises(OptionError, match=r"cannot read the cell .*; write it like sinus") as error:
+        Cell.parse(text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "message"),
+    [
+        ("fomaml", "fomalm", "unknown estimator 'fomalm'; did you mean fomaml"),
+        ("cpu", "gpu", "unknown device 'gpu'"),
+        ("float32", "float16", "unknown dtype 'float16'"),
+        ("alpha0.01", "alpha0.0", "step size 0.0 must be positive"),
+        ("tasks8", "tasks0", "tasks 0 must be 1 or more"),
+        ("mlp-40-40", "conv4-32", "model conv4-32 does not fit task sinusoid"),
+    ],
+)
+def test_wrong_parts_of_a_name_are_told(part: str, wrong: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Cell.parse(Cell.of(**PARTS).id.replace(part, wrong))

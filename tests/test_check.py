@@ -198,7 +198,8 @@ def test_violent_end_takes_nobody_down(spec: str, limit: float, reason: str) -> 
     suite = Suite(spec, PLUGINS, time_limit=limit)
     first, *others = suite.run()
     assert isinstance(first, Finding)
-    assert (first.verdict, first.reason) == (Verdict.FAILED, reason)
+    assert first.verdict is Verdict.FAILED
+    assert first.reason.startswith(reason)
     assert len(others) + 1 == len(suite.steps)
     for end in others:
         verdict = end.verdict if isinstance(end, Finding) else Verdict.NOT_APPLICABLE

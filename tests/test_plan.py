@@ -94,6 +94,14 @@ def test_cells_are_in_the_order_of_the_axes_and_single() -> None:
     ]
 
 
+def test_meta_training_is_the_last_axis() -> None:
+    axes = replace(SMALL, depths=(3,), estimators=("maml",), ordered=(), seeds=(0, 1))
+    planned = expand(replace(axes, trained=(0, 400)))
+    assert [(p.cell.seed, p.cell.trained) for p in planned] == [(0, 0), (0, 400), (1, 0), (1, 400)]
+    assert {plan.cell.trained for plan in expand(axes)} == {0}
+    assert {p.cell.trained for p in expand(override(axes, **NO_CHANGE, trained=[7]))} == {7}
+
+
 def test_what_a_user_names_takes_the_place_of_the_preset() -> None:
     axes = preset("quick")
     assert override(axes, **NO_CHANGE, estimators=[], depths=None, step_size=None) == axes
@@ -143,6 +151,7 @@ def test_a_plan_of_which_nothing_can_be_measured_is_refused() -> None:
         ({"depths": ()}, "nothing to measure: name a task"),
         ({"estimators": ("maaml",)}, "unknown estimator 'maaml'"),
         ({"devices": ("tpu",)}, "unknown device 'tpu'"),
+        ({"trained": (0, -1)}, "trained -1 must be 0 or more"),
         ({"settings": (("sinusoid", "conv4-16"),)}, "does not fit task sinusoid"),
     ],
 )

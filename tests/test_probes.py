@@ -1,30 +1,36 @@
 """Probes against independent counts: the profiler, formulas by hand, the operating system."""
 
 import gc
-import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
+from torch.testing._internal.two_tensor import TwoTensor
 
-from estimators import Estimator, Params, create
+from estimators import create
 from estimators.differentiation import value_and_gradient
-from estimators.tree import leaves, scaled
+from estimators.tree import leaves
 from harness.cell import Cell
-from harness.outcome import Diverged
-from harness.probes.bias import cosine_distance, measure_bias, relative_error, save_reference
 from harness.probes.flops import count_flops
-from harness.probes.memory import LiveStorages, peak_memory
-from harness.probes.time import interleaved_times
+from harness.probes.memory import (
+    LiveStorages,
+    baseline_memory,
+    peak_memory,
+    profiled_peak,
+    reserved_memory,
+)
+from harness.probes.time import Work, interleaved_times
 from harness.problems import bilevel_problem
 
 SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
@@ -37,7 +43,7 @@ def work_of(estimator: str, depth: int, setting: dict[str, Any]) -> Callable[[],
     return partial(create(estimator), problem, params)
 
 
-def profiled_peak(work: Callable[[], object]) -> int:
+def profiled(work: Callable[[], object]) -> int:
     """Running sum of what the profiler says the allocator gave out and took back."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as done:
         work()
@@ -55,9 +61,16 @@ def profiled_peak(work: Callable[[], object]) -> int:
     [
         ("maml", 5, SINUSOID),
         ("adjoint", 5, SINUSOID),
+        ("imaml", 3, SINUSOID),
+        ("reptile", 3, SINUSOID),
+        ("binom(engine='func', order=2)", 3, SINUSOID),
+        ("binom(batching='vmap', order=2)", 4, SINUSOID),
         ("maml", 2, GLYPHS),
         ("adjoint", 2, GLYPHS),
+        ("truncated(order=1)", 2, GLYPHS),
         ("binom(order=1)", 2, GLYPHS),
+        ("binom(engine='forward', order=1)", 2, GLYPHS),
+        ("binom(batching='vmap', order=1)", 2, GLYPHS),
     ],
     ids=str,
 )
@@ -67,8 +80,215 @@ def test_peak_memory_is_that_of_the_profiler_and_repeats_to_the_byte(
     work = work_of(estimator, depth, setting)
     work()  # whatever is allocated once
     peak = peak_memory(work, "cpu")
-    assert peak == pytest.approx(profiled_peak(work), rel=1e-3)
-    assert {peak_memory(work, "cpu") for _ in range(3)} == {peak}
+    assert peak == pytest.approx(profiled(work), rel=1e-3)
+    assert profiled_peak(work) == profiled(work)
+    assert {peak_memory(work, "cpu") for _ in range(2)} == {peak}
+
+
+def views_of_one_storage() -> object:
+    made = torch.ones(100, 100)
+    parts = made[10:], made.t(), made.view(-1)[5:], made.expand(7, 100, 100), made.unbind()
+    return parts, made.as_strided((50, 50), (1, 100)), made.detach(), made[3].add_(1)
+
+
+def two_tensors_on_one_storage() -> object:
+    one, other = torch.ones(10_000), torch.empty(0)
+    other.set_(one.untyped_storage(), 100, (2000,), (1,))
+    return one * 2, other + 1
+
+
+def resized_in_place() -> object:
+    grown, shrunk = torch.ones(500), torch.ones(900)
+    grown.resize_(3000).fill_(1)
+    shrunk.resize_(10)  # keeps its storage
+    torch.add(torch.ones(400), 1, out=torch.empty(0))
+    return grown.add_(1), shrunk
+
+
+def resized_storage() -> object:
+    made = torch.ones(800)
+    made.untyped_storage().resize_(20_000)
+    return made.add_(1), torch.ones(300)
+
+
+def emptied_storage() -> object:
+    made = torch.ones(2000)
+    made.untyped_storage().resize_(0)
+    made.resize_(0)
+    return torch.ones(500)
+
+
+def of_foreign_memory() -> object:
+    array, raw = np.ones(700), bytearray(8000)
+    shared = (
+        torch.from_numpy(array),
+        torch.frombuffer(raw, dtype=torch.float32),
+        torch.tensor(array),
+    )
+    return (
+        [part * 2 for part in shared],
+        torch.utils.dlpack.from_dlpack(array) + 1,
+        torch.as_tensor(array),
+    )
+
+
+def of_numbers() -> object:
+    return (
+        torch.tensor([1.0] * 600),
+        torch.tensor(3).new_tensor([[2] * 40] * 9),
+        torch.Tensor([4.0]),
+    )
+
+
+def dying_inside() -> object:
+    made = torch.ones(1000)
+    for _ in range(5):
+        made = made + torch.ones(200).repeat(5)
+    del made
+    return torch.ones(100)
+
+
+def doubly_backward() -> object:
+    inputs = torch.ones(30, 20)
+    layers = [torch.ones(20, 20, requires_grad=True) for _ in range(3)]
+    for layer in layers:
+        inputs = torch.tanh(inputs @ layer)
+    gradient = torch.autograd.grad(inputs.square().sum(), layers, create_graph=True)
+    return torch.autograd.grad([part.sum() for part in gradient], layers)
+
+
+def vectorised() -> object:
+    def loss(weight: Tensor) -> Tensor:
+        return (torch.ones(40, 30) @ weight).tanh().square().sum()
+
+    return torch.vmap(torch.func.grad(loss))(torch.ones(5, 30, 20))
+
+
+def with_zero_tangents() -> object:
+    # The constant's tangent is of a size, but takes no memory.
+    constant = torch.ones(60, 60)
+    return torch.func.jvp(lambda x: (x + constant).sin() * constant, (constant,), (constant,))
+
+
+def of_subclasses() -> object:
+    made = TwoTensor(torch.ones(1000), torch.ones(1000))  # type: ignore[no-untyped-call]
+    return (made + 1) * 2
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        views_of_one_storage,
+        two_tensors_on_one_storage,
+        resized_in_place,
+        resized_storage,
+        emptied_storage,
+        of_foreign_memory,
+        of_numbers,
+        dying_inside,
+        doubly_backward,
+        vectorised,
+        with_zero_tangents,
+        of_subclasses,
+    ],
+    ids=lambda work: work.__name__,
+)
+def test_peak_of_odd_tensors_is_that_of_the_profiler(work: Callable[[], object]) -> None:
+    work()
+    assert peak_memory(work, "cpu") == pytest.approx(profiled(work), rel=1e-3)
+    gc.collect()
+    with LiveStorages() as storages:
+        work()
+    gc.collect()
+    assert storages.live == 0
+
+
+def test_sparse_tensors_are_passed_over() -> None:
+    with LiveStorages() as storages:
+        dense = (torch.eye(80).to_sparse() * 2).to_dense()
+    assert storages.live == dense.untyped_storage().nbytes()
+
+
+FIGURES = """
+from functools import partial
+import torch
+from estimators import create
+from harness.cell import Cell
+from harness.probes.flops import count_flops
+from harness.probes.launches import count_launches
+from harness.probes.memory import baseline_memory, peak_memory
+from harness.problems import bilevel_problem
+
+for name, task, model in (
+    ("maml", "sinusoid", "mlp-40-40"),
+    ("adjoint", "glyphs(shots=1, ways=2, queries=1)", "conv4-16"),
+):
+    cell = Cell.of(estimator=name, task=task, model=model, depth=2)
+    build = partial(bilevel_problem, cell, 0, dtype=torch.float32, device="cpu")
+    work = partial(create(name), *build())
+    work()
+    print(baseline_memory(build, "cpu"), peak_memory(work, "cpu"))
+    print(count_flops(work), count_launches(work))
+"""
+
+
+def test_figures_are_the_same_in_every_process() -> None:
+    def figures(seed: str) -> str:
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", FIGURES]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout
+
+    first = figures("1")
+    assert all(int(figure) > 0 for figure in first.split())
+    assert len(first.split()) == 8
+    assert figures("2") == first
+
+
+@pytest.mark.parametrize("setting", [SINUSOID, GLYPHS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_baseline_memory_is_what_parameters_and_data_hold(
+    setting: dict[str, Any], dtype: torch.dtype
+) -> None:
+    cell = Cell.of(estimator="maml", depth=3, **setting)
+    build = partial(bilevel_problem, cell, 0, dtype=dtype, device="cpu")
+    problem, params = build()
+    losses: Any = (problem.inner_loss, problem.outer_loss)
+    held = [*params.values(), *(tensor for loss in losses for tensor in loss.batch)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    assert baseline_memory(build, "cpu") == sum(storages.values())
+    assert baseline_memory(build, "cpu") == sum(storages.values())
+
+
+def test_baseline_memory_counts_a_storage_once_and_no_cache() -> None:
+    cache: list[Tensor] = []
+
+    def build() -> object:
+        cache.append(torch.ones(1000))
+        array = np.ones(50)  # 400 bytes
+        made = torch.zeros(100)  # 400 bytes, a view of which keeps all
+        torch.ones(5000).sum()
+        return made[:3], made[5:], torch.from_numpy(array), cache[-1]
+
+    assert baseline_memory(build, "cpu") == 800
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_memory_of_cuda() -> None:
+    def build() -> Tensor:
+        return torch.ones(2**20, device="cuda:0")  # 4 MiB
+
+    given = build()
+
+    def work() -> object:
+        made = given * 2
+        del made
+        return given.repeat(8)
+
+    assert baseline_memory(build, "cuda:0") == 2**22
+    for _ in range(2):
+        assert peak_memory(work, "cuda:0") == 2**25
+        assert 2**25 <= reserved_memory(work, "cuda:0") <= 2**26
 
 
 def test_memory_grows_with_depth_for_an_unrolled_loop_alone() -> None:
@@ -155,98 +375,6 @@ def test_flops_of_a_convolution() -> None:
     assert count_flops(smaller) == 2 * 2 * 5 * 6 * 6 * 3 * 9
 
 
-def vectors(estimate: list[float], exact: list[float]) -> tuple[Params, Params]:
-    """Spreads both over two tensors, as parameters are."""
-
-    def spread(values: list[float]) -> Params:
-        tensor = torch.tensor(values, dtype=torch.float64)
-        return {"a": tensor[:1].reshape(()), "b": tensor[1:].reshape(1, -1)}
-
-    return spread(estimate), spread(exact)
-
-
-@pytest.mark.parametrize(
-    ("estimate", "exact", "error", "distance"),
-    [
-        ([3.0, 4.0, 0.0], [3.0, 4.0, 0.0], 0.0, 0.0),
-        ([6.0, 8.0, 0.0], [3.0, 4.0, 0.0], 1.0, 0.0),
-        ([-3.0, -4.0, 0.0], [3.0, 4.0, 0.0], 2.0, 2.0),
-        ([-4.0, 3.0, 0.0], [3.0, 4.0, 0.0], math.sqrt(2), 1.0),
-        ([1.0, 1.0, 0.0], [1.0, 0.0, 0.0], 1.0, 1 - math.sqrt(0.5)),
-        ([0.0, 0.0, 0.0], [3.0, 4.0, 0.0], 1.0, 1.0),
-        ([3.0, 4.0, 0.0], [0.0, 0.0, 0.0], math.inf, 1.0),
-        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0.0, 0.0),
-        ([3e-150, 4e-150, 1e-150], [3e-150, 4e-150, 0.0], 0.2, 1 - 5 / math.sqrt(26)),
-        # 1 - cos is 5e-17 here: below the rounding of 1, and so lost if it were subtracted.
-        ([1.0, 1e-8, 0.0], [1.0, 0.0, 0.0], 1e-8, 5e-17),
-        ([1e9, 1e9 + 1, 0.0], [1e9, 1e9, 0.0], 1 / (math.sqrt(2) * 1e9), 0.125e-18),
-    ],
-    ids=str,
-)
-def test_error_and_angle(
-    estimate: list[float], exact: list[float], error: float, distance: float
-) -> None:
-    pair = vectors(estimate, exact)
-    assert relative_error(*pair) == pytest.approx(error, rel=1e-6, abs=1e-300)
-    assert cosine_distance(*pair) == pytest.approx(distance, rel=1e-5, abs=1e-30)
-
-
-class Scaled(Estimator):
-    """A deliberately wrong estimator: the exact meta-gradient, times a factor."""
-
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def estimate(self, problem: Any, params: Params) -> Any:
-        exact = create("maml").estimate(problem, params)
-        object.__setattr__(exact, "gradient", scaled(self.factor, exact.gradient))
-        return exact
-
-
-@pytest.fixture
-def reference(tmp_path: Path) -> tuple[Cell, Path]:
-    cell = Cell.of(estimator="maml", depth=3, tasks=4, **SINUSOID)
-    save_reference(cell.group, tmp_path / "exact.pt")
-    return cell, tmp_path / "exact.pt"
-
-
-@pytest.mark.parametrize(
-    ("factor", "error", "distance"), [(1.0, 0, 0), (1.25, 0.25, 0), (-0.5, 1.5, 2), (0.0, 1, 1)]
-)
-def test_wrong_estimates_get_the_score_they_deserve(
-    reference: tuple[Cell, Path], factor: float, error: float, distance: float
-) -> None:
-    samples = measure_bias(reference[0], Scaled(factor), reference[1])
-    assert list(samples) == ["bias", "cosine_distance"]
-    assert samples["bias"] == pytest.approx([error] * 4, abs=1e-12)
-    assert samples["cosine_distance"] == pytest.approx([distance] * 4, abs=1e-12)
-
-
-def test_own_objective_is_scored_beside(reference: tuple[Cell, Path]) -> None:
-    samples = measure_bias(reference[0], create("imaml"), reference[1])
-    assert len(samples["own_bias"]) == len(samples["bias"]) == 4
-    assert max(samples["own_bias"]) < min(samples["bias"])
-
-
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_what_is_not_finite_has_diverged(reference: tuple[Cell, Path], factor: float) -> None:
-    with pytest.raises(Diverged, match="the estimate of task 0 is not finite"):
-        measure_bias(reference[0], Scaled(factor), reference[1])
-
-
-def test_reference_that_is_not_finite_has_diverged(tmp_path: Path) -> None:
-    wild = Cell.of(
-        estimator="maml",
-        task="quadratic(drift=10)",
-        model="linear",
-        depth=20,
-        step_size=5.0,
-    )
-    with pytest.raises(Diverged, match="the exact meta-gradient of task 0 is not finite"):
-        save_reference(wild.group, tmp_path / "exact.pt")
-    assert not (tmp_path / "exact.pt").exists()
-
-
 GROWTH = """
 import torch
 from harness.probes.resident import resident_growth
@@ -278,20 +406,21 @@ def test_samples_are_taken_in_turns() -> None:
         time.sleep(0.006)  # long enough not to be repeated within a sample
 
     times = interleaved_times([partial(work, n) for n in "abc"], samples=6, device="cpu")
-    assert "".join(calls) == "aabbcc" + 6 * "abc"
-    assert [len(mine) for mine in times] == [6, 6, 6]
-    assert all(second >= 0.006 for mine in times for second in mine)
+    warm_up = "".join(name * timing.warm_up for name, timing in zip("abc", times, strict=True))
+    assert "".join(calls) == warm_up + 6 * "abc"
+    assert [len(mine.seconds) for mine in times] == [6, 6, 6]
+    assert all(second >= 0.006 for mine in times for second in mine.seconds)
 
 
 def test_short_work_is_repeated_within_a_sample() -> None:
     calls: list[str] = []
-    works = [partial(calls.append, name) for name in "ab"]
-    times = interleaved_times(works, samples=7, device="cpu")  # type: ignore[arg-type]
-    assert [len(mine) for mine in times] == [7, 7]
-    runs = [calls.count(name) - 2 for name in "ab"]
-    assert all(count > 7 and count % 7 == 0 for count in runs)
-    turn = ["a"] * (runs[0] // 7) + ["b"] * (runs[1] // 7)
-    assert calls == ["a", "a", "b", "b", *(turn * 7)]
+    works: list[Work] = [partial(calls.append, name) for name in "ab"]
+    one, other = interleaved_times(works, samples=7, device="cpu")
+    assert len(one.seconds) == len(other.seconds) == 7
+    assert min(one.runs, other.runs) > 1
+    warm_up = ["a"] * one.warm_up + ["b"] * other.warm_up
+    turn = ["a"] * one.runs + ["b"] * other.runs
+    assert calls == [*warm_up, *(turn * 7)]
 
 
 def test_garbage_collector_rests_and_comes_back() -> None:
@@ -301,21 +430,22 @@ def test_garbage_collector_rests_and_comes_back() -> None:
         states.append(gc.isenabled())
         time.sleep(0.006)
 
-    interleaved_times([work], samples=2, device="cpu")
-    assert states == [True, True, False, False]
+    (timing,) = interleaved_times([work], samples=2, device="cpu")
+    assert states == [True] * timing.warm_up + [False, False]
     assert gc.isenabled()
 
 
 def test_garbage_collector_comes_back_after_an_exception() -> None:
-    calls: list[bool] = []
+    resting: list[bool] = []
 
     def work() -> None:
-        calls.append(gc.isenabled())
         time.sleep(0.006)
-        if len(calls) == 4:
-            raise RuntimeError("in the middle")
+        if not gc.isenabled():
+            resting.append(True)
+            if len(resting) == 2:
+                raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
         interleaved_times([work], samples=6, device="cpu")
-    assert calls == [True, True, False, False]
+    assert len(resting) == 2
     assert gc.isenabled()

@@ -23,8 +23,11 @@ def base_of(against: str | None, measured: set[str]) -> str | None:
     return base
 
 
-def print_end(table: "pd.DataFrame", against: str | None = None) -> None:
+def print_end(table: "pd.DataFrame", against: str | None = None) -> int:
     """Prints a run's table.
+
+    Returns:
+        The exit code: 1 where a cell went wrong, else 0.
 
     Raises:
         OptionError: no cell of it was measured.
@@ -34,3 +37,4 @@ def print_end(table: "pd.DataFrame", against: str | None = None) -> None:
     print_summary(table, console, against)
     if not (table["outcome"] == "ok").any():
         raise OptionError("no cell could be measured; the reasons are above")
+    return int(not table["outcome"].isin(["ok", "skipped"]).all())

@@ -30,23 +30,53 @@ def run(
         typer.Option(min=1, help="Worker processes side by side.", show_default="cores, at most 8"),
     ] = None,
     time_limit: Annotated[float, typer.Option(help="Seconds a piece of work may take.")] = 3600,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB that a worker process may take.", show_default="90 % of all, over the jobs"
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cells to take, as 'estimator=binom*,depth=5'; repeatable: those of any.",
+            metavar="AXIS=PATTERN,...",
+        ),
+    ] = None,
+    trained: Annotated[
+        list[int] | None,
+        typer.Option(help="Exact meta-training steps before measuring; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be measured, and for how long.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew where an interrupted run could go on.")
+    ] = False,
     against: Against = None,
     store: Store = Path("results"),
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
-) -> None:
-    """Measure a preset, or what the options name, in this environment and working tree."""
-    from harness.journal import Journal
+) -> int:
+    """Measure a preset, or what the options name, in this environment and working tree.
+
+    Stopped in any way, it goes on where it was when the same command is given again.
+    Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
+    """
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
     from harness.progress import progress_bar
+    from harness.resume import begin
     from harness.runner import Settings
     from harness.runner import run as run_plan
+    from harness.runs import read_run
+    from harness.selection import select
     from harness.store import load_run
 
     load_plugins(imports)
-    if not time_limit > 0:
-        raise OptionError(f"--time-limit {time_limit:g} must be positive")
+    for option, value in (("--time-limit", time_limit), ("--memory-limit", memory_limit)):
+        if value is not None and not value > 0:
+            raise OptionError(f"{option} {value:g} must be positive")
     axes = override(
         read_preset(preset),
         task=task,
@@ -58,31 +88,48 @@ def run(
         seeds=seed,
         tasks=tasks,
         step_size=step_size,
+        trained=trained,
     )
-    planned = expand(axes)
+    planned = select(expand(axes), only or [])
     refuse_impossible(planned, named=bool(estimator))
     base = base_of(against, {plan.cell.estimator for plan in planned})
-    try:
-        journal = Journal(store)
-    except OSError as error:
-        raise OptionError(f"cannot write to {store}: {error.strerror}") from None
-    skipped = sum(bool(plan.skip) for plan in planned)
-    console.print(
-        f"Measuring {len(planned) - skipped} cells into {journal.path}; {skipped} are skipped.",
-        highlight=False,
-        soft_wrap=True,
-    )
     settings = Settings(
         jobs=jobs or Settings.jobs,
         samples=samples,
         time_limit=time_limit,
+        memory_limit=memory_limit * 2**30 if memory_limit else None,
         plugins=tuple(imports),
+    )
+    if dry_run:
+        from harness.estimate import estimate, print_dry_run
+
+        print_dry_run(estimate(planned, settings), console)
+        return 0
+    try:
+        beginning = begin(store, planned, samples=samples, plugins=settings.plugins, fresh=fresh)
+    except OSError as error:
+        raise OptionError(f"cannot write to {store}: {error.strerror}") from None
+    path = beginning.journal.path
+    for line in beginning.told:
+        console.print(line, highlight=False, soft_wrap=True, style="yellow", markup=False)
+    skipped = sum(bool(plan.skip) for plan in planned)
+    console.print(
+        f"Measuring {len(planned) - skipped} cells into {path}; {skipped} are skipped.",
+        highlight=False,
+        soft_wrap=True,
     )
     try:
         with progress_bar(console) as show:
-            run_plan(planned, journal, settings, lambda p: show(p.done, p.total, p.doing))
+            run_plan(planned, beginning, settings, lambda p: show(p.done, p.total, p.doing))
     except KeyboardInterrupt:
-        raise OptionError(f"stopped; what was finished is in {journal.path}") from None
+        ended = sum("plan" not in cell.stages for cell in read_run(path).cells)
+        raise OptionError(
+            f"stopped; {ended} of {len(planned) - skipped} cells are in {path}, "
+            "and the same command goes on from there"
+        ) from None
     except OSError as error:
-        raise OptionError(f"cannot write {journal.path}: {error.strerror or error}") from None
-    print_end(load_run(journal.path), base)
+        raise OptionError(
+            f"cannot write {path}: {error.strerror or error}; what was finished is in there, "
+            "and the same command goes on from there"
+        ) from None
+    return print_end(load_run(path), base)

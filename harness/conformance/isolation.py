@@ -1,17 +1,14 @@
-"""The suite in a worker process, so that an estimator that crashes or hangs takes nobody down."""
+"""The suite in worker processes, so that an estimator that crashes or hangs takes nobody down."""
 
-import signal
 from collections.abc import Iterator
-from functools import cache, partial
-
-from pebble import ProcessPool
 
 from estimators.errors import OptionError
 from harness.conformance.check import CHECKS
 from harness.conformance.subject import DEEPEST, Subject
 from harness.conformance.suite import Finding, Score, Verdict, examine, score, scored_on
+from harness.outcome import Status
 from harness.plugins import load_plugins
-from harness.processes import fresh_processes, violent_end
+from harness.processes import Limits, in_worker, worker_memory
 
 Plugins = tuple[str, ...]
 
@@ -50,46 +47,30 @@ class Suite:
 
         Once the very first check ended its process, so would the others, and they are not made.
         """
-        # An interrupt is for the process that can tell the user.
-        deaf = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        with ProcessPool(max_workers=1, context=fresh_processes(), initializer=deaf) as pool:
-            try:
-                yield from self._in(pool)
-            finally:
-                pool.stop()  # type: ignore[no-untyped-call]
-
-    def _in(self, pool: ProcessPool) -> Iterator[Finding | Score]:
-        arguments = self.plugins, self.text
+        limits = Limits(self.time_limit, worker_memory(jobs=1))
         dead = ""
         for index, (name, check) in enumerate(CHECKS.items()):
             if dead:
                 yield Finding(name, check.about, Verdict.NOT_APPLICABLE, dead)
                 continue
-            try:
-                yield pool.schedule(_examine, (*arguments, name), timeout=self.time_limit).result()
-            except Exception as error:
-                end = violent_end(error, self.time_limit).reason
-                yield Finding(name, check.about, Verdict.FAILED, end)
+            ending = in_worker(_examine, self.text, name, limits=limits, plugins=self.plugins)
+            if ending.outcome.status is Status.OK:
+                yield ending.value
+            else:
+                yield Finding(name, check.about, Verdict.FAILED, ending.outcome.reason)
                 dead = "the first check did not come to its end" if index == 0 else ""
         for case in self.cases:
             if dead:
                 yield Score(case, 0, reason=dead)
                 continue
-            try:
-                yield pool.schedule(_score, (*arguments, case), timeout=self.time_limit).result()
-            except Exception as error:
-                yield Score(case, 0, reason=violent_end(error, self.time_limit).reason)
+            ending = in_worker(_score, self.text, case, limits=limits, plugins=self.plugins)
+            reason = ending.outcome.reason
+            yield ending.value or Score(case, 0, reason=reason)
 
 
-def _examine(plugins: Plugins, text: str, check: str) -> Finding:
-    return examine(_subject(plugins, text), CHECKS[check])
+def _examine(text: str, check: str) -> Finding:
+    return examine(Subject(text), CHECKS[check])
 
 
-def _score(plugins: Plugins, text: str, case: str) -> Score:
-    return score(_subject(plugins, text), case)
-
-
-@cache
-def _subject(plugins: Plugins, text: str) -> Subject:
-    load_plugins(plugins)
-    return Subject(text)
+def _score(text: str, case: str) -> Score:
+    return score(Subject(text), case)

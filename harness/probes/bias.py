@@ -5,70 +5,148 @@ from pathlib import Path
 
 import torch
 
-from estimators import Estimator, Params, create
-from estimators.tree import axpy, dot, norm
+from estimators import BilevelProblem, Estimator, Params
+from estimators.differentiation import value_and_gradient
+from estimators.tree import axpy, dot, leaves, norm, scaled
 from harness.cell import Cell
+from harness.journal import Samples
 from harness.outcome import Diverged
+from harness.probes.bound import bound_of
 from harness.problems import bilevel_problem
-
-Samples = dict[str, list[float]]
-
-
-def save_reference(group: Cell, path: Path) -> None:
-    """Computes the exact float64 meta-gradients of a group's tasks and keeps them in a file.
-
-    Args:
-        group: a cell; its estimator does not matter.
-        path: the file to write.
-
-    Raises:
-        Diverged: an exact meta-gradient is not finite.
-    """
-    exact = create("adjoint")
-    gradients: list[Params] = []
-    for index in range(group.tasks):
-        problem, params = bilevel_problem(group, index, dtype=torch.float64, device=group.device)
-        gradients.append(exact(problem, params).gradient)
-        if not math.isfinite(norm(gradients[-1])):
-            raise Diverged(f"the exact meta-gradient of task {index} is not finite")
-    torch.save(gradients, path)
+from harness.references import load_reference
 
 
 def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
     """Scores an estimator against the exact meta-gradient of each of a cell's tasks.
 
-    error = ||estimate - exact|| / ||exact||, and 1 - cosine of the angle between them.
+    Of each task: error = ||estimate - exact|| / ||exact||, and 1 - cosine of the angle between
+    them; what theory bounds that error by, bound(x) ||g|| / ||exact||, with g the outer gradient
+    and x the task's own alpha lambda_max. Of all tasks together: see `BatchError`.
 
     Args:
         cell: the cell.
         estimator: its estimator.
-        reference: file written by `save_reference`.
+        reference: file of the cell's group; see `harness.references.save_reference`.
 
     Returns:
-        Samples of "bias", "cosine_distance" and, where the estimator follows another objective
-        than MAML's, "own_bias"; one a task.
+        Samples of "bias", "cosine_distance" and "curvature", which is alpha lambda_max, one a
+        task; where the estimator follows another objective than MAML's, of "own_bias", and where
+        there is a bound, of "bound", likewise; and one of each figure of `BatchError.samples`.
+        Curvature and bounds are left out if not all are finite.
 
     Raises:
         Diverged: an estimate is not finite.
     """
-    gradients: list[Params] = torch.load(reference, map_location=cell.device, weights_only=True)
+    known = load_reference(reference, cell.device)
     samples: Samples = {"bias": [], "cosine_distance": []}
-    for index, exact in enumerate(gradients):
+    own: list[float] = []
+    bounds: list[float] = []
+    batch = BatchError()
+    for index, (exact, curvature) in enumerate(zip(known.gradients, known.curvature, strict=True)):
         problem, params = bilevel_problem(cell, index, dtype=torch.float64, device=cell.device)
-        estimate = estimator(problem, params).gradient
+        result = estimator(problem, params)
+        estimate = result.gradient
         if not math.isfinite(norm(estimate)):
             raise Diverged(f"the estimate of task {index} is not finite")
         samples["bias"].append(relative_error(estimate, exact))
         samples["cosine_distance"].append(cosine_distance(estimate, exact))
-        own = estimator.own_exact_gradient(problem, params)
-        if own is not None:
-            error = relative_error(estimate, own)
+        batch.add(estimate, exact)
+        bound = bound_of(cell, curvature)
+        if bound is not None:
+            outer = outer_gradient(problem, result.adapted)
+            bounds.append(ratio(bound * norm(outer), norm(exact)))
+        own_exact = estimator.own_exact_gradient(problem, params)
+        if own_exact is not None:
+            error = relative_error(estimate, own_exact)
             if not math.isfinite(error):
                 raise Diverged(
                     f"the exact gradient of its own objective, task {index}, is not finite"
                 )
-            samples.setdefault("own_bias", []).append(error)
-    return samples
+            own.append(error)
+    if own:
+        samples["own_bias"] = own
+    for name, values in (("curvature", known.curvature), ("bound", bounds)):
+        if values and all(map(math.isfinite, values)):
+            samples[name] = values
+    return samples | batch.samples()
+
+
+class BatchError:
+    r"""The error of a meta-batch's mean, and what it is made of; holds sums alone.
+
+    A step of meta-training follows the mean over its tasks. With e_t = estimate_t - exact_t over
+    tasks t = 1..T, drawn at random, and G = ||mean_t exact_t||:
+
+    - batch_bias = ||mean e|| / G, the relative error of the mean; batch_cosine_distance is
+      1 - cosine of the angle between mean_t estimate_t and mean_t exact_t;
+    - error_spread = s / G, s^2 = 1/(T-1) sum_t ||e_t - mean e||^2: the standard deviation of the
+      error over tasks, which a mean over T tasks divides by sqrt(T);
+    - systematic_bias = sqrt(max(0, ||mean e||^2 - s^2/T)) / G: what no number of tasks averages
+      away. ||mean e||^2 is ||E e||^2 + E s^2/T in expectation, so that ahead of the root this is
+      unbiased, but for the floor at 0.
+
+    Hence batch_bias^2 = systematic_bias^2 + error_spread^2 / T, where the floor is not met.
+
+    Example:
+        >>> import torch
+        >>> batch = BatchError()
+        >>> for error in (1.0, 3.0):
+        ...     exact = {"w": torch.tensor([10.0, 0.0])}
+        ...     batch.add({"w": torch.tensor([10.0 + error, 0.0])}, exact)
+        >>> samples = batch.samples()
+        >>> samples["batch_bias"], round(samples["error_spread"][0] ** 2, 9)
+        ([0.2], 0.02)
+    """
+
+    def __init__(self) -> None:
+        self._tasks = 0
+        self._error: Params = {}
+        self._exact: Params = {}
+        self._squares = 0.0
+
+    def add(self, estimate: Params, exact: Params) -> None:
+        """Takes a task in.
+
+        Args:
+            estimate: of its meta-gradient.
+            exact: its exact meta-gradient.
+        """
+        error = axpy(-1.0, exact, estimate)
+        self._tasks += 1
+        if self._tasks == 1:
+            self._error, self._exact = error, exact
+            return
+        # Welford's recurrence, since sums of squares cancel where all errors are nearly the same.
+        apart = axpy(-1.0, self._error, error)
+        self._error = axpy(1 / self._tasks, apart, self._error)
+        self._squares += (self._tasks - 1) / self._tasks * dot(apart, apart)
+        from_mean = axpy(-1.0, self._exact, exact)
+        self._exact = axpy(1 / self._tasks, from_mean, self._exact)
+
+    def samples(self) -> Samples:
+        """Returns the figures by name, one sample each; spread and systematic part if T > 1."""
+        estimate = axpy(1.0, self._error, self._exact)
+        error, length = norm(self._error), norm(self._exact)
+        samples = {
+            "batch_bias": [ratio(error, length)],
+            "batch_cosine_distance": [cosine_distance(estimate, self._exact)],
+        }
+        if self._tasks > 1:
+            variance = self._squares / (self._tasks - 1)
+            systematic = math.sqrt(max(0.0, error**2 - variance / self._tasks))
+            samples["systematic_bias"] = [ratio(systematic, length)]
+            samples["error_spread"] = [ratio(math.sqrt(variance), length)]
+        return samples
+
+
+def outer_gradient(problem: BilevelProblem, adapted: Params) -> Params:
+    """Returns g, the gradient of the outer loss at phi_K.
+
+    Args:
+        problem: the bilevel problem.
+        adapted: phi_K.
+    """
+    return value_and_gradient(problem.outer_loss, leaves(adapted))[1]
 
 
 def relative_error(estimate: Params, exact: Params) -> float:
@@ -78,10 +156,14 @@ def relative_error(estimate: Params, exact: Params) -> float:
         estimate: the estimate.
         exact: what it should be.
     """
-    error, length = norm(axpy(-1.0, exact, estimate)), norm(exact)
-    if error == 0:
+    return ratio(norm(axpy(-1.0, exact, estimate)), norm(exact))
+
+
+def ratio(size: float, length: float) -> float:
+    """Returns size / length; 0 where the size is 0, whatever the length."""
+    if size == 0:
         return 0.0
-    return error / length if length else math.inf
+    return size / length if length else math.inf
 
 
 def cosine_distance(estimate: Params, exact: Params) -> float:
@@ -93,12 +175,8 @@ def cosine_distance(estimate: Params, exact: Params) -> float:
         estimate: the estimate.
         exact: what it should be.
     """
-    lengths = norm(estimate) * norm(exact)
-    if lengths == 0:
-        return 0.0 if norm(estimate) == norm(exact) else 1.0
-    apart = axpy(
-        -1.0,
-        {name: value / norm(exact) for name, value in exact.items()},
-        {name: value / norm(estimate) for name, value in estimate.items()},
-    )
+    lengths = norm(estimate), norm(exact)
+    if 0 in lengths:
+        return 0.0 if lengths[0] == lengths[1] else 1.0
+    apart = axpy(-1.0, scaled(1 / lengths[1], exact), scaled(1 / lengths[0], estimate))
     return 0.5 * dot(apart, apart)

@@ -1,14 +1,15 @@
-"""Peak bytes of live tensors."""
+"""Bytes of live tensors: what a problem holds, and the peak of an estimate above it."""
 
+import gc
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 
@@ -16,63 +17,106 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operators allocate, from their birth to their end.
 
     Resident memory is no measure of tensor memory: the allocator keeps and reuses pages. A
-    storage is counted once, however many tensors and views share it; those that existed before
-    are not counted. Buffers inside a kernel are not seen.
+    storage is counted once and in full, however many tensors and views share it; one that is
+    resized counts with its new size, and with both while it is copied. Storages that were there
+    before are not counted, nor is memory that is not torch's, such as that of numpy arrays.
+    Buffers inside a kernel and sparse tensors are not seen, and a storage that is resized behind
+    the operators' back (`UntypedStorage.resize_`) only when it is next used.
+
+    Args:
+        given: count in full what operators are given, numpy's memory too: for work before
+            which there was nothing.
 
     Attributes:
         live: bytes alive now.
         peak: most bytes alive so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, given: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._given = given
+        self._sizes: dict[int, int] = {}  # as last seen
+        self._uncounted: dict[int, int] = {}  # the part of it that was there before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operator and looks at what it was given and what it returned."""
         # A tensor that is first met as an input was there before; its views share its storage.
-        self._follow((args, kwargs), counted=False)
+        # But for `lift_fresh`, which is given what Python has just made of numbers or of an array.
+        fresh = func is torch.ops.aten.lift_fresh.default
+        for storage in storages((args, kwargs)):
+            self._follow(storage, born=self._given or (fresh and storage.resizable()))
         result = func(*args, **(kwargs or {}))
-        self._follow(result, counted=True)
+        for storage in storages(result):
+            self._follow(storage, born=True)
         return result
 
-    def _follow(self, tensors: Any, *, counted: bool) -> None:
-        for tensor in tree_iter(tensors):
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key not in self._known:
-                size = storage.nbytes() if counted else 0
-                self._known.add(key)
-                self.live += size
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._forget, key, size)
+    def _follow(self, storage: torch.UntypedStorage, *, born: bool) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._sizes:
+            self._sizes[key] = self._uncounted[key] = 0 if born else size
+            weakref.finalize(storage, self._forget, key)
+        if size != self._sizes[key]:
+            self.peak = max(self.peak, self.live + size)  # the old bytes go after the new ones came
+            self.live += size - self._sizes[key]
+            self._sizes[key] = size
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+    def _forget(self, key: int) -> None:
+        self.live -= self._sizes.pop(key) - self._uncounted.pop(key)
 
 
-def profiled_peak(work: Callable[[], object]) -> int:
-    """Returns the same for work on the CPU that a dispatch mode cannot see: compiled programs.
-
-    torch's profiler tells every allocation; it needs more time and memory for that.
+def storages(tree: Any) -> Iterator[torch.UntypedStorage]:
+    """Yields the storages of all tensors in a tree of containers; some may come more than once.
 
     Args:
-        work: what to measure.
+        tree: tensors, of subclasses too, in lists, tuples and dictionaries, among anything else.
+    """
+    for tensor in tree_iter(tree):
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if is_traceable_wrapper_subclass(tensor):
+            names, _ = tensor.__tensor_flatten__()
+            yield from storages([getattr(tensor, name) for name in names])
+        elif tensor.layout is torch.strided and not (tensor.is_meta or tensor._is_zerotensor()):
+            # Zero tangents, and what forward mode makes of them, have sizes and no memory.
+            yield tensor.untyped_storage()
+
+
+def baseline_memory(build: Callable[[], object], device: str) -> int:
+    """Returns the bytes of tensors that what `build` returns holds.
+
+    They are counted by what is set free when it is dropped, so that what is kept elsewhere, in
+    caches, is not. Run it a second time, for what libraries allocate at their first use is not
+    the problem's.
+
+    Args:
+        build: builds a problem, its data and its parameters.
+        device: where they live. Of what lives on CUDA, bytes on the CPU are not counted.
 
     Returns:
-        Bytes.
+        Bytes; on the CPU those of numpy arrays that tensors share, too.
+
+    Example:
+        >>> baseline_memory(lambda: torch.ones(10)[:5], "cpu")
+        40
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch tells of every profile
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
-    events = profiler.profiler.kineto_results.events()
-    sizes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    return int(max(accumulate((size for _, size in sorted(sizes)), initial=0)))
+    gc.collect()
+    if device.startswith("cuda"):
+        built = build()
+        gc.collect()
+        held = torch.cuda.memory_allocated(device)
+        del built
+        gc.collect()
+        return int(held - torch.cuda.memory_allocated(device))
+    found = LiveStorages(given=True)
+    with found:
+        built = build()
+        gc.collect()
+    alive = found.live
+    del built
+    gc.collect()
+    return alive - found.live
 
 
 def peak_memory(work: Callable[[], object], device: str) -> int:
@@ -88,13 +132,57 @@ def peak_memory(work: Callable[[], object], device: str) -> int:
     Returns:
         Bytes.
     """
+    gc.collect()  # what is collected meanwhile is then the work's own, and alike in every run
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
-    storages = LiveStorages()
-    with storages:
+    found = LiveStorages()
+    with found:
         work()
-    return storages.peak
+    return found.peak
+
+
+def reserved_memory(work: Callable[[], object], device: str) -> int:
+    """Returns the most bytes that CUDA's caching allocator took from the device during `work`.
+
+    More than `peak_memory` by what rounding to blocks and fragmentation cost; it decides whether
+    an estimate fits on a device. Blocks that lie unused are given back before.
+
+    Args:
+        work: what to measure.
+        device: a CUDA device.
+
+    Returns:
+        Bytes above those reserved before.
+    """
+    gc.collect()
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return int(torch.cuda.max_memory_reserved(device) - before)
+
+
+def profiled_peak(work: Callable[[], object]) -> int:
+    """Returns `peak_memory` of work on the CPU that a dispatch mode cannot see: compiled programs.
+
+    torch's profiler tells every allocation; it needs more time and memory for that.
+
+    Args:
+        work: what to measure.
+
+    Returns:
+        Bytes.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch tells of every profile
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    told = [event for event in events if event.name() == "[memory]"]
+    told.sort(key=lambda event: event.start_ns())  # stable: events of one instant keep their order
+    return int(max(accumulate((event.nbytes() for event in told), initial=0)))

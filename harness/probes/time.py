@@ -1,53 +1,238 @@
 """Wall time, sampled in turns so that all of a group meet the same machine."""
 
 import gc
-from collections.abc import Callable
+import os
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import fsum
 from time import perf_counter
+from typing import Any
 
 import torch
 
+from estimators.phases import Phase, watched
+from harness.probes.disturbance import (
+    gpu_notes,
+    machine_notes,
+    read,
+    sample_notes,
+    seconds_waited,
+    waiting_notes,
+)
+
 Work = Callable[[], object]
 _LEAST_SECONDS = 0.005  # a sample shorter than this is mostly the clock and the scheduler
+_ENOUGH_CALLS = 100  # to warm up, if they do not make up a sample before
+_MOST_WARM_UP = 2.0  # seconds
+_FALL = 0.9  # calls of one program differ by as much on a shared machine
 
 
-def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[list[float]]:
+@dataclass(frozen=True)
+class Timing:
+    """Samples of the time of one piece of work.
+
+    Attributes:
+        seconds: of one run, one a sample.
+        phases: the same by phase of an estimate, in the order of their first occurrence; they add
+            up to `seconds`. Empty where no phase is told: in compiled programs, and in work that
+            is no estimate.
+        warm_up: calls before the first sample.
+        runs: calls within a sample, of which `seconds` is the mean.
+        notes: what disturbed the samples, one short sentence each; none when all was quiet.
+    """
+
+    seconds: list[float]
+    phases: dict[str, list[float]]
+    warm_up: int
+    runs: int
+    notes: list[str]
+
+
+def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[Timing]:
     """Times several pieces of work in turns: one sample of each, then the next of each.
 
-    Each is run twice before, to warm up; short ones are repeated within a sample. The garbage
-    collector rests meanwhile.
+    Each is warmed up before, until it gets no faster; short ones are repeated within a sample.
+    The garbage collector rests meanwhile. CUDA is timed by its own events, and waited for at both
+    ends of a sample. The number of threads is kept at OMP_NUM_THREADS; the process is not bound
+    to a processor, where it could not get out of the way of others.
 
     Args:
         works: what to time.
         samples: how many samples of each.
-        device: where the work runs; CUDA is waited for at both ends of a sample.
+        device: where the work runs.
 
     Returns:
-        Seconds of one run, [work][sample].
+        One a piece of work.
     """
-
-    def sample(work: Work, runs: int) -> float:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        start = perf_counter()
-        for _ in range(runs):
-            work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        return (perf_counter() - start) / runs
-
-    runs = []
-    for work in works:
-        sample(work, 1)
-        runs.append(max(1, round(_LEAST_SECONDS / sample(work, 1))))
-    times: list[list[float]] = [[] for _ in works]
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
+    clock = _CudaClock(device) if device.startswith("cuda") else _Clock()
+    threads = _threads()
+    series = [_Series(work, clock, threads) for work in works]
+    with _garbage_kept():
+        for each in series:
+            each.warm_up()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        before = read()
         for _ in range(samples):
-            for work, count, mine in zip(works, runs, times, strict=True):
-                mine.append(sample(work, count))
+            for each in series:
+                each.sample()
+            gc.collect()  # of the round's garbage alone, which could hold a lot of memory
+        everywhere = machine_notes(before, read()) + gpu_notes(device)
+    return [each.timing(everywhere) for each in series]
+
+
+class _Clock:
+    """Tells seconds by phase between `start` and `stop`; is called as a phase begins."""
+
+    def __init__(self) -> None:
+        self._changes: list[tuple[Phase, Any]] = []
+
+    def start(self) -> None:
+        self._changes = [(Phase.META_GRADIENT, self._now())]
+
+    def __call__(self, phase: Phase) -> None:
+        self._changes.append((phase, self._now()))
+
+    def stop(self) -> dict[Phase, float]:
+        self._changes.append((Phase.META_GRADIENT, self._now()))
+        self._wait()
+        seconds: dict[Phase, float] = defaultdict(float)
+        for (phase, begin), (_, end) in pairwise(self._changes):
+            seconds[phase] += self._between(begin, end)
+        return seconds
+
+    def _now(self) -> Any:
+        return perf_counter()
+
+    def _between(self, begin: Any, end: Any) -> float:
+        return float(end - begin)
+
+    def _wait(self) -> None:
+        """Waits for the device, on which moments are known only then."""
+
+
+class _CudaClock(_Clock):
+    """The same by events in the stream of the work, which need no waiting at each change."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self._device = device
+        # Autograd tells of phases from a thread of its own, whose current stream may be another.
+        self._stream = torch.cuda.current_stream(device)
+
+    def start(self) -> None:
+        self._wait()
+        super().start()
+
+    def _now(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        return event
+
+    def _between(self, begin: Any, end: Any) -> float:
+        return float(begin.elapsed_time(end)) / 1000
+
+    def _wait(self) -> None:
+        torch.cuda.synchronize(self._device)
+
+
+@dataclass
+class _Series:
+    """One piece of work, and what was measured of it so far."""
+
+    work: Work
+    clock: _Clock
+    threads: int
+    runs: int = 1
+    warm_up_calls: list[float] = field(default_factory=list)
+    samples: list[dict[Phase, float]] = field(default_factory=list)
+    waited: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def warm_up(self) -> None:
+        calls = self.warm_up_calls
+        # The first call does not count: it may have had to compile.
+        while not settled(calls) and fsum(calls[1:]) < _MOST_WARM_UP:
+            calls.append(fsum(self._run(1).values()))
+        if not settled(calls):
+            self._note(f"still got faster after {len(calls)} calls to warm up")
+        self.runs = max(1, round(_LEAST_SECONDS / min(calls[1:])))
+
+    def sample(self) -> None:
+        before = seconds_waited()
+        self.samples.append(self._run(self.runs))
+        self.waited += seconds_waited() - before
+
+    def timing(self, notes: list[str]) -> Timing:
+        seconds = [fsum(sample.values()) / self.runs for sample in self.samples]
+        names = list(dict.fromkeys(phase for sample in self.samples for phase in sample))
+        phases = {
+            str(name): [sample.get(name, 0.0) / self.runs for sample in self.samples]
+            for name in names
+            if names != [Phase.META_GRADIENT]  # then no phase was told
+        }
+        waiting = waiting_notes(self.waited, fsum(seconds) * self.runs)
+        told = [*notes, *self.notes, *waiting, *sample_notes(seconds)]
+        return Timing(seconds, phases, len(self.warm_up_calls), self.runs, told)
+
+    def _run(self, runs: int) -> dict[Phase, float]:
+        with watched(self.clock):
+            self.clock.start()
+            for _ in range(runs):
+                self.work()
+            seconds = self.clock.stop()
+        self._check_threads()
+        return seconds
+
+    def _check_threads(self) -> None:
+        """Puts the number of threads right where the work has changed it, and notes it."""
+        threads = torch.get_num_threads()
+        if threads != self.threads:
+            torch.set_num_threads(self.threads)
+            self._note(f"{threads} threads were set in place of {self.threads}; undone each time")
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def settled(calls: list[float]) -> bool:
+    """Tells whether the calls so far were warm-up enough.
+
+    The best of the last calls, up to three, must not be more than a tenth below the best before,
+    and the calls must be as long as a sample, or many.
+
+    Args:
+        calls: seconds of each.
+    """
+    if len(calls) < 2 or (len(calls) < _ENOUGH_CALLS and fsum(calls[1:]) < _LEAST_SECONDS):
+        return False
+    last = min(3, len(calls) // 2)
+    return min(calls[-last:]) >= _FALL * min(calls[:-last])
+
+
+def _threads() -> int:
+    """Returns how many threads torch is to use: what harness has fixed before its import."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(told) if told.isdecimal() and int(told) else torch.get_num_threads()
+
+
+@contextmanager
+def _garbage_kept() -> Generator[None]:
+    """Restores the garbage collector afterwards.
+
+    What exists now is exempt from collection, since looking through all of torch's objects takes
+    a tenth of a second.
+    """
+    collecting = gc.isenabled()
+    gc.freeze()
+    try:
+        yield
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
-    return times

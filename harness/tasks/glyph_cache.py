@@ -1,14 +1,13 @@
 """Keeps the drawn glyph images on disk, so that they are drawn once and not once a process."""
 
 import hashlib
-import os
-import tempfile
+import io
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from platformdirs import user_cache_dir
 
+from harness import cache
 from harness.tasks.glyph_images import SAMPLES, SIZE, Images, draw_all
 from harness.tasks.glyph_strokes import glyph_classes
 
@@ -34,16 +33,17 @@ def load_images(jitter: float) -> Images:
     images = _read(path, DEFAULT_SHA256 if jitter == DEFAULT_JITTER else None)
     if images is None:
         images = draw_all(jitter)
-        _write(path, images)
+        buffer = io.BytesIO()
+        np.savez(buffer, images=images, sha256=np.array(checksum(images)))
+        cache.write(path, buffer.getvalue())
     images.setflags(write=False)
     return images
 
 
 def cache_file(jitter: float) -> Path:
-    """Where the set at `jitter` is kept: under $METAGRAD_CACHE, else the user's cache folder."""
-    folder = os.environ.get("METAGRAD_CACHE") or user_cache_dir("metagrad-bench")
+    """Where the set at `jitter` is kept; see `harness.cache.folder`."""
     # The default set's checksum is the version: it changes whenever the drawing does.
-    return Path(folder) / f"glyphs-{DEFAULT_SHA256[:12]}-jitter{float(jitter)!r}.npz"
+    return cache.folder() / f"glyphs-{DEFAULT_SHA256[:12]}-jitter{float(jitter)!r}.npz"
 
 
 def checksum(images: Images) -> str:
@@ -63,18 +63,3 @@ def _read(path: Path, expected: str | None) -> Images | None:
     if images.dtype != np.uint8 or images.shape != shape:
         return None
     return images if checksum(images) == (expected or written) else None
-
-
-def _write(path: Path, images: Images) -> None:
-    """Writes the file under a temporary name first: another process sees all of it or nothing."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images, sha256=np.array(checksum(images)))
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,55 @@
+"""`metagrad profile`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from estimators.errors import OptionError
+from harness.commands.options import Imports, Store, console
+
+
+def profile(
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's name, as results have it.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to.", show_default="STORE/profiles/NAME"),
+    ] = None,
+    time_limit: Annotated[float, typer.Option(help="Seconds that it may take.")] = 3600,
+    store: Store = Path("results"),
+    imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+) -> None:
+    """Profile one estimate: trace, operators, flame graph, memory timeline.
+
+    `metagrad report` shows the profiles of the store.
+    """
+    import psutil
+
+    from harness.cell import Cell
+    from harness.outcome import Status
+    from harness.plan import missing_device
+    from harness.plugins import load_plugins
+    from harness.processes import Limits, in_worker
+    from harness.profiling.folder import folder_of, read_profile, replaced_when_whole
+    from harness.profiling.record import record
+    from harness.profiling.telling import print_profile
+
+    load_plugins(imports)
+    if not time_limit > 0:
+        raise OptionError(f"--time-limit {time_limit:g} must be positive")
+    planned = Cell.parse(cell)
+    if hindrance := missing_device(planned.device) or planned.misfit():
+        raise OptionError(hindrance)
+    folder = out or folder_of(planned, store)
+    console.print(f"Profiling {planned.id}", markup=False, highlight=False, soft_wrap=True)
+    limits = Limits(time_limit, psutil.virtual_memory().total)
+    with replaced_when_whole(folder, planned) as draft:
+        try:
+            outcome = in_worker(
+                record, planned, draft, limits=limits, plugins=tuple(imports)
+            ).outcome
+        except KeyboardInterrupt:
+            raise OptionError("stopped; nothing was written") from None
+        if outcome.status is not Status.OK:
+            raise OptionError(f"{planned.estimator} {outcome.status}: {outcome.reason}")
+    print_profile(read_profile(folder), console)

@@ -1,0 +1,124 @@
+"""What a measurement was made with."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness.environment import build, code
+from harness.environment.cgroups import limits
+from harness.environment.files import read
+from harness.environment.gpus import gpus, visible
+from harness.environment.moment import moment
+from harness.environment.processor import model, processor
+
+__all__ = ["code_state", "environment"]
+
+_DECIDES = ("commit", "changes", "source", "packages", "python", "torch", "flags")
+
+
+def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns code, machine and versions, ready for JSON; CUDA is not initialised.
+
+    Commit and changes are those of the folder the process works in, or the commit is the one that
+    asv has installed. The fields at the top are always there, "" if unknown; within the nested
+    ones what is unknown is left out.
+
+    Args:
+        store: the folder of results, which is no change of the code.
+        plugins: modules and files that were imported, as `--import` takes them.
+    """
+    found = gpus()
+    memory = _memory()
+    cores = psutil.cpu_count(logical=False)
+    name, cpu = model(), processor()
+    return {
+        **code.checkout(store),
+        "source": code.source(),
+        "plugins": code.plugins(plugins),
+        "machine": platform.node(),
+        "fingerprint": fingerprint(name, cores, cpu.get("logical"), memory, found),
+        "system": platform.platform(),
+        "processor": name,
+        "cores": cores,
+        "memory": memory,
+        "python": platform.python_version(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "packages": code.packages(),
+        "devices": visible(found),
+        "cpu": cpu,
+        "limits": limits(),
+        "gpus": found,
+        "torch": build.build(),
+        "threading": build.threading(),
+        "variables": build.variables(),
+        "flags": build.flags(),
+        "moment": moment(store),
+    }
+
+
+def fingerprint(
+    name: str,
+    cores: int | None,
+    logical: int | None,
+    memory: int,
+    found: list[dict[str, Any]],
+    root: Path = Path("/"),
+) -> str:
+    """Returns a digest that tells one machine from another and stays the same from day to day.
+
+    It is made of the processor's name and numbers of cores, the memory in GiB, the GPUs' names,
+    and the machine's identity: /etc/machine-id, or the host name where there is none (a container
+    has often none, and a new name each time: its runs are not taken for those of another).
+    Memory is rounded up, since a kernel keeps a little back that differs from one to the next.
+
+    Args:
+        name: of the processor.
+        cores: physical ones.
+        logical: processors.
+        memory: bytes.
+        found: GPUs, with "name".
+        root: of the file system that is looked at.
+    """
+    identity = read(root / "etc/machine-id") or platform.node()
+    names = [gpu["name"] for gpu in found]
+    return _digest([name, cores, logical, math.ceil(memory / 2**30), names, identity])
+
+
+def code_state(environment: dict[str, Any]) -> str:
+    """Returns a digest of what decides the numbers that code gives, the machine apart.
+
+    Runs with the same one and the same fingerprint may be joined. It is made of commit, changes,
+    the project's own source, the contents of plug-ins, versions of packages and Python, the build
+    of torch, threads, flags and variables that numerical libraries look at, and GPU drivers; so it
+    is defined without a commit too.
+
+    Args:
+        environment: what `environment` returned, now or for an older run.
+    """
+    facts = {name: environment.get(name) for name in _DECIDES}
+    return _digest(
+        facts
+        | {
+            "plugins": sorted((environment.get("plugins") or {}).values()),
+            "threads": [environment.get(name) for name in ("threads", "threading", "variables")],
+            "drivers": sorted({gpu.get("driver", "") for gpu in environment.get("gpus") or ()}),
+        }
+    )
+
+
+def _memory() -> int:
+    try:
+        return psutil.virtual_memory().total
+    except (OSError, RuntimeError):  # as in some sandboxes
+        return 0
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,82 @@
+"""How torch was built, and how it is set in this process."""
+
+import os
+import re
+from typing import Any, cast
+
+import torch
+
+from harness.environment.files import known
+
+# What libraries of linear algebra, OpenMP, CUDA and the C library's allocator look at.
+_VARIABLES = (
+    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "DNNL_", "ONEDNN_"),
+    *("ATEN_", "PYTORCH_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "MALLOC_", "LD_PRELOAD"),
+)
+
+
+def build() -> dict[str, Any]:
+    """Returns what decides how fast torch is on a processor; what is unknown is left out."""
+    shown = torch.__config__.show()
+    settings = dict(re.findall(r"(\w+)=(.*?), ", shown))
+    flags = re.findall(r"(?<=\s)-(?:O\w+|m\S+|DNDEBUG)", settings.get("CXX_FLAGS", ""))
+    return known(
+        version=torch.__version__,
+        commit=torch.version.git_version,
+        debug=torch.version.debug,
+        kind=settings.get("BUILD_TYPE"),
+        compiler=_found(r"- ((?:GCC|clang|Clang|MSVC) .*)", shown),
+        flags=" ".join(flags),
+        capability=torch.backends.cpu.get_cpu_capability(),
+        blas=settings.get("BLAS_INFO"),
+        lapack=settings.get("LAPACK_INFO"),
+        mkl=_found(r"Math Kernel Library Version (\S+)", shown),
+        onednn=_found(r"MKL-DNN v(\S+)", shown),
+        openmp=_found(r"OpenMP (\d+)", shown),
+        cuda=torch.version.cuda,
+        rocm=torch.version.hip,
+        cudnn=_cudnn(),
+    )
+
+
+def _cudnn() -> int | None:
+    try:
+        return cast(int | None, torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    except RuntimeError:  # the one that is found is not the one torch was built with
+        return None
+
+
+def threading() -> dict[str, Any]:
+    """Returns the threads that torch takes here, and what they are run by."""
+    shown = torch.__config__.parallel_info()
+    return known(
+        within_an_operation=torch.get_num_threads(),
+        between_operations=torch.get_num_interop_threads(),
+        backend=_found(r"ATen parallel backend: (.*)", shown),
+    )
+
+
+def variables() -> dict[str, str]:
+    """Returns the environment variables that change how fast numerical libraries are."""
+    return {
+        name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)
+    }
+
+
+def flags() -> dict[str, Any]:
+    """Returns the precision of float32 products and what is asked of cuDNN, in this process."""
+    cudnn = torch.backends.cudnn
+    return known(
+        matmul_precision=torch.get_float32_matmul_precision(),
+        cuda_matmul=torch.backends.cuda.matmul.fp32_precision,
+        cudnn_convolution=cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        cudnn_enabled=cudnn.enabled,
+        cudnn_benchmark=cudnn.benchmark,
+        cudnn_deterministic=cudnn.deterministic,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _found(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match[1].strip() if match else None

@@ -1,0 +1,130 @@
+"""Which code is measured: commit, uncommitted changes, plug-ins, packages."""
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from harness.environment.files import digest
+
+_PROJECT = "metagrad-bench"
+_GROUPS = ("metagrad.estimators", "metagrad.tasks", "metagrad.models")
+_LARGE = 2**24  # bytes; of a larger file that has changed, size and date must do
+
+
+def checkout(store: Path | None = None) -> dict[str, str]:
+    """Returns the commit and a digest of what differs from it.
+
+    The commit is that of the folder the process works in, or the one that asv has installed; "" if
+    there is none. The digest is "" for a clean checkout and "unknown" if git does not tell. Files
+    that git ignores do not count, nor does the folder of results.
+
+    Args:
+        store: the folder of results, in the checkout or not.
+    """
+    if installed := os.environ.get("ASV_COMMIT"):
+        return {"commit": installed, "changes": ""}
+    head = _git("rev-parse", "HEAD", "--show-toplevel")
+    if head is None:
+        return {"commit": "", "changes": ""}
+    commit, folder = head.rstrip("\n").split("\n", 1)
+    return {"commit": commit, "changes": _changes(Path(folder), store)}
+
+
+def _changes(folder: Path, store: Path | None) -> str:
+    only = [":/"]
+    if store is not None and store.resolve().is_relative_to(folder.resolve()):
+        inside = store.resolve().relative_to(folder.resolve())
+        # Of a store that is the checkout itself, journals alone are known to be results.
+        only.append(f":(top,exclude,literal){inside.as_posix() if inside.parts else 'runs'}")
+    # Without optional locks: another git may be at work in the same checkout.
+    status = _git(
+        *("-C", str(folder), "--no-optional-locks", "status", "--porcelain", "-z"),
+        *("--no-renames", "--untracked-files=all", "--", *only),
+    )
+    if status is None:
+        return "unknown"
+    changes = hashlib.sha256()
+    # Without what git calls them, and in an order of our own: staging a file does not change it.
+    for name in sorted(entry[3:] for entry in status.split("\0") if entry):
+        changes.update(os.fsencode(name) + b"\0" + _content(folder / name) + b"\0")
+    return changes.hexdigest()[:12] if status else ""
+
+
+def _content(path: Path) -> bytes:
+    try:
+        facts = path.stat()
+        if facts.st_size > _LARGE:
+            return f"{facts.st_size} {facts.st_mtime_ns}".encode()
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:  # deleted, a folder of its own repository, or not ours to read
+        return b""
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return os.fsdecode(done.stdout)
+
+
+def source() -> str:
+    """Returns a digest of the files of `estimators` and `harness`, committed or not."""
+    floors = [Path(__file__).parents[2] / name for name in ("estimators", "harness")]
+    return digest(
+        path
+        for floor in floors
+        for path in floor.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
+
+
+def plugins(modules: Iterable[str]) -> dict[str, str]:
+    """Returns a digest of each plug-in's source; "" for one that is not found.
+
+    Of a package all modules count, of a module or file itself alone: what it imports does not.
+
+    Args:
+        modules: as `harness.plugins.load_plugins` takes them.
+    """
+    return {module: digest(_sources(module)) for module in modules}
+
+
+def _sources(module: str) -> list[Path]:
+    if module.endswith(".py"):
+        return [Path(module)]
+    try:
+        spec = find_spec(module)
+    except Exception:  # the packages around it are imported, and may raise whatever they like
+        spec = None
+    if spec is None or spec.origin is None:
+        return []
+    folders = spec.submodule_search_locations or []
+    return [path for folder in folders for path in Path(folder).rglob("*.py")] or [
+        Path(spec.origin)
+    ]
+
+
+def packages() -> dict[str, str]:
+    """Returns the versions of the project, of what it requires, and of installed plug-ins."""
+    try:
+        required = requires(_PROJECT) or []
+    except PackageNotFoundError:  # run from its files, not installed
+        required = ["torch", "numpy"]
+    names = [_PROJECT]
+    names += [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
+    installed = entry_points()
+    for group in _GROUPS:
+        names += [point.dist.name for point in installed.select(group=group) if point.dist]
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # required on other systems, or not installed
+            continue
+    return found

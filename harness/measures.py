@@ -1,0 +1,109 @@
+"""What is measured of a cell, each in a worker process of its own."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from estimators import BilevelProblem, Estimator, Params
+from estimators.differentiation import value_and_gradient
+from estimators.options import Compilable
+from estimators.phases import Phase
+from estimators.tree import leaves, norm
+from harness.cell import Cell
+from harness.journal import Samples
+from harness.outcome import Diverged
+from harness.probes.bias import measure_bias
+from harness.probes.flops import count_flops
+from harness.probes.launches import count_launches
+from harness.probes.memory import baseline_memory, peak_memory, profiled_peak, reserved_memory
+from harness.probes.resident import resident_growth
+from harness.probes.time import Timing, Work, interleaved_times
+from harness.problems import bilevel_problem, prepared_estimator
+from harness.references import save_reference
+
+_PHASES = {
+    Phase.INNER_LOOP: "time_inner_loop",
+    Phase.OUTER_GRADIENT: "time_outer_gradient",
+    Phase.META_GRADIENT: "time_meta_gradient",
+}
+
+
+def reference(group: Cell, path: Path) -> None:
+    """Computes what all cells of a group are scored against; see `save_reference`."""
+    save_reference(group, path)
+
+
+def score(cell: Cell, reference: Path) -> Samples:
+    """Measures everything of a cell but time; to be called in a fresh process.
+
+    Args:
+        cell: the cell.
+        reference: file of the group's exact meta-gradients.
+
+    Returns:
+        Samples by metric.
+
+    Raises:
+        Diverged: an estimate or the outer loss is not finite.
+    """
+    estimator = prepared_estimator(cell)
+    problem, params = _first_task(cell)
+    work = partial(estimator, problem, params)
+    eager = estimator
+    if isinstance(estimator, Compilable) and estimator.compiled:
+        eager = replace(estimator, compiled=False)
+        work()  # the compiler's own memory and time are not the estimate's
+    samples: Samples = {}
+    if cell.device == "cpu":
+        samples["resident_memory"] = [resident_growth(work)]
+    result = work()
+    for what, size in (("estimate", norm(result.gradient)), ("outer loss", result.outer_loss)):
+        if not torch.isfinite(torch.as_tensor(size)):
+            raise Diverged(f"the {what} of task 0 is not finite")
+    samples["hvps"] = [result.hvps]
+    samples["serial_depth"] = [result.serial_depth]
+    del result
+    samples["baseline_memory"] = [baseline_memory(lambda: _first_task(cell), cell.device)]
+    # Dispatch modes cannot look into a compiled program, whose products are the eager one's.
+    hidden = eager is not estimator
+    if cell.device != "cpu":
+        samples["peak_memory"] = [peak_memory(work, cell.device)]
+        samples["reserved_memory"] = [reserved_memory(work, cell.device)]
+    else:
+        samples["peak_memory"] = [profiled_peak(work) if hidden else peak_memory(work, "cpu")]
+    eager_work = partial(eager, problem, params)
+    samples["flops"] = [count_flops(eager_work)]
+    if not hidden:
+        samples["launches"] = [count_launches(work)]
+    return samples | measure_bias(cell, estimator, reference)
+
+
+def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]]]:
+    """Times all cells of a group in turns, one inner gradient beside them.
+
+    Args:
+        cells: cells that differ in their estimator alone.
+        samples: how many samples of each.
+
+    Returns:
+        Cell by cell the samples of "time", "time_ratio" and of each phase, and notes on them.
+    """
+    problem, params = _first_task(cells[0])
+    point = leaves(params)
+    works: list[Work] = [partial(value_and_gradient, problem.inner_loss, point)]
+    estimators: list[Estimator] = [prepared_estimator(cell) for cell in cells]
+    works += [partial(estimator, problem, params) for estimator in estimators]
+    unit, *times = interleaved_times(works, samples=samples, device=cells[0].device)
+    return [(_samples(timing, unit), timing.notes) for timing in times]
+
+
+def _samples(timing: Timing, unit: Timing) -> Samples:
+    ratios = [mine / one for mine, one in zip(timing.seconds, unit.seconds, strict=True)]
+    phases = {_PHASES[Phase(phase)]: seconds for phase, seconds in timing.phases.items()}
+    return {"time": timing.seconds, "time_ratio": ratios, **phases}
+
+
+def _first_task(cell: Cell) -> tuple[BilevelProblem, Params]:
+    return bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)

@@ -1,0 +1,216 @@
+"""What disturbed a measurement of time: the rest of the machine, and what the samples tell."""
+
+import os
+import subprocess
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from scipy.stats import kendalltau
+
+# Each is about twice what quiet runs reached here; see docs/measurement.md for the figures.
+_OTHERS = 0.10  # of all processors
+_STOLEN = 0.02
+_WAITED = 0.02  # of the wall time
+_TICKS = 0.05  # seconds: /proc/stat counts in hundredths, and less than five say nothing
+_SLOWER_CLOCK = 0.9  # of the frequency before
+_DRIFT, _CHANCE = 1.10, 0.01  # last third over first or the reverse; of a rank correlation
+_SPREAD = 0.25  # interquartile range over median
+
+_ROOT = Path("/")
+_GPU_REASONS = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "sw_power_cap")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the system has counted until now; differences of two readings tell.
+
+    What a system does not count is 0.
+
+    Attributes:
+        moment: seconds on a monotonic clock.
+        processors: how many this process may use; `busy` and `stolen` are theirs.
+        busy: CPU seconds that they worked for anyone here.
+        stolen: CPU seconds that a hypervisor gave to other machines.
+        own: CPU seconds of this process.
+        throttled: how often processors slowed down for their heat.
+        held: how often the control group had used up its share of the processors.
+        megahertz: of the fastest processor now.
+    """
+
+    moment: float
+    processors: int
+    busy: float
+    stolen: float
+    own: float
+    throttled: int = 0
+    held: int = 0
+    megahertz: float = 0.0
+
+
+def read(root: Path = _ROOT) -> Reading:
+    """Reads the system's counters; takes about a millisecond.
+
+    Args:
+        root: the folder that has `sys` in it.
+    """
+    processors = [each._asdict() for each in psutil.cpu_times(percpu=True)]
+    if hasattr(os, "sched_getaffinity"):
+        ours = os.sched_getaffinity(0)
+        processors = [each for index, each in enumerate(processors) if index in ours] or processors
+    total: Counter[str] = Counter()
+    for each in processors:
+        total.update(each)
+    # Linux counts the time of guests as the user's too.
+    not_busy = ("idle", "iowait", "steal", "guest", "guest_nice")
+    return Reading(
+        moment=time.perf_counter(),
+        processors=len(processors),
+        busy=sum(seconds for name, seconds in total.items() if name not in not_busy),
+        stolen=total["steal"],
+        own=time.process_time(),
+        throttled=_throttled(root),
+        held=_held(root),
+        megahertz=_megahertz(),
+    )
+
+
+def seconds_waited(root: Path = _ROOT) -> float:
+    """Returns how long this thread has waited for a processor that others had; 0 if unknown.
+
+    Linux counts it to the nanosecond. CPU time against wall time would tell of sleep as well.
+
+    Args:
+        root: the folder that has `proc` in it.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        text = (root / "proc/thread-self/schedstat").read_text(encoding="ascii")
+        return int(text.split()[1]) / 1e9
+    return 0.0
+
+
+def machine_notes(before: Reading, after: Reading) -> list[str]:
+    """Tells what the rest of the machine did between two readings; nothing when it was quiet.
+
+    The load average is no part of it: it looks back a minute, and counts this process.
+
+    Args:
+        before: at the start.
+        after: at the end.
+    """
+    notes: list[str] = []
+    available = (after.moment - before.moment) * after.processors
+    others = after.busy - before.busy - (after.own - before.own)
+    if others > max(_OTHERS * available, _TICKS):
+        share = min(1.0, others / available)
+        notes.append(f"others used {share:.0%} of the processors while this was timed")
+    stolen = after.stolen - before.stolen
+    if stolen > max(_STOLEN * available, _TICKS):
+        share = min(1.0, stolen / available)
+        notes.append(f"the hypervisor took {share:.0%} of the processors while this was timed")
+    if after.throttled > before.throttled:
+        times = after.throttled - before.throttled
+        notes.append(f"processors were throttled for heat {times} times while this was timed")
+    if after.held > before.held:
+        times = after.held - before.held
+        notes.append(f"the control group's CPU quota was used up {times} times meanwhile")
+    if after.megahertz < _SLOWER_CLOCK * before.megahertz:
+        notes.append(
+            f"the clock fell from {before.megahertz:.0f} to {after.megahertz:.0f} MHz meanwhile"
+        )
+    return notes
+
+
+def gpu_notes(device: str) -> list[str]:
+    """Tells why a GPU is slowed down now, in NVIDIA's words; nothing where it is not.
+
+    It asks nvidia-smi, which comes with the driver and takes a tenth of a second.
+
+    Args:
+        device: where work was timed.
+    """
+    if not device.startswith("cuda"):
+        return []
+    query = ",".join(f"clocks_throttle_reasons.{reason}" for reason in _GPU_REASONS)
+    gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={query}", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        states = [state.strip() for state in told.stdout.split(",")]
+        active = [
+            reason.replace("_", " ")
+            for reason, state in zip(_GPU_REASONS, states, strict=False)
+            if state == "Active"
+        ]
+        return [f"the GPU was slowed down at the end: {', '.join(active)}"] if active else []
+    return []
+
+
+def waiting_notes(waited: float, wall: float) -> list[str]:
+    """Tells when one piece of work had to wait for a processor.
+
+    Args:
+        waited: seconds, during its samples.
+        wall: seconds that these took.
+    """
+    if waited > _WAITED * wall:
+        return [f"waited for a processor {min(1.0, waited / wall):.0%} of the time"]
+    return []
+
+
+def sample_notes(seconds: list[float]) -> list[str]:
+    """Tells of drift and scatter in samples; the same for the same samples.
+
+    Samples have drifted when Kendall's rank correlation with their order is no chance and the
+    last third differs from the first by an amount worth telling. They scatter when their
+    quartiles are far apart.
+
+    Args:
+        seconds: in the order in which they were taken; fewer than 6 tell nothing.
+
+    Example:
+        >>> sample_notes([1.0, 1.1, 1.2, 1.3, 1.4, 1.5])
+        ['samples drifted: the last third took 1.38 times the first']
+    """
+    count = len(seconds)
+    if count < 6:
+        return []
+    notes: list[str] = []
+    third = count // 3
+    change = float(np.median(seconds[-third:]) / np.median(seconds[:third]))
+    chance = kendalltau(range(count), seconds).pvalue  # not a number for equal samples
+    if chance < _CHANCE and not 1 / _DRIFT < change < _DRIFT:
+        notes.append(f"samples drifted: the last third took {change:.2f} times the first")
+    low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    spread = float((high - low) / median)
+    if spread > _SPREAD:
+        notes.append(f"samples scattered: their quartiles are {spread:.0%} of the median apart")
+    return notes
+
+
+def _throttled(root: Path) -> int:
+    total = 0
+    for file in root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/*_throttle_count"):
+        with suppress(OSError, ValueError):
+            total += int(file.read_text(encoding="ascii"))
+    return total
+
+
+def _held(root: Path) -> int:
+    """Periods in which the control group was throttled, version 2 or 1."""
+    for name in ("cpu.stat", "cpu/cpu.stat"):
+        with suppress(OSError, ValueError, KeyError):
+            lines = (root / "sys/fs/cgroup" / name).read_text(encoding="ascii").splitlines()
+            return int(dict(line.split() for line in lines)["nr_throttled"])
+    return 0
+
+
+def _megahertz() -> float:
+    with suppress(OSError, RuntimeError, NotImplementedError):
+        return max((each.current for each in psutil.cpu_freq(percpu=True)), default=0.0)
+    return 0.0

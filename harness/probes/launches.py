@@ -1,0 +1,75 @@
+"""Operator launches, what small models are bound by."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.probes.memory import storages
+
+
+def count_launches(work: Callable[[], object]) -> int:
+    """Returns how many operators that work on data torch dispatches during `work`.
+
+    Counted below autograd and the transforms of torch.func, where composite operators are taken
+    apart: `linear` is a transposition and an `addmm`, and `vmap` over it one batched product,
+    whatever the number of tasks. An operator counts once, whichever number of kernels it starts
+    on a device. These do not count:
+
+    - views, and whatever else returns the storage that it was given and writes nothing;
+    - operators that only change a tensor's shape or storage, as `resize_`, `squeeze_`;
+    - bare allocations, as `empty` (`zeros` counts, for it fills);
+    - operators that return no tensor, as those that compare shapes, and `item`.
+
+    Args:
+        work: what to count.
+
+    Example:
+        >>> weight, x = torch.ones(3, 2), torch.ones(5, 2)
+        >>> count_launches(lambda: torch.relu(x @ weight.t()).sum())  # mm, relu, sum
+        3
+    """
+    launches = _Launches()
+    with launches:
+        work()
+    return launches.count
+
+
+_aten = torch.ops.aten
+_ALLOCATIONS = {
+    _aten.empty,
+    _aten.empty_like,
+    _aten.empty_permuted,
+    _aten.empty_strided,
+    _aten.new_empty,
+    _aten.new_empty_strided,
+}
+
+
+class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        with self:  # some composite operators come as a whole, all in inference mode
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+        given = _addresses((args, kwargs))
+        result = func(*args, **kwargs)
+        self.count += _works(func, given, _addresses(result))
+        return result
+
+
+def _works(func: Any, given: set[int], returned: set[int]) -> bool:
+    if func.overloadpacket in _ALLOCATIONS or torch.Tag.inplace_view in func.tags:
+        return False
+    return bool(func._schema.is_mutable or returned - given)
+
+
+def _addresses(tree: Any) -> set[int]:
+    """Returns the storages of a tree's tensors, as numbers that are valid while these live."""
+    return {storage._cdata for storage in storages(tree)}

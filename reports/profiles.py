@@ -1,0 +1,275 @@
+"""Figures of a profile: memory over allocations, time by phase, flames."""
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from estimators.phases import Phase
+from harness.profiling.folder import Profile, read_profile
+from harness.profiling.telling import peak_text, seconds_text, short_name
+from reports.figures import HEIGHT, Chart
+
+MOST = 6
+"""So many profiles of a store are shown, the newest ones."""
+
+COLOURS = {
+    str(Phase.INNER_LOOP): "#0072B2",
+    str(Phase.OUTER_GRADIENT): "#E69F00",
+    str(Phase.META_GRADIENT): "#009E73",
+}
+_STEPS = 600  # of the memory timeline: more than a figure has room for
+_NARROWEST = 0.003  # share of the whole time that a frame must have to be drawn
+_DEEPEST = 40
+_ROW = 16  # pixels
+_TOP = 12
+_LABELLED = 0.03
+
+
+def stored(store: Path) -> tuple[list[Profile], list[str]]:
+    """Reads the newest profiles of a store.
+
+    Args:
+        store: the folder of results.
+
+    Returns:
+        At most `MOST` of them, newest first, and a line for each that cannot be read.
+    """
+    profiles, faults = [], []
+    for folder in sorted((store / "profiles").glob("[!.]*")):
+        try:
+            profile = read_profile(folder)
+            _ = profile.operators, profile.memory, profile.tensors, profile.stacks
+            profiles.append(profile)
+        except (OSError, ValueError) as error:
+            faults.append(f"the profile {folder.name} cannot be read: {error}")
+    profiles.sort(key=lambda profile: str(profile.summary.get("at")), reverse=True)
+    return profiles[:MOST], faults
+
+
+def memory_timeline(profile: Profile) -> Chart:
+    """Plots the bytes alive after each allocation and release, by phase, with the peak marked.
+
+    Args:
+        profile: the profile.
+    """
+    events = profile.memory
+    title = alt.TitleParams(
+        "Memory over allocations and releases",
+        subtitle=peak_text(profile.summary),
+        subtitleColor="#808080",
+        offset=12,
+    )
+    size, unit = _unit(events["live"].max() if len(events) else 0)
+    rows = _steps(events).assign(live=lambda rows: rows["live"] / size)
+    peak = rows[rows["live"] == rows["live"].max()].head(1)
+    x = alt.X("event:Q", title="allocations and releases so far", scale=alt.Scale(nice=False))
+    y = alt.Y("live:Q", title=f"live tensors ({unit})", scale=alt.Scale(zero=True))
+    told = [
+        alt.Tooltip("phase:N"),
+        alt.Tooltip("live:Q", title=unit, format=".4~g"),
+        alt.Tooltip("operator:N", title="allocated by"),
+    ]
+    bars = alt.Chart(rows).mark_rect(strokeWidth=0)
+    layers = [
+        bars.encode(x=x, x2="end:Q", y=y, y2=alt.value(HEIGHT), color=_colour(), tooltip=told),
+        alt.Chart(peak)
+        .mark_point(shape="triangle-down", filled=True, size=90, color="#D55E00", yOffset=-7)
+        .encode(x=x, y=y, tooltip=told),
+    ]
+    return _chart(layers, title, HEIGHT)
+
+
+def time_by_phase(profile: Profile) -> Chart:
+    """Plots the time of each phase as parts of one bar.
+
+    Args:
+        profile: the profile.
+    """
+    whole = profile.summary["seconds"]
+    rows = pd.DataFrame(
+        [
+            {
+                "phase": phase,
+                "share": sums["seconds"] / whole,
+                "time": seconds_text(sums["seconds"]),
+            }
+            for phase, sums in profile.summary["phases"].items()
+        ]
+    )
+    title = alt.TitleParams(
+        "Time by phase",
+        subtitle=f"{seconds_text(whole)} under the profiler",
+        subtitleColor="#808080",
+        offset=12,
+    )
+    told = [alt.Tooltip("phase:N"), alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("time:N")]
+    bars = alt.Chart(rows).mark_bar(height=30)
+    bars = bars.encode(
+        x=alt.X("share:Q", title=None, stack="zero", axis=alt.Axis(format="%"), scale=_WHOLE),
+        color=_colour(),
+        order=alt.Order("rank:Q"),
+        tooltip=told,
+    ).transform_calculate(rank=f"indexof({[*COLOURS]}, datum.phase)")
+    return _chart([bars], title, 40)
+
+
+def flames(profile: Profile) -> Chart:
+    """Plots the time of stacks: what calls stands above what is called.
+
+    Args:
+        profile: the profile.
+    """
+    frames = _frames(profile)
+    title = alt.TitleParams(
+        "Where the time goes",
+        subtitle="callers above callees; operators in stronger colours",
+        subtitleColor="#808080",
+        offset=12,
+    )
+    depth = int(frames["depth"].max()) + 1 if len(frames) else 1
+    x = alt.X("start:Q", title=None, axis=alt.Axis(format="%", grid=False), scale=_WHOLE)
+    y = alt.Y("depth:Q", axis=None, scale=alt.Scale(domain=[0, depth], reverse=True, nice=False))
+    told = [
+        alt.Tooltip("frame:N"),
+        alt.Tooltip("phase:N"),
+        alt.Tooltip("time:N", title="time with what it calls"),
+        alt.Tooltip("share:Q", format=".1%"),
+    ]
+    base = alt.Chart(frames)
+    boxes = base.mark_rect(stroke="white", strokeWidth=0.5).encode(
+        x=x,
+        x2="end:Q",
+        y=y,
+        y2="below:Q",
+        color=_colour(),
+        opacity=alt.Opacity("shade:Q", scale=None, legend=None),
+        tooltip=told,
+    )
+    names = base.transform_filter(f"datum.share > {_LABELLED}")
+    # Vega cuts a text to so many pixels; 0 would mean no limit.
+    limit = alt.ExprRef("max(1, scale('x', datum.end) - scale('x', datum.start) - 6)")
+    labels = names.mark_text(align="left", baseline="middle", dx=3, fontSize=10, limit=limit)
+    labels = labels.encode(
+        x=x, y=alt.Y("middle:Q"), text="label:N", color=alt.value("currentColor")
+    )
+    return _chart([boxes, labels], title, depth * _ROW)
+
+
+def top_operators(profile: Profile) -> pd.DataFrame:
+    """Returns the operators with the longest time in themselves, under the names to read.
+
+    Args:
+        profile: the profile.
+    """
+    rows, whole = profile.operators.head(_TOP), profile.summary["seconds"]
+    device = {}
+    if (profile.operators["device_seconds"] > 0).any():
+        device = {"kernels (ms)": rows["device_seconds"] * 1e3}
+    return pd.DataFrame(
+        {
+            "operator": rows["operator"].map(short_name),
+            "phase": rows["phase"],
+            "calls": rows["calls"],
+            "time in itself (ms)": rows["self_seconds"] * 1e3,
+            "share (%)": 100 * rows["self_seconds"] / whole,
+            "with what it calls (ms)": rows["total_seconds"] * 1e3,
+            **device,
+        }
+    )
+
+
+def top_tensors(profile: Profile) -> pd.DataFrame:
+    """Returns the largest groups of tensors alive at the peak, under the names to read.
+
+    Args:
+        profile: the profile.
+    """
+    rows = profile.tensors.head(_TOP)
+    return pd.DataFrame(
+        {
+            "made by": rows["operator"],
+            "phase": rows["phase"],
+            "count": rows["count"],
+            "shape": rows["shape"],
+            "dtype": rows["dtype"],
+            "KiB": rows["bytes"] / 1024,
+            "share (%)": 100 * rows["bytes"] / profile.summary["peak_memory"],
+        }
+    )
+
+
+def _steps(events: pd.DataFrame) -> pd.DataFrame:
+    """Returns at most `_STEPS` stretches of a timeline, each with its highest point."""
+    if events.empty:
+        return pd.DataFrame(columns=["event", "end", "live", "phase", "operator"])
+    width = -(-len(events) // _STEPS)
+    highest = events.groupby(events.index // width)["live"].idxmax()
+    rows: pd.DataFrame = events.loc[highest].reset_index(drop=True)
+    starts = rows.index * width
+    # Each lies a little under the next one, or the page shows between them.
+    return rows.assign(event=starts, end=starts + 1.2 * width)
+
+
+def _frames(profile: Profile) -> pd.DataFrame:
+    """Returns the boxes of a flame graph, those too narrow to be seen left out."""
+    whole = sum(profile.stacks.values()) or 1
+    sums: dict[tuple[str, ...], int] = {}
+    for stack, spent in profile.stacks.items():
+        for depth in range(1, min(len(stack), _DEEPEST) + 1):
+            sums[stack[:depth]] = sums.get(stack[:depth], 0) + spent
+    starts: dict[tuple[str, ...], int] = {(): 0}
+    rows = []
+    # What a caller calls stands below it, the wide ones first.
+    for stack, spent in sorted(sums.items(), key=_callers_first):
+        start = starts[stack[:-1]]
+        starts[stack[:-1]], starts[stack] = start + spent, start
+        if spent < _NARROWEST * whole:
+            continue
+        frame, depth = stack[-1], len(stack) - 1
+        rows.append(
+            {
+                "frame": frame,
+                "label": frame.rpartition(": ")[2],
+                "phase": stack[0],
+                "shade": 0.35 if depth == 0 or _is_python(frame) else 0.7,
+                "depth": depth,
+                "middle": depth + 0.5,
+                "below": depth + 1,
+                "start": start / whole,
+                "end": (start + spent) / whole,
+                "share": spent / whole,
+                "time": seconds_text(spent * 1e-9),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _callers_first(item: tuple[tuple[str, ...], int]) -> tuple[int, int, int]:
+    stack, spent = item
+    return len(stack), [*COLOURS].index(stack[0]) if len(stack) == 1 else 0, -spent
+
+
+def _is_python(frame: str) -> bool:
+    return ".py(" in frame or frame.startswith(("<", "nn.Module: "))
+
+
+def _unit(most: float) -> tuple[int, str]:
+    if most < 1000:
+        return 1, "B"
+    return (1024, "KiB") if most < 1000 * 1024 else (2**20, "MiB")
+
+
+def _colour() -> alt.Color:
+    scale = alt.Scale(domain=[*COLOURS], range=[*COLOURS.values()])
+    return alt.Color("phase:N", scale=scale, legend=alt.Legend(title=None, orient="bottom"))
+
+
+def _chart(layers: list[Any], title: alt.TitleParams, height: int) -> Chart:
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    chart: alt.LayerChart = alt.LayerChart(layer=layers)
+    return chart.properties(title=title, width="container", height=height, autosize=fit)
+
+
+_WHOLE = alt.Scale(domain=[0, 1], nice=False)

@@ -1,0 +1,248 @@
+"""The largest curvature against eigenvalues of dense Hessians, and bounds against real errors."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd.functional import hessian
+
+from estimators import (
+    BilevelProblem,
+    OptionError,
+    Params,
+    create,
+    module_problem,
+    trainable,
+)
+from estimators.differentiation import Loss
+from estimators.hvp import count_hvps
+from estimators.tree import dot
+from harness.cell import Cell
+from harness.models import Mlp
+from harness.probes.bias import outer_gradient, relative_error
+from harness.probes.bound import bound_of
+from harness.probes.curvature import extreme_eigenpair, largest_curvature
+from harness.problems import bilevel_problem
+from harness.tasks import TASKS
+
+EXACT = 1e-3  # the residual allowed is 1 %, and the error mostly its square
+
+
+def problem_of(task: str, model: str, depth: int, index: int) -> tuple[BilevelProblem, Params]:
+    cell = Cell.of(estimator="fomaml", task=task, model=model, depth=depth)
+    return bilevel_problem(cell, index, dtype=torch.float64, device="cpu")
+
+
+def eigenvalues(loss: Loss, params: Params) -> NDArray[np.float64]:
+    """Of the dense Hessian, rising."""
+    names, shapes = list(params), [value.shape for value in params.values()]
+    sizes = [value.numel() for value in params.values()]
+
+    def flat(vector: Tensor) -> Tensor:
+        parts = torch.split(vector, sizes)
+        return loss({n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)})
+
+    point = torch.cat([value.detach().reshape(-1) for value in params.values()])
+    dense: Tensor = hessian(flat, point)  # type: ignore[no-untyped-call]
+    return np.asarray(np.linalg.eigvalsh(dense.numpy()))
+
+
+def along(problem: BilevelProblem, params: Params) -> list[float]:
+    """alpha |lambda|_max at phi_0, ..., phi_{K-1}; at theta if K = 0."""
+    points = list(problem.trajectory(params))[: problem.steps or 1]
+    return [problem.alpha * np.abs(eigenvalues(problem.inner_loss, p)).max() for p in points]
+
+
+def regression(init: str, depth: int, index: int) -> tuple[BilevelProblem, Params]:
+    """A sinusoid for a ReLU network that is small enough for a dense Hessian."""
+    family = TASKS.create("sinusoid")
+    module = Mlp(hidden=(8, 8), init=init).build(family, seed=index).double()
+    task = family.sample(seed=index)
+    problem = module_problem(
+        module, family.loss, task.support, task.query, step_size=0.01, steps=depth
+    )
+    return problem, trainable(module)
+
+
+@pytest.mark.parametrize(
+    "problem_by_number",
+    [
+        partial(problem_of, "quadratic", "linear", 3),
+        partial(problem_of, "quadratic(dimension=1)", "linear", 4),
+        partial(problem_of, "quadratic(dimension=2)", "linear", 3),
+        partial(problem_of, "quadratic(dimension=5, drift=3.0)", "linear", 3),
+        partial(problem_of, "quadratic(drift=1.0)", "linear", 0),
+        partial(regression, "torch", 3),
+        partial(regression, "torch", 0),
+        partial(regression, "maml", 2),
+    ],
+    ids=lambda made: "-".join(map(str, made.args)),
+)
+def test_largest_curvature_is_that_of_dense_hessians(
+    problem_by_number: Callable[[int], tuple[BilevelProblem, Params]],
+) -> None:
+    for index in range(3):
+        problem, params = problem_by_number(index)
+        expected = max(along(problem, params))
+        assert expected > 0
+        found = largest_curvature(problem, params)
+        assert found == pytest.approx(expected, rel=EXACT)
+        assert found <= expected * (1 + 1e-12)
+
+
+def test_curvature_is_taken_where_it_is_largest_of_first_middle_and_last() -> None:
+    # The curvature of w^4 falls along the descent, that of a double well's slope rises.
+    theta = {"w": torch.tensor([0.5, 0.4], dtype=torch.float64)}
+
+    def bowl(params: Params) -> Tensor:
+        return (params["w"] ** 4).sum()
+
+    def hill(params: Params) -> Tensor:
+        return torch.cosh(2 * params["w"]).neg().sum() / 20
+
+    for loss, at in ((bowl, 0), (hill, 8)):
+        problem = BilevelProblem(loss, loss, step_size=0.1, steps=9)
+        every = along(problem, theta)
+        assert int(np.argmax(every)) == at
+        assert largest_curvature(problem, theta) == pytest.approx(every[at], rel=EXACT)
+
+
+def test_negative_curvature_counts_by_its_magnitude() -> None:
+    scale = torch.tensor([1.0, -5.0, 3.0, 0.5], dtype=torch.float64)
+
+    def saddle(params: Params) -> Tensor:
+        return 0.5 * (scale * params["w"] ** 2).sum()
+
+    problem = BilevelProblem(saddle, saddle, step_size=0.1, steps=4)
+    theta = {"w": torch.ones(4, dtype=torch.float64)}
+    assert largest_curvature(problem, theta) == pytest.approx(0.5, rel=EXACT)
+    assert extreme_eigenpair(torch.diag(scale).mv, theta["w"])[0] == pytest.approx(-5, rel=EXACT)
+
+
+def linear(params: Params) -> Tensor:
+    return params["w"].sum()
+
+
+def nothing_curved(params: Params) -> Tensor:
+    return torch.relu(params["w"] - 100).square().sum()  # differentiable, and 0 all around
+
+
+@pytest.mark.parametrize("loss", [linear, nothing_curved])
+@pytest.mark.parametrize("depth", [0, 3])
+def test_no_curvature(loss: Callable[[Params], Tensor], depth: int) -> None:
+    problem = BilevelProblem(loss, loss, step_size=0.1, steps=depth)
+    assert largest_curvature(problem, {"w": torch.ones(5, dtype=torch.float64)}) == 0
+
+
+def test_curvature_that_is_not_finite() -> None:
+    problem, params = problem_of("quadratic(drift=10)", "linear", 30, 0)
+    wild = BilevelProblem(problem.inner_loss, problem.outer_loss, step_size=5.0, steps=30)
+    assert largest_curvature(wild, params) == math.inf
+
+
+def test_curvature_wants_one_step_size() -> None:
+    problem = BilevelProblem(linear, linear, step_size=0.1, steps=2, momentum=0.5)
+    with pytest.raises(OptionError, match="plain gradient descent"):
+        largest_curvature(problem, {"w": torch.ones(2)})
+
+
+def test_curvature_repeats_to_the_bit_and_its_cost_does_not_grow_with_depth() -> None:
+    counts = []
+    for depth in (3, 12):
+        problem, params = problem_of("sinusoid", "mlp-40-40(init='torch')", depth, 0)
+        with count_hvps() as counter:
+            first = largest_curvature(problem, params)
+        counts.append(counter.products)
+        assert largest_curvature(problem, params) == first
+    assert max(counts) <= 40
+
+
+def test_eigenvectors_are_unit_vectors_and_degenerate_spectra_are_found() -> None:
+    rng = np.random.default_rng(0)
+    for spectrum in ([2.0] * 30, [3.0, 3.0, *[1.0] * 60], [-2.0, 2.0, *np.linspace(-1, 1, 80)]):
+        basis, _ = np.linalg.qr(rng.standard_normal((len(spectrum), len(spectrum))))
+        matrix = torch.from_numpy(basis * np.array(spectrum) @ basis.T)
+        start = torch.from_numpy(rng.standard_normal(len(spectrum)))
+        value, vector = extreme_eigenpair(matrix.mv, start)
+        assert abs(value) == pytest.approx(max(np.abs(spectrum)), rel=EXACT)
+        assert float(vector.norm()) == pytest.approx(1, rel=1e-9)
+        assert float((matrix @ vector - value * vector).norm()) <= 0.0101 * abs(value)
+
+
+# Bounds.
+
+
+@pytest.mark.parametrize(
+    ("estimator", "bound"),
+    [
+        ("fomaml", 1.1**5 - 1),
+        ("truncated(order=2)", 1.1**5 - 1.1**2),
+        ("binom(order=2)", 10 * 0.001 + 5 * 0.0001 + 0.00001),
+        ("hybrid(order=2, window=3)", 1.1**5 - 1.1**3 + 0.001),
+        ("truncated(order=5)", 0),
+        ("maml", None),
+        ("adjoint", None),
+        ("imaml", None),
+        ("reptile", None),
+        ("binom-released(order=2)", None),
+        ("binom-calibrated(order=2)", None),
+    ],
+)
+def test_bounds_by_hand(estimator: str, bound: float | None) -> None:
+    cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
+    found = bound_of(cell, 0.1)
+    assert found == (bound if bound is None else pytest.approx(bound, rel=1e-9, abs=1e-15))
+    assert bound_of(cell, math.inf) == (None if bound is None else math.inf)
+
+
+BOUNDED = ["fomaml", "truncated(order=2)", "binom(order=1)", "binom(order=3)"]
+BOUNDED += ["hybrid(order=1, window=3)"]
+
+
+def error_and_bound(
+    estimator: str, problem: BilevelProblem, params: Params, cell: Cell
+) -> tuple[float, float]:
+    """||estimate - exact|| / ||exact||, and its bound in the same unit."""
+    exact = create("adjoint")(problem, params).gradient
+    result = create(estimator)(problem, params)
+    bound = bound_of(cell, largest_curvature(problem, params))
+    assert bound is not None
+    g = outer_gradient(problem, result.adapted)
+    return relative_error(result.gradient, exact), bound * math.sqrt(dot(g, g) / dot(exact, exact))
+
+
+@pytest.mark.parametrize("estimator", BOUNDED)
+@pytest.mark.parametrize("drift", [0.0, 1.0])
+@pytest.mark.parametrize("step_size", [0.005, 0.02, 0.08])
+def test_errors_on_convex_tasks_stay_below_their_bounds(
+    estimator: str, drift: float, step_size: float
+) -> None:
+    cell = Cell.of(
+        estimator=estimator,
+        task=f"quadratic(drift={drift})",
+        model="linear",
+        depth=5,
+        step_size=step_size,
+    )
+    for index in range(4):
+        problem, params = bilevel_problem(cell, index, dtype=torch.float64, device="cpu")
+        error, bound = error_and_bound(estimator, problem, params, cell)
+        assert 0 < error <= bound
+
+
+@pytest.mark.parametrize("estimator", BOUNDED)
+@pytest.mark.parametrize("curvature", [0.5, 10.0])
+def test_the_most_negative_curvature_attains_the_bounds(estimator: str, curvature: float) -> None:
+    def hill(params: Params) -> Tensor:
+        return -0.5 * curvature * (params["w"] ** 2).sum()
+
+    cell = Cell.of(estimator=estimator, task="quadratic", model="linear", depth=5, step_size=0.1)
+    problem = BilevelProblem(hill, lambda params: params["w"].sum(), step_size=0.1, steps=5)
+    theta = {"w": torch.arange(1.0, 8.0, dtype=torch.float64)}
+    error, bound = error_and_bound(estimator, problem, theta, cell)
+    assert error == pytest.approx(bound, rel=1e-6)

@@ -1,0 +1,207 @@
+"""Phases of an estimate: told in the right order, by every estimator, and at no cost otherwise."""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from estimators import BilevelProblem, Estimator, MetaGradient, Params, create
+from estimators.phases import Phase, phase, watched
+from harness.cell import Cell
+from harness.problems import bilevel_problem
+
+LETTERS = {Phase.INNER_LOOP: "i", Phase.OUTER_GRADIENT: "o", Phase.META_GRADIENT: "m"}
+
+
+def told(work: Callable[[], object]) -> str:
+    """A letter for each phase that begins: i(nner loop), o(uter gradient), m(eta-gradient)."""
+    letters: list[str] = []
+    with watched(lambda which: letters.append(LETTERS[which])):
+        work()
+    return "".join(letters)
+
+
+def sinusoid(depth: int, dtype: torch.dtype = torch.float32) -> tuple[BilevelProblem, Params]:
+    cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=depth)
+    return bilevel_problem(cell, 0, dtype=dtype, device="cpu")
+
+
+def test_innermost_phase_counts_and_the_enclosing_one_comes_back() -> None:
+    def work() -> None:
+        with phase(Phase.OUTER_GRADIENT):
+            with phase(Phase.INNER_LOOP), phase(Phase.INNER_LOOP):
+                pass
+            with phase(Phase.META_GRADIENT):
+                pass
+
+    assert told(work) == "oiomom"
+
+
+def test_phase_ends_with_an_exception_and_watching_with_its_block() -> None:
+    def work() -> None:
+        with pytest.raises(ZeroDivisionError), phase(Phase.INNER_LOOP):
+            raise ZeroDivisionError
+
+    assert told(work) == "im"
+    seen: list[Phase] = []
+    with watched(seen.append):
+        pass
+    work()
+    assert not seen
+
+
+def test_inner_watcher_takes_over_and_gives_back() -> None:
+    outer: list[Phase] = []
+    with watched(outer.append):
+        assert told(lambda: phase(Phase.INNER_LOOP).__enter__()) == "i"
+        assert not outer
+        with phase(Phase.OUTER_GRADIENT):
+            pass
+    assert outer == [Phase.OUTER_GRADIENT, Phase.META_GRADIENT]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "phases"),
+    [
+        ("maml", "im" * 3 + "om"),
+        ("maml(checkpoint='sqrt')", "im" * 3 + "om" + "im" * 3),  # steps are taken again
+        ("adjoint", "im" * 3 + "om"),
+        ("fomaml", "im" * 3 + "om"),
+        ("truncated(order=2)", "im" * 3 + "om"),
+        ("truncated(order=0)", "im" * 3 + "om"),
+        ("binom(order=2)", "im" * 3 + "om"),
+        ("binom-released(order=1)", "im" * 3 + "om"),
+        ("binom-calibrated(order=1)", "im" * 3 + "om"),
+        ("hybrid(order=1, window=2)", "im" * 3 + "om"),
+        ("imaml", "im" * 3 + "om"),
+        ("neumann(terms=2, lam=50.0)", "im" * 3 + "om"),
+        ("mixed", "im" * 3 + "om" * 3),
+        ("anil", "im" * 3 + "om"),
+        ("reptile", "im" * 3 + "om"),
+    ],
+)
+def test_every_estimator_tells_its_phases(estimator: str, phases: str) -> None:
+    work, arguments = create(estimator), sinusoid(3)
+    assert told(lambda: work(*arguments)) == phases
+
+
+@pytest.mark.parametrize("estimator", ["maml", "adjoint", "fomaml", "anil"])
+def test_without_steps_there_is_no_inner_loop(estimator: str) -> None:
+    work, arguments = create(estimator), sinusoid(0)
+    assert told(lambda: work(*arguments)) == "om"
+
+
+class Observed(torch.autograd.Function):
+    """The identity; says when it is differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, tell: Callable[[], None]) -> Tensor:
+        ctx.tell = tell
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        ctx.tell()
+        return gradients[0], None
+
+
+@pytest.mark.parametrize(
+    ("estimator", "unused"),
+    [
+        *[(name, unused) for name in ("maml", "truncated(order=2)") for unused in (None, "a", "b")],
+        *[(f"anil(head={head!r})", unused) for head, unused in ("ab", "ba")],
+        *[(f"anil(head={head!r})", None) for head in "ab"],
+    ],
+)
+def test_outer_gradient_ends_in_the_middle_of_one_backward_pass(
+    estimator: str, unused: str | None
+) -> None:
+    now = [Phase.META_GRADIENT]
+    seen: list[tuple[str, Phase]] = []
+
+    def watch(which: Phase) -> None:
+        now[0] = which
+
+    def differentiated(name: str) -> None:
+        seen.append((f"{name} backward", now[0]))
+
+    def loss(name: str, left_out: str | None = None) -> Callable[[Params], Tensor]:
+        def evaluated(params: Params) -> Tensor:
+            seen.append((f"{name} forward", now[0]))
+            used = [value for key, value in params.items() if key != left_out]
+            product = torch.stack([value.prod() for value in used]).prod()
+            observed: Tensor = Observed.apply(product, partial(differentiated, name))  # type: ignore[no-untyped-call]
+            return observed**2
+
+        return evaluated
+
+    problem = BilevelProblem(loss("inner"), loss("outer", unused), step_size=0.1, steps=2)
+    with watched(watch):
+        create(estimator)(problem, {"a": torch.ones(2), "b": torch.ones(3)})
+    inner, outer, rest = Phase.INNER_LOOP, Phase.OUTER_GRADIENT, Phase.META_GRADIENT
+    assert seen == [
+        *[("inner forward", inner), ("inner backward", inner)] * 2,
+        *[("outer forward", outer), ("outer backward", outer)],
+        *[("inner backward", rest)] * 2,
+    ]
+    assert now == [Phase.META_GRADIENT]
+
+
+class Foreign(Estimator):
+    """What somebody else writes with what `BilevelProblem` has."""
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        for phi in problem.trajectory(params):
+            end = {name: value + 0 for name, value in phi.items()}  # ours, not the inner loop's
+        outer_loss, g = problem.outer_gradient(end)
+        return MetaGradient(g, outer_loss, end, hvps=0, serial_depth=0)
+
+
+def test_estimators_of_others_tell_their_phases_too() -> None:
+    assert told(lambda: Foreign()(*sinusoid(2))) == "imimom"
+
+
+def test_work_between_inner_steps_is_no_inner_loop() -> None:
+    problem, params = sinusoid(2)
+    now = [Phase.META_GRADIENT]
+    with watched(lambda which: now.append(which)):
+        between = [now[-1] for _ in problem.states(params)]
+    assert between == [Phase.META_GRADIENT] * 3
+
+
+@pytest.mark.parametrize("estimator", ["maml", "truncated(order=1)", "anil", "binom(order=1)"])
+def test_watching_changes_no_bit(estimator: str) -> None:
+    work, arguments = create(estimator), sinusoid(3)
+    alone = work(*arguments)
+    with watched(lambda which: None):
+        seen = work(*arguments)
+    for one, other in ((alone.gradient, seen.gradient), (alone.adapted, seen.adapted)):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_other_threads_do_is_not_told() -> None:
+    work, arguments = create("fomaml"), sinusoid(1)
+    thread = threading.Thread(target=lambda: work(*arguments))
+
+    def run() -> None:
+        thread.start()
+        thread.join()
+
+    assert told(run) == ""
+
+
+@pytest.mark.parametrize("estimator", ["maml", "adjoint", "reptile"])
+def test_nothing_is_told_while_torch_compiles(estimator: str) -> None:
+    problem, params = sinusoid(2, torch.float64)
+    estimate = create(estimator).estimate
+    traced: Any = torch.compile(estimate, fullgraph=True, backend="eager")
+    with torch.enable_grad():
+        expected = estimate(problem, params).gradient
+        results: list[MetaGradient] = []
+        assert told(lambda: results.append(traced(problem, params))) == ""
+    for name, value in results[0].gradient.items():
+        torch.testing.assert_close(value, expected[name])

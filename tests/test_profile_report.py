@@ -1,0 +1,194 @@
+"""Profiles in the static report: figures that are right, text that is escaped, pages that hold."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from estimators.phases import Phase
+from harness.cell import Cell
+from harness.profiling.flames import write_stacks
+from harness.profiling.folder import SCHEMA, Profile, folder_of, read_profile
+from reports import profiles, static
+from reports.figures import Chart
+from tests.stores import MARKUP, environment, write_store
+
+INNER, OUTER, META = (str(one) for one in (*Phase,))
+
+
+def write_profile(store: Path, cell: Cell, at: str = "2026-01-02T03:04:05+00:00") -> Path:
+    """Writes a profile as a worker would."""
+    folder = folder_of(cell, store)
+    folder.mkdir(parents=True)
+    (folder / "trace.json").write_text("{}")
+    stacks = {
+        (INNER, "e.py(1): run"): 500_000,
+        (INNER, "e.py(1): run", "aten::mm"): 1_500_000,
+        (META, "e.py(1): run", "nn.Module: Linear_0"): 1_000_000,
+        (OUTER, f"e.py(2): {MARKUP.replace(';', ':')}"): 1_000_000,
+        (OUTER, "tiny"): 10,
+    }
+    write_stacks(stacks, folder / "stacks.txt")
+    lives = [100, 300, 200, 700, 0]
+    changes = [100, 200, -100, 500, -700]
+    phases = [INNER, INNER, OUTER, META, META]
+    memory = {"bytes": changes, "live": lives, "phase": phases, "operator": ["aten::mm"] * 5}
+    pd.DataFrame(memory).to_csv(folder / "memory.csv", index=False)
+    operators: dict[str, list[Any]] = {
+        "phase": [INNER, META],
+        "operator": ["aten::mm", MARKUP],
+        "calls": [3, 1],
+    }
+    operators |= {"self_seconds": [0.003, 0.001], "total_seconds": [0.003, 0.001]}
+    operators |= {"self_bytes": [8, 0], "device_seconds": [0.0, 0.0]}
+    pd.DataFrame(operators).to_csv(folder / "operators.csv", index=False)
+    tensors: dict[str, list[Any]] = {
+        "phase": [META],
+        "operator": ["aten::mm"],
+        "shape": ["10 x 40"],
+    }
+    tensors |= {"dtype": ["float32"], "count": [2], "bytes": [700]}
+    pd.DataFrame(tensors).to_csv(folder / "tensors.csv", index=False)
+    summary = {
+        **{"schema": SCHEMA, "cell": cell.id, "at": at, "environment": environment("c" * 40)},
+        **{"seconds": 0.004, "peak_memory": 700, "peak_phase": META, "memory_at_end": 0},
+        "phases": {
+            INNER: {"seconds": 0.003, "device_seconds": 0.0, "peak_memory": 300},
+            META: {"seconds": 0.001, "device_seconds": 0.0, "peak_memory": 700},
+        },
+        **{"allocator_peak": None, "notes": [f"a note {MARKUP}"]},
+    }
+    (folder / "profile.json").write_text(json.dumps(summary))
+    return folder
+
+
+def cell_of(depth: int) -> Cell:
+    return Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=depth)
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Profile:
+    return read_profile(write_profile(tmp_path, cell_of(3)))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def with_profiles(store: Path) -> Iterator[Path]:
+    yield store
+    shutil.rmtree(store / "profiles", ignore_errors=True)
+
+
+def rows_of(chart: Chart) -> list[dict[str, Any]]:
+    """Returns the rows of a chart that keeps to the schema, largest table first."""
+    tables = chart.to_dict()["datasets"].values()
+    rows: list[dict[str, Any]] = max(tables, key=len)
+    return rows
+
+
+def test_memory_has_a_step_for_each_event_and_marks_the_peak(profile: Profile) -> None:
+    chart = profiles.memory_timeline(profile)
+    rows = rows_of(chart)
+    assert [row["live"] for row in rows] == [100, 300, 200, 700, 0]
+    assert [row["phase"] for row in rows] == [INNER, INNER, OUTER, META, META]
+    (peak,) = min(chart.to_dict()["datasets"].values(), key=len)
+    assert (peak["event"], peak["live"]) == (3, 700)
+    assert "peak memory 700 B, first reached in: meta-gradient" in json.dumps(chart.to_dict())
+
+
+def test_a_long_timeline_keeps_its_peaks(profile: Profile) -> None:
+    lives = [5] * 100_000
+    lives[77_777] = 9000
+    events = {"bytes": 1, "live": lives, "phase": INNER, "operator": ""}
+    profile.__dict__["memory"] = pd.DataFrame(events)
+    rows = rows_of(profiles.memory_timeline(profile))
+    assert len(rows) <= 600
+    assert max(row["live"] for row in rows) == pytest.approx(9000 / 1024)
+    assert [row["event"] for row in rows if row["live"] > 1] == [pytest.approx(77_777, abs=170)]
+
+
+def test_shares_of_phases_add_up(profile: Profile) -> None:
+    shares = {row["phase"]: row["share"] for row in rows_of(profiles.time_by_phase(profile))}
+    assert shares == {INNER: 0.75, META: 0.25}
+
+
+def test_flames_stand_under_their_callers(profile: Profile) -> None:
+    rows = rows_of(profiles.flames(profile))
+    boxes = {(row["phase"], row["frame"]): row for row in rows}
+    assert (OUTER, "tiny") not in boxes
+    run, product = boxes[INNER, "e.py(1): run"], boxes[INNER, "aten::mm"]
+    assert run["share"] == pytest.approx(0.5, rel=1e-4)
+    assert product["share"] == pytest.approx(0.375, rel=1e-4)
+    assert product["depth"] == run["depth"] + 1
+    assert run["start"] <= product["start"] < product["end"] <= run["end"]
+    assert product["shade"] > run["shade"] == boxes[META, "nn.Module: Linear_0"]["shade"]
+    roots = sorted((row["start"], row["end"]) for row in rows if row["depth"] == 0)
+    assert [start for start, _ in roots] == pytest.approx([0, 0.5, 0.75], abs=1e-4)
+    assert roots[-1][1] == pytest.approx(1, rel=1e-4)
+
+
+def test_the_report_has_a_part_for_each_profile(with_profiles: Path) -> None:
+    before = static.render(with_profiles)[0]
+    assert 'id="profiles"' not in before
+    write_profile(with_profiles, cell_of(3))
+    write_profile(with_profiles, cell_of(4))
+    page = static.render(with_profiles)[0]
+    assert page.count('id="profiles"') == page.count('href="#profiles"') == 1
+    assert f"<summary>{cell_of(3).id}</summary>" in page
+    assert f"<summary>{cell_of(4).id}</summary>" in page
+    charts = '<script type="application/json">'
+    assert page.count(charts) == before.count(charts) + 2 * 3
+    assert page.count("Tensors alive at the peak") == 2
+    assert ">10 x 40<" in page
+    assert "ccccccc" in page
+
+
+def test_text_of_profiles_is_escaped(with_profiles: Path) -> None:
+    write_profile(with_profiles, cell_of(3))
+    page = static.render(with_profiles)[0]
+    assert "a note &lt;script&gt;" in page
+    assert MARKUP not in page
+    assert "<script>alert" not in page
+    assert len(re.findall(r"<script[ >]", page)) == page.count("</script>")
+
+
+def test_only_the_newest_profiles_are_shown(with_profiles: Path) -> None:
+    for depth in range(1, profiles.MOST + 3):
+        write_profile(with_profiles, cell_of(depth), at=f"2026-01-{depth:02}T00:00:00+00:00")
+    found, faults = profiles.stored(with_profiles)
+    depths = [Cell.parse(one.summary["cell"]).depth for one in found]
+    assert depths == list(range(profiles.MOST + 2, 2, -1))
+    assert faults == []
+
+
+@pytest.mark.parametrize("broken", ["profile.json", "memory.csv", "stacks.txt"])
+def test_a_broken_profile_is_one_line_and_the_others_stay(with_profiles: Path, broken: str) -> None:
+    write_profile(with_profiles, cell_of(3))
+    folder = write_profile(with_profiles, cell_of(4))
+    (folder / broken).write_text("" if broken != "stacks.txt" else "no number\n")
+    (with_profiles / "profiles" / ".profile-0123").mkdir()  # one that is being written
+    found, faults = profiles.stored(with_profiles)
+    assert [one.summary["cell"] for one in found] == [cell_of(3).id]
+    (fault,) = faults
+    assert folder.name in fault
+    page = static.render(with_profiles)[0]
+    assert f"Not shown: the profile {folder.name} cannot be read" in page
+    assert page.count("Tensors alive at the peak") == 1
+
+
+def test_a_profile_without_memory_can_be_shown(with_profiles: Path) -> None:
+    folder = write_profile(with_profiles, cell_of(3))
+    for name in ("memory.csv", "tensors.csv"):
+        head = (folder / name).read_text().splitlines()[0]
+        (folder / name).write_text(head + "\n")
+    page = static.render(with_profiles)[0]
+    assert "Memory over allocations" in page
+    assert "Tensors alive at the peak" not in page

@@ -1,0 +1,346 @@
+"""Timing on a clock that the work itself moves, and what is told of a busy machine."""
+
+import gc
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from estimators import create
+from estimators.differentiation import value_and_gradient
+from estimators.phases import Phase, phase
+from estimators.tree import leaves
+from harness.cell import Cell
+from harness.probes import time as probe
+from harness.probes.disturbance import (
+    Reading,
+    machine_notes,
+    read,
+    sample_notes,
+    seconds_waited,
+    waiting_notes,
+)
+from harness.probes.time import Work, interleaved_times, settled
+from harness.problems import bilevel_problem
+
+
+class Clock:
+    """Stands for `perf_counter`; only work takes time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, *seconds: float) -> Callable[[], None]:
+        """Takes these times, call by call, and then the last of them for ever."""
+        left = list(seconds)
+
+        def run() -> None:
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(probe, "perf_counter", clock)
+    return clock
+
+
+def estimate(clock: Clock, inner: float, outer: float, rest: float) -> Work:
+    """Work of two inner steps with something between them, an outer gradient, and the rest."""
+
+    def run() -> None:
+        for _ in range(2):
+            with phase(Phase.INNER_LOOP):
+                clock.now += inner / 2
+        with phase(Phase.OUTER_GRADIENT):
+            clock.now += outer
+        clock.now += rest
+
+    return run
+
+
+def test_phases_add_up_to_the_whole(clock: Clock) -> None:
+    works = [estimate(clock, 0.25, 0.5, 1.0), clock.work(2.0)]
+    whole, plain = interleaved_times(works, samples=3, device="cpu")
+    assert whole.seconds == pytest.approx([1.75] * 3)
+    assert whole.phases["inner loop"] == pytest.approx([0.25] * 3)
+    assert whole.phases["outer gradient"] == pytest.approx([0.5] * 3)
+    assert whole.phases["meta-gradient"] == pytest.approx([1.0] * 3)
+    assert len(whole.phases) == 3
+    assert plain.seconds == pytest.approx([2.0] * 3)
+    assert not plain.phases
+
+
+def test_phases_of_one_run_where_a_sample_has_many(clock: Clock) -> None:
+    (timing,) = interleaved_times(
+        [estimate(clock, 0.0001, 0.0002, 0.0007)], samples=2, device="cpu"
+    )
+    assert timing.runs == 5
+    assert timing.seconds == pytest.approx([0.001] * 2)
+    assert timing.phases["outer gradient"] == pytest.approx([0.0002] * 2)
+    assert timing.phases["meta-gradient"] == pytest.approx([0.0007] * 2)
+
+
+def test_phase_of_some_samples_alone_is_0_in_the_others(clock: Clock) -> None:
+    plain = clock.work(0.1)
+    calls: list[int] = []
+
+    def work() -> None:
+        calls.append(1)
+        with phase(Phase.INNER_LOOP if len(calls) > 4 else Phase.META_GRADIENT):
+            plain()
+
+    (timing,) = interleaved_times([work], samples=4, device="cpu")
+    assert timing.warm_up == 2
+    assert timing.phases["inner loop"] == pytest.approx([0, 0, 0.1, 0.1])
+    assert timing.phases["meta-gradient"] == pytest.approx([0.1, 0.1, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls"),
+    [
+        ([0.1], 2),  # steady from the start
+        ([9.0, 0.1], 3),  # one slow call, such as a compilation
+        ([0.5, 0.3, 0.2, 0.1, 0.1], 7),
+        ([0.1, 0.095], 2),  # within a tenth
+        ([0.1, 0.08], 3),
+        ([0.001], 6),  # as long as a sample, the first call left out
+        ([1e-7], 100),
+        ([9.0, 1.5], 3),  # dear work is not repeated for long
+    ],
+)
+def test_warm_up_lasts_until_calls_get_no_faster(
+    clock: Clock, seconds: list[float], calls: int
+) -> None:
+    (timing,) = interleaved_times([clock.work(*seconds)], samples=3, device="cpu")
+    assert timing.warm_up == calls
+    assert timing.seconds == pytest.approx([seconds[-1]] * 3)
+    assert not any("faster" in note for note in timing.notes)
+
+
+def test_warm_up_has_an_end(clock: Clock) -> None:
+    falling = [1.0 * 0.8**k for k in range(40)]
+    (timing,) = interleaved_times([clock.work(*falling)], samples=3, device="cpu")
+    assert 2.0 <= sum(falling[1 : timing.warm_up]) < 2.0 + falling[timing.warm_up - 1]
+    assert f"still got faster after {timing.warm_up} calls to warm up" in timing.notes
+
+
+def test_rule_for_warming_up() -> None:
+    assert not settled([])
+    assert not settled([1.0])
+    assert settled([1.0, 1.0])
+    assert not settled([1.0, 0.8])
+    assert settled([1.0, 0.8, 0.8])
+    assert not settled([0.001] * 5)
+    assert settled([0.001] * 6)
+    one_slow_among_the_last = [1.0, 1.0, 1.0, 0.8, 2.0, 2.0]
+    assert not settled(one_slow_among_the_last)
+    assert settled([*one_slow_among_the_last, 2.0])
+
+
+def test_real_estimates_have_three_phases_and_an_inner_gradient_has_none() -> None:
+    cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=2)
+    problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
+    unit = partial(value_and_gradient, problem.inner_loss, leaves(params))
+    works: list[Work] = [unit, partial(create("maml"), problem, params)]
+    gradient, maml = interleaved_times(works, samples=3, device="cpu")
+    assert not gradient.phases
+    assert set(maml.phases) == {str(each) for each in Phase}
+    assert all(second > 0 for each in maml.phases.values() for second in each)
+    for whole, *parts in zip(maml.seconds, *maml.phases.values(), strict=True):
+        assert sum(parts) == pytest.approx(whole, rel=1e-9)
+
+
+def test_changed_number_of_threads_is_told_and_undone(clock: Clock) -> None:
+    threads = torch.get_num_threads()
+
+    def rude() -> None:
+        torch.set_num_threads(threads + 1)
+        clock.now += 1.0
+
+    (told, quiet) = interleaved_times([rude, clock.work(1.0)], samples=2, device="cpu")
+    assert torch.get_num_threads() == threads
+    note = f"{threads + 1} threads were set in place of {threads}; undone each time"
+    assert told.notes.count(note) == 1
+    assert note not in quiet.notes
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_collector_is_left_as_it_was(clock: Clock, *, collecting: bool) -> None:
+    frozen = gc.get_freeze_count()
+    if not collecting:
+        gc.disable()
+    try:
+        interleaved_times([clock.work(1.0)], samples=2, device="cpu")
+        assert gc.isenabled() is collecting
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == frozen == 0
+
+
+STEADY = [1.0, 1.02, 0.99, 1.01, 0.98, 1.0, 1.03]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "notes"),
+    [
+        (STEADY, []),
+        ([1.0] * 7, []),
+        ([1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06], []),  # drift, not worth telling
+        ([1.3, 1.0, 1.0, 1.01, 1.02, 0.99, 1.3], []),  # two outliers leave the quartiles alone
+        (
+            [1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3],
+            ["samples drifted: the last third took 1.24 times the first"],
+        ),
+        (
+            [1.3, 1.25, 1.2, 1.15, 1.1, 1.05, 1.0],
+            ["samples drifted: the last third took 0.80 times the first"],
+        ),
+        (  # bimodal
+            [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0],
+            ["samples scattered: their quartiles are 100% of the median apart"],
+        ),
+        ([1.0, 1.2, 1.4, 1.6, 1.8], []),  # too few to tell
+    ],
+    ids=str,
+)
+def test_samples_tell_of_drift_and_scatter(seconds: list[float], notes: list[str]) -> None:
+    assert sample_notes(seconds) == notes
+    assert sample_notes([1e-6 * each for each in seconds]) == notes
+
+
+def test_chance_is_seldom_taken_for_drift() -> None:
+    draw = random.Random(0)
+    series = [[draw.gauss(1.0, 0.08) for _ in range(7)] for _ in range(2000)]
+    told = [note for seconds in series for note in sample_notes(seconds)]
+    assert sum("drifted" in note for note in told) < 20
+    assert sum("scattered" in note for note in told) < 20
+
+
+QUIET = Reading(moment=10.0, processors=4, busy=50.0, stolen=5.0, own=8.0, megahertz=3000.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "notes"),
+    [
+        ({"busy": 51.0}, []),
+        ({"busy": 51.2}, []),
+        ({"busy": 52.64}, ["others used 41% of the processors while this was timed"]),
+        ({"stolen": 5.4}, ["the hypervisor took 10% of the processors while this was timed"]),
+        ({"throttled": 3}, ["processors were throttled for heat 3 times while this was timed"]),
+        ({"held": 2}, ["the control group's CPU quota was used up 2 times meanwhile"]),
+        ({"megahertz": 2400.0}, ["the clock fell from 3000 to 2400 MHz meanwhile"]),
+        ({"megahertz": 3600.0}, []),
+    ],
+)
+def test_readings_of_the_machine_tell(changes: dict[str, float], notes: list[str]) -> None:
+    # One second on four processors, of which this process had one for itself.
+    after = replace(QUIET, **{"moment": 11.0, "busy": 51.0, "own": 9.0, **changes})  # type: ignore[arg-type]
+    assert machine_notes(QUIET, after) == notes
+
+
+def test_a_few_ticks_say_nothing() -> None:
+    after = replace(QUIET, moment=10.02, busy=50.04, stolen=5.04)
+    assert machine_notes(QUIET, after) == []
+
+
+def test_waiting_is_told_from_two_in_a_hundred_on() -> None:
+    assert waiting_notes(0.01, 1.0) == []
+    assert waiting_notes(0.305, 1.0) == ["waited for a processor 30% of the time"]
+    assert waiting_notes(0.0, 0.0) == []
+
+
+def test_counters_of_throttling_are_read(tmp_path: Path) -> None:
+    assert (read(tmp_path).throttled, read(tmp_path).held) == (0, 0)
+    for index, count in enumerate((2, 5)):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{index}/thermal_throttle"
+        folder.mkdir(parents=True)
+        (folder / "core_throttle_count").write_text(f"{count}\n")
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "cpu.stat").write_text("usage_usec 7\nnr_periods 5\nnr_throttled 4\n")
+    assert (read(tmp_path).throttled, read(tmp_path).held) == (7, 4)
+    assert not seconds_waited(tmp_path)
+
+
+def test_readings_only_grow() -> None:
+    readings = [read() for _ in range(3)]
+    for before, after in pairwise(readings):
+        assert after.moment > before.moment
+        assert after.busy >= before.busy
+        assert after.own >= before.own
+    assert readings[0].processors >= 1
+
+
+@pytest.fixture
+def others() -> Generator[None]:
+    """Two busy processes for each processor that this one may use."""
+    count = 2 * read().processors
+    script = "print(flush=True)\nwhile True: pass"
+    command = [sys.executable, "-c", script]
+    busy = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+    try:
+        for each in busy:
+            assert each.stdout
+            each.stdout.readline()
+        yield
+    finally:
+        for each in busy:
+            each.kill()
+            each.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="needs Linux")
+@pytest.mark.usefixtures("others")
+def test_busy_processors_are_told() -> None:
+    matrix = torch.ones(200, 200)
+
+    def work() -> None:
+        for _ in range(50):
+            torch.mm(matrix, matrix)
+
+    timings = interleaved_times([work, work], samples=30, device="cpu")
+    for timing in timings:
+        assert any(note.startswith("others used") for note in timing.notes), timing.notes
+        assert any(note.startswith("waited for a processor") for note in timing.notes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernels_are_waited_for_and_told_by_phase() -> None:
+    matrix = torch.ones(4096, 4096, device="cuda")
+
+    def work() -> None:
+        with phase(Phase.INNER_LOOP):
+            for _ in range(8):
+                torch.mm(matrix, matrix)
+        torch.mm(matrix, matrix)
+
+    (timing,) = interleaved_times([work], samples=7, device="cuda")
+    inner, rest = timing.phases["inner loop"], timing.phases["meta-gradient"]
+    for whole, most, least in zip(timing.seconds, inner, rest, strict=True):
+        assert most + least == pytest.approx(whole, rel=1e-6)
+        assert most > 4 * least > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_phases_are_told_from_the_backward_pass_of_a_gpu() -> None:
+    cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=3, device="cuda:0")
+    problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cuda:0")
+    work: Work = partial(create("maml"), problem, params)
+    (timing,) = interleaved_times([work], samples=7, device="cuda:0")
+    assert set(timing.phases) == {str(each) for each in Phase}
+    for whole, *parts in zip(timing.seconds, *timing.phases.values(), strict=True):
+        assert sum(parts) == pytest.approx(whole, rel=1e-6)
+        assert min(parts) > 0
