@@ -93,9 +93,9 @@ def _nearest(loss: Tensor, adapted: Iterable[Tensor]) -> Node | None:
         node = queue.popleft()
         if node is None or node in made:
             return node
-        further = {parent for parent, _ in node.next_functions} - seen - {None}
-        seen |= further
-        queue.extend(further)
+        further = [parent for parent, _ in node.next_functions if parent not in seen]
+        seen.update(further)
+        queue.extend(parent for parent in further if parent is not None)
     return None
 
 

@@ -14,7 +14,6 @@ from harness.outcome import Status
 
 STAGES = ("plan", "score", "time")
 _NUMBERS = {float, int}
-_NO_START = "the first line is not the start of a run"
 
 
 @dataclass(frozen=True)
@@ -122,10 +121,11 @@ def read_run(path: Path) -> Run:
         OSError: it cannot be read.
     """
     lines, torn = _lines(path)
+    if torn and not lines:
+        raise ValueError("it has no whole line")
     start = (lines and _event(lines[0])) or {}
     if start.get("event") != "start":
-        where = "was cut off within its first line" if torn and not lines else _NO_START
-        raise ValueError(where)
+        raise ValueError("the first line is not the start of a run")
     schema = start.get("schema")
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         raise ValueError(f"it has schema {schema}, this version reads 1 to {SCHEMA}")
@@ -140,8 +140,10 @@ def read_run(path: Path) -> Run:
         try:
             kind = event["event"]
             for stage, result in _results(event):
-                cell = cells.setdefault(result["id"], CellResult(result["id"], result["cell"]))
-                cell.stages[stage] = _stage_result(event, result)
+                if result["id"] not in cells:
+                    _check_texts([result["id"], *result["cell"].keys()])
+                    cells[result["id"]] = CellResult(result["id"], result["cell"])
+                cells[result["id"]].stages[stage] = _stage_result(event, result)
         except (KeyError, TypeError, AttributeError) as error:
             lacks = f"an event lacks what it should have ({error})"
             raise ValueError(f"line {number}: {lacks}") from None
@@ -149,10 +151,9 @@ def read_run(path: Path) -> Run:
             raise ValueError(f"line {number}: {error}") from None
     try:
         started, environment = start["at"], start["environment"]
-        _check_texts(environment[name] for name in ("commit", "changes", "machine"))
-        _check_texts([started])
+        _check_texts([started, *(environment[name] for name in ("commit", "changes", "machine"))])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the start of the run lacks what it should have ({error})") from None
+        raise ValueError(f"line 1: an event lacks what it should have ({error})") from None
     return Run(
         name=path.stem,
         schema=schema,

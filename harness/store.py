@@ -1,7 +1,8 @@
 """Reads what runs have left: one long table, one row per cell and metric."""
 
 import gc
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +15,7 @@ from scipy.special import stdtrit
 
 from estimators.errors import OptionError
 from harness.metrics import METRICS
-from harness.runs import Run, read_run
+from harness.runs import CellResult, Run, read_run
 
 AXES: dict[str, type] = {
     **{"estimator": str, "task": str, "model": str, "depth": int, "step_size": float},
@@ -22,18 +23,16 @@ AXES: dict[str, type] = {
 }
 """The parts of a cell that have a column of their own, and what they are."""
 
-COLUMNS = (
-    *("run", "started", "commit", "changes", "machine", "fingerprint", "schema", "cell"),
-    *AXES,
-    *("outcome", "reason", "notes", "metric", "value", "low", "high", "samples", "unit"),
-)
+# What the table says of a run and of a cell, and as what.
+_OF_RUN: dict[str, type] = {
+    **{"run": str, "started": str, "commit": str, "changes": str, "machine": str},
+    **{"fingerprint": str, "schema": int},
+}
+_OF_CELL: dict[str, type] = {"cell": str, **AXES, "outcome": str, "reason": str, "notes": str}
+COLUMNS = (*_OF_RUN, *_OF_CELL, "metric", "value", "low", "high", "samples", "unit")
 
-# Axes that cells have not always had.
-_DEFAULTS = {"trained": 0}
-_STORED_AS: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}
-_TYPES = AXES | dict.fromkeys(("run", "started", "commit", "changes", "machine"), str)
-_TYPES |= {"fingerprint": str, "schema": int}
-_TYPES |= dict.fromkeys(("cell", "outcome", "reason", "notes"), str)
+_DEFAULTS = {"trained": 0}  # of axes that cells have not always had
+_MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  # in JSON
 
 # What content that is not ours can raise while it is read.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
@@ -170,28 +169,131 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
         "low", "high" see `summaries`; "samples" are in "unit", which is "" for a metric that is
         not known here.
     """
-    of_run = {
+    cells = [cell for run in runs for cell in run.cells]
+    nothing: Mapping[str, list[float] | None] = {"": None}
+    measured = [cell.samples or nothing for cell in cells]
+    metrics = list(chain.from_iterable(measured))
+    samples = list(chain.from_iterable(one.values() for one in measured))
+    of_cell = np.repeat(np.arange(len(cells)), [len(one) for one in measured])
+    of_run = np.repeat(np.arange(len(runs)), [len(run.cells) for run in runs])[of_cell]
+    about_run = {
         "run": [run.name for run in runs],
         "started": [run.started for run in runs],
-        **{name: [run.environment[name] for run in runs] for name in _ENVIRONMENT},
+        "commit": [run.environment["commit"] for run in runs],
+        "changes": [run.environment["changes"] for run in runs],
+        "machine": [run.environment["machine"] for run in runs],
         "fingerprint": [str(run.environment.get("fingerprint", "")) for run in runs],
         "schema": [run.schema for run in runs],
     }
-    cells = [cell for run in runs for cell in run.cells]
-    of_cell = {
+    about_cell = {
         "cell": [cell.id for cell in cells],
-        **{axis: [_axis(cell.axes, axis) for cell in cells] for axis in AXES},
+        **{axis: [_axis(cell, axis) for cell in cells] for axis in AXES},
         "outcome": [str(cell.status) for cell in cells],
         "reason": [cell.reason for cell in cells],
         "notes": ["; ".join(cell.notes) for cell in cells],
     }
-    measured = [cell.samples or {"": None} for cell in cells]
-    rows = np.repeat(np.arange(len(cells)), [len(samples) for samples in measured])
-    run_of_cell = np.repeat(np.arange(len(runs)), [len(run.cells) for run in runs])
-    metrics = list(chain.from_iterable(measured))
-    samples = list(chain.from_iterable(one.values() for one in measured))
-    parts = [_frame(of_run).take(run_of_cell[rows]), _frame(of_cell).take(rows)]
-    found = pd.concat(
-        [part.reset_index(drop=True) for part in parts] + [summaries(metrics, samples)], axis=1
-    )
-    return found[list(COLUMNS)]
+    parts = [
+        _frame(about_run, _OF_RUN).take(of_run).reset_index(drop=True),
+        _frame(about_cell, _OF_CELL).take(of_cell).reset_index(drop=True),
+        summaries(metrics, samples),
+    ]
+    return pd.concat(parts, axis=1)[list(COLUMNS)]
+
+
+def summaries(metrics: Sequence[str], samples: Sequence[list[float] | None]) -> pd.DataFrame:
+    """Sums up samples as the metric table says.
+
+    Args:
+        metrics: names.
+        samples: of each of them; None where nothing was measured.
+
+    Returns:
+        A row for each of them: "metric"; "value", which is the mean, the median or the single
+        number, NaN where a sample is; "low" and "high", a 95 % Student interval of the mean, or
+        the quartiles; "samples" as they are; "unit". A metric that is not known here has the mean
+        as its value, and no interval.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(metrics))}
+    of_row = np.array([numbers[name] for name in metrics], dtype=np.int64)
+    sizes = np.array([len(one or ()) for one in samples], dtype=np.int64)
+    flat = np.fromiter(chain.from_iterable(filter(None, samples)), dtype=float)
+    starts = np.cumsum(sizes) - sizes
+    value, low, high = (np.full(len(sizes), np.nan) for _ in range(3))
+    for name, number in numbers.items():
+        aggregate = METRICS[name].aggregate if name in METRICS else "unknown"
+        of_metric = np.flatnonzero(of_row == number)
+        for size in set(sizes[of_metric].tolist()) - {0}:
+            rows = of_metric[sizes[of_metric] == size]
+            stack = flat[starts[rows][:, None] + np.arange(size)]
+            value[rows], low[rows], high[rows] = _SUMMED_UP[aggregate](stack)
+    units = [METRICS[name].unit if name in METRICS else "" for name in numbers]
+    about = _frame({"metric": list(numbers), "unit": units}, {"metric": str, "unit": str})
+    kept = pd.Series(list(samples), dtype=object)
+    table = about.take(of_row).reset_index(drop=True)
+    return table.assign(value=value, low=low, high=high, samples=kept)
+
+
+_Numbers = np.ndarray[Any, np.dtype[np.float64]]
+_Summary = tuple[_Numbers, _Numbers | float, _Numbers | float]
+
+
+def _mean(stack: _Numbers) -> _Summary:
+    count = stack.shape[1]
+    with np.errstate(invalid="ignore"):  # of infinities
+        mean = stack.mean(axis=1)
+        if count == 1:
+            return mean, np.nan, np.nan
+        half = stdtrit(count - 1, 0.975) * stack.std(axis=1, ddof=1) / math.sqrt(count)
+        return mean, mean - half, mean + half
+
+
+def _median(stack: _Numbers) -> _Summary:
+    with np.errstate(invalid="ignore"):
+        low, median, high = np.quantile(stack, [0.25, 0.5, 0.75], axis=1)
+    return median, low, high
+
+
+# What is done to an array of rows of samples, by how the metric is summed up.
+_SUMMED_UP: dict[str, Callable[[_Numbers], _Summary]] = {
+    "mean": _mean,
+    "median": _median,
+    "value": lambda stack: (stack[:, 0], np.nan, np.nan),
+    "unknown": lambda stack: (_mean(stack)[0], np.nan, np.nan),
+}
+
+
+def _read(path: Path) -> Run:
+    """Reads a run whose axes go into the columns.
+
+    Raises:
+        ValueError: the file is not the journal of a run, or an axis is not what it should be.
+        OSError: it cannot be read.
+    """
+    run = read_run(path)
+    for axis, kind in AXES.items():
+        values = [_axis(cell, axis) for cell in run.cells]
+        if not set(map(type, values)) <= _MAY_BE[kind]:
+            raise ValueError(f"{axis} of a cell is missing or not of type {kind.__name__}")
+        if kind is int and values and not -(2**63) <= min(values) <= max(values) < 2**63:
+            raise ValueError(f"{axis} of a cell is too large")
+    return run
+
+
+def _axis(cell: CellResult, axis: str) -> Any:
+    return cell.axes.get(axis, _DEFAULTS.get(axis))
+
+
+def _frame(columns: dict[str, list[Any]], types: dict[str, type]) -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(columns[name], dtype=types[name]) for name in types})
+
+
+@contextmanager
+def _no_garbage_collection() -> Generator[None]:
+    """Keeps the collector from walking again and again over what is being read."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -23,7 +23,9 @@ def print_summary(rows: pd.DataFrame, console: Console, against: str | None = No
             printed as multiples of its, time sample by sample.
     """
     for key, group in rows[rows["outcome"] != "skipped"].groupby(GROUP):
-        console.print(_one_table(dict(zip(GROUP, key, strict=True)), group, against))
+        title = _title(dict(zip(GROUP, key, strict=True)), group)
+        console.print(title, style="bold", highlight=False, markup=False)
+        console.print(_one_table(group, against))
         console.print()
     console.print(
         "bias: relative error against MAML's exact float64 meta-gradient, mean over tasks and "
@@ -33,25 +35,33 @@ def print_summary(rows: pd.DataFrame, console: Console, against: str | None = No
         style="dim",
         soft_wrap=True,
     )
+    noted = rows[rows["notes"] != ""].drop_duplicates("cell")
+    if not noted.empty:
+        example = noted["notes"].value_counts().index[0]
+        console.print(
+            f"* {len(noted)} of {rows['cell'].nunique()} cells were disturbed, such as: {example}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     bad = rows[rows["outcome"] != "ok"].drop_duplicates("cell")
     for text, count in (bad["outcome"] + ": " + bad["reason"]).value_counts().items():
         console.print(f"{count} × {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _one_table(key: dict[str, Any], group: pd.DataFrame, against: str | None) -> Table:
+def _title(key: dict[str, Any], group: pd.DataFrame) -> str:
     title = (
         f"{key['task']}, {key['model']}, K={key['depth']}, alpha={key['step_size']:g}, "
         f"{key['device']}, {key['dtype']}, seed {key['seed']}"
-        + (f", after {key['trained']} meta-training steps" if key["trained"] else "")
     )
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    if key["trained"]:
+        title += f", after {key['trained']} meta-training steps"
+    curvature = group.loc[group["metric"] == "curvature", "value"].mean()
+    return title + (f", alpha lambda_max {_short(curvature)}" if math.isfinite(curvature) else "")
+
+
+def _one_table(group: pd.DataFrame, against: str | None) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("estimator", "bias", "1 - cos", "time", "memory", "FLOPs", "HVPs", "serial"):
         spec = name == "estimator"  # folded on a narrow screen: it tells the rows apart
         table.add_column(name, justify="left" if spec else "right", no_wrap=not spec)
@@ -91,7 +101,9 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         estimator,
         bias("bias"),
         _short(value("cosine_distance")),
-        f"{ratio:.1f} x" if math.isfinite(ratio) else "-",
+        (f"{ratio:.1f} x" + (" *" if cell["notes"].iloc[0] else ""))
+        if math.isfinite(ratio)
+        else "-",
         _scaled(value("peak_memory"), 1024, ("B", "KiB", "MiB", "GiB")),
         _scaled(value("flops"), 1000, ("", "k", "M", "G", "T")),
         _scaled(value("hvps"), 1000, ("",)),

@@ -2,12 +2,13 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
-from harness.store import Problem, StoreError, load
+from harness.store import Problem, StoreError, journals, load
 from reports import figures, tables
 from reports.quantities import QUANTITIES
 
@@ -23,8 +24,9 @@ def main() -> None:
     store = Path(os.environ.get("METAGRAD_STORE", "results"))
     try:
         table, problems = _cells(str(store), _stamp(store))
-    except StoreError:
-        table, problems = pd.DataFrame(), []
+    except StoreError as error:
+        st.info(_plain(str(error)))
+        return
     for problem in problems:
         st.warning(_plain(str(problem)))
     if table.empty:
@@ -42,7 +44,7 @@ def _page(table: pd.DataFrame) -> None:
     rows = _choose(rows, "model", "Model")
     rows = _choose(rows, "device", "Device")
     if len(tables.choices(rows, "rest")) > 1:
-        rows = _choose(rows, "rest", "dtype, step size, seed, tasks")
+        rows = _choose(rows, "rest", "dtype, step size, seed, tasks, training")
     depths = tables.choices(rows, "depth")
     depth = st.sidebar.selectbox("Depth K", depths, index=len(depths) - 1, key="depth")
     here = rows[rows["depth"] == depth]
@@ -88,9 +90,7 @@ def _choose(
 
 
 @st.cache_data(max_entries=4, show_spinner="Reading results")
-def _cells(
-    store: str, stamp: tuple[tuple[str, int, int], ...]
-) -> tuple[pd.DataFrame, list[Problem]]:
+def _cells(store: str, stamp: Stamp) -> tuple[pd.DataFrame, list[Problem]]:
     """Reads a store; the stamp is there for the cache, which forgets when a file changes."""
     del stamp
     long, problems = load(Path(store))
@@ -98,8 +98,12 @@ def _cells(
 
 
 def _stamp(store: Path) -> Stamp:
-    files = [(path.name, path.stat()) for path in sorted((store / "runs").glob("*.jsonl"))]
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
+    found = []
+    for path in journals(store):
+        with suppress(OSError):  # what cannot be looked at cannot be read, and `load` tells of it
+            stat = path.stat()
+            found.append((path.name, stat.st_mtime_ns, stat.st_size))
+    return tuple(found)
 
 
 def _plain(text: str) -> str:

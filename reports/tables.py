@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from estimators.errors import OptionError
@@ -18,7 +19,7 @@ FILTERS = ("version", "task", "model", "device", "rest")
 _FIXED = (
     *("version", "version_label", "run", "started", "commit", "commit_label", "machine", "cell"),
     *("task", "model", "device", "rest", "depth", "estimator", "family", "order"),
-    *("outcome", "reason"),
+    *("outcome", "reason", "notes"),
 )
 _MEASURED = [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
 _SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
@@ -39,23 +40,22 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
     """
     if long.empty:  # every file of the store is broken
         return pd.DataFrame(columns=[*_FIXED, *_MEASURED])
-    rows = long.assign(version=[_version(row) for row in long.to_dict("records")])
-    rows = rows.sort_values(["started", "run"], kind="stable")
-    keys = ["version", "cell"]
-    rows = rows[rows["run"] == rows.groupby(keys)["run"].transform("last")]
-    table = rows.drop_duplicates(keys).set_index(keys)
-    table = table.drop(columns=["metric", "value", "low", "high", "samples", "unit"])
-    for name, quantity in QUANTITIES.items():
-        found = rows[rows["metric"] == name].set_index(keys)[["value", "low", "high"]]
-        found.columns = pd.Index([name, f"{name}_low", f"{name}_high"])
-        table = table.join(found.astype(float) / quantity.size)
-    table = table.reset_index()
-    names = [_family_and_order(text) for text in table["estimator"]]
-    table["family"] = [family for family, _ in names]
-    table["order"] = pd.array([order for _, order in names], dtype="Int64")
+    number = long.groupby(["run", "cell"], sort=False).ngroup()
+    every = long[~number.duplicated()].reset_index(drop=True)  # the first has number 0, and so on
+    every["version"] = _versions(every)
+    by_time = every.sort_values(["started", "run"], kind="stable")
+    table = by_time.drop_duplicates(["version", "cell"], keep="last")
+    table = pd.concat([table, _measured(long, number, table.index)], axis=1)
+    names = {text: _family_and_order(text) for text in table["estimator"].unique()}
+    table["family"] = [names[text][0] for text in table["estimator"]]
+    table["order"] = pd.array([names[text][1] for text in table["estimator"]], dtype="Int64")
     table["rest"] = [
-        f"{row.dtype}, alpha {row.step_size:g}, seed {row.seed}, tasks {row.tasks}"
-        for row in table.itertuples()
+        f"{dtype}, alpha {alpha:g}, seed {seed}, tasks {tasks}"
+        + (f", trained {trained}" if trained else "")
+        for dtype, alpha, seed, tasks, trained in zip(
+            *(table[axis] for axis in ("dtype", "step_size", "seed", "tasks", "trained")),
+            strict=True,
+        )
     ]
     table["commit_label"] = [
         (str(commit)[:8] or "unknown commit") + (" (uncommitted changes)" if changes else "")
@@ -75,6 +75,35 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
         kind="stable",
     )
     return table[[*_FIXED, *_MEASURED]].reset_index(drop=True)
+
+
+def _versions(table: pd.DataFrame) -> "pd.Series[str]":
+    known = table["commit"] + "+" + table["changes"]
+    code = known.where(table["commit"] != "", "run " + table["run"])
+    return code + "@" + table["machine"] + "+" + table["fingerprint"]
+
+
+def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> pd.DataFrame:
+    """Returns the columns of metrics, in the units that are shown.
+
+    Args:
+        long: the table of `harness.store.load`.
+        number: of the cell of a run that each of its rows belongs to.
+        kept: numbers to return, a row each.
+    """
+    place = np.full(number.max() + 1, -1)
+    place[kept] = np.arange(len(kept))
+    row = place[number.to_numpy()]  # -1 where another run is newer
+    rows_of = long.groupby("metric", sort=False).indices
+    found = pd.DataFrame(np.nan, index=kept, columns=_MEASURED)
+    for name, quantity in QUANTITIES.items():
+        rows = rows_of.get(name, np.array([], dtype=np.intp))
+        rows = rows[row[rows] >= 0]
+        for column, end in (("value", ""), ("low", "_low"), ("high", "_high")):
+            numbers = np.full(len(kept), np.nan)
+            numbers[row[rows]] = long[column].to_numpy()[rows] / quantity.size
+            found[name + end] = numbers
+    return found
 
 
 def choices(table: pd.DataFrame, column: str) -> list[Any]:
@@ -152,13 +181,14 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the columns to read, under the names to read.
+    """Returns the columns to read, under the names to read; "notes" where there are any.
 
     Args:
         table: rows of `cells`, of one depth.
     """
     titles = {name: QUANTITIES[name].title for name in _SUMMARY}
-    return table[["estimator", *titles, "outcome", "reason"]].rename(columns=titles)
+    notes = ["notes"] if table["notes"].any() else []
+    return table[["estimator", *titles, "outcome", "reason", *notes]].rename(columns=titles)
 
 
 def as_text(table: pd.DataFrame) -> list[list[str]]:
@@ -203,6 +233,7 @@ def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
             "processor": f"{made.get('processor', '')}, {made.get('cores', '')} cores",
             "memory": f"{(made.get('memory') or 0) / 2**30:.1f} GiB",
             "devices": ", ".join(["cpu", *made.get("devices", [])]),
+            "plug-ins": ", ".join(made.get("plugins") or ["none"]),
             "system": made.get("system", ""),
             "threads": made.get("threads", ""),
             "python": made.get("python", ""),
@@ -210,11 +241,6 @@ def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
         }
         found.append({key: str(value) for key, value in facts.items()})
     return found
-
-
-def _version(row: dict[Any, Any]) -> str:
-    code = f"{row['commit']}+{row['changes']}" if row["commit"] else f"run {row['run']}"
-    return f"{code}@{row['machine']}"
 
 
 def _family_and_order(text: str) -> tuple[str, int | None]:

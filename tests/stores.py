@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell
-from harness.journal import Journal
+from harness.journal import Journal, Result, Samples
 from harness.outcome import Outcome, Status
 
 MARKUP = "<script>alert('reason')</script> </script> ![x](http://evil.example/x.png)"
+NOTE = "one sample was disturbed"
 COMMITS = ("a" * 40, "b" * 40)
 DEPTHS = (2, 5)
 TASKS = (("sinusoid", "mlp-40-40"), ("quadratic", "linear"))
@@ -24,6 +25,18 @@ def environment(commit: str, **changed: Any) -> dict[str, Any]:
     return made | changed
 
 
+def journal_result(
+    journal: Journal,
+    stage: str,
+    cell: Cell,
+    outcome: Outcome,
+    samples: Samples | None = None,
+    *notes: str,
+) -> None:
+    """Journals how a stage of one cell ended."""
+    journal.results(stage, [Result(cell, outcome, samples or {}, notes)])
+
+
 def write_run(
     store: Path,
     commit: str,
@@ -32,21 +45,22 @@ def write_run(
     **changed: Any,
 ) -> None:
     """Journals a run in which each estimator has the given bias."""
-    journal = Journal(store)
+    journal = Journal.create(store)
     journal.start(environment(commit, **changed), cells=len(estimators))
     for task, model in tasks:
         for depth in DEPTHS:
             for estimator, bias in estimators.items():
                 cell = Cell.of(estimator=estimator, task=task, model=model, depth=depth)
                 if misfit := cell.misfit():
-                    journal.result(cell, "score", Outcome(Status.SKIPPED, misfit))
+                    journal_result(journal, "plan", cell, Outcome(Status.SKIPPED, misfit))
                     continue
                 _measure(journal, cell, bias)
     failed = Cell.of(estimator="imaml(lam=7.0)", task="sinusoid", model="mlp-40-40", depth=5)
-    journal.result(failed, "score", Outcome(Status.FAILED, MARKUP, "Traceback"))
+    journal_result(journal, "score", failed, Outcome(Status.FAILED, MARKUP, "Traceback"))
     late = Cell.of(estimator="imaml(lam=8.0)", task="sinusoid", model="mlp-40-40", depth=5)
-    journal.result(late, "score", Outcome(Status.OK), {"bias": [0.5, 0.6], "hvps": [5.0]})
-    journal.result(late, "time", Outcome(Status.TIMEOUT, "not done after 1 s"))
+    scores = {"bias": [0.5, 0.6], "hvps": [5.0]}
+    journal_result(journal, "score", late, Outcome(Status.OK), scores, NOTE)
+    journal_result(journal, "time", late, Outcome(Status.TIMEOUT, "not done after 1 s"))
     journal.end()
 
 
@@ -64,7 +78,8 @@ ORDERED = ("truncated", "binom")
 def _measure(journal: Journal, cell: Cell, bias: float) -> None:
     scores = {"bias": [bias, 1.5 * bias], "peak_memory": [4096.0 * cell.depth]}
     scores |= {"flops": [2e6 * cell.depth], "hvps": [float(cell.depth)], "serial_depth": [1.0]}
-    journal.result(cell, "score", Outcome(Status.OK), scores)
+    journal_result(journal, "score", cell, Outcome(Status.OK), scores)
     times = [0.001 * cell.depth * factor for factor in (1.0, 1.1, 1.3)]
     ratios = [3.0 * cell.depth * factor for factor in (1.0, 1.1, 1.3)]
-    journal.result(cell, "time", Outcome(Status.OK), {"time": times, "time_ratio": ratios})
+    timed = {"time": times, "time_ratio": ratios}
+    journal_result(journal, "time", cell, Outcome(Status.OK), timed)

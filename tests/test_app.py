@@ -6,7 +6,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from tests.stores import COMMITS, DEPTHS, write_run, write_store
+from tests.stores import COMMITS, DEPTHS, NOTE, write_run, write_store
 
 APP = str(Path(__file__).parent.parent / "app.py")
 
@@ -52,6 +52,7 @@ def test_choices_change_what_is_shown(store: Path) -> None:
     at = page_of(write_store(store))
     at.sidebar.selectbox(key="task").select("sinusoid").run()
     assert "not done after 1 s" in set(at.dataframe[0].value["reason"])
+    assert NOTE in set(at.dataframe[0].value["notes"])
     at.sidebar.selectbox(key="depth").select(2).run()
     assert at.subheader[0].value == "Cells at depth 2"
     assert "skipped" in set(at.dataframe[0].value["outcome"])
@@ -76,6 +77,16 @@ def test_a_broken_file_is_one_plain_warning(store: Path) -> None:
     at = page()
     assert at.warning
     assert all(r"\!\[x\]\(http\:x\)" in one.value for one in at.warning)
+    assert at.dataframe
+
+
+def test_what_cannot_be_opened_is_one_plain_warning(store: Path) -> None:
+    write_store(store)
+    (store / "runs" / "folder.jsonl").mkdir()
+    (store / "runs" / "nowhere.jsonl").symlink_to("gone")
+    at = page()
+    assert ["Is a directory" in at.warning[0].value, len(at.warning)] == [True, 2]
+    assert "No such file or directory" in at.warning[1].value
     assert at.dataframe
 
 

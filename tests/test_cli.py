@@ -116,7 +116,7 @@ SLIPS = [
     (["list", "--import", "nowhere.py"], "--import nowhere.py: cannot be imported"),
     (["summary"], "no results in results; `make bench` or `metagrad run quick` makes some"),
     (["summary", "--store", "empty"], "no results in empty"),
-    (["summary", "--store", "a-file"], "no results in a-file"),
+    (["summary", "--store", "a-file"], "cannot read a-file/runs: Not a directory"),
     (["summary", "--store", "broken"], "broken/runs/x.jsonl: "),
     (["check", "fomalm"], "unknown estimator 'fomalm'; did you mean fomaml"),
     (["check", "binom"], "binom: option 'order' is missing"),

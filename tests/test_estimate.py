@@ -11,7 +11,8 @@ from rich.console import Console
 
 from estimators import BilevelProblem, Params, available, create
 from harness.cell import Cell
-from harness.estimate import Estimate, Part, estimate, print_dry_run, products
+from harness.dry_run import print_dry_run
+from harness.estimate import Estimate, Part, estimate, products
 from harness.plan import Axes, Planned, expand
 from harness.runner import Settings
 

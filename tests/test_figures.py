@@ -8,7 +8,7 @@ import pytest
 
 from harness.store import load_sound
 from reports import figures, tables
-from tests.stores import BIASES, COMMITS, write_run, write_store
+from tests.stores import BIASES, COMMITS, NOTE, write_run, write_store
 
 AT_DEPTH = (figures.bias_against_time, figures.bias_against_memory, figures.bias_against_order)
 OVER_DEPTH = (figures.time_against_depth, figures.memory_against_depth)
@@ -64,6 +64,22 @@ def test_later_run_replaces_cells_of_the_same_commit_alone(tmp_path: Path) -> No
     assert bias["reptile"] == pytest.approx(3.75)
     # The newest commit has run on two machines: two sections, never one.
     assert {part["machine"].nunique() for part in tables.sections(tables.latest(cells))} == {1}
+
+
+def test_machines_of_one_name_stay_apart(tmp_path: Path) -> None:
+    for machine in ("0123", "4567"):
+        write_run(tmp_path, COMMITS[0], {"fomaml": 0.4}, fingerprint=machine)
+    assert tables.cells(load_sound(tmp_path))["version"].nunique() == 2
+
+
+def test_a_cell_keeps_what_was_measured_before_it_failed(here: pd.DataFrame) -> None:
+    late = here.set_index("estimator").loc["imaml(lam=8.0)"]
+    assert (late["outcome"], late["notes"]) == ("timeout", NOTE)
+    assert late["bias"] == pytest.approx(0.55)
+    assert pd.isna(late["time"])
+    shown = tables.summary(here).set_index("estimator")
+    assert shown.loc["imaml(lam=8.0)", "notes"] == NOTE
+    assert "notes" not in tables.summary(here[here["estimator"] == "fomaml"])
 
 
 def test_runs_without_a_commit_stay_apart(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
         ("full", 9 * sum(12 + 4 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50))),
         ("engines", 4 * 2 * 13),
         ("gpu", 4 * 5 * (5 + 2 * 4)),
+        ("paper", 6 * (10 + 3 * 6)),
+        ("training", 3 * 4 * (2 + 3 * 3)),
     ],
 )
 def test_presets_expand(name: str, cells: int) -> None:

@@ -14,7 +14,7 @@ from harness.outcome import Outcome, Status
 from harness.store import StoreError
 from reports import static
 from reports.commands import report
-from tests.stores import MARKUP, environment, write_store
+from tests.stores import MARKUP, NOTE, environment, journal_result, write_store
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
     assert page.count('<script type="application/json">') == 2 * (2 + 2 * 3)
     assert "binom(order=3)" in page
     assert "not done after 1 s" in page
+    assert NOTE in page
 
 
 def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
@@ -115,7 +116,7 @@ def test_command_names_a_folder_that_cannot_be_written(
 
 
 def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal.create(tmp_path)
     journal.start(environment("c" * 40), cells=2)
     for device, outcome in (
         ("cpu", Outcome(Status.OK)),
@@ -124,7 +125,9 @@ def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
         cell = Cell.of(
             estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=1, device=device
         )
-        journal.result(cell, "score", outcome, {"bias": [0.1, 0.2]} if device == "cpu" else {})
+        on_cpu = device == "cpu"
+        samples = {"bias": [0.1, 0.2]} if on_cpu else {}
+        journal_result(journal, "score" if on_cpu else "plan", cell, outcome, samples)
     journal.end()
     page, _ = static.render(tmp_path)
     assert "sinusoid, mlp-40-40, cuda:0: cuda:0 is not in this machine" in page

@@ -36,15 +36,15 @@ COMMAND = Path(sys.executable).with_name("metagrad")
 
 # What ends how: status, the one line of its reason, and a word of its traceback.
 FAULTS = {
-    "raises": (Status.FAILED, "KeyError: 'no such\\nparameter' (faulty.py:44 in go_wrong)", "go_wrong"),
+    "raises": (Status.FAILED, "KeyError: 'no such\\nparameter' (faulty.py:52 in go_wrong)", "go_wrong"),
     "raises-unpicklable": (Status.FAILED, "TwoPartError: ", "TwoPartError"),
     "nan": (Status.DIVERGED, "the estimate of task 0 is not finite", ""),
     "segfaults": (
         Status.CRASHED,
-        "the worker process ended by SIGSEGV (faulty.py:83 in go_wrong)",
+        "the worker process ended by SIGSEGV (faulty.py:91 in go_wrong)",
         "Segmentation fault",
     ),
-    "sleeps": (Status.TIMEOUT, "not done after 6 s (faulty.py:102 in go_wrong)", "go_wrong"),
+    "sleeps": (Status.TIMEOUT, "not done after 6 s (faulty.py:110 in go_wrong)", "go_wrong"),
     "quits": (Status.CRASHED, "the worker process ended by exit code 3", ""),
     "exits": (Status.FAILED, "SystemExit: 4", "go_wrong"),
     "hungry": (Status.OUT_OF_MEMORY, "MemoryError: no room for 1 PiB", ""),

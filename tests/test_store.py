@@ -3,20 +3,27 @@
 import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.cell import Cell
-from harness.journal import SCHEMA, Journal, Progress
+from harness.journal import SCHEMA, Journal, Progress, Result, Samples
 from harness.outcome import Outcome, Status
-from harness.probes.bias import Samples
 from harness.runs import last_progress, read_run
-from harness.store import COLUMNS, StoreError, load, load_sound, summary
+from harness.store import COLUMNS, StoreError, load, load_sound, summaries
 
-ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box"}
+ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
 OK = Outcome(Status.OK)
+FAILED = Outcome(Status.FAILED, "broken")
+LATE = Outcome(Status.TIMEOUT, "not done")
 
 
 def cell(estimator: str = "fomaml") -> Cell:
@@ -25,15 +32,18 @@ def cell(estimator: str = "fomaml") -> Cell:
 
 def write_run(store: Path) -> Path:
     """A run of three cells: a whole one, one that failed in timing, one that was skipped."""
-    journal = Journal(store)
+    journal = Journal.create(store)
     journal.start(ENVIRONMENT, cells=3)
-    journal.result(cell("binom(order=9)"), "score", Outcome(Status.SKIPPED, "order too high"))
+    skipped = Outcome(Status.SKIPPED, "order too high")
+    journal.results("plan", [Result(cell("binom(order=9)"), skipped)])
+    score: Samples = {"bias": [1.0, 2.0, 3.0, 6.0], "flops": [7], "of-a-later-version": [1.0, 4.0]}
     for estimator in ("maml", "fomaml"):
-        score: Samples = {"bias": [1.0, 2.0, 3.0, 6.0], "flops": [7], "of-a-later-version": [1.0]}
-        journal.result(cell(estimator), "score", OK, score)
+        journal.results("score", [Result(cell(estimator), OK, score, ["odd", "very"])])
     journal.progress(Progress(1.0, 2.0, "timing"))
-    journal.result(cell("maml"), "time", OK, {"time": [4.0, 1.0, 2.0, 3.0, 10.0]})
-    journal.result(cell("fomaml"), "time", Outcome(Status.TIMEOUT, "not done after 1 s"))
+    times = {"time": [4.0, 1.0, 2.0, 3.0, 10.0]}
+    late = Outcome(Status.TIMEOUT, "not done after 1 s")
+    timed = [Result(cell("maml"), OK, times, ["late"]), Result(cell("fomaml"), late)]
+    journal.results("time", timed, seconds=3.0, limits={"seconds": 1.0})
     journal.end()
     return journal.path
 
@@ -54,50 +64,102 @@ def test_long_table(tmp_path: Path) -> None:
     assert set(table["run"]) == {path.stem}
     assert set(table["commit"]) == {"c0ffee"}
     rows = {(row.estimator, row.metric): row for row in table.itertuples()}
-    assert len(rows) == len(table) == 1 + 3 + 2
+    assert len(rows) == len(table) == 1 + 4 + 3
     skipped: Any = rows["binom(order=9)", ""]
     assert (skipped.outcome, skipped.reason) == ("skipped", "order too high")
     assert math.isnan(skipped.value)
+    assert skipped.samples is None
     time: Any = rows["maml", "time"]
     assert (time.value, time.low, time.high, time.unit) == (3.0, 2.0, 4.0, "s")
     assert time.samples == [4.0, 1.0, 2.0, 3.0, 10.0]
     assert (time.task, time.model, time.depth, time.seed) == ("sinusoid", "mlp-40-40", 5, 0)
-    assert (time.outcome, time.cell) == ("ok", cell("maml").id)
+    assert (time.outcome, time.cell, time.notes) == ("ok", cell("maml").id, "odd; very; late")
+    assert (time.fingerprint, time.schema, time.trained) == ("f00d", SCHEMA, 0)
     late: Any = rows["fomaml", "bias"]
     assert (late.outcome, late.reason, late.value) == ("timeout", "not done after 1 s", 3.0)
-    assert load_sound(tmp_path).equals(table)
+    later: Any = rows["maml", "of-a-later-version"]
+    assert (later.value, later.unit, later.samples) == (2.5, "", [1.0, 4.0])
+    assert math.isnan(later.low)
+    pd.testing.assert_frame_equal(load_sound(tmp_path), table)
     assert fingerprint(tmp_path) == before
 
 
-def test_a_cell_ends_as_the_first_bad_one_of_its_stages(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+@pytest.mark.parametrize(
+    ("stages", "end"),
+    [
+        ([("score", OK), ("time", OK)], OK),
+        ([("score", FAILED), ("time", LATE)], FAILED),
+        ([("time", LATE), ("score", OK)], LATE),
+        ([("score", FAILED), ("score", OK)], OK),
+        ([("score", OK), ("time", OK), ("score", FAILED)], FAILED),
+        ([("score", OK), ("of-a-later-version", LATE)], LATE),
+    ],
+    ids=range(6),
+)
+def test_a_cell_ends_as_the_first_bad_one_of_its_stages(
+    tmp_path: Path, stages: list[tuple[str, Outcome]], end: Outcome
+) -> None:
+    journal = Journal.create(tmp_path)
     journal.start(ENVIRONMENT, cells=1)
-    for outcome in (OK, Outcome(Status.FAILED, "first"), Outcome(Status.TIMEOUT, "late"), OK):
-        journal.result(cell(), "score", outcome)
+    for stage, outcome in stages:
+        journal.results(stage, [Result(cell(), outcome)])
     (found,) = read_run(journal.path).cells
-    assert (found.status, found.reason) == (Status.FAILED, "first")
+    assert (found.status, found.reason) == (end.status, end.reason)
+
+
+def test_of_a_repeated_stage_the_newest_counts(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path)
+    journal.start(ENVIRONMENT, cells=1)
+    journal.results("score", [Result(cell(), OK, {"bias": [9.0], "flops": [8.0]}, ["old"])])
+    journal.results("time", [Result(cell(), OK, {"time": [1.0]})])
+    journal.results("score", [Result(cell(), OK, {"bias": [2.0]}, ["new"])])
+    table = load_sound(tmp_path)
+    assert dict(zip(table["metric"], table["value"], strict=True)) == {"bias": 2.0, "time": 1.0}
+    assert set(table["notes"]) == {"new"}
+
+
+def one(metric: str, samples: list[float]) -> Any:
+    (row,) = summaries([metric], [samples]).itertuples()
+    return row
 
 
 def test_mean_has_students_interval() -> None:
-    found = summary("bias", [1.0, 2.0, 3.0, 6.0])
+    found = one("bias", [1.0, 2.0, 3.0, 6.0])
     # Mean 3; squares 4 + 1 + 0 + 9 = 14 over 3; standard error sqrt(14 / 3 / 4); t(.975; 3).
     half = 3.182446305284263 * math.sqrt(14 / 12)
-    assert found["value"] == 3
-    assert (found["low"], found["high"]) == pytest.approx((3 - half, 3 + half), rel=1e-12)
-    assert found["samples"] == [1.0, 2.0, 3.0, 6.0]
+    assert found.value == 3
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-11)
+    assert found.samples == [1.0, 2.0, 3.0, 6.0]
 
 
 def test_median_has_quartiles() -> None:
-    found = summary("time", [7.0, 1.0, 2.0, 4.0, 3.0, 5.0])
-    assert (found["low"], found["value"], found["high"]) == (2.25, 3.5, 4.75)
+    found = one("time", [7.0, 1.0, 2.0, 4.0, 3.0, 5.0])
+    assert (found.low, found.value, found.high) == (2.25, 3.5, 4.75)
+
+
+def test_summaries_do_not_mix_rows() -> None:
+    metrics = ["time", "bias", "bias", "", "time", "of-a-later-version", "bias", "flops"]
+    samples = [[3.0, 1.0, 8.0], [4.0], [1.0, 3.0], None, [6.0], [2.0, 4.0], [5.0, 5.0], [9.0]]
+    found = summaries(metrics, samples)
+    assert found["metric"].to_list() == metrics
+    assert found["samples"].to_list() == samples
+    assert found["unit"].to_list() == ["s", "", "", "", "s", "", "", "FLOP"]
+    row: Any
+    for row in found.itertuples():
+        if row.samples is None:
+            assert math.isnan(row.value)
+        else:
+            alone = one(row.metric, row.samples)
+            numbers = (row.value, row.low, row.high)
+            assert numbers == pytest.approx((alone.value, alone.low, alone.high), nan_ok=True)
 
 
 @pytest.mark.parametrize("metric", ["bias", "flops", "peak_memory"])
 def test_single_value_has_no_interval(metric: str) -> None:
-    found = summary(metric, [5.0])
-    assert found["value"] == 5
-    assert math.isnan(found["low"])
-    assert math.isnan(found["high"])
+    found = one(metric, [5.0])
+    assert found.value == 5
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 def test_runs_are_in_the_order_of_their_start(tmp_path: Path) -> None:
@@ -121,7 +183,7 @@ def test_torn_last_line_does_not_count(tmp_path: Path, torn: int) -> None:
 
 
 def test_a_run_that_has_only_begun_has_no_rows(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = Journal.create(tmp_path)
     journal.start(ENVIRONMENT, cells=1)
     assert last_progress(journal.path) is None
     assert read_run(journal.path).cells == []
@@ -146,15 +208,27 @@ def test_broken_line_is_told_and_the_rest_is_read(tmp_path: Path, line: str) -> 
 
 
 START = {"event": "start", "at": "now", "schema": SCHEMA, "environment": ENVIRONMENT, "cells": 1}
+AXES = cell().as_dict()
 RESULT = {
-    "event": "result",
     "id": "x",
-    "cell": cell().as_dict(),
-    "stage": "score",
+    "cell": AXES,
     "status": "ok",
     "reason": "",
+    "traceback": "",
     "samples": {"bias": [1.0]},
+    "notes": [],
 }
+RESULTS = {"event": "results", "at": "now", "stage": "score", "seconds": 1.0, "limits": {}}
+
+
+def results(**changed: Any) -> dict[str, Any]:
+    return RESULTS | {"results": [RESULT | changed]}
+
+
+def write_events(path: Path, events: list[Any]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize(
@@ -162,31 +236,42 @@ RESULT = {
     [
         ([{"event": "end"}], "the first line is not the start of a run"),
         ([{"hello": "world"}], "the first line is not the start of a run"),
-        ([START | {"schema": 999}], f"it has schema 999, this version reads {SCHEMA}"),
-        ([START, {"no": "event"}], "an event lacks what it should have"),
-        ([START, RESULT | {"status": "fine"}], "'fine' is not a valid Status"),
-        ([START, RESULT | {"cell": {}}], "not a run that can be read"),
-        ([START, RESULT | {"cell": 3}], "not a run that can be read"),
-        ([START | {"environment": {}}, RESULT], "not a run that can be read"),
-        ([START, RESULT | {"samples": {"bias": ["much"]}}], "not a run that can be read"),
-        ([START, RESULT | {"samples": {"bias": 1.0}}], "not a run that can be read"),
-        ([START, RESULT | {"samples": {"bias": []}}], "not a run that can be read"),
-        ([START, RESULT | {"samples": [1.0]}], "not a run that can be read"),
+        ([START | {"schema": 999}], f"it has schema 999, this version reads 1 to {SCHEMA}"),
+        ([START | {"schema": "2"}], f"it has schema 2, this version reads 1 to {SCHEMA}"),
+        ([START, {"no": "event"}], "line 2: an event lacks what it should have ('event')"),
+        ([START, RESULTS], "line 2: an event lacks what it should have ('results')"),
+        ([START, results(), results(status="fine")], "line 3: 'fine' is not a valid Status"),
+        ([START, results(cell={})], "estimator of a cell is missing or not of type str"),
+        (
+            [START, results(cell=AXES | {"depth": "5"})],
+            "depth of a cell is missing or no",
+        ),
+        ([START, results(cell=AXES | {"seed": 2**63})], "seed of a cell is too large"),
+        ([START, results(cell=3)], "line 2: an event lacks what it should have"),
+        ([START, results(id=3)], "line 2: an event lacks what it should have (3 is not a text)"),
+        ([START, results(reason=None)], "(None is not a text)"),
+        ([START, results(notes=[1])], "(1 is not a text)"),
+        ([START | {"environment": {}}, results()], "line 1: an event lacks what it should have"),
+        ([START | {"environment": ENVIRONMENT | {"machine": 1}}], "line 1: an event lacks what"),
+        ([START, results(samples={"bias": ["much"]})], "line 2: a sample is not a number"),
+        ([START, results(samples={"bias": [None]})], "line 2: a sample is not a number"),
+        ([START, results(samples={"bias": 1.0})], "line 2: an event lacks what it should have"),
+        ([START, results(samples={"bias": []})], "line 2: metric bias has no sample"),
+        ([START, results(samples=[1.0])], "line 2: an event lacks what it should have"),
     ],
-    ids=range(12),
+    ids=range(21),
 )
 def test_foreign_files_are_told_and_the_others_read(
     tmp_path: Path, events: list[dict[str, Any]], what: str
 ) -> None:
     write_run(tmp_path)
-    path = tmp_path / "runs" / "foreign.jsonl"
-    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    path = write_events(tmp_path / "runs" / "foreign.jsonl", events)
     before = fingerprint(tmp_path)
     table, problems = load(tmp_path)
     assert len(problems) == 1
-    assert str(problems[0]).startswith(f"{path}: ")
+    assert str(problems[0]).startswith(f"{path}: not a run that can be read: ")
     assert what in str(problems[0])
-    assert len(table) == 6
+    assert len(table) == 8
     with pytest.raises(StoreError, match=r"foreign\.jsonl: .*; mend it or move it out"):
         load_sound(tmp_path)
     assert fingerprint(tmp_path) == before
@@ -211,7 +296,7 @@ def test_missing_and_empty_stores_are_told(tmp_path: Path) -> None:
 
 
 def test_journals_of_one_moment_do_not_meet(tmp_path: Path) -> None:
-    assert len({Journal(tmp_path).path for _ in range(20)}) == 20
+    assert len({Journal.create(tmp_path).path for _ in range(20)}) == 20
 
 
 def test_run_that_was_killed_before_its_first_line_is_nothing(tmp_path: Path) -> None:
@@ -220,3 +305,138 @@ def test_run_that_was_killed_before_its_first_line_is_nothing(tmp_path: Path) ->
     table, problems = load(tmp_path)
     assert table["run"].nunique() == 1
     assert not problems
+
+
+def test_schema_1_is_read(tmp_path: Path) -> None:
+    axes = cell().as_dict()
+    del axes["trained"]
+    old = {"event": "result", "at": "now", "id": "x", "cell": axes, "status": "ok", "reason": ""}
+    score = old | {"stage": "score", "traceback": "", "samples": {"bias": [1.0]}}
+    time = old | {"stage": "time", "samples": {}, "status": "timeout", "reason": "not done"}
+    skipped = old | {"id": "y", "stage": "score", "status": "skipped", "samples": {}}
+    start = START | {"schema": 1, "environment": {"commit": "", "changes": "", "machine": "old"}}
+    events = [start, score, time, skipped, {"event": "end", "at": "later"}]
+    path = write_events(tmp_path / "runs" / "old.jsonl", events)
+    table = load_sound(tmp_path)
+    measured, not_measured = (row for row in table.itertuples())
+    assert (measured.value, measured.outcome, measured.reason) == (1.0, "timeout", "not done")
+    assert (measured.schema, measured.fingerprint, measured.notes) == (1, "", "")
+    assert (measured.trained, measured.machine) == (0, "old")
+    assert (not_measured.metric, not_measured.outcome) == ("", "skipped")
+    assert list(read_run(path).cells[1].stages) == ["plan"]
+
+
+def test_samples_that_are_not_finite_are_kept(tmp_path: Path) -> None:
+    samples = {"bias": [1.0, math.inf], "time": [math.nan, 1.0, 2.0], "flops": [-math.inf]}
+    path = write_events(tmp_path / "runs" / "x.jsonl", [START, results(samples=samples)])
+    assert "Infinity" in path.read_text(encoding="utf-8")
+    rows: dict[str, Any] = {str(row.metric): row for row in load_sound(tmp_path).itertuples()}
+    assert rows["bias"].value == math.inf
+    assert rows["bias"].samples == [1.0, math.inf]
+    assert math.isnan(rows["bias"].low)
+    assert math.isnan(rows["time"].value)
+    assert rows["flops"].value == -math.inf
+
+
+def test_what_a_later_version_has_more_does_not_disturb(tmp_path: Path) -> None:
+    result = RESULT | {"cell": cell().as_dict() | {"curvature": "high"}, "more": {"x": 1}}
+    start = START | {"environment": ENVIRONMENT | {"more": {"x": [1]}}, "more": 1}
+    odd = {"event": "of-a-later-version", "at": "now"}
+    events = [start, odd, RESULTS | {"results": [result], "more": 1}]
+    path = write_events(tmp_path / "runs" / "x.jsonl", events)
+    assert load_sound(tmp_path)["value"].to_list() == [1.0]
+    run = read_run(path)
+    assert run.environment["more"] == {"x": [1]}
+    assert run.cells[0].axes["curvature"] == "high"
+
+
+def test_text_that_is_no_unicode_is_read(tmp_path: Path) -> None:
+    write_events(tmp_path / "runs" / "x.jsonl", [START, results(reason="file \udcff")])
+    assert load_sound(tmp_path)["reason"].to_list() == ["file ?"]
+
+
+def test_numbers_beyond_all_bounds_are_told(tmp_path: Path) -> None:
+    path = write_events(
+        tmp_path / "runs" / "x.jsonl", [START, results(samples={"bias": [10**400]})]
+    )
+    table, problems = load(tmp_path)
+    assert table.empty
+    assert [str(problem) for problem in problems] == [f"{path}: line 2 is not a JSON object"]
+
+
+def test_zeros_that_a_power_cut_leaves_do_not_count(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    whole = load_sound(tmp_path)
+    with path.open("ab") as file:
+        file.write(b"\0" * 4096)
+    pd.testing.assert_frame_equal(load_sound(tmp_path), whole)
+
+
+def test_what_cannot_be_opened_is_told_in_a_line_each(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    runs = tmp_path / "runs"
+    (runs / "folder.jsonl").mkdir()
+    (runs / "gone.jsonl").symlink_to("nowhere")
+    (runs / "round.jsonl").symlink_to("round.jsonl")
+    for other in ("x.torn", "x.parquet", "notes.txt"):
+        (runs / other).write_text("not ours")
+    table, problems = load(tmp_path)
+    assert len(table) == 8
+    assert [str(problem) for problem in problems] == [
+        f"{runs / 'folder.jsonl'}: cannot be read: Is a directory",
+        f"{runs / 'gone.jsonl'}: cannot be read: No such file or directory",
+        f"{runs / 'round.jsonl'}: cannot be read: Too many levels of symbolic links",
+    ]
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder of a user whom permissions bind, which this process then is."""
+    with TemporaryDirectory() as name:
+        super_user = os.geteuid() == 0
+        if super_user:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        yield Path(name)
+        if super_user:
+            os.seteuid(0)
+
+
+def test_files_without_permission_are_told(nobody: Path) -> None:
+    write_run(nobody)
+    secret = write_run(nobody)
+    secret.chmod(0)
+    table, problems = load(nobody)
+    assert table["run"].nunique() == 1
+    assert [str(problem) for problem in problems] == [
+        f"{secret}: cannot be read: Permission denied"
+    ]
+    secret.chmod(0o600)
+    (nobody / "runs").chmod(0)
+    with pytest.raises(StoreError, match=r"cannot read .*/runs: Permission denied"):
+        load(nobody)
+    (nobody / "runs").chmod(0o700)
+
+
+def test_a_store_whose_runs_are_no_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StoreError, match=r"cannot read .*/runs: Not a directory"):
+        load(tmp_path)
+
+
+def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path)
+    journal.start(ENVIRONMENT, cells=1)
+    journal.results("score", [Result(cell(), OK, {"bias": [1.0]})])
+    assert load_sound(tmp_path)["value"].to_list() == [1.0]
+    assert not read_run(journal.path).ended
+    journal.results("time", [Result(cell(), OK, {"time": [2.0]})])
+    journal.end()
+    assert load_sound(tmp_path)["value"].to_list() == [1.0, 2.0]
+    assert read_run(journal.path).ended
+
+
+def test_reading_needs_no_torch() -> None:
+    code = "import sys, harness.store; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -104,8 +104,9 @@ def test_phase_of_some_samples_alone_is_0_in_the_others(clock: Clock) -> None:
 
     (timing,) = interleaved_times([work], samples=4, device="cpu")
     assert timing.warm_up == 2
-    assert timing.phases["inner loop"] == pytest.approx([0, 0, 0.1, 0.1])
-    assert timing.phases["meta-gradient"] == pytest.approx([0.1, 0.1, 0, 0])
+    # Calls 4, 6 and 8 are samples of phases.
+    assert timing.phases["inner loop"] == pytest.approx([0, 0.1, 0.1])
+    assert timing.phases["meta-gradient"] == pytest.approx([0.1, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,6 @@ def test_real_estimates_have_three_phases_and_an_inner_gradient_has_none() -> No
     assert not gradient.phases
     assert set(maml.phases) == {str(each) for each in Phase}
     assert all(second > 0 for each in maml.phases.values() for second in each)
-    for whole, *parts in zip(maml.seconds, *maml.phases.values(), strict=True):
-        assert sum(parts) == pytest.approx(whole, rel=1e-9)
 
 
 def test_changed_number_of_threads_is_told_and_undone(clock: Clock) -> None:
@@ -329,9 +328,7 @@ def test_kernels_are_waited_for_and_told_by_phase() -> None:
 
     (timing,) = interleaved_times([work], samples=7, device="cuda")
     inner, rest = timing.phases["inner loop"], timing.phases["meta-gradient"]
-    for whole, most, least in zip(timing.seconds, inner, rest, strict=True):
-        assert most + least == pytest.approx(whole, rel=1e-6)
-        assert most > 4 * least > 0
+    assert all(most > 4 * least > 0 for most, least in zip(inner, rest, strict=True))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -341,6 +338,4 @@ def test_phases_are_told_from_the_backward_pass_of_a_gpu() -> None:
     work: Work = partial(create("maml"), problem, params)
     (timing,) = interleaved_times([work], samples=7, device="cuda:0")
     assert set(timing.phases) == {str(each) for each in Phase}
-    for whole, *parts in zip(timing.seconds, *timing.phases.values(), strict=True):
-        assert sum(parts) == pytest.approx(whole, rel=1e-6)
-        assert min(parts) > 0
+    assert min(min(seconds) for seconds in timing.phases.values()) > 0

@@ -39,7 +39,8 @@ def run(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Cells to take, as 'estimator=binom*,depth=5'; repeatable: those of any.",
+            help='Cells that fit alone, as "estimator=binom*,depth=5"; "|" between alternatives, '
+            "depth>=5 for numbers; repeatable.",
             metavar="AXIS=PATTERN,...",
         ),
     ] = None,
@@ -101,9 +102,12 @@ def run(
         plugins=tuple(imports),
     )
     if dry_run:
-        from harness.estimate import estimate, print_dry_run
+        from harness.dry_run import print_dry_run
+        from harness.estimate import estimate
 
-        print_dry_run(estimate(planned, settings), console)
+        with console.status("Timing a few gradients of each task and model"):
+            expected = estimate(planned, settings)
+        print_dry_run(expected, console)
         return 0
     try:
         beginning = begin(store, planned, samples=samples, plugins=settings.plugins, fresh=fresh)

@@ -27,6 +27,7 @@ Work = Callable[[], object]
 _LEAST_SECONDS = 0.005  # a sample shorter than this is mostly the clock and the scheduler
 _ENOUGH_CALLS = 100  # to warm up, if they do not make up a sample before
 _MOST_WARM_UP = 2.0  # seconds
+_PHASE_SAMPLES = 3
 _FALL = 0.9  # calls of one program differ by as much on a shared machine
 
 
@@ -36,9 +37,9 @@ class Timing:
 
     Attributes:
         seconds: of one run, one a sample.
-        phases: the same by phase of an estimate, in the order of their first occurrence; they add
-            up to `seconds`. Empty where no phase is told: in compiled programs, and in work that
-            is no estimate.
+        phases: the same by phase of an estimate, in the order of their first occurrence, from
+            samples of their own. Empty where no phase is told: in compiled programs, and in work
+            that is no estimate.
         warm_up: calls before the first sample.
         runs: calls within a sample, of which `seconds` is the mean.
         notes: what disturbed the samples, one short sentence each; none when all was quiet.
@@ -55,6 +56,8 @@ def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[T
     """Times several pieces of work in turns: one sample of each, then the next of each.
 
     Each is warmed up before, until it gets no faster; short ones are repeated within a sample.
+    Phases have their own samples, in some of the rounds, since watching them takes some per cent
+    of the smallest estimates.
     The garbage collector rests meanwhile. CUDA is timed by its own events, and waited for at both
     ends of a sample. The number of threads is kept at OMP_NUM_THREADS; the process is not bound
     to a processor, where it could not get out of the way of others.
@@ -77,9 +80,11 @@ def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[T
         gc.freeze()
         gc.disable()
         before = read()
-        for _ in range(samples):
+        for index in range(samples):
             for each in series:
                 each.sample()
+                if index < _PHASE_SAMPLES:
+                    each.sample_phases()
             gc.collect()  # of the round's garbage alone, which could hold a lot of memory
         everywhere = machine_notes(before, read()) + gpu_notes(device)
     return [each.timing(everywhere) for each in series]
@@ -97,9 +102,14 @@ class _Clock:
     def __call__(self, phase: Phase) -> None:
         self._changes.append((phase, self._now()))
 
-    def stop(self) -> dict[Phase, float]:
+    def stop(self) -> float:
+        """Returns the seconds since `start`."""
         self._changes.append((Phase.META_GRADIENT, self._now()))
         self._wait()
+        return self._between(self._changes[0][1], self._changes[-1][1])
+
+    def phases(self) -> dict[Phase, float]:
+        """Returns the seconds of each phase, after `stop`."""
         seconds: dict[Phase, float] = defaultdict(float)
         for (phase, begin), (_, end) in pairwise(self._changes):
             seconds[phase] += self._between(begin, end)
@@ -149,7 +159,8 @@ class _Series:
     threads: int
     runs: int = 1
     warm_up_calls: list[float] = field(default_factory=list)
-    samples: list[dict[Phase, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    phases: list[dict[Phase, float]] = field(default_factory=list)
     waited: float = 0.0
     notes: list[str] = field(default_factory=list)
 
@@ -157,34 +168,37 @@ class _Series:
         calls = self.warm_up_calls
         # The first call does not count: it may have had to compile.
         while not settled(calls) and fsum(calls[1:]) < _MOST_WARM_UP:
-            calls.append(fsum(self._run(1).values()))
+            calls.append(self._run(1))
         if not settled(calls):
             self._note(f"still got faster after {len(calls)} calls to warm up")
         self.runs = max(1, round(_LEAST_SECONDS / min(calls[1:])))
 
     def sample(self) -> None:
         before = seconds_waited()
-        self.samples.append(self._run(self.runs))
+        self.seconds.append(self._run(self.runs) / self.runs)
         self.waited += seconds_waited() - before
 
+    def sample_phases(self) -> None:
+        with watched(self.clock):
+            self._run(self.runs)
+        self.phases.append(self.clock.phases())
+
     def timing(self, notes: list[str]) -> Timing:
-        seconds = [fsum(sample.values()) / self.runs for sample in self.samples]
-        names = list(dict.fromkeys(phase for sample in self.samples for phase in sample))
+        names = list(dict.fromkeys(phase for sample in self.phases for phase in sample))
         phases = {
-            str(name): [sample.get(name, 0.0) / self.runs for sample in self.samples]
+            str(name): [sample.get(name, 0.0) / self.runs for sample in self.phases]
             for name in names
             if names != [Phase.META_GRADIENT]  # then no phase was told
         }
-        waiting = waiting_notes(self.waited, fsum(seconds) * self.runs)
-        told = [*notes, *self.notes, *waiting, *sample_notes(seconds)]
-        return Timing(seconds, phases, len(self.warm_up_calls), self.runs, told)
+        waiting = waiting_notes(self.waited, fsum(self.seconds) * self.runs)
+        told = [*notes, *self.notes, *waiting, *sample_notes(self.seconds)]
+        return Timing(self.seconds, phases, len(self.warm_up_calls), self.runs, told)
 
-    def _run(self, runs: int) -> dict[Phase, float]:
-        with watched(self.clock):
-            self.clock.start()
-            for _ in range(runs):
-                self.work()
-            seconds = self.clock.stop()
+    def _run(self, runs: int) -> float:
+        self.clock.start()
+        for _ in range(runs):
+            self.work()
+        seconds = self.clock.stop()
         self._check_threads()
         return seconds
 

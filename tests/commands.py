@@ -1,0 +1,156 @@
+"""`metagrad run` in processes of its own, for tests that end it in every way there is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+
+from harness import cli
+from harness.processes import fresh_processes
+
+COMMAND = Path(sys.executable).with_name("metagrad")
+FAULTY = Path(__file__).with_name("faulty.py")
+TINY = ("--task", "quadratic", "--model", "linear", "--tasks", "1", "--import", str(FAULTY))
+PATIENCE = 120.0  # seconds, for what takes a few on a machine with nothing else to do
+_MARK = "METAGRAD_TESTED_IN"
+
+
+def variables(folder: Path, tmp: Path | None = None) -> dict[str, str]:
+    """The environment of what runs in a folder: it keeps all its files there, and is marked."""
+    tmp = tmp or folder / "tmp"
+    tmp.mkdir(exist_ok=True)
+    return {"TMPDIR": str(tmp), "METAGRAD_CACHE": str(folder / "cache"), _MARK: str(folder)}
+
+
+def estimators(*names: str) -> list[str]:
+    return [part for name in names for part in ("--estimator", name)]
+
+
+class Command:
+    """`metagrad run` as it goes on.
+
+    It is forked from a process that has imported torch, since most of a start goes into that.
+
+    Args:
+        folder: where it runs; what it prints goes to `out` and `told` there.
+        *arguments: for it.
+        tmp: for its temporary files; in its folder if None.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, tmp: Path | None = None) -> None:
+        self.folder = folder
+        context: Any = fresh_processes()
+        changed = variables(folder, tmp)
+        self.process: BaseProcess = context.Process(target=_run, args=(folder, changed, arguments))
+        self.process.start()
+
+    def __enter__(self) -> "Command":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+    @property
+    def over(self) -> bool:
+        return not self.process.is_alive()
+
+    @property
+    def told(self) -> list[str]:
+        """The lines of its standard error."""
+        return (self.folder / "told").read_text(encoding="utf-8").splitlines()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+
+    def code(self) -> int:
+        """Waits for its end; returns the exit code."""
+        self.process.join(PATIENCE)
+        assert self.process.exitcode is not None, "it does not end"
+        return self.process.exitcode
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Waits for something that happens before its end."""
+        wait_for(lambda: condition() or self.over)
+        assert condition(), self.told
+
+
+def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> NoReturn:
+    os.setpgid(0, 0)
+    os.chdir(folder)
+    os.environ.update(changed)
+    # A shell may have started the tests with some of these ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    for stream, name in ((1, "out"), (2, "told")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+        os.close(file)
+    sys.argv = ["metagrad", "run", *arguments]
+    cli.main()
+    raise AssertionError("it has to exit")
+
+
+def finish(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    """Runs the command as a user does; returns its exit code and the lines of its errors."""
+    done = subprocess.run(
+        [*prefix, COMMAND, "run", *arguments],
+        cwd=folder,
+        env=os.environ | variables(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Waits until something is so."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "it does not happen"
+        time.sleep(0.02)
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """What a command in this folder has started: fork server, workers, and what those did."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_MARK) == str(folder):
+                found.append(process)
+        except psutil.Error:  # another user's, or just gone
+            continue
+    return found
+
+
+def journals(store: Path) -> dict[Path, bytes]:
+    """The whole lines of all runs of a store."""
+    found = {path: path.read_bytes() for path in (store / "runs").glob("*.jsonl")}
+    return {path: content[: content.rfind(b"\n") + 1] for path, content in found.items()}
+
+
+def events(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def stages(path: Path) -> list[tuple[str, str]]:
+    """Estimator with depth, and stage, of each result in a journal."""
+    return [
+        (result["id"], event["stage"])
+        for event in events(path)
+        if event["event"] == "results"
+        for result in event["results"]
+    ]
