@@ -10,31 +10,45 @@ Example:
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from estimators.errors import OptionError
-from estimators.estimator import Estimator, MetaGradient
-from estimators.meta_batch import MetaBatch, estimate_batch, meta_backward
-from estimators.module_loss import ModuleLoss, module_problem, trainable
-from estimators.problem import BilevelProblem
-from estimators.registry import available, create, register
-from estimators.tree import Params
 
-for _name in (  # importing registers them
-    "adjoint",
-    "anil",
-    "binom",
-    "binom_calibrated",
-    "binom_released",
-    "fomaml",
-    "hybrid",
-    "imaml",
-    "maml",
-    "mixed",
-    "neumann",
-    "reptile",
-    "truncated",
-):
-    import_module(f"estimators.{_name}")
+if TYPE_CHECKING:
+    from estimators.estimator import Estimator, MetaGradient
+    from estimators.meta_batch import MetaBatch, estimate_batch, meta_backward
+    from estimators.module_loss import ModuleLoss, module_problem, trainable
+    from estimators.problem import BilevelProblem
+    from estimators.registry import available, create, register
+    from estimators.tree import Params
+
+_WHERE = {
+    "Estimator": "estimators.estimator",
+    "MetaGradient": "estimators.estimator",
+    "MetaBatch": "estimators.meta_batch",
+    "estimate_batch": "estimators.meta_batch",
+    "meta_backward": "estimators.meta_batch",
+    "ModuleLoss": "estimators.module_loss",
+    "module_problem": "estimators.module_loss",
+    "trainable": "estimators.module_loss",
+    "BilevelProblem": "estimators.problem",
+    "available": "estimators.registry",
+    "create": "estimators.registry",
+    "register": "estimators.registry",
+    "Params": "estimators.tree",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, and torch, only then: errors and specifications need none.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
 
 __all__ = [
     "BilevelProblem",

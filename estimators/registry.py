@@ -6,11 +6,14 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from estimators.errors import OptionError
-from estimators.estimator import Estimator
+
+if TYPE_CHECKING:
+    from estimators.estimator import Estimator
 
 T = TypeVar("T")
 _SPEC = re.compile(r"\s*([\w:-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -75,9 +78,10 @@ class Registry(Generic[T]):
             when its name is asked for.
     """
 
-    def __init__(self, kind: str, entry_point_group: str) -> None:
+    def __init__(self, kind: str, entry_point_group: str, built_in: str = "") -> None:
         self.kind = kind
         self._group = entry_point_group
+        self._built_in = built_in
         self._factories: dict[str, tuple[Callable[..., T], dict[str, Any]]] = {}
 
     def register(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -104,6 +108,7 @@ class Registry(Generic[T]):
 
     def available(self) -> list[str]:
         """Returns all names, those of entry points included, sorted."""
+        self._load_built_in()
         external = {point.name for point in entry_points(group=self._group)}
         return sorted(external | set(self._factories))
 
@@ -153,6 +158,7 @@ class Registry(Generic[T]):
         return factory(**preset, **spec.options)
 
     def _factory(self, name: str) -> tuple[Callable[..., T], dict[str, Any]]:
+        self._load_built_in()
         if name not in self._factories:
             for point in entry_points(group=self._group, name=name):
                 try:
@@ -164,6 +170,11 @@ class Registry(Generic[T]):
         if name not in self._factories:
             raise OptionError(unknown(self.kind, name, self.available()))
         return self._factories[name]
+
+    def _load_built_in(self) -> None:
+        module, self._built_in = self._built_in, ""  # once: they register themselves here
+        if module:
+            import_module(module)
 
     def _checked(self, spec: Spec) -> Spec:
         """Checks names and types of options, and finds the one spelling.
@@ -221,7 +232,9 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
     return f"unknown {kind} {name!r}; there is {', '.join(known) or 'none'}"
 
 
-ESTIMATORS: Registry[Estimator] = Registry("estimator", "metagrad.estimators")
+ESTIMATORS: Registry["Estimator"] = Registry(
+    "estimator", "metagrad.estimators", built_in="estimators.built_in"
+)
 register = ESTIMATORS.register
 available = ESTIMATORS.available
 create = ESTIMATORS.create

@@ -12,6 +12,7 @@ from estimators.errors import OptionError
 from harness.commands.bench import bench
 from harness.commands.check import check
 from harness.commands.doctor import doctor
+from harness.commands.export import export
 from harness.commands.listing import list_everything
 from harness.commands.profile import profile
 from harness.commands.run import run
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
 app.command("list")(list_everything)
-for command in (run, check, summary, bench, profile, doctor):
+for command in (run, check, summary, export, bench, profile, doctor):
     app.command()(command)
 
 

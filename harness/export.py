@@ -43,6 +43,7 @@ def export(
     Raises:
         OptionError: the format is not known, the file is there, or it cannot be written.
         StoreError: the store is missing, cannot be read, or holds no run.
+        BrokenPipeError: who reads standard output has gone.
     """
     form = form or ("csv" if out == STDOUT else out.suffix.removeprefix("."))
     if form not in _WRITERS:
@@ -60,8 +61,13 @@ def export(
         _WRITERS[form](runs, file)
 
     if out == STDOUT:
-        write(sys.stdout.buffer)
-        sys.stdout.flush()
+        try:
+            write(sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # as with `| head`: the command line ends without a word
+            raise
+        except OSError as error:
+            raise OptionError(f"cannot write to standard output: {error.strerror}") from error
     else:
         _write_whole(out, write)
     return problems

@@ -9,10 +9,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.cell import Cell
 from harness.outcome import Outcome
+
+if TYPE_CHECKING:
+    from harness.cell import Cell
 
 SCHEMA = 2
 """Version of what is written; 1, with an event for each result, can be read too."""
@@ -46,7 +48,7 @@ class Result:
         notes: what a reader of the samples should know, a sentence each.
     """
 
-    cell: Cell
+    cell: "Cell"
     outcome: Outcome
     samples: Samples = field(default_factory=dict)
     notes: Sequence[str] = ()

@@ -78,8 +78,8 @@ def fresh_processes() -> BaseContext:
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    # torch imports the second one, for a second, at the first use of a dispatch mode.
-    context.set_forkserver_preload(["harness.measures", "torch._dynamo"])
+    # torch imports the last one, for a second, at the first use of a dispatch mode.
+    context.set_forkserver_preload(["harness.measures", "estimators.built_in", "torch._dynamo"])
     return context
 
 

@@ -53,6 +53,18 @@ class Problem:
         return f"{self.path}: {self.what}"
 
 
+@contextmanager
+def _no_garbage_collection() -> Generator[None]:
+    """Keeps the collector from walking again and again over what is made, which is all kept."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """Reads all runs of a store.
 
@@ -65,9 +77,8 @@ def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
     Raises:
         StoreError: the folder is missing, cannot be read, or holds no run.
     """
-    with _no_garbage_collection():
-        runs, problems = read_runs(store)
-        return long_table(runs), problems
+    runs, problems = read_runs(store)
+    return long_table(runs), problems
 
 
 def load_run(path: Path) -> pd.DataFrame:
@@ -125,6 +136,7 @@ def journals(store: Path) -> list[Path]:
     return paths
 
 
+@_no_garbage_collection()
 def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
     """Reads all runs of a store, with what the long table has no column for.
 
@@ -157,6 +169,7 @@ def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
     return runs, problems
 
 
+@_no_garbage_collection()
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Makes one row per run, cell and metric.
 
@@ -285,15 +298,3 @@ def _axis(cell: CellResult, axis: str) -> Any:
 
 def _frame(columns: dict[str, list[Any]], types: dict[str, type]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(columns[name], dtype=types[name]) for name in types})
-
-
-@contextmanager
-def _no_garbage_collection() -> Generator[None]:
-    """Keeps the collector from walking again and again over what is being read."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

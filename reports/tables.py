@@ -97,8 +97,8 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> p
     rows_of = long.groupby("metric", sort=False).indices
     found = pd.DataFrame(np.nan, index=kept, columns=_MEASURED)
     for name, quantity in QUANTITIES.items():
-        rows = rows_of.get(name, np.array([], dtype=np.intp))
-        rows = rows[row[rows] >= 0]
+        all_rows = np.array(rows_of.get(name, ()), dtype=np.intp)
+        rows = all_rows[row[all_rows] >= 0]
         for column, end in (("value", ""), ("low", "_low"), ("high", "_high")):
             numbers = np.full(len(kept), np.nan)
             numbers[row[rows]] = long[column].to_numpy()[rows] / quantity.size

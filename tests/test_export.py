@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,17 @@ def test_a_full_disk_leaves_what_was_there(store: Path, tmp_path: Path, form: st
         resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
     assert out.read_text() == "mine"
     assert [one.name for one in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full in this system")
+def test_standard_output_to_a_full_disk_is_told(store: Path) -> None:
+    with (
+        suppress(OSError),  # of what is left to write when the file is closed
+        Path("/dev/full").open("w", encoding="utf-8") as full,
+        redirect_stdout(full),
+        pytest.raises(OptionError, match="cannot write to standard output: No space left"),
+    ):
+        export(store)
 
 
 def test_numbers_keep_all_digits(store: Path, tmp_path: Path) -> None:
