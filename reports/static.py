@@ -103,7 +103,8 @@ def _section(rows: pd.DataFrame) -> dict[str, Any]:
                 "depth": depth,
                 "open": depth == depths[-1],
                 "charts": [_spec(figure(here)) for figure in _AT_DEPTH],
-                "cells": _text(tables.summary(here).drop(columns=["reason"])),
+                "cells": _text(tables.summary(here).drop(columns=["reason", "notes"])),
+                "disturbed": tables.disturbed(here),
             }
             for depth, here in ((depth, rows[rows["depth"] == depth]) for depth in depths)
         ],

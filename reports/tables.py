@@ -181,14 +181,26 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the columns to read, under the names to read; "notes" where there are any.
+    """Returns the columns to read, under the names to read.
 
     Args:
         table: rows of `cells`, of one depth.
     """
     titles = {name: QUANTITIES[name].title for name in _SUMMARY}
-    notes = ["notes"] if table["notes"].any() else []
-    return table[["estimator", *titles, "outcome", "reason", *notes]].rename(columns=titles)
+    return table[["estimator", *titles, "outcome", "reason", "notes"]].rename(columns=titles)
+
+
+def disturbed(table: pd.DataFrame) -> str:
+    """Returns a sentence on the timings that something disturbed; empty where nothing did.
+
+    Args:
+        table: rows of `cells`.
+    """
+    noted = table.loc[table["notes"] != "", "notes"]
+    if noted.empty:
+        return ""
+    example = noted.value_counts().index[0]
+    return f"{len(noted)} of {len(table)} timings were disturbed, such as: {example}."
 
 
 def as_text(table: pd.DataFrame) -> list[list[str]]:

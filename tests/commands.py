@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -88,6 +89,7 @@ def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> N
     os.setpgid(0, 0)
     os.chdir(folder)
     os.environ.update(changed)
+    tempfile.tempdir = None  # forget the one of the process that we were forked from
     # A shell may have started the tests with some of these ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from estimators import OptionError
+from harness.outcome import Status
 from harness.plan import expand, preset
 from harness.runs import read_run
 from harness.suite import VERSION, key, measure
@@ -26,8 +27,9 @@ AXES: dict[str, Any] = json.loads((ROOT / "benchmarks" / "axes.json").read_text(
 # Results of different matrices must not be compared: a new matrix takes a new version.
 DIGESTS = {1: "a7b7dc065b6f1b24"}
 
+DIVERGES = "neumann(lam=0.01, terms=100)"
 SHRUNK = {
-    "estimators": ["maml", "fomaml", "binom(order=2)"],
+    "estimators": ["maml", "fomaml", "binom(order=2)", DIVERGES],
     "depths": [1, 2],
     "models": ["sinusoid mlp-40-40"],
     "devices": ["cpu", "cuda:0"],
@@ -68,14 +70,14 @@ def test_unknown_version_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def shell(folder: Path, *command: str | Path) -> str:
+def shell(folder: Path, *command: str | Path, code: int = 0) -> str:
     """Runs a command in a folder that is its home as well; returns what it printed."""
     environment = os.environ | {"HOME": str(folder.parent), "NO_COLOR": "1"}
     environment.pop("METAGRAD_STORE", None)
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -128,7 +130,7 @@ def tracked(clone: Path) -> dict[str, dict[Point, Any]]:
 
 
 def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
-    told = shell(clone, Path(sys.executable).parent / "metagrad", "bench")
+    told = shell(clone, Path(sys.executable).parent / "metagrad", "bench", code=1)
     assert "sinusoid, mlp-40-40, K=2" in told
     assert "binom: order=2 is outside 0..1" in told
     found = tracked(clone)
@@ -140,12 +142,15 @@ def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
         )
     }
     for points in found.values():
-        assert len(points) == 12
+        assert len(points) == 16
         for (estimator, depth, _, device), value in points.items():
             absent = device == "cuda:0" and not torch.cuda.is_available()
             misfit = estimator == "binom(order=2)" and depth == 1
+            if estimator == DIVERGES and not absent:
+                assert value is None  # asv's failed
+                continue
             assert isinstance(value, float | int)
-            assert math.isnan(value) == (absent or misfit)
+            assert math.isnan(value) == (absent or misfit)  # asv's skipped
 
     def on_cpu(name: str, estimator: str, depth: int) -> float:
         return float(found[f"track_{name}"][estimator, depth, "sinusoid mlp-40-40", "cpu"])
@@ -160,7 +165,10 @@ def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
 
     (journal,) = (clone / "results" / "runs").glob("*.jsonl")
     run = read_run(journal)
-    assert len(run.cells) == 12
+    assert len(run.cells) == 16
+    went_wrong = {cell.axes["estimator"] for cell in run.cells if cell.status is Status.DIVERGED}
+    assert went_wrong == {DIVERGES}
+    assert "diverged: the estimate of task 0 is not finite" in told
     assert run.environment["commit"] == shell(clone, "git", "rev-parse", "HEAD").strip()
 
     asv(clone, "publish")

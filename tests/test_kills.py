@@ -203,7 +203,7 @@ def test_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path:
     assert scored == {p.cell.id: 1 + (p.cell.id in again) for p in plan}
 
 
-SLOW = "dawdles(seconds=0.3)"
+SLOW = "dawdles(seconds=0.1)"
 NAMES = ("fomaml", SLOW, "reptile")
 SLOWLY = (*TINY, "--depth", "1", "--jobs", "2", *estimators(*NAMES))
 

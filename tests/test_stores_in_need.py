@@ -16,7 +16,7 @@ from harness.runs import read_run
 from harness.store import load_sound
 from tests.commands import TINY, Command, estimators, finish, journals, stages
 
-SLOW = "dawdles(seconds=0.3)"
+SLOW = "dawdles(seconds=0.1)"
 NAMES = ("fomaml", SLOW, "maml", "reptile")
 ARGUMENTS = (*TINY, "--jobs", "1", *estimators(*NAMES), "--depth", "1")
 FULL = "No space left on device"
