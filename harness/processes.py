@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -111,11 +112,11 @@ def in_worker(
         target=worker.main, args=(its_results, its_output, plugins, function, arguments)
     )
     with results, output:
-        process.start()
-        its_results.close()
-        its_output.close()
-        watch = _Watch(process, results, output, start, limits, stop)
         try:
+            _start(process)
+            its_results.close()
+            its_output.close()
+            watch = _Watch(process, results, output, start, limits, stop)
             outcome, value = watch.end() or (watch.crashed(kills), None)
         finally:
             _kill(process)
@@ -222,9 +223,37 @@ class _Watch:
             return 0
 
 
+def _start(process: BaseProcess) -> None:
+    for wait in (0.1, 1.0):
+        try:
+            return process.start()
+        except (EOFError, ConnectionError):  # the fork server was killed: soon there is a new one
+            time.sleep(wait)
+    process.start()
+
+
+_starting = threading.Lock()
+
+
+def _start(process: BaseProcess) -> None:
+    """Starts a worker that does not run our main script over again.
+
+    Nothing that a worker is to do is in there, and it takes longer than most cells.
+    """
+    main = sys.modules["__main__"]
+    with _starting:
+        named = {name: vars(main).get(name) for name in ("__file__", "__spec__")}
+        vars(main).update(dict.fromkeys(named))
+        try:
+            process.start()
+        finally:
+            vars(main).update(named)
+
+
 def _kill(process: BaseProcess) -> None:
     """Ends a worker and whatever it has started."""
-    assert process.pid
+    if process.pid is None:  # interrupted before it was there
+        return
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except OSError:  # it has ended already, or has not come to make a group of its own

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,8 +71,11 @@ class Command:
         return (self.folder / "told").read_text(encoding="utf-8").splitlines()
 
     def send(self, number: signal.Signals) -> None:
+        """Sends a signal, unless it has ended."""
         assert self.process.pid
-        os.kill(self.process.pid, number)
+        if not self.over:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
 
     def code(self) -> int:
         """Waits for its end; returns the exit code."""

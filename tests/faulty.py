@@ -356,9 +356,10 @@ class Returns(Faulty):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        right: Any = super().estimate(problem, params)
-        odd = {"word": "three", "tensor": torch.tensor(3), "numpy": np.int64(3)}
-        return replace(right, hvps=odd[self.what]) if self.what in odd else cast(Any, None)
+        right = super().estimate(problem, params)
+        odd: dict[str, Any] = {"word": "three", "tensor": torch.tensor(3), "numpy": np.int64(3)}
+        returned = replace(right, hvps=odd[self.what]) if self.what in odd else None
+        return cast(MetaGradient, returned)
 
 
 @register("wants-no-cuda")
@@ -368,7 +369,8 @@ class WantsNoCuda(Faulty):
 
     def go_wrong(self) -> None:
         """Asks torch."""
-        if torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork():
+        cuda: Any = torch.cuda
+        if cuda.is_initialized() or cuda._is_in_bad_fork():
             raise RuntimeError("CUDA is in use")
 
 

@@ -66,15 +66,14 @@ def test_run_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path: Pat
     store = folder / "results"
     kills, orphans, before = 0, set[psutil.Process](), dict[Path, bytes]()
     while kills < KILLS:
+        begun_before = begun(store)
         with Command(folder, *arguments) as command:
-            wait_for_beginning(command, begun(store))
+            wait_for_beginning(command, begun_before)
             command.process.join(moments.uniform(0, duration))
-            if command.over:
-                assert command.code() == 0, command.told
-            else:
-                command.send(signal.SIGKILL)
-                assert command.code() == -signal.SIGKILL
-                kills += 1
+            command.send(signal.SIGKILL)
+            killed = command.code() == -signal.SIGKILL
+            assert killed or command.code() == 0, command.told
+        kills += killed
         orphans.update(commands.processes(folder))
         now = journals(store)
         for path, content in before.items():
@@ -201,6 +200,40 @@ def test_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path:
     assert len(measured(path)) == len(plan)
     scored = Counter(cell for cell, stage in stages(path) if stage == "score")
     assert scored == {p.cell.id: 1 + (p.cell.id in again) for p in plan}
+
+
+def test_killed_fork_server_costs_what_its_workers_were_at(tmp_path: Path) -> None:
+    plan = planned(seeds=2)
+    beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
+    servers: set[int] = set()
+
+    def kill_once(progress: Progress) -> None:
+        ours = {child.pid for child in psutil.Process().children()}
+        if not servers:
+            servers.update(ours & {worker.ppid() for worker in workers()})
+            for server in servers:
+                os.kill(server, signal.SIGKILL)
+
+    run(plan, beginning, SETTINGS, kill_once)
+    done = read_run(beginning.journal.path)
+    assert (len(servers), done.ended, len(done.cells)) == (1, True, len(plan))
+    ends = Counter((cell.status, cell.reason) for cell in done.cells)
+    lost = ends.pop((Status.CRASHED, "the worker process ended by exit code 255"), 0)
+    assert set(ends) == {(Status.OK, "")}
+    assert lost <= SETTINGS.jobs
+
+
+def test_workers_in_native_code_end_with_their_runner(tmp_path: Path) -> None:
+    endless = estimators("spins", "stubborn", "fomaml")
+    with Command(tmp_path, *TINY, "--depth", "1", "--jobs", "3", *endless) as command:
+        wait_for_beginning(command, 0)
+        wait_until_scored(command, "fomaml")
+        orphans = commands.processes(tmp_path)
+        assert len(orphans) >= 3  # with their fork server
+        command.send(signal.SIGKILL)
+        command.code()
+    _, alive = psutil.wait_procs(orphans, timeout=20)
+    assert not alive
 
 
 SLOW = "dawdles(seconds=0.1)"

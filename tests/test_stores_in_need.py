@@ -27,7 +27,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "none", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0777", "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root may mount a small file system")
     yield folder

@@ -180,13 +180,13 @@ class _Series:
 
     def sample_phases(self) -> None:
         with watched(self.clock):
-            self._run(self.runs)
+            self._run(1)
         self.phases.append(self.clock.phases())
 
     def timing(self, notes: list[str]) -> Timing:
         names = list(dict.fromkeys(phase for sample in self.phases for phase in sample))
         phases = {
-            str(name): [sample.get(name, 0.0) / self.runs for sample in self.phases]
+            str(name): [sample.get(name, 0.0) for sample in self.phases]
             for name in names
             if names != [Phase.META_GRADIENT]  # then no phase was told
         }
