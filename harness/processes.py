@@ -223,15 +223,6 @@ class _Watch:
             return 0
 
 
-def _start(process: BaseProcess) -> None:
-    for wait in (0.1, 1.0):
-        try:
-            return process.start()
-        except (EOFError, ConnectionError):  # the fork server was killed: soon there is a new one
-            time.sleep(wait)
-    process.start()
-
-
 _starting = threading.Lock()
 
 
@@ -240,14 +231,19 @@ def _start(process: BaseProcess) -> None:
 
     Nothing that a worker is to do is in there, and it takes longer than most cells.
     """
-    main = sys.modules["__main__"]
+    main = vars(sys.modules["__main__"])
     with _starting:
-        named = {name: vars(main).get(name) for name in ("__file__", "__spec__")}
-        vars(main).update(dict.fromkeys(named))
+        named = {name: main.get(name) for name in ("__file__", "__spec__")}
+        main.update(dict.fromkeys(named))
         try:
+            for wait in (0.1, 1.0):
+                try:
+                    return process.start()
+                except (EOFError, ConnectionError):  # the fork server was killed; one comes anew
+                    time.sleep(wait)
             process.start()
         finally:
-            vars(main).update(named)
+            main.update(named)
 
 
 def _kill(process: BaseProcess) -> None:

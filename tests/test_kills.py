@@ -269,6 +269,7 @@ def test_interrupted_run_tells_how_to_go_on_and_does(tmp_path: Path) -> None:
     for count, (scored, signals) in enumerate(ENDS):
         with Command(tmp_path, *SLOWLY) as command:
             wait_for_beginning(command, count)
+            command.wait_for(lambda: bool({*commands.processes(tmp_path)} - orphans))
             wait_until_scored(command, *scored)
             for number in signals:
                 command.send(number)
