@@ -5,6 +5,7 @@ asv takes this file from the working tree and `harness` from the commit under te
 
 import json
 import os
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,9 @@ class Matrix:
     def track_flops(self, *_: object) -> float:
         return self.samples["flops"][0]
 
+    def track_launches(self, *_: object) -> float:
+        return self.samples.get("launches", [nan])[0]  # older commits do not count them
+
     def track_hvps(self, *_: object) -> float:
         return self.samples["hvps"][0]
 
@@ -76,5 +80,6 @@ class Matrix:
     track_time_ratio.unit = "inner gradients"  # type: ignore[attr-defined]
     track_peak_memory.unit = "bytes"  # type: ignore[attr-defined]
     track_flops.unit = "FLOP"  # type: ignore[attr-defined]
+    track_launches.unit = "operators"  # type: ignore[attr-defined]
     track_hvps.unit = "HVPs"  # type: ignore[attr-defined]
     track_serial_depth.unit = "HVPs"  # type: ignore[attr-defined]

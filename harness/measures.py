@@ -1,5 +1,6 @@
 """What is measured of a cell, each in a worker process of its own."""
 
+import operator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -62,8 +63,9 @@ def score(cell: Cell, reference: Path) -> Samples:
     for what, size in (("estimate", norm(result.gradient)), ("outer loss", result.outer_loss)):
         if not torch.isfinite(torch.as_tensor(size)):
             raise Diverged(f"the {what} of task 0 is not finite")
-    samples["hvps"] = [result.hvps]
-    samples["serial_depth"] = [result.serial_depth]
+    # An estimator may count in numbers of numpy or torch, or return what is no number at all.
+    samples["hvps"] = [operator.index(result.hvps)]
+    samples["serial_depth"] = [operator.index(result.serial_depth)]
     del result
     samples["baseline_memory"] = [baseline_memory(lambda: _first_task(cell), cell.device)]
     # Dispatch modes cannot look into a compiled program, whose products are the eager one's.

@@ -83,8 +83,7 @@ _TABLE = (
         "",
         False,
         "value",
-        "Standard deviation of the error over tasks, relative to the mean exact "
-        "meta-gradient.",
+        "Standard deviation of the error over tasks, relative to the mean exact meta-gradient.",
     ),
     Metric(
         "bound",

@@ -58,13 +58,20 @@ def outcome_of(error: BaseException) -> Outcome:
     kept = frames if len(frames) <= _LONGEST_TRACEBACK else f"...\n{frames[-_LONGEST_TRACEBACK:]}"
     if isinstance(error, Diverged):
         return Outcome(Status.DIVERGED, str(error), kept)
-    said = " ".join(str(error).split())
+    said = " ".join(_said(error).split())
     reason = said if isinstance(error, OptionError) else f"{type(error).__name__}: {said}"
     lacks = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said
     reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
     if not isinstance(error, OptionError):
         reason += place(frames, innermost_first=False)
     return Outcome(Status.OUT_OF_MEMORY if lacks else Status.FAILED, reason, kept)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a user's own exception, whose message goes wrong itself
+        return "(its message cannot be had)"
 
 
 def place(frames: str, *, innermost_first: bool) -> str:

@@ -1,6 +1,7 @@
 """What a group of cells is scored against: exact meta-gradients in float64, cached by content."""
 
 import inspect
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ def save_reference(group: Cell, path: Path) -> None:
         sizes = [curvature.largest_curvature(problem, theta) for problem in problems]
         kept = {"gradients": gradients, "curvature": sizes}
         cache.save("reference", key, kept)
-    torch.save(kept, path)
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    path.write_bytes(buffer.getvalue())  # unlike torch, it says so where the disk is full
 
 
 def load_reference(path: Path, device: str) -> Reference:

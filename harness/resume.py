@@ -97,12 +97,12 @@ def begin(
 
 def _going_on(journal: Journal) -> Beginning:
     torn = journal.set_torn_line_aside()
-    cells = {cell.id: cell for cell in read_run(journal.path).cells}
-    measured = sum("plan" not in cell.stages for cell in cells.values())
-    told = [f"Going on with {journal.path}, which was interrupted after {measured} cells."]
+    run = read_run(journal.path)
+    count = len(run.measured)
+    told = [f"Going on with {journal.path}, which was interrupted after {count} cells."]
     if torn:
         told.append(f"Its last line was torn, and is set aside in {torn}.")
-    return Beginning(journal, cells, told)
+    return Beginning(journal, {cell.id: cell for cell in run.cells}, told)
 
 
 def _key(planned: Sequence[Planned], samples: int, made_with: dict[str, Any]) -> str:

@@ -106,6 +106,11 @@ class Run:
     faults: list[str]
     ended: bool
 
+    @property
+    def measured(self) -> list[CellResult]:
+        """The cells that were not skipped."""
+        return [cell for cell in self.cells if "plan" not in cell.stages]
+
 
 def read_run(path: Path) -> Run:
     """Reads a journal; a torn last line, left by a run that was killed, does not count.

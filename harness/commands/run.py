@@ -63,6 +63,7 @@ def run(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
+    from harness.interruption import one_interruption
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
@@ -109,31 +110,36 @@ def run(
             expected = estimate(planned, settings)
         print_dry_run(expected, console)
         return 0
-    try:
-        beginning = begin(store, planned, samples=samples, plugins=settings.plugins, fresh=fresh)
-    except OSError as error:
-        raise OptionError(f"cannot write to {store}: {error.strerror}") from None
-    path = beginning.journal.path
-    for line in beginning.told:
-        console.print(line, highlight=False, soft_wrap=True, style="yellow", markup=False)
     skipped = sum(bool(plan.skip) for plan in planned)
-    console.print(
-        f"Measuring {len(planned) - skipped} cells into {path}; {skipped} are skipped.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    wanted = len(planned) - skipped
+    path = store  # until there is a journal in it
     try:
-        with progress_bar(console) as show:
-            run_plan(planned, beginning, settings, lambda p: show(p.done, p.total, p.doing))
+        with one_interruption():
+            beginning = begin(
+                store, planned, samples=samples, plugins=settings.plugins, fresh=fresh
+            )
+            path = beginning.journal.path
+            for line in beginning.told:
+                console.print(line, highlight=False, soft_wrap=True, style="yellow", markup=False)
+            console.print(
+                f"Measuring {wanted} cells into {path}; {skipped} are skipped.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            with progress_bar(console) as show:
+                run_plan(planned, beginning, settings, lambda p: show(p.done, p.total, p.doing))
     except KeyboardInterrupt:
-        ended = sum("plan" not in cell.stages for cell in read_run(path).cells)
+        ended = 0 if path == store else len(read_run(path).measured)
         raise OptionError(
-            f"stopped; {ended} of {len(planned) - skipped} cells are in {path}, "
+            f"stopped; {ended} of {wanted} cells are in {path}, "
             "and the same command goes on from there"
         ) from None
     except OSError as error:
+        why = error.strerror or error
+        if path == store:
+            raise OptionError(f"cannot write to {store}: {why}") from None
         raise OptionError(
-            f"cannot write {path}: {error.strerror or error}; what was finished is in there, "
+            f"cannot write {path}: {why}; what was finished is in there, "
             "and the same command goes on from there"
         ) from None
     return print_end(load_run(path), base)

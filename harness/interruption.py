@@ -1,0 +1,32 @@
+"""How a command that takes long is told to stop."""
+
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import NoReturn
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def one_interruption() -> Generator[None]:
+    """Turns Ctrl-C, `kill` and the end of the terminal into one KeyboardInterrupt.
+
+    Only the first one counts: what it sets off must come to its end. What is ignored already, as
+    the end of the terminal under `nohup`, stays so. Only for the main thread.
+    """
+
+    def interrupt(*_: object) -> NoReturn:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    known = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in known.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
