@@ -77,18 +77,19 @@ def begin(
         OSError: the folder cannot be written.
     """
     made_with = environment(store, plugins)
-    key = _key(planned, samples, made_with)
-    found = None if fresh else _interrupted(store, key)
+    plan = _digest([samples, sorted(each.cell.id + each.skip for each in planned)])
+    state = _digest([code_state(made_with), made_with["fingerprint"]])
+    found, told = (None, []) if fresh else _interrupted(store, plan, state)
     if found:
         beginning = _going_on(found)
         found.resume(made_with)
     else:
-        beginning = Beginning(Journal.create(store))
-        beginning.journal.start(made_with, cells=len(planned), key=key)
+        beginning = Beginning(Journal.create(store), told=told)
+        beginning.journal.start(made_with, cells=len(planned), plan=plan, state=state)
     skipped = [
-        Result(plan.cell, Outcome(Status.SKIPPED, plan.skip))
-        for plan in planned
-        if plan.skip and plan.cell.id not in beginning.finished
+        Result(each.cell, Outcome(Status.SKIPPED, each.skip))
+        for each in planned
+        if each.skip and each.cell.id not in beginning.finished
     ]
     if skipped:
         beginning.journal.results("plan", skipped)
@@ -105,26 +106,37 @@ def _going_on(journal: Journal) -> Beginning:
     return Beginning(journal, {cell.id: cell for cell in run.cells}, told)
 
 
-def _key(planned: Sequence[Planned], samples: int, made_with: dict[str, Any]) -> str:
-    """Digests what two runs must share for one to go on with the other."""
-    parts = [
-        samples,
-        code_state(made_with),
-        made_with["fingerprint"],
-        sorted(plan.cell.id + plan.skip for plan in planned),
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+def _interrupted(store: Path, plan: str, state: str) -> tuple[Journal | None, list[str]]:
+    """Opens the newest run of this plan and state of code and machine, if it has no end.
 
-
-def _interrupted(store: Path, key: str) -> Journal | None:
-    """Opens the newest run with this key that has no end, unless another process writes to it."""
+    Where there is none, the user may wonder why, and is told.
+    """
     for path in sorted((store / "runs").glob("*.jsonl"), reverse=True):
-        with suppress(OSError, ValueError):
-            if first_event(path).get("key") != key:
+        with suppress(OSError):
+            start = first_event(path)
+            if start.get("plan") != plan:
                 continue
-            journal = Journal(path, new=False)
-            if not read_run(path).ended:
-                return journal
+            try:
+                journal = Journal(path, new=False)
+            except BlockingIOError:
+                return None, [f"Another run of the same cells is at work on {path}."]
+            if _is_open(path):
+                if start.get("state") == state:
+                    return journal, []
+                told = f"{path} was interrupted with other code, packages or machine"
+                journal.close()
+                return None, [f"{told}: beginning anew."]
             journal.close()
-            return None
-    return None
+            return None, []
+    return None, []
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return not read_run(path).ended
+    except ValueError:  # broken: whoever reads the store is told
+        return False
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

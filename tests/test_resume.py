@@ -110,7 +110,11 @@ def test_a_changed_plug_in_begins_anew(tmp_path: Path) -> None:
     assert again.path == first.path
     again.close()
     plugin.write_text("one = 2\n", encoding="utf-8")
-    assert start(tmp_path, plugins=(str(plugin),)).journal.path != first.path
+    other = start(tmp_path, plugins=(str(plugin),))
+    assert other.journal.path != first.path
+    assert other.told == [
+        f"{first.path} was interrupted with other code, packages or machine: beginning anew."
+    ]
 
 
 def test_a_whole_run_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -125,6 +129,17 @@ def test_a_run_that_another_process_writes_is_let_be(tmp_path: Path) -> None:
     ours = start(tmp_path)
     assert ours.journal.path != theirs.path
     assert ours.finished == {}
+    assert ours.told == [f"Another run of the same cells is at work on {theirs.path}."]
+
+
+def test_a_broken_run_is_let_be(tmp_path: Path) -> None:
+    path = interrupt(tmp_path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"event": "results", "stage": "score", "results": 3}\n')
+    before = path.read_bytes()
+    beginning = start(tmp_path)
+    assert beginning.journal.path != path
+    assert path.read_bytes() == before
 
 
 def test_a_journal_has_one_writer(tmp_path: Path) -> None:
