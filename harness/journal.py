@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -96,23 +96,35 @@ class Journal:
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.jsonl"
         return cls(folder / name, new=True)
 
-    def set_torn_line_aside(self) -> Path | None:
-        """Moves what follows the last whole line, left by a run that was killed, to a file beside.
+    def set_aside(self, is_sound: Callable[[bytes], bool]) -> Path | None:
+        """Moves broken lines, and what follows the last whole one, to a file beside.
+
+        A run that was killed leaves the latter, a failing disk the former.
+
+        Args:
+            is_sound: tells whether a line may stay.
 
         Returns:
-            That file, NAME.torn; None when the last line is whole.
+            That file, NAME.torn; None when there is nothing to move.
         """
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole == len(content):
+        *lines, torn = self.path.read_bytes().split(b"\n")
+        broken = [line for line in lines if not is_sound(line)] + ([torn] if torn else [])
+        if not broken:
             return None
         beside = self.path.with_suffix(".torn")
         with beside.open("ab") as file:
-            file.write(content[whole:] + b"\n")
+            file.writelines(line + b"\n" for line in broken)
             file.flush()
             os.fsync(file.fileno())
-        os.ftruncate(self._file, whole)
-        os.fsync(self._file)
+        kept = b"".join(line + b"\n" for line in lines if is_sound(line))
+        draft = self.path.with_suffix(".draft")
+        draft.write_bytes(kept)
+        mended = Journal(draft, new=False)  # and locked before it has the name
+        os.fsync(mended._file)
+        draft.replace(self.path)
+        _sync_folder(self.path.parent)
+        os.close(self._file)
+        self._file = mended._file
         return beside
 
     def start(self, environment: dict[str, Any], cells: int, **more: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from estimators import BilevelProblem, Estimator, Params
+from estimators import BilevelProblem, Params
 from estimators.differentiation import value_and_gradient
 from estimators.options import Compilable
 from estimators.phases import Phase
@@ -23,6 +23,7 @@ from harness.probes.resident import resident_growth
 from harness.probes.time import Timing, Work, interleaved_times
 from harness.problems import bilevel_problem, prepared_estimator
 from harness.references import save_reference
+from harness.worker import take_turn
 
 _PHASES = {
     Phase.INNER_LOOP: "time_inner_loop",
@@ -93,12 +94,24 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
         Cell by cell the samples of "time", "time_ratio" and of each phase, and notes on them.
     """
     problem, params = _first_task(cells[0])
-    point = leaves(params)
-    works: list[Work] = [partial(value_and_gradient, problem.inner_loss, point)]
-    estimators: list[Estimator] = [prepared_estimator(cell) for cell in cells]
-    works += [partial(estimator, problem, params) for estimator in estimators]
-    unit, *times = interleaved_times(works, samples=samples, device=cells[0].device)
-    return [(_samples(timing, unit), timing.notes) for timing in times]
+    unit: Work = partial(value_and_gradient, problem.inner_loss, leaves(params))
+    works = [unit]
+    for index, cell in enumerate(cells):
+        take_turn(index)
+        works.append(partial(prepared_estimator(cell), problem, params))
+    one, *times = interleaved_times(
+        works,
+        samples=samples,
+        device=cells[0].device,
+        take_turn=lambda number: take_turn(max(0, number - 1)),
+    )
+    return [(_samples(timing, one), _notes(timing, one)) for timing in times]
+
+
+def _notes(timing: Timing, unit: Timing) -> list[str]:
+    """Adds to the notes on an estimate those on the inner gradient that it is compared with."""
+    more = [f"inner gradient: {note}" for note in unit.notes if note not in timing.notes]
+    return [*timing.notes, *more]
 
 
 def _samples(timing: Timing, unit: Timing) -> Samples:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, get_all_start_methods, get_context
+from multiprocessing import connection, forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _MIB = 2**20
 _SHARE = 0.9  # of the machine's memory, for all workers together
 _WATCH_EVERY = 0.1  # seconds between looks at a worker's memory
 _GRACE = 0.5  # seconds for a worker to write where it is before it is killed
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _KEPT_OUTPUT = 16_384  # bytes of what a worker printed last
 
 
@@ -34,7 +36,7 @@ class Limits:
     """What a piece of work may take.
 
     Attributes:
-        seconds: wall time.
+        seconds: wall time; of each part, where the worker tells that another one begins.
         memory: bytes of resident memory, of the whole worker process.
     """
 
@@ -50,11 +52,13 @@ class Ending:
         outcome: how.
         value: what it returned; None unless the outcome is ok.
         seconds: wall time, start of the worker included.
+        part: of the work, that the worker was at; see `harness.worker.take_turn`.
     """
 
     outcome: Outcome
     value: Any = None
     seconds: float = 0.0
+    part: int = 0
 
 
 def worker_memory(jobs: int) -> float:
@@ -65,6 +69,17 @@ def worker_memory(jobs: int) -> float:
     """
     usable = min(psutil.virtual_memory().total, container_limits().get("memory", math.inf))
     return _SHARE * usable / jobs
+
+
+def usable_processors(most: int) -> int:
+    """Returns how many processors this process may use.
+
+    Args:
+        most: where there are more, this many.
+    """
+    given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = container_limits().get("processors", math.inf)
+    return max(1, int(min(most, given or 1, math.ceil(quota) if quota < most else most)))
 
 
 class Stopped(Exception):
@@ -82,6 +97,25 @@ def fresh_processes() -> BaseContext:
     # torch imports the last one, for a second, at the first use of a dispatch mode.
     context.set_forkserver_preload(["harness.measures", "estimators.built_in", "torch._dynamo"])
     return context
+
+
+def start_fork_server() -> None:
+    """Starts what workers are forked from, such that Ctrl-C does not reach it.
+
+    It would otherwise end in the midst of importing torch, and print where it was.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return
+    fresh_processes()
+    if threading.current_thread() is not threading.main_thread():
+        return forkserver.ensure_running()
+    # What is ignored stays ignored in a program that is started.
+    kept = {number: signal.signal(number, signal.SIG_IGN) for number in _FROM_TERMINAL}
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def in_worker(
@@ -120,7 +154,7 @@ def in_worker(
             outcome, value = watch.end() or (watch.crashed(kills), None)
         finally:
             _kill(process)
-    return Ending(outcome, value, time.monotonic() - start)
+    return Ending(outcome, value, time.monotonic() - start, watch.part)
 
 
 class _Watch:
@@ -140,6 +174,7 @@ class _Watch:
         self.open: list[Any] = [results, output, process.sentinel]
         self.printed = b""
         self.looked = start
+        self.part = 0
 
     def end(self) -> tuple[Outcome, Any] | None:
         """Waits for the end; None when the worker ended without a word.
@@ -152,19 +187,34 @@ class _Watch:
             if self.output in ready:
                 self._drain()
             if self.results in ready:
-                try:
-                    received: tuple[Outcome, Any] = self.results.recv()
-                except (EOFError, OSError):
-                    self.open.remove(self.results)
-                else:
-                    return received
-            elif self.process.sentinel in ready:
+                said = self._said()
+                if isinstance(said, worker.Turn):
+                    self.start, self.part = time.monotonic(), said.part
+                elif said is not None:
+                    return said
+            elif self.process.sentinel in ready and not self._has_said():
                 return None
             if self.stop and self.stop.is_set():
                 raise Stopped
             beyond = self._beyond_limits()
             if beyond:
                 return beyond, None
+
+    def _has_said(self) -> bool:
+        return self.results in self.open and self.results.poll()
+
+    def _said(self) -> tuple[Outcome, Any] | worker.Turn | None:
+        try:
+            message = self.results.recv_bytes()
+        except (EOFError, OSError):
+            self.open.remove(self.results)
+            return None
+        try:
+            said: tuple[Outcome, Any] | worker.Turn = ForkingPickler.loads(message)
+        except Exception as error:
+            reason = f"what it returned cannot be read: {error}"
+            return Outcome(Status.FAILED, " ".join(reason.split())), None
+        return said
 
     def _beyond_limits(self) -> Outcome | None:
         now = time.monotonic()

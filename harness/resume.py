@@ -13,7 +13,7 @@ from harness.journal import Journal, Result
 from harness.outcome import Outcome, Status
 from harness.plan import Planned
 from harness.processes import Limits
-from harness.runs import CellResult, StageResult, first_event, read_run
+from harness.runs import CellResult, StageResult, first_event, parsed, read_run
 
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 
@@ -97,12 +97,12 @@ def begin(
 
 
 def _going_on(journal: Journal) -> Beginning:
-    torn = journal.set_torn_line_aside()
+    aside = journal.set_aside(lambda line: parsed(line) is not None)
     run = read_run(journal.path)
     count = len(run.measured)
     told = [f"Going on with {journal.path}, which was interrupted after {count} cells."]
-    if torn:
-        told.append(f"Its last line was torn, and is set aside in {torn}.")
+    if aside:
+        told.append(f"It had broken or torn lines, which are set aside in {aside}.")
     return Beginning(journal, {cell.id: cell for cell in run.cells}, told)
 
 
@@ -111,6 +111,7 @@ def _interrupted(store: Path, plan: str, state: str) -> tuple[Journal | None, li
 
     Where there is none, the user may wonder why, and is told.
     """
+    told: list[str] = []
     for path in sorted((store / "runs").glob("*.jsonl"), reverse=True):
         with suppress(OSError):
             start = first_event(path)
@@ -119,23 +120,22 @@ def _interrupted(store: Path, plan: str, state: str) -> tuple[Journal | None, li
             try:
                 journal = Journal(path, new=False)
             except BlockingIOError:
-                return None, [f"Another run of the same cells is at work on {path}."]
-            if _is_open(path):
-                if start.get("state") == state:
+                told.append(f"Another run of the same cells is at work on {path}.")
+                continue
+            try:
+                ended = read_run(path).ended
+            except ValueError as error:
+                told.append(f"{path} was interrupted, and cannot be read: {error}.")
+            else:
+                if not ended and start.get("state") == state:
                     return journal, []
-                told = f"{path} was interrupted with other code, packages or machine"
-                journal.close()
-                return None, [f"{told}: beginning anew."]
+                if not ended:
+                    told.append(f"{path} was interrupted with other code, packages or machine.")
+                elif start.get("state") == state:
+                    journal.close()
+                    break
             journal.close()
-            return None, []
-    return None, []
-
-
-def _is_open(path: Path) -> bool:
-    try:
-        return not read_run(path).ended
-    except ValueError:  # broken: whoever reads the store is told
-        return False
+    return None, told[:1]
 
 
 def _digest(facts: Any) -> str:

@@ -1,12 +1,11 @@
 """Runs a plan in worker processes and journals each piece of work as it ends."""
 
-import multiprocessing
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,14 @@ from harness.cell import Cell
 from harness.journal import Progress, Result
 from harness.outcome import Status
 from harness.plan import Planned
-from harness.processes import Ending, Limits, in_worker, worker_memory
+from harness.processes import (
+    Ending,
+    Limits,
+    in_worker,
+    start_fork_server,
+    usable_processors,
+    worker_memory,
+)
 from harness.resume import Beginning
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
@@ -34,13 +40,14 @@ class Settings:
     Attributes:
         jobs: worker processes side by side; timing always has the machine for itself.
         samples: time samples of each cell, 6 or more for a rank test.
-        time_limit: seconds after which a piece of work is stopped.
+        time_limit: seconds after which a piece of work is stopped: a reference, a score, one
+            sample of time.
         memory_limit: bytes of resident memory beyond which a worker is stopped; an equal share
             of most of the machine's when None.
         plugins: modules that workers import first; see `load_plugins`.
     """
 
-    jobs: int = min(8, multiprocessing.cpu_count())
+    jobs: int = usable_processors(most=8)
     samples: int = 7
     time_limit: float = 3600.0
     memory_limit: float | None = None
@@ -115,7 +122,8 @@ class _Run:
         self.total = float(sum(len(group.cells) for group in self.groups))
 
     def all(self) -> None:
-        self._work(os.getpid)  # the fork server imports torch once, before any clock runs
+        start_fork_server()
+        self._work(os.getpid)  # once it has imported torch, clocks may run
         self.references()
         self.total = sum(self._weight(group) for group in self.groups)
         self.scores()
@@ -128,14 +136,21 @@ class _Run:
             return self._work(measures.reference, group.name, group.reference)
 
         wanted = [group for group in self.groups if group.unscored]
-        for group, ending in self._side_by_side(wanted, compute):
-            group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.settings.jobs
-            # One task in float32 rather than all in float64, twice for warming up.
-            runs = (self.settings.samples + 2) / (2 * group.name.tasks)
-            group.time_weight = _TIME_OVERHEAD + runs * ending.seconds
-            if ending.outcome.status is not Status.OK:
-                group.failure = ending
-            self._tell(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
+        # One chain of meta-training passes all checkpoints that are wanted of it, and keeps them.
+        longest: dict[Cell, int] = {}
+        for group in wanted:
+            chain = replace(group.name, trained=0)
+            longest[chain] = max(longest.get(chain, 0), group.name.trained)
+        first = [g for g in wanted if g.name.trained == longest[replace(g.name, trained=0)]]
+        for groups in (first, [group for group in wanted if group not in first]):
+            for group, ending in self._side_by_side(groups, compute):
+                group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.settings.jobs
+                # One task in float32 rather than all in float64, twice for warming up.
+                runs = (self.settings.samples + 2) / (2 * group.name.tasks)
+                group.time_weight = _TIME_OVERHEAD + runs * ending.seconds
+                if ending.outcome.status is not Status.OK:
+                    group.failure = ending
+                self._tell(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
 
     def scores(self) -> None:
         def compute(item: tuple[_Group, Cell]) -> Ending:
@@ -151,26 +166,22 @@ class _Run:
 
     def times(self, group: _Group) -> None:
         cells = [cell for cell in group.cells if cell in self.good]
-        if cells and not self._times_together(cells):
-            for cell in cells:  # so that the one that fails takes no other down
-                self._times_together([cell], journal_failure=True)
+        while cells:
+            ending = self._work(measures.time_group, cells, self.settings.samples)
+            if ending.outcome.status is Status.OK:
+                results = [
+                    Result(cell, ending.outcome, samples, notes)
+                    for cell, (samples, notes) in zip(cells, ending.value, strict=True)
+                ]
+                self._journal("time", results, ending)
+                break
+            # The one that went wrong takes no other down: those are timed together once more.
+            failed = cells.pop(ending.part)
+            self._journal("time", [Result(failed, ending.outcome)], ending)
         self._tell(
             group.time_weight * len(group.cells),
             f"timing of {group.name.task}, depth {group.name.depth}",
         )
-
-    def _times_together(self, cells: list[Cell], *, journal_failure: bool = False) -> bool:
-        limits = Limits(self.limits.seconds * len(cells), self.limits.memory)
-        ending = self._work(measures.time_group, cells, self.settings.samples, limits=limits)
-        good = ending.outcome.status is Status.OK
-        if good or journal_failure:
-            measured = ending.value or [({}, []) for _ in cells]
-            results = [
-                Result(cell, ending.outcome, samples, notes)
-                for cell, (samples, notes) in zip(cells, measured, strict=True)
-            ]
-            self._journal("time", results, ending)
-        return good
 
     def _journal(self, stage: str, results: list[Result], ending: Ending) -> None:
         self.journal.results(
@@ -199,13 +210,11 @@ class _Run:
             pool.shutdown(wait=True, cancel_futures=True)
             self.stop.clear()
 
-    def _work(
-        self, function: Callable[..., Any], *arguments: Any, limits: Limits | None = None
-    ) -> Ending:
+    def _work(self, function: Callable[..., Any], *arguments: Any) -> Ending:
         ending = in_worker(
             function,
             *arguments,
-            limits=limits or self.limits,
+            limits=self.limits,
             plugins=self.settings.plugins,
             stop=self.stop,
         )

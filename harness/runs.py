@@ -128,7 +128,7 @@ def read_run(path: Path) -> Run:
     lines, torn = _lines(path)
     if torn and not lines:
         raise ValueError("it has no whole line")
-    start = (lines and _event(lines[0])) or {}
+    start = (lines and parsed(lines[0])) or {}
     if start.get("event") != "start":
         raise ValueError("the first line is not the start of a run")
     schema = start.get("schema")
@@ -138,7 +138,7 @@ def read_run(path: Path) -> Run:
     faults: list[str] = []
     kind = "start"
     for number, line in enumerate(lines, start=1):
-        event = _event(line)
+        event = parsed(line)
         if event is None:
             faults.append(f"line {number} is not a JSON object")
             continue
@@ -213,7 +213,7 @@ def first_event(path: Path) -> dict[str, Any]:
         path: its journal.
     """
     with path.open("rb") as file:
-        return _event(file.readline()) or {}
+        return parsed(file.readline()) or {}
 
 
 def last_progress(path: Path) -> Progress | None:
@@ -223,7 +223,7 @@ def last_progress(path: Path) -> Progress | None:
         path: the journal.
     """
     for line in reversed(_lines(path)[0]):
-        if b'"progress"' in line and (event := _event(line)) and event["event"] == "progress":
+        if b'"progress"' in line and (event := parsed(line)) and event["event"] == "progress":
             return Progress(event["done"], event["total"], event["doing"])
     return None
 
@@ -234,7 +234,12 @@ def _lines(path: Path) -> tuple[list[bytes], bytes]:
     return lines, torn
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """Returns the event of a line; None when it is no JSON object.
+
+    Args:
+        line: of a journal.
+    """
     try:
         event = orjson.loads(line)
     except orjson.JSONDecodeError:

@@ -38,6 +38,9 @@ _MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
 
+_START = b'{"event": "start"'
+
+
 class StoreError(OptionError):
     """The store cannot be read: it is missing, empty or broken."""
 
@@ -154,7 +157,7 @@ def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
     problems: list[Problem] = []
     for path in journals(store):
         try:
-            if path.is_file() and not path.stat().st_size:
+            if path.is_file() and not _has_begun(path):
                 continue
             run = _read(path)
         except OSError as error:
@@ -170,6 +173,13 @@ def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
 
 
 @_no_garbage_collection()
+def _has_begun(path: Path) -> bool:
+    """Tells whether a run has come to write its first line."""
+    with path.open("rb") as file:
+        line = file.readline()
+    return line.endswith(b"\n") or not _START.startswith(line[: len(_START)])
+
+
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Makes one row per run, cell and metric.
 

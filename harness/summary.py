@@ -84,8 +84,9 @@ def _order(estimator: Hashable) -> tuple[str, list[tuple[str, str, Any]]]:
 
 
 def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
-    if (cell["outcome"] != "ok").any():
-        yield [estimator, str(cell["outcome"].iloc[0])]
+    ended = str(cell["outcome"].iloc[0])
+    if not cell["metric"].any():
+        yield [estimator, ended]
         return
     metrics = cell.set_index("metric")
 
@@ -96,14 +97,13 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         half = value(metric) - float(metrics["low"].get(metric, math.nan))
         return _short(value(metric)) + (f" ±{_short(half)}" if math.isfinite(half) else "")
 
-    ratio = value("time_ratio")
+    ratio, noted = value("time_ratio"), " *" if cell["notes"].iloc[0] else ""
+    time = f"{ratio:.1f} x{noted}" if math.isfinite(ratio) else "-"
     yield [
         estimator,
         bias("bias"),
         _short(value("cosine_distance")),
-        (f"{ratio:.1f} x" + (" *" if cell["notes"].iloc[0] else ""))
-        if math.isfinite(ratio)
-        else "-",
+        time if ended == "ok" else ended,
         _scaled(value("peak_memory"), 1024, ("B", "KiB", "MiB", "GiB")),
         _scaled(value("flops"), 1000, ("", "k", "M", "G", "T")),
         _scaled(value("hvps"), 1000, ("",)),

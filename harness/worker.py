@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -18,6 +20,26 @@ TELL_WHERE = signal.SIGUSR1
 """Makes a worker write where each of its threads is, also while it is in native code."""
 
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
+
+
+_runner: Connection | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Said by a worker: I now begin with this part of my work, which has its own time limit."""
+
+    part: int
+
+
+def take_turn(part: int) -> None:
+    """Tells the runner which part of the work begins; nothing where there is no runner.
+
+    Args:
+        part: its number.
+    """
+    if _runner is not None:
+        _runner.send(Turn(part))
 
 
 def main(
@@ -36,10 +58,12 @@ def main(
         function: what to call.
         arguments: for it.
     """
+    global _runner
+    _runner = results
     os.setpgid(0, 0)  # Ctrl-C is for the runner; and what we start can be ended with us
     _end_with_the_runner()
-    for stream in (1, 2):
-        os.dup2(output.fileno(), stream)
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
     gc.freeze()  # what the fork server has imported need not be looked through again
     faulthandler.enable()
     faulthandler.register(TELL_WHERE, all_threads=True)
@@ -49,7 +73,9 @@ def main(
     except BaseException as error:  # SystemExit, too, is how an estimator can end
         # Exceptions are turned into outcomes here, since not every one can be sent.
         ending = outcome_of(error), None
-    sys.stdout.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # an estimator may have closed it
+            stream.flush()
     results.send(ending)
     os._exit(0)  # tearing torch down takes longer than most of what is measured
 

@@ -174,6 +174,23 @@ def test_eigenvectors_are_unit_vectors_and_degenerate_spectra_are_found() -> Non
         assert float((matrix @ vector - value * vector).norm()) <= 0.0101 * abs(value)
 
 
+def test_an_eigenvalue_that_the_start_knows_nothing_of_is_missed_from_below() -> None:
+    rng = np.random.default_rng(0)
+    spectrum = np.array([1.5, -1.2, *rng.uniform(-1, 1, 60)])
+    basis, _ = np.linalg.qr(rng.standard_normal((62, 62)))
+    matrix = torch.from_numpy(basis * spectrum @ basis.T)
+    weights = rng.standard_normal(62)
+    for along_largest, expected in ((1.0, 1.5), (0.0, -1.2)):
+        weights[0] = along_largest
+        value, vector = extreme_eigenpair(matrix.mv, torch.from_numpy(basis @ weights))
+        assert value == pytest.approx(expected, rel=EXACT)
+        assert float((matrix @ vector - value * vector).norm()) <= 0.0101 * abs(value)
+    for _ in range(50):
+        value, _ = extreme_eigenpair(matrix.mv, torch.from_numpy(rng.standard_normal(62)))
+        assert np.abs(spectrum - value).min() <= 0.01 * abs(value)
+        assert abs(value) <= 1.5 * (1 + 1e-12)
+
+
 # Bounds.
 
 

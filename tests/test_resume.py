@@ -112,9 +112,8 @@ def test_a_changed_plug_in_begins_anew(tmp_path: Path) -> None:
     plugin.write_text("one = 2\n", encoding="utf-8")
     other = start(tmp_path, plugins=(str(plugin),))
     assert other.journal.path != first.path
-    assert other.told == [
-        f"{first.path} was interrupted with other code, packages or machine: beginning anew."
-    ]
+    told = f"{first.path} was interrupted with other code, packages or machine."
+    assert other.told == [told]
 
 
 def test_a_whole_run_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -139,6 +138,7 @@ def test_a_broken_run_is_let_be(tmp_path: Path) -> None:
     before = path.read_bytes()
     beginning = start(tmp_path)
     assert beginning.journal.path != path
+    assert beginning.told[0].startswith(f"{path} was interrupted, and cannot be read: ")
     assert path.read_bytes() == before
 
 
@@ -157,10 +157,38 @@ def test_torn_line_is_set_aside_and_told(tmp_path: Path, torn: bytes) -> None:
     path.write_bytes(whole + torn)
     beginning = start(tmp_path)
     beside = path.with_suffix(".torn")
-    assert beginning.told[1] == f"Its last line was torn, and is set aside in {beside}."
+    told = f"It had broken or torn lines, which are set aside in {beside}."
+    assert beginning.told[1] == told
     assert beside.read_bytes() == torn + b"\n"
     assert path.read_bytes().startswith(whole + b'{"event": "resume"')
     assert list(beginning.finished) == [plan.cell.id for plan in PLAN[:2]]
+
+
+def test_broken_lines_are_set_aside_and_the_lock_is_kept(tmp_path: Path) -> None:
+    path = interrupt(tmp_path, scored("maml"), scored("fomaml"))
+    first, skips, one, two = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + skips + one[:40] + b"\n" + two + b"{torn")
+    beginning = start(tmp_path)
+    beside = path.with_suffix(".torn")
+    assert beside.read_bytes() == one[:40] + b"\n{torn\n"
+    assert path.read_bytes().startswith(first + skips + two + b'{"event": "resume"')
+    assert cell("maml").id not in beginning.finished
+    assert not read_run(path).faults
+    assert {file.suffix for file in path.parent.iterdir()} == {".jsonl", ".torn"}
+    with pytest.raises(BlockingIOError):
+        Journal(path, new=False)
+
+
+def test_an_older_run_of_this_state_is_found_behind_others(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("one = 1\n", encoding="utf-8")
+    options: dict[str, Any] = {"plugins": (str(plugin),)}
+    first = start(tmp_path, **options).journal
+    first.close()
+    plugin.write_text("one = 2\n", encoding="utf-8")
+    start(tmp_path, **options).journal.close()
+    plugin.write_text("one = 1\n", encoding="utf-8")
+    assert start(tmp_path, **options).journal.path == first.path
 
 
 def test_unknown_fields_survive(tmp_path: Path) -> None:

@@ -161,6 +161,13 @@ def test_what_fails_in_timing_keeps_its_other_metrics(finished: Finished) -> Non
     assert "time" not in cell.samples
 
 
+def test_the_others_are_then_timed_together_once_more(finished: Finished) -> None:
+    timings = [e["results"] for e in events(finished.path) if e.get("stage") == "time"]
+    assert [len(results) for results in timings] == [1, len(GOOD)]
+    assert timings[0][0]["id"] == finished.cells[f"tires(calls={5 + TASKS})"].id
+    assert {result["status"] for result in timings[1]} == {"ok"}
+
+
 def test_skipped_cells_are_journalled_and_not_run(finished: Finished) -> None:
     cell = finished.cells["adjoint"]
     assert (cell.status, cell.reason, cell.samples) == (Status.SKIPPED, "not today", {})

@@ -29,7 +29,9 @@ def run(
         int | None,
         typer.Option(min=1, help="Worker processes side by side.", show_default="cores, at most 8"),
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds a piece of work may take.")] = 3600,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds that a score or a time sample may take.")
+    ] = 3600,
     memory_limit: Annotated[
         float | None,
         typer.Option(

@@ -11,12 +11,13 @@ def summary(
     against: Against = None,
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> None:
-    """Print the table of the newest run."""
+    """Print the table of the run that was written to last."""
     from harness.plugins import load_plugins
-    from harness.store import load_sound
+    from harness.store import journals, load_sound
     from harness.summary import print_summary
 
     load_plugins(imports)
     table = load_sound(store)
-    newest = table[table["run"] == table["run"].max()]
+    last = max(journals(store), key=lambda path: path.stat().st_mtime_ns)
+    newest = table[table["run"] == last.stem]
     print_summary(newest, console, base_of(against, set(newest["estimator"])))

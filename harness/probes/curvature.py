@@ -13,7 +13,8 @@ from estimators.hvp import hessian_at
 
 # Measured on conv4-32, glyphs, K = 5 and 10: 22 to 34 products, 1 to 2.4 times the exact
 # meta-gradient's time; short of the maximum over all points by .3 % at most on nearly all problems
-# tried, by 2 % on one.
+# tried, by 2 % on one. At these points Lanczos' method was short by .16 % at most on 48 problems of
+# four kinds, and .01 % mostly.
 _POINTS = 3
 _TOLERANCE = 0.01
 _MOST_PRODUCTS = 50
@@ -24,9 +25,11 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
 
     At theta where K = 0. Where K > 3, the maximum is over the first, the middle and the last of
     phi_0, ..., phi_{K-1}: between them curvature changes little, and each point costs about ten
-    Hessian-vector products. Each eigenvalue is found by Lanczos' method to 1 % at worst, from
-    below; to about .01 % where it stands apart from the next. A value above 1 is where the step
-    overshoots along some direction; from 2 on, gradient descent there diverges.
+    Hessian-vector products. Each eigenvalue is found by Lanczos' method and never too large: some
+    eigenvalue is within 1 % of what is found, most likely the largest, which then is met to about
+    .01 % where it stands apart from the next. That it is the largest no residual can show; see
+    `extreme_eigenpair`. A value above 1 is where the step overshoots along some direction; from 2
+    on, gradient descent there diverges.
 
     The same to the last bit for the same problem in the same configuration: the start vector is
     fixed.
@@ -69,15 +72,18 @@ def extreme_eigenpair(product: Callable[[Tensor], Tensor], start: Tensor) -> tup
     """Returns the eigenvalue of largest magnitude of a symmetric operator, and its eigenvector.
 
     Lanczos' method with full reorthogonalisation, of at most 50 products. It ends when the
-    residual ||A v - lambda v|| is 1 % of |lambda|: the error of lambda is at most that, and
-    mostly its square.
+    residual ||A v - lambda v|| is 1 % of |lambda|: so near is some eigenvalue, and mostly nearer
+    by far. Which of them it is the start decides: one along which the start has little is found
+    late, and missed where the residual gets small before. That happens easily with a single one
+    above many equal ones: found 9 % too small where it is 10 % above ten of them or more, from
+    most of the random starts tried. |lambda| is never too large.
 
     scipy's `eigsh` takes 20 products before it looks at all, or restarts with fewer; here ten
     are enough, and each is as dear as two gradients.
 
     Args:
         product: v -> A v, on vectors [n].
-        start: [n], not zero, and not orthogonal to the eigenvector.
+        start: [n], not zero, and with a part along the eigenvector.
 
     Returns:
         The eigenvalue, inf if a product is not finite; and a unit vector [n].

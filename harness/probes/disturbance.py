@@ -1,7 +1,6 @@
 """What disturbed a measurement of time: the rest of the machine, and what the samples tell."""
 
 import os
-import subprocess
 import time
 from collections import Counter
 from contextlib import suppress
@@ -12,6 +11,10 @@ import numpy as np
 import psutil
 import torch
 from scipy.stats import kendalltau
+
+from harness.environment.cgroups import throttled
+from harness.environment.gpus import gpus
+from harness.environment.processor import overheated
 
 # Above what quiet runs reach on two virtual processors (17 groups, 91 series of 7 samples): there
 # others used up to .02 and .02 were stolen; of the series, nine in ten waited for less than .002,
@@ -26,7 +29,6 @@ _DRIFT, _CHANCE = 1.15, 0.01  # last third over first or the reverse; of a rank 
 _SPREAD = 0.5  # interquartile range over median
 
 _ROOT = Path("/")
-_GPU_REASONS = ("hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown", "sw_power_cap")
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Reading:
         busy: CPU seconds that they worked for anyone here.
         stolen: CPU seconds that a hypervisor gave to other machines.
         own: CPU seconds of this process.
-        throttled: how often processors slowed down for their heat.
-        held: how often the control group had used up its share of the processors.
+        throttled: how often this process's control groups had used their processor time up.
+        overheated: how often cores were slowed down because they were hot.
         megahertz: of the fastest processor now.
     """
 
@@ -52,7 +54,7 @@ class Reading:
     stolen: float
     own: float
     throttled: int = 0
-    held: int = 0
+    overheated: int = 0
     megahertz: float = 0.0
 
 
@@ -60,7 +62,7 @@ def read(root: Path = _ROOT) -> Reading:
     """Reads the system's counters; takes about a millisecond.
 
     Args:
-        root: the folder that has `sys` in it.
+        root: of the file system that is looked at for throttling.
     """
     processors = [each._asdict() for each in psutil.cpu_times(percpu=True)]
     if hasattr(os, "sched_getaffinity"):
@@ -77,8 +79,8 @@ def read(root: Path = _ROOT) -> Reading:
         busy=sum(seconds for name, seconds in total.items() if name not in not_busy),
         stolen=total["steal"],
         own=time.process_time(),
-        throttled=_throttled(root),
-        held=_held(root),
+        throttled=throttled(root) or 0,
+        overheated=overheated(root) or 0,
         megahertz=_megahertz(),
     )
 
@@ -116,11 +118,11 @@ def machine_notes(before: Reading, after: Reading) -> list[str]:
     if stolen > max(_STOLEN * available, _TICKS):
         share = min(1.0, stolen / available)
         notes.append(f"the hypervisor took {share:.0%} of the processors while this was timed")
+    if after.overheated > before.overheated:
+        times = after.overheated - before.overheated
+        notes.append(f"processors were throttled for heat {times} times while this was timed")
     if after.throttled > before.throttled:
         times = after.throttled - before.throttled
-        notes.append(f"processors were throttled for heat {times} times while this was timed")
-    if after.held > before.held:
-        times = after.held - before.held
         notes.append(f"the control group's CPU quota was used up {times} times meanwhile")
     if after.megahertz < _SLOWER_CLOCK * before.megahertz:
         notes.append(
@@ -130,7 +132,7 @@ def machine_notes(before: Reading, after: Reading) -> list[str]:
 
 
 def gpu_notes(device: str) -> list[str]:
-    """Tells why a GPU is slowed down now, in NVIDIA's words; nothing where it is not.
+    """Tells what slows a GPU down now; nothing where nothing does, or its driver does not tell.
 
     It asks nvidia-smi, which comes with the driver and takes a tenth of a second.
 
@@ -139,19 +141,13 @@ def gpu_notes(device: str) -> list[str]:
     """
     if not device.startswith("cuda"):
         return []
-    query = ",".join(f"clocks_throttle_reasons.{reason}" for reason in _GPU_REASONS)
-    gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    command = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={query}", "--format=csv,noheader"]
-    with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-        states = [state.strip() for state in told.stdout.split(",")]
-        active = [
-            reason.replace("_", " ")
-            for reason, state in zip(_GPU_REASONS, states, strict=False)
-            if state == "Active"
-        ]
-        return [f"the GPU was slowed down at the end: {', '.join(active)}"] if active else []
-    return []
+    # By its identity: torch counts only the GPUs that it may use.
+    used = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    return [
+        f"the GPU was slowed down at the end by {' and '.join(gpu['slowed'])}"
+        for gpu in gpus()
+        if gpu["id"] == used and gpu["slowed"]
+    ]
 
 
 def waiting_notes(waited: float, wall: float) -> list[str]:
@@ -194,23 +190,6 @@ def sample_notes(seconds: list[float]) -> list[str]:
     if spread > _SPREAD:
         notes.append(f"samples scattered: their quartiles are {spread:.0%} of the median apart")
     return notes
-
-
-def _throttled(root: Path) -> int:
-    total = 0
-    for file in root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/*_throttle_count"):
-        with suppress(OSError, ValueError):
-            total += int(file.read_text(encoding="ascii"))
-    return total
-
-
-def _held(root: Path) -> int:
-    """Periods in which the control group was throttled, version 2 or 1."""
-    for name in ("cpu.stat", "cpu/cpu.stat"):
-        with suppress(OSError, ValueError, KeyError):
-            lines = (root / "sys/fs/cgroup" / name).read_text(encoding="ascii").splitlines()
-            return int(dict(line.split() for line in lines)["nr_throttled"])
-    return 0
 
 
 def _megahertz() -> float:

@@ -52,7 +52,13 @@ class Timing:
     notes: list[str]
 
 
-def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[Timing]:
+def interleaved_times(
+    works: list[Work],
+    *,
+    samples: int,
+    device: str,
+    take_turn: Callable[[int], object] = lambda index: None,
+) -> list[Timing]:
     """Times several pieces of work in turns: one sample of each, then the next of each.
 
     Each is warmed up before, until it gets no faster; short ones are repeated within a sample.
@@ -66,6 +72,7 @@ def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[T
         works: what to time.
         samples: how many samples of each.
         device: where the work runs.
+        take_turn: called with the index of the work whose warm-up or sample comes next.
 
     Returns:
         One a piece of work.
@@ -74,14 +81,16 @@ def interleaved_times(works: list[Work], *, samples: int, device: str) -> list[T
     threads = _threads()
     series = [_Series(work, clock, threads) for work in works]
     with _garbage_kept():
-        for each in series:
+        for number, each in enumerate(series):
+            take_turn(number)
             each.warm_up()
         gc.collect()
         gc.freeze()
         gc.disable()
         before = read()
         for index in range(samples):
-            for each in series:
+            for number, each in enumerate(series):
+                take_turn(number)
                 each.sample()
                 if index < _PHASE_SAMPLES:
                     each.sample_phases()
@@ -158,20 +167,21 @@ class _Series:
     clock: _Clock
     threads: int
     runs: int = 1
-    warm_up_calls: list[float] = field(default_factory=list)
+    warm_calls: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     phases: list[dict[Phase, float]] = field(default_factory=list)
     waited: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def warm_up(self) -> None:
-        calls = self.warm_up_calls
-        # The first call does not count: it may have had to compile.
-        while not settled(calls) and fsum(calls[1:]) < _MOST_WARM_UP:
+        self._run(1)  # does not count: it may have had to compile
+        calls = self.warm_calls
+        while not settled(calls) and fsum(calls) < _MOST_WARM_UP:
             calls.append(self._run(1))
-        if not settled(calls):
-            self._note(f"still got faster after {len(calls)} calls to warm up")
-        self.runs = max(1, round(_LEAST_SECONDS / min(calls[1:])))
+        # A single call, where each is dear, has none to be held against.
+        if len(calls) > 1 and not settled(calls):
+            self._note(f"still got faster after {1 + len(calls)} calls to warm up")
+        self.runs = max(1, round(_LEAST_SECONDS / min(calls)))
 
     def sample(self) -> None:
         before = seconds_waited()
@@ -192,7 +202,7 @@ class _Series:
         }
         waiting = waiting_notes(self.waited, fsum(self.seconds) * self.runs)
         told = [*notes, *self.notes, *waiting, *sample_notes(self.seconds)]
-        return Timing(self.seconds, phases, len(self.warm_up_calls), self.runs, told)
+        return Timing(self.seconds, phases, 1 + len(self.warm_calls), self.runs, told)
 
     def _run(self, runs: int) -> float:
         self.clock.start()
@@ -221,9 +231,9 @@ def settled(calls: list[float]) -> bool:
     and the calls must be as long as a sample, or many.
 
     Args:
-        calls: seconds of each.
+        calls: seconds of each but the first, which may have had to compile.
     """
-    if len(calls) < 2 or (len(calls) < _ENOUGH_CALLS and fsum(calls[1:]) < _LEAST_SECONDS):
+    if len(calls) < 2 or (len(calls) < _ENOUGH_CALLS and fsum(calls) < _LEAST_SECONDS):
         return False
     last = min(3, len(calls) // 2)
     return min(calls[-last:]) >= _FALL * min(calls[:-last])
