@@ -15,7 +15,8 @@ from harness.plan import Planned
 from harness.processes import Limits
 from harness.runs import CellResult, StageResult, first_event, parsed, read_run
 
-_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
+# The last one is what is told of a worker whose fork server was killed.
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255")
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def test_killed_fork_server_costs_what_its_workers_were_at(tmp_path: Path) -> No
     ends = Counter((cell.status, cell.reason) for cell in done.cells)
     lost = ends.pop((Status.CRASHED, "the worker process ended by exit code 255"), 0)
     assert set(ends) == {(Status.OK, "")}
-    assert lost <= SETTINGS.jobs
+    assert lost <= 2 * SETTINGS.jobs  # what was begun while it went down is lost, too
 
 
 def test_workers_in_native_code_end_with_their_runner(tmp_path: Path) -> None:
