@@ -33,9 +33,19 @@ def load_plugins(modules: Iterable[str]) -> None:
             raise OptionError(f"--import {module}: cannot be imported ({what})") from error
 
 
+def module_name(path: Path) -> str:
+    """Returns the name under which a file is imported.
+
+    A file may be called as some module is; the name tells two of the same name apart.
+
+    Args:
+        path: of the file, absolute.
+    """
+    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def _load_file(path: Path) -> None:
-    # A file may be called as some module is; the name tells two of the same name apart.
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = module_name(path)
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

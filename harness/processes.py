@@ -100,22 +100,26 @@ def fresh_processes() -> BaseContext:
 
 
 def start_fork_server() -> None:
-    """Starts what workers are forked from, such that Ctrl-C does not reach it.
+    """Starts what workers are forked from, out of reach of Ctrl-C and of the working folder.
 
-    It would otherwise end in the midst of importing torch, and print where it was.
+    It would otherwise end in the midst of importing torch, and print where it was; and take a
+    `random.py` of the user's for that of the standard library.
     """
     if "forkserver" not in get_all_start_methods():
         return
     fresh_processes()
-    if threading.current_thread() is not threading.main_thread():
-        return forkserver.ensure_running()
+    was_safe = "PYTHONSAFEPATH" in os.environ
+    os.environ["PYTHONSAFEPATH"] = "1"
     # What is ignored stays ignored in a program that is started.
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in _FROM_TERMINAL}
+    terminal = _FROM_TERMINAL if threading.current_thread() is threading.main_thread() else ()
+    kept = {number: signal.signal(number, signal.SIG_IGN) for number in terminal}
     try:
         forkserver.ensure_running()
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+        if not was_safe:
+            del os.environ["PYTHONSAFEPATH"]
 
 
 def in_worker(

@@ -82,7 +82,7 @@ def begin(
     state = _digest([code_state(made_with), made_with["fingerprint"]])
     found, told = (None, []) if fresh else _interrupted(store, plan, state)
     if found:
-        beginning = _going_on(found)
+        beginning = _going_on(found, made_with["commit"])
         found.resume(made_with)
     else:
         beginning = Beginning(Journal.create(store), told=told)
@@ -97,13 +97,16 @@ def begin(
     return beginning
 
 
-def _going_on(journal: Journal) -> Beginning:
+def _going_on(journal: Journal, commit: str) -> Beginning:
     aside = journal.set_aside(lambda line: parsed(line) is not None)
     run = read_run(journal.path)
     count = len(run.measured)
     told = [f"Going on with {journal.path}, which was interrupted after {count} cells."]
     if aside:
         told.append(f"It had broken or torn lines, which are set aside in {aside}.")
+    began = run.environment["commit"]
+    if began != commit:
+        told.append(f"It began at commit {began[:8] or 'unknown'}, with the same code.")
     return Beginning(journal, {cell.id: cell for cell in run.cells}, told)
 
 

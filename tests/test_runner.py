@@ -226,6 +226,20 @@ def test_workers_are_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (len(one), len(two), len(one & two)) == (2, 2, 1)
 
 
+def test_workers_import_nothing_of_the_working_folder(tmp_path: Path) -> None:
+    for name in ("code", "random", "profile"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('mine')\n", encoding="utf-8")
+    tiny = ["--task", "quadratic", "--model", "linear", "--depth", "1", "--tasks", "1"]
+    done = subprocess.run(
+        [COMMAND, "run", *tiny, "--estimator", "fomaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_plugin_that_cannot_be_imported_fails_its_cells(tmp_path: Path) -> None:
     settings = replace(SETTINGS, plugins=("no_such_module",))
     (cell,) = finish(planned("fomaml"), tmp_path, settings).cells.values()

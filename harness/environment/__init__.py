@@ -20,7 +20,10 @@ from harness.environment.processor import model, processor
 
 __all__ = ["code_state", "environment"]
 
-_DECIDES = ("commit", "changes", "source", "packages", "python", "torch", "flags")
+# Commit and changes are not among them: the code that runs is told by its contents, and a log that
+# grows in the checkout, or a commit of something else, changes no number. So a run may have begun
+# at another commit than it goes on at; the journal tells each, in the events "start" and "resume".
+_DECIDES = ("source", "plugins", "packages", "python", "torch", "flags")
 
 
 def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[str, Any]:
@@ -32,7 +35,8 @@ def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[
 
     Args:
         store: the folder of results, which is no change of the code.
-        plugins: modules and files that were imported, as `--import` takes them.
+        plugins: modules and files that were imported, as `--import` takes them; what they have
+            imported in turn is found in this process.
     """
     found = gpus()
     memory = _memory()
@@ -94,10 +98,10 @@ def fingerprint(
 def code_state(environment: dict[str, Any]) -> str:
     """Returns a digest of what decides the numbers that code gives, the machine apart.
 
-    Runs with the same one and the same fingerprint may be joined. It is made of commit, changes,
-    the project's own source, the contents of plug-ins, versions of packages and Python, the build
-    of torch, threads, flags and variables that numerical libraries look at, and GPU drivers; so it
-    is defined without a commit too.
+    Runs with the same one and the same fingerprint may be joined. It is made of the project's own
+    source, the contents of plug-ins and of what they import, versions of packages and Python, the
+    build of torch, threads, flags and variables that numerical libraries look at, and GPU drivers;
+    so it is the same with a commit, without one, and with changes to other files.
 
     Args:
         environment: what `environment` returned, now or for an older run.
@@ -106,7 +110,6 @@ def code_state(environment: dict[str, Any]) -> str:
     return _digest(
         facts
         | {
-            "plugins": sorted((environment.get("plugins") or {}).values()),
             "threads": [environment.get(name) for name in ("threads", "threading", "variables")],
             "drivers": sorted({gpu.get("driver", "") for gpu in environment.get("gpus") or ()}),
         }

@@ -4,14 +4,24 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+import sys
+import sysconfig
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
+import estimators
+import harness
 from harness.environment.files import digest
+from harness.plugins import module_name
 
 _PROJECT = "metagrad-bench"
+_OWN = ("estimators", "harness", "reports", "tests")  # in `source`, or no part of a measurement
+_MAIN = ("__main__", "__mp_main__")  # the script that was called, whatever it is
+_INSTALLED = {"site-packages", "dist-packages"}
 _GROUPS = ("metagrad.estimators", "metagrad.tasks", "metagrad.models")
 _LARGE = 2**24  # bytes; of a larger file that has changed, size and date must do
 
@@ -74,25 +84,62 @@ def _git(*arguments: str) -> str | None:
 
 
 def source() -> str:
-    """Returns a digest of the files of `estimators` and `harness`, committed or not."""
-    floors = [Path(__file__).parents[2] / name for name in ("estimators", "harness")]
+    """Returns a digest of the files of `estimators` and `harness` that are run here.
+
+    These are the packages that were imported, in a checkout or installed, committed or not.
+    """
+    folders = [Path(folder) for package in (estimators, harness) for folder in package.__path__]
     return digest(
         path
-        for floor in floors
-        for path in floor.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        for folder in folders
+        for path in folder.rglob("*")
+        # Besides .pyc files there are those that Python is just writing, with other endings.
+        if path.is_file() and path.parent.name != "__pycache__"
     )
 
 
 def plugins(modules: Iterable[str]) -> dict[str, str]:
-    """Returns a digest of each plug-in's source; "" for one that is not found.
+    """Returns a digest of the source of each module that neither `source` nor a version tells of.
 
-    Of a package all modules count, of a module or file itself alone: what it imports does not.
+    These are plug-ins, what they have imported, and what entry points have loaded from editable
+    installs: all that this process has imported so far, but for the standard library, installed
+    distributions and the project itself. What is imported later, as within a function, is not
+    known yet; of a package that is named, all modules count.
 
     Args:
-        modules: as `harness.plugins.load_plugins` takes them.
+        modules: plug-ins as `harness.plugins.load_plugins` takes them; they are read from disk,
+            imported or not.
+
+    Returns:
+        Digests by name, a file's name being its stem; what cannot be read is left out.
     """
-    return {module: digest(_sources(module)) for module in modules}
+    found: defaultdict[str, set[Path]] = defaultdict(set)
+    for module in modules:
+        name = Path(module).stem if module.endswith(".py") else module
+        found[name].update(path.resolve() for path in _sources(module))
+    for name, path in _imported():
+        found[name].add(path)
+    digests = {name: digest(found[name]) for name in sorted(found)}
+    return {name: told for name, told in digests.items() if told}
+
+
+def _imported() -> Iterator[tuple[str, Path]]:
+    root = Path(__file__).resolve().parents[2]
+    standard = sysconfig.get_path("stdlib")
+    for name, module in list(sys.modules.items()):  # another thread may import something
+        spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None
+        origin = getattr(spec, "origin", None)  # "built-in", "frozen", None, or a file
+        if name in _MAIN or not isinstance(origin, str):
+            continue
+        path = Path(origin)
+        if not path.is_absolute() or path.is_relative_to(standard):
+            continue
+        if not _INSTALLED.isdisjoint(path.parts):
+            continue
+        path = path.resolve()
+        if path.is_relative_to(root) and path.relative_to(root).parts[0] in _OWN:
+            continue
+        yield (path.stem if name == module_name(path) else name), path
 
 
 def _sources(module: str) -> list[Path]:
