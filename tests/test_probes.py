@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
