@@ -285,6 +285,7 @@ def test_the_command_tells_what_it_found(
     assert [one.name for one in (tmp_path / "profiles").iterdir()] == [folder.name]
 
 
+@pytest.mark.usefixtures("plugins_forgotten")
 @pytest.mark.parametrize(
     ("estimator", "reason"),
     [("raises", "KeyError"), ("quits", "exit code 3"), ("exits", "SystemExit: 4")],
