@@ -1,21 +1,27 @@
-"""Set before torch is imported anywhere: see harness/__init__.py."""
+"""What all tests share."""
 
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-import estimators.built_in
-import harness
-from estimators.registry import ESTIMATORS
+import harness  # sets how many threads there are, before torch is imported anywhere
 
 assert harness
-assert estimators.built_in  # some tests put the registry back to what it was before them
+
+
+def pytest_configure() -> None:
+    """Has the built-in estimators registered: tests put the registry back to what it was."""
+    import estimators.built_in
+
+    assert estimators.built_in
 
 
 @pytest.fixture
 def plugins_forgotten() -> Iterator[None]:
     """Forgets the plug-in files that a test loads into this process."""
+    from estimators.registry import ESTIMATORS
+
     factories, modules = dict(ESTIMATORS._factories), set(sys.modules)
     yield
     ESTIMATORS._factories.clear()
