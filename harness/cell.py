@@ -181,6 +181,11 @@ class Cell:
         """The cell without its estimator: what a float64 reference and a timing belong to."""
         return replace(self, estimator="")
 
+    @property
+    def chain(self) -> "Cell":
+        """The meta-training that cells share, however far each of them goes along it."""
+        return replace(self, estimator="", device="cpu", dtype="float64", tasks=1, trained=0)
+
     def misfit(self) -> str | None:
         """Tells why the estimator cannot work at this depth; None when it can."""
         return ESTIMATORS.create(self.estimator).misfit(self.depth)

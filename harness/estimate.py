@@ -25,16 +25,16 @@ from harness.outcome import Status
 from harness.plan import Planned
 from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
+from harness.probes.time import LEAST_SECONDS
 from harness.problems import bilevel_problem
 from harness.processes import Ending, in_worker
 from harness.runner import Settings
 
 _COMPILATION = 30.0  # seconds of one compilation, about; a cell is compiled three times
-_CALLS = 4  # in the dtype of a cell, for its score: resident memory, HVPs, live memory, FLOPs
+_CALLS = 5  # in its dtype, for a score: resident memory, HVPs, live memory, FLOPs, launches
 _CURVATURE = (3, 10)  # points at which a reference has the curvature taken, products at each
 _SPENT = 0.15  # seconds, at least, on each of the pieces that are timed
 _WARM_UP = 3  # calls before the time samples of an estimator, about
-_LEAST_SAMPLE = 0.005  # seconds of a time sample; see `harness.probes.time`
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,7 @@ class _Machine:
         """Seconds of meta-training; what is trained longer goes on from what is trained less."""
         longest: Counter[Cell] = Counter()
         for group in groups:
-            chain = replace(group, trained=0, dtype="float64", tasks=1)
-            longest[chain] = max(longest[chain], group.trained)
+            longest[group.chain] = max(longest[group.chain], group.trained)
         seconds = 0.0
         for chain, steps in longest.items():
             timed = self._units(chain)
@@ -241,7 +240,7 @@ class _Machine:
         return seconds
 
     def _time(self, call: float) -> float:
-        return _WARM_UP * call + self.settings.samples * max(call, _LEAST_SAMPLE)
+        return _WARM_UP * call + self.settings.samples * max(call, LEAST_SECONDS)
 
     def _units(self, cell: Cell) -> Timed:
         kind = replace(cell, depth=1, step_size=1.0, seed=0, tasks=1, trained=0)

@@ -14,7 +14,8 @@ class Metric:
         unit: of the stored values; empty for a ratio.
         noisy: False when the same commit on the same machine gives the same value again.
         aggregate: "mean" over tasks with a 95 % interval, "median" over samples with the
-            quartiles, or "value" for a single number. Lower is better for every metric.
+            quartiles, or "value" for a single number. Lower is better for every metric but
+            "curvature" and "bound", which tell of the task and of the theory.
         about: one sentence.
     """
 

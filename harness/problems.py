@@ -45,9 +45,9 @@ def bilevel_problems(
     family = TASKS.create(cell.task)
     module = MODELS.create(cell.model).build(family, cell.seed)
     if cell.trained:
-        # Cells that differ in these alone share a meta-training.
-        run = replace(cell, estimator="", device="cpu", dtype="float64", tasks=1)
-        module.double().load_state_dict(checkpoint(run), strict=False)
+        module.double().load_state_dict(
+            checkpoint(replace(cell.chain, trained=cell.trained)), strict=False
+        )
     module.to(device=device, dtype=dtype)
 
     def converted(batch: Batch) -> Batch:

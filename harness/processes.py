@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import connection, forkserver, get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
@@ -99,7 +100,8 @@ def fresh_processes() -> BaseContext:
     return context
 
 
-def start_fork_server() -> None:
+@cache
+def _start_fork_server() -> None:
     """Starts what workers are forked from, out of reach of Ctrl-C and of the working folder.
 
     It would otherwise end in the midst of importing torch, and print where it was; and take a
@@ -287,6 +289,7 @@ def _start(process: BaseProcess) -> None:
     """
     main = vars(sys.modules["__main__"])
     with _starting:
+        _start_fork_server()
         named = {name: main.get(name) for name in ("__file__", "__spec__")}
         main.update(dict.fromkeys(named))
         try:

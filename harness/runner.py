@@ -5,7 +5,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +15,7 @@ from harness.cell import Cell
 from harness.journal import Progress, Result
 from harness.outcome import Status
 from harness.plan import Planned
-from harness.processes import (
-    Ending,
-    Limits,
-    in_worker,
-    start_fork_server,
-    usable_processors,
-    worker_memory,
-)
+from harness.processes import Ending, Limits, in_worker, usable_processors, worker_memory
 from harness.resume import Beginning
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
@@ -122,7 +115,6 @@ class _Run:
         self.total = float(sum(len(group.cells) for group in self.groups))
 
     def all(self) -> None:
-        start_fork_server()
         self._work(os.getpid)  # once it has imported torch, clocks may run
         self.references()
         self.total = sum(self._weight(group) for group in self.groups)
@@ -138,10 +130,9 @@ class _Run:
         wanted = [group for group in self.groups if group.unscored]
         # One chain of meta-training passes all checkpoints that are wanted of it, and keeps them.
         longest: dict[Cell, int] = {}
-        for group in wanted:
-            chain = replace(group.name, trained=0)
-            longest[chain] = max(longest.get(chain, 0), group.name.trained)
-        first = [g for g in wanted if g.name.trained == longest[replace(g.name, trained=0)]]
+        for name in (group.name for group in wanted):
+            longest[name.chain] = max(longest.get(name.chain, 0), name.trained)
+        first = [g for g in wanted if g.name.trained == longest[g.name.chain]]
         for groups in (first, [group for group in wanted if group not in first]):
             for group, ending in self._side_by_side(groups, compute):
                 group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.settings.jobs

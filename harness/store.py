@@ -37,7 +37,6 @@ _MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  
 # What content that is not ours can raise while it is read.
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 
-
 _START = b'{"event": "start"'
 
 
@@ -172,7 +171,6 @@ def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
     return runs, problems
 
 
-@_no_garbage_collection()
 def _has_begun(path: Path) -> bool:
     """Tells whether a run has come to write its first line."""
     with path.open("rb") as file:
@@ -180,6 +178,7 @@ def _has_begun(path: Path) -> bool:
     return line.endswith(b"\n") or not _START.startswith(line[: len(_START)])
 
 
+@_no_garbage_collection()
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Makes one row per run, cell and metric.
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from estimators.registry import Spec
+from harness.units import bytes_text, count_text
 
 GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed", "trained"]
 
@@ -104,10 +105,8 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         bias("bias"),
         _short(value("cosine_distance")),
         time if ended == "ok" else ended,
-        _scaled(value("peak_memory"), 1024, ("B", "KiB", "MiB", "GiB")),
-        _scaled(value("flops"), 1000, ("", "k", "M", "G", "T")),
-        _scaled(value("hvps"), 1000, ("",)),
-        _scaled(value("serial_depth"), 1000, ("",)),
+        bytes_text(value("peak_memory")),
+        *(count_text(value(metric)) for metric in ("flops", "hvps", "serial_depth")),
     ]
     if "own_bias" in metrics.index:
         yield ["  own objective", bias("own_bias")]
@@ -129,13 +128,3 @@ def _multiples(cell: pd.DataFrame, base: pd.DataFrame) -> list[str]:
 
 def _short(number: float) -> str:
     return f"{number:.2g}" if math.isfinite(number) else "-"
-
-
-def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
-    if not math.isfinite(number):
-        return "-"
-    power = 0
-    while number >= base and power < len(units) - 1:
-        number, power = number / base, power + 1
-    text = f"{number:.0f}" if number == int(number) and power == 0 else f"{number:.3g}"
-    return f"{text} {units[power]}".strip()

@@ -8,7 +8,8 @@ import pandas as pd
 
 from estimators.phases import Phase
 from harness.profiling.folder import Profile, read_profile
-from harness.profiling.telling import peak_text, seconds_text, short_name
+from harness.profiling.telling import peak_text, short_name
+from harness.units import seconds_text
 from reports.figures import HEIGHT, Chart
 
 MOST = 6

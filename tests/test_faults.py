@@ -2,7 +2,9 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,14 +98,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
             stdout=out,
             stderr=told,
         )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    code, memory = process.poll(), 0
+    while code is None:
+        # ru_maxrss would be no less than ours, from which it was forked.
+        with suppress(psutil.NoSuchProcess):
+            memory = max(memory, psutil.Process(process.pid).memory_info().rss)
+        time.sleep(0.05)
+        code = process.poll()
+    assert memory
     left = commands.processes(folder)
     (path,) = (folder / "results" / "runs").glob("*.jsonl")
     yield Finished(
         folder,
-        process.returncode,
-        usage.ru_maxrss * 1024,
+        code,
+        memory,
         (folder / "told").read_text(encoding="utf-8"),
         read_run(path),
         left,

@@ -179,8 +179,13 @@ def test_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path:
     beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
     path = beginning.journal.path
 
-    def killed() -> set[str]:
-        return {cell.id for cell in read_run(path).cells if cell.status is Status.CRASHED}
+    def killed() -> set[tuple[str, str]]:
+        return {
+            (cell.id, name)
+            for cell in read_run(path).cells
+            for name, stage in cell.stages.items()
+            if stage.status is Status.CRASHED
+        }
 
     def interrupt(progress: Progress) -> None:
         if killed():
@@ -193,13 +198,12 @@ def test_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path:
 
     beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
     assert beginning.journal.path == path
-    assert beginning.told == [
-        f"Going on with {path}, which was interrupted after {len(set(before))} cells."
-    ]
+    count = len({cell for cell, _ in before})
+    assert beginning.told == [f"Going on with {path}, which was interrupted after {count} cells."]
     run(plan, beginning, SETTINGS)
     assert len(measured(path)) == len(plan)
     scored = Counter(cell for cell, stage in stages(path) if stage == "score")
-    assert scored == {p.cell.id: 1 + (p.cell.id in again) for p in plan}
+    assert scored == {p.cell.id: 1 + ((p.cell.id, "score") in again) for p in plan}
 
 
 def test_killed_fork_server_costs_what_its_workers_were_at(tmp_path: Path) -> None:

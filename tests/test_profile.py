@@ -34,7 +34,6 @@ from harness.profiling.live import follow, overhear
 from harness.profiling.marks import ESTIMATE, marked_phases, phase_begun
 from harness.profiling.operators import OUTSIDE, operators
 from harness.profiling.record import record
-from harness.profiling.telling import bytes_text, seconds_text
 
 Event = dict[str, Any]
 LIMITS = Limits(seconds=300, memory=8 * 2**30)
@@ -357,10 +356,3 @@ def test_another_schema_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "profile.json").write_text('{"schema": 0}')
     with pytest.raises(ValueError, match="schema"):
         read_profile(tmp_path)
-
-
-def test_units() -> None:
-    assert [bytes_text(size) for size in (0, 999, 1024, 5 * 2**20, 2**31)] == [
-        *("0 B", "999 B", "1 KiB", "5 MiB", "2 GiB")
-    ]
-    assert [seconds_text(one) for one in (0.5, 2.0, 1e-6)] == ["500 ms", "2 s", "0.001 ms"]

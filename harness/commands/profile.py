@@ -23,13 +23,11 @@ def profile(
 
     `metagrad report` shows the profiles of the store.
     """
-    import psutil
-
     from harness.cell import Cell
     from harness.outcome import Status
     from harness.plan import missing_device
     from harness.plugins import load_plugins
-    from harness.processes import Limits, in_worker
+    from harness.processes import Limits, in_worker, worker_memory
     from harness.profiling.folder import folder_of, read_profile, replaced_when_whole
     from harness.profiling.record import record
     from harness.profiling.telling import print_profile
@@ -42,7 +40,7 @@ def profile(
         raise OptionError(hindrance)
     folder = out or folder_of(planned, store)
     console.print(f"Profiling {planned.id}", markup=False, highlight=False, soft_wrap=True)
-    limits = Limits(time_limit, psutil.virtual_memory().total)
+    limits = Limits(time_limit, worker_memory(jobs=1))
     with replaced_when_whole(folder, planned) as draft:
         try:
             outcome = in_worker(

@@ -1,7 +1,6 @@
 """Bytes of live tensors: what a problem holds, and the peak of an estimate above it."""
 
 import gc
-import os
 import weakref
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -178,11 +177,23 @@ def profiled_peak(work: Callable[[], object]) -> int:
     Returns:
         Bytes.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch tells of every profile
+    return max(accumulate(profiled_changes(work), initial=0))
+
+
+def profiled_changes(work: Callable[[], object]) -> list[int]:
+    """Returns what work on the CPU allocates, and below 0 releases, as torch's profiler tells it.
+
+    Args:
+        work: what to follow. What it returns is alive at the end.
+
+    Returns:
+        Bytes, in the order of time.
+    """
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        work()
+        result = work()
+    del result
     events = profiler.profiler.kineto_results.events()
     told = [event for event in events if event.name() == "[memory]"]
     told.sort(key=lambda event: event.start_ns())  # stable: events of one instant keep their order
-    return int(max(accumulate((event.nbytes() for event in told), initial=0)))
+    return [int(event.nbytes()) for event in told]

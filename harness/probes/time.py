@@ -24,7 +24,9 @@ from harness.probes.disturbance import (
 )
 
 Work = Callable[[], object]
-_LEAST_SECONDS = 0.005  # a sample shorter than this is mostly the clock and the scheduler
+LEAST_SECONDS = 0.005
+"""A sample of time that is shorter is mostly the clock and the scheduler."""
+
 _ENOUGH_CALLS = 100  # to warm up, if they do not make up a sample before
 _MOST_WARM_UP = 2.0  # seconds
 _PHASE_SAMPLES = 3
@@ -181,7 +183,7 @@ class _Series:
         # A single call, where each is dear, has none to be held against.
         if len(calls) > 1 and not settled(calls):
             self._note(f"still got faster after {1 + len(calls)} calls to warm up")
-        self.runs = max(1, round(_LEAST_SECONDS / min(calls)))
+        self.runs = max(1, round(LEAST_SECONDS / min(calls)))
 
     def sample(self) -> None:
         before = seconds_waited()
@@ -233,7 +235,7 @@ def settled(calls: list[float]) -> bool:
     Args:
         calls: seconds of each but the first, which may have had to compile.
     """
-    if len(calls) < 2 or (len(calls) < _ENOUGH_CALLS and fsum(calls) < _LEAST_SECONDS):
+    if len(calls) < 2 or (len(calls) < _ENOUGH_CALLS and fsum(calls) < LEAST_SECONDS):
         return False
     last = min(3, len(calls) // 2)
     return min(calls[-last:]) >= _FALL * min(calls[:-last])

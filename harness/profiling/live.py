@@ -1,7 +1,6 @@
 """The memory timeline: bytes alive after each allocation and release, and what they are."""
 
 import gc
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,11 +8,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_iter
 
 from estimators.phases import Phase, watched
-from harness.probes.memory import LiveStorages
+from harness.probes.memory import LiveStorages, profiled_changes
 
 
 @dataclass(frozen=True)
@@ -110,15 +108,7 @@ def overhear(work: Callable[[], object]) -> Timeline:
     Args:
         work: the estimate.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = work()
-    del result
-    events = profiler.profiler.kineto_results.events()
-    told = [event for event in events if event.name() == "[memory]"]
-    told.sort(key=lambda event: event.start_ns())  # stable: events of one instant keep their order
-    sizes = [int(event.nbytes()) for event in told]
+    sizes = profiled_changes(work)
     phase = str(Phase.META_GRADIENT)
     return Timeline(
         [

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
@@ -57,7 +56,6 @@ def record(cell: Cell, folder: Path) -> None:
         cell: the cell.
         folder: an empty folder.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch tells of every profile
     estimator = prepared_estimator(cell)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
     work = partial(estimator, problem, params)

@@ -6,6 +6,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from harness.profiling.folder import FILES, Profile
+from harness.units import bytes_text, seconds_text
 
 _ROWS = 8
 
@@ -105,27 +106,3 @@ def short_name(operator: str) -> str:
     """
     name = operator.removeprefix("autograd::engine::evaluate_function: ")
     return operator if name == operator else f"{name} (engine)"
-
-
-def bytes_text(size: float) -> str:
-    """Returns bytes as people read them.
-
-    Example:
-        >>> bytes_text(2048)
-        '2 KiB'
-    """
-    for unit in ("B", "KiB", "MiB"):
-        if abs(size) < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
-
-
-def seconds_text(seconds: float) -> str:
-    """Returns seconds as people read them.
-
-    Example:
-        >>> seconds_text(0.0021)
-        '2.1 ms'
-    """
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
