@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from estimators.errors import OptionError
-from harness.progress import Show, progress_bar
-from harness.runs import last_progress
+from harness.results.runs import last_progress
+from harness.running.progress import Show, progress_bar
 
 _PERCENT = re.compile(r"\[\s*([\d.]+)%\]\s*\W*(.*)")
 _MEASURED = 0.85  # of the bar; the rest is what asv does afterwards

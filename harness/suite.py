@@ -11,9 +11,9 @@ from estimators import OptionError, create
 from harness.cell import Cell
 from harness.plan import Axes, expand
 from harness.problems import bilevel_problem
-from harness.resume import begin
-from harness.runner import Settings, run
-from harness.runs import read_run
+from harness.results.runs import read_run
+from harness.running.resume import begin
+from harness.running.runner import Settings, run
 
 VERSION = 1
 

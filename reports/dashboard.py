@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from harness.store import Problem, StoreError, journals, load
+from harness.results.store import Problem, StoreError, journals, load
 from reports import figures, tables
 from reports.quantities import QUANTITIES
 

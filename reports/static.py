@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from estimators.errors import OptionError
 from harness.profiling.folder import Profile
-from harness.store import StoreError, load_sound
+from harness.results.store import StoreError, load_sound
 from reports import figures, profiles, tables
 
 _AT_DEPTH = (

@@ -8,7 +8,7 @@ import pandas as pd
 
 from estimators.errors import OptionError
 from estimators.registry import Spec
-from harness.runs import read_run
+from harness.results.runs import read_run
 from reports.quantities import QUANTITIES
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
@@ -32,7 +32,7 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
     machines never stand in one figure. Where the commit is unknown every run is its own version.
 
     Args:
-        long: the table of `harness.store.load`.
+        long: the table of `harness.results.store.load`.
 
     Returns:
         Axes, outcome and, for every metric, the columns NAME, NAME_low and NAME_high in the units
@@ -87,7 +87,7 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> p
     """Returns the columns of metrics, in the units that are shown.
 
     Args:
-        long: the table of `harness.store.load`.
+        long: the table of `harness.results.store.load`.
         number: of the cell of a run that each of its rows belongs to.
         kept: numbers to return, a row each.
     """

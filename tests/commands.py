@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import psutil
 
 from harness import cli
-from harness.processes import fresh_processes
+from harness.running.processes import fresh_processes
 
 COMMAND = Path(sys.executable).with_name("metagrad")
 FAULTY = Path(__file__).with_name("faulty.py")

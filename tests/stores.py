@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell
-from harness.journal import Journal, Result, Samples
 from harness.outcome import Outcome, Status
+from harness.results.journal import Journal, Result, Samples
 
 MARKUP = "<script>alert('reason')</script> </script> ![x](http://evil.example/x.png)"
 NOTE = "one sample was disturbed"

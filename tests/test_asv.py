@@ -18,7 +18,7 @@ import torch
 from estimators import OptionError
 from harness.outcome import Status
 from harness.plan import expand, preset
-from harness.runs import read_run
+from harness.results.runs import read_run
 from harness.suite import VERSION, key, measure
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from estimators import Estimator, Params, create
 from estimators.tree import norm, scaled
 from harness.cell import Cell
-from harness.journal import Samples
 from harness.outcome import Diverged
 from harness.probes.bias import (
     BatchError,
@@ -23,6 +22,7 @@ from harness.probes.bias import (
 from harness.probes.bound import bound_of
 from harness.problems import bilevel_problem
 from harness.references import load_reference, save_reference
+from harness.results.journal import Samples
 
 SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
 Vectors = NDArray[np.float64]  # [tasks, size]

@@ -15,7 +15,7 @@ from harness.cli import main
 from harness.metrics import METRICS
 from harness.models import MODELS
 from harness.plan import presets
-from harness.store import load_sound
+from harness.results.store import load_sound
 from harness.tasks import TASKS
 
 COMMAND = Path(sys.executable).with_name("metagrad")

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from estimators import BilevelProblem, Params, available, create
 from harness.cell import Cell
-from harness.dry_run import print_dry_run
-from harness.estimate import Estimate, Part, estimate, products
 from harness.plan import Axes, Planned, expand
-from harness.runner import Settings
+from harness.running.dry_run import print_dry_run
+from harness.running.estimate import Estimate, Part, estimate, products
+from harness.running.runner import Settings
 
 PLAN = Axes(
     settings=(("quadratic", "linear"),),

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from estimators.errors import OptionError
 from harness.commands.export import export as command
-from harness.export import export
-from harness.journal import Journal, Result
 from harness.outcome import Outcome, Status
-from harness.runs import read_run
-from harness.store import AXES, COLUMNS, StoreError, load_sound
+from harness.results.export import export
+from harness.results.journal import Journal, Result
+from harness.results.runs import read_run
+from harness.results.store import AXES, COLUMNS, StoreError, load_sound
 from tests.stores import MARKUP, environment, write_run, write_store
 from tests.test_store import START, cell, results, write_events
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from harness.outcome import Status
-from harness.runs import CellResult, Run, read_run
+from harness.results.runs import CellResult, Run, read_run
 from tests import commands
 from tests.commands import COMMAND, FAULTY, TINY, estimators
 

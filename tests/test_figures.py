@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.store import load_sound
+from harness.results.store import load_sound
 from reports import figures, tables
 from tests.stores import BIASES, COMMITS, NOTE, write_run, write_store
 

@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from harness.cell import Cell
-from harness.journal import Progress
 from harness.metrics import METRICS
 from harness.outcome import Status
 from harness.plan import Planned
-from harness.resume import begin
-from harness.runner import Settings, run
-from harness.runs import read_run
-from harness.store import load_sound
+from harness.results.journal import Progress
+from harness.results.runs import read_run
+from harness.results.store import load_sound
+from harness.running.resume import begin
+from harness.running.runner import Settings, run
 from tests import commands
 from tests.commands import TINY, Command, estimators, events, finish, journals, stages
 

@@ -21,7 +21,6 @@ from harness.commands.profile import profile as profile_command
 from harness.outcome import Status
 from harness.probes.memory import peak_memory, profiled_peak
 from harness.problems import bilevel_problem, prepared_estimator
-from harness.processes import Limits, in_worker
 from harness.profiling.flames import collapse, read_stacks, write_stacks
 from harness.profiling.folder import (
     FILES,
@@ -34,6 +33,7 @@ from harness.profiling.live import follow, overhear
 from harness.profiling.marks import ESTIMATE, marked_phases, phase_begun
 from harness.profiling.operators import OUTSIDE, operators
 from harness.profiling.record import record
+from harness.running.processes import Limits, in_worker
 
 Event = dict[str, Any]
 LIMITS = Limits(seconds=300, memory=8 * 2**30)

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from estimators.errors import OptionError
 from harness.cell import Cell
-from harness.journal import Journal
 from harness.outcome import Outcome, Status
-from harness.store import StoreError
+from harness.results.journal import Journal
+from harness.results.store import StoreError
 from reports import static
 from reports.commands import report
 from tests.stores import MARKUP, NOTE, environment, journal_result, write_store

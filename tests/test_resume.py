@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from harness.cell import Cell
-from harness.journal import Journal, Progress, Result
 from harness.outcome import Outcome, Status
 from harness.plan import Planned
-from harness.processes import Limits
-from harness.resume import Beginning, begin
-from harness.runner import Settings, run
-from harness.runs import read_run
+from harness.results.journal import Journal, Progress, Result
+from harness.results.runs import read_run
+from harness.running.processes import Limits
+from harness.running.resume import Beginning, begin
+from harness.running.runner import Settings, run
 
 LIMITS = Limits(seconds=60, memory=2e9)
 LIMITED = {"seconds": 60.0, "memory": 2e9}

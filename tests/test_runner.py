@@ -17,15 +17,15 @@ import pytest
 
 from estimators.registry import ESTIMATORS
 from harness.cell import Cell
-from harness.journal import Progress
 from harness.metrics import METRICS
 from harness.outcome import Status
 from harness.plan import Planned
 from harness.plugins import load_plugins
-from harness.resume import begin
-from harness.runner import Settings, run
-from harness.runs import CellResult, read_run
-from harness.store import load_sound
+from harness.results.journal import Progress
+from harness.results.runs import CellResult, read_run
+from harness.results.store import load_sound
+from harness.running.resume import begin
+from harness.running.runner import Settings, run
 
 FAULTY = "tests.faulty"
 SETTINGS = Settings(jobs=2, samples=6, time_limit=6.0, plugins=(FAULTY,))

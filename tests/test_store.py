@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from harness.cell import Cell
-from harness.journal import SCHEMA, Journal, Progress, Result, Samples
 from harness.outcome import Outcome, Status
-from harness.runs import last_progress, read_run
-from harness.store import COLUMNS, StoreError, load, load_sound, summaries
+from harness.results.journal import SCHEMA, Journal, Progress, Result, Samples
+from harness.results.runs import last_progress, read_run
+from harness.results.store import COLUMNS, StoreError, load, load_sound, summaries
 
 ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
 OK = Outcome(Status.OK)
@@ -437,6 +437,6 @@ def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, harness.store; print('torch' in sys.modules)"
+    code = "import sys, harness.results.store; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

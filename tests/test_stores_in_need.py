@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.outcome import Status
-from harness.runs import read_run
-from harness.store import load_sound
+from harness.results.runs import read_run
+from harness.results.store import load_sound
 from tests.commands import TINY, Command, estimators, finish, journals, stages
 
 SLOW = "dawdles(seconds=0.1)"

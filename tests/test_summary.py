@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.store import load_sound
-from harness.summary import print_summary
+from harness.results.store import load_sound
+from harness.results.summary import print_summary
 from tests.stores import COMMITS, NOTE, write_store
 
 

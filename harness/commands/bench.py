@@ -12,6 +12,6 @@ def bench(store: Store = Path("results")) -> int:
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
     from harness.bench import run_asv
-    from harness.store import load_run
+    from harness.results.store import load_run
 
     return print_end(load_run(run_asv(store, console)))

@@ -32,7 +32,7 @@ def print_end(table: "pd.DataFrame", against: str | None = None) -> int:
     Raises:
         OptionError: no cell of it was measured.
     """
-    from harness.summary import print_summary
+    from harness.results.summary import print_summary
 
     print_summary(table, console, against)
     if not (table["outcome"] == "ok").any():

@@ -27,10 +27,10 @@ def profile(
     from harness.outcome import Status
     from harness.plan import missing_device
     from harness.plugins import load_plugins
-    from harness.processes import Limits, in_worker, worker_memory
     from harness.profiling.folder import folder_of, read_profile, replaced_when_whole
     from harness.profiling.record import record
     from harness.profiling.telling import print_profile
+    from harness.running.processes import Limits, in_worker, worker_memory
 
     load_plugins(imports)
     if not time_limit > 0:

@@ -65,17 +65,17 @@ def run(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
-    from harness.interruption import one_interruption
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
-    from harness.progress import progress_bar
-    from harness.resume import begin
-    from harness.runner import Settings
-    from harness.runner import run as run_plan
-    from harness.runs import read_run
+    from harness.results.runs import read_run
+    from harness.results.store import load_run
+    from harness.running.interruption import one_interruption
+    from harness.running.progress import progress_bar
+    from harness.running.resume import begin
+    from harness.running.runner import Settings
+    from harness.running.runner import run as run_plan
     from harness.selection import select
-    from harness.store import load_run
 
     load_plugins(imports)
     for option, value in (("--time-limit", time_limit), ("--memory-limit", memory_limit)):
@@ -105,8 +105,8 @@ def run(
         plugins=tuple(imports),
     )
     if dry_run:
-        from harness.dry_run import print_dry_run
-        from harness.estimate import estimate
+        from harness.running.dry_run import print_dry_run
+        from harness.running.estimate import estimate
 
         with console.status("Timing a few gradients of each task and model"):
             expected = estimate(planned, settings)

@@ -13,8 +13,8 @@ def summary(
 ) -> None:
     """Print the table of the run that was written to last."""
     from harness.plugins import load_plugins
-    from harness.store import journals, load_sound
-    from harness.summary import print_summary
+    from harness.results.store import journals, load_sound
+    from harness.results.summary import print_summary
 
     load_plugins(imports)
     table = load_sound(store)

@@ -8,7 +8,7 @@ from harness.conformance.subject import DEEPEST, Subject
 from harness.conformance.suite import Finding, Score, Verdict, examine, score, scored_on
 from harness.outcome import Status
 from harness.plugins import load_plugins
-from harness.processes import Limits, in_worker, worker_memory
+from harness.running.processes import Limits, in_worker, worker_memory
 
 Plugins = tuple[str, ...]
 

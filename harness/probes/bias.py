@@ -9,11 +9,11 @@ from estimators import BilevelProblem, Estimator, Params
 from estimators.differentiation import value_and_gradient
 from estimators.tree import axpy, dot, leaves, norm, scaled
 from harness.cell import Cell
-from harness.journal import Samples
 from harness.outcome import Diverged
 from harness.probes.bound import bound_of
 from harness.problems import bilevel_problem
 from harness.references import load_reference
+from harness.results.journal import Samples
 
 
 def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 
 from estimators.errors import OptionError
 from harness.metrics import METRICS
-from harness.runs import CellResult, Run, read_run
+from harness.results.runs import CellResult, Run, read_run
 
 AXES: dict[str, type] = {
     **{"estimator": str, "task": str, "model": str, "depth": int, "step_size": float},

@@ -13,7 +13,6 @@ from estimators.options import Compilable
 from estimators.phases import Phase
 from estimators.tree import leaves, norm
 from harness.cell import Cell
-from harness.journal import Samples
 from harness.outcome import Diverged
 from harness.probes.bias import measure_bias
 from harness.probes.flops import count_flops
@@ -23,7 +22,8 @@ from harness.probes.resident import resident_growth
 from harness.probes.time import Timing, Work, interleaved_times
 from harness.problems import bilevel_problem, prepared_estimator
 from harness.references import save_reference
-from harness.worker import take_turn
+from harness.results.journal import Samples
+from harness.running.worker import take_turn
 
 _PHASES = {
     Phase.INNER_LOOP: "time_inner_loop",

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from estimators.errors import OptionError
-from harness import measures
 from harness.cell import Cell
-from harness.journal import Progress, Result
 from harness.outcome import Status
 from harness.plan import Planned
-from harness.processes import Ending, Limits, in_worker, usable_processors, worker_memory
-from harness.resume import Beginning
+from harness.results.journal import Progress, Result
+from harness.running import measures
+from harness.running.processes import Ending, Limits, in_worker, usable_processors, worker_memory
+from harness.running.resume import Beginning
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from estimators.errors import OptionError
-from harness.runs import Run
-from harness.store import AXES, COLUMNS, Problem, long_table, read_runs
+from harness.results.runs import Run
+from harness.results.store import AXES, COLUMNS, Problem, long_table, read_runs
 
 SCHEMA = 1
 """Version of the JSON document."""
@@ -24,7 +24,7 @@ STDOUT = Path("-")
 def export(
     store: Path, out: Path = STDOUT, form: str | None = None, *, force: bool = False
 ) -> list[Problem]:
-    """Writes one row per run, cell and metric: columns `harness.store.COLUMNS`.
+    """Writes one row per run, cell and metric: columns `harness.results.store.COLUMNS`.
 
     Samples are a list of numbers in Parquet and JSON, and the text of a JSON list in CSV. JSON has
     more: parts of a cell that have no column, and what each run was made with. It is an object of

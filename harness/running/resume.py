@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.environment import code_state, environment
-from harness.journal import Journal, Result
 from harness.outcome import Outcome, Status
 from harness.plan import Planned
-from harness.processes import Limits
-from harness.runs import CellResult, StageResult, first_event, parsed, read_run
+from harness.results.journal import Journal, Result
+from harness.results.runs import CellResult, StageResult, first_event, parsed, read_run
+from harness.running.processes import Limits
 
 # The last one is what is told of a worker whose fork server was killed.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255")

@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
-from harness import worker
 from harness.environment.cgroups import limits as container_limits
 from harness.outcome import Outcome, Status, place
+from harness.running import worker
 
 _MIB = 2**20
 _SHARE = 0.9  # of the machine's memory, for all workers together
@@ -53,7 +53,7 @@ class Ending:
         outcome: how.
         value: what it returned; None unless the outcome is ok.
         seconds: wall time, start of the worker included.
-        part: of the work, that the worker was at; see `harness.worker.take_turn`.
+        part: of the work, that the worker was at; see `harness.running.worker.take_turn`.
     """
 
     outcome: Outcome
@@ -96,7 +96,9 @@ def fresh_processes() -> BaseContext:
         return get_context("spawn")
     context = get_context("forkserver")
     # torch imports the last one, for a second, at the first use of a dispatch mode.
-    context.set_forkserver_preload(["harness.measures", "estimators.built_in", "torch._dynamo"])
+    context.set_forkserver_preload(
+        ["harness.running.measures", "estimators.built_in", "torch._dynamo"]
+    )
     return context
 
 

@@ -18,7 +18,6 @@ from estimators.differentiation import value_and_gradient
 from estimators.hvp import hvp
 from estimators.options import measured_default
 from estimators.tree import leaves
-from harness import measures
 from harness.cell import Cell
 from harness.meta_training import META_BATCH
 from harness.outcome import Status
@@ -27,8 +26,9 @@ from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
 from harness.probes.time import LEAST_SECONDS
 from harness.problems import bilevel_problem
-from harness.processes import Ending, in_worker
-from harness.runner import Settings
+from harness.running import measures
+from harness.running.processes import Ending, in_worker
+from harness.running.runner import Settings
 
 _COMPILATION = 30.0  # seconds of one compilation, about; a cell is compiled three times
 _CALLS = 5  # in its dtype, for a score: resident memory, HVPs, live memory, FLOPs, launches
@@ -123,7 +123,7 @@ class Timed:
 
 
 def estimate(planned: list[Planned], settings: Settings) -> Estimate:
-    """Estimates how long `harness.runner.run` takes for a plan on this machine.
+    """Estimates how long `harness.running.runner.run` takes for a plan on this machine.
 
     In workers, one inner gradient g, one outer gradient o and one HVP h of each task and model are
     timed, and the smallest of cells is scored. A call at depth K that takes n products is taken as

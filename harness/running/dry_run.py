@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from harness.estimate import Estimate
+from harness.running.estimate import Estimate
 
 
 def print_dry_run(told: Estimate, console: Console) -> None:

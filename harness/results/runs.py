@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from harness.journal import SCHEMA, Progress, Samples
+from harness.results.journal import SCHEMA, Progress, Samples
 from harness.outcome import Status
 
 STAGES = ("plan", "score", "time")

@@ -1,0 +1,1 @@
+"""How a plan is measured: worker processes, their limits, their order and time left."""
