@@ -27,7 +27,12 @@ def unstack(stacked: Params) -> list[Params]:
 def summed(loss: Loss) -> Loss:
     """Returns the sum of a loss over stacked points; the loss is called once, through vmap."""
 
+    def one(params: Params) -> Tensor:
+        # Of a callable that is no function, vmap would take the repr for a name: all its tensors
+        # in writing, for milliseconds.
+        return loss(params)
+
     def total(stacked: Params) -> Tensor:
-        return torch.vmap(loss)(stacked).sum()
+        return torch.vmap(one)(stacked).sum()
 
     return total

@@ -87,6 +87,21 @@ def test_stacked_points_are_multiplied_and_counted_one_by_one(engine: str, name:
         assert relative_error(product, dense @ flatten(vector)) < TOLERANCE[engine]
 
 
+class Unspeakable:
+    """A loss that is not to be written out for a name, which for tensors takes milliseconds."""
+
+    def __call__(self, params: Params) -> torch.Tensor:
+        return params["w"].square().sum()
+
+    def __repr__(self) -> str:
+        raise AssertionError("it was written out")
+
+
+def test_summed_loss_is_called_and_not_written_out() -> None:
+    points = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}]
+    assert summed(Unspeakable())(stack(points)) == 14.0
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_inner_count_does_not_reach_the_outer_one(engine: str) -> None:
     found, (vector,) = case("quartic"), vectors("quartic", 1)

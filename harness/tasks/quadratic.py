@@ -1,6 +1,7 @@
 """A problem whose exact meta-gradient is known in closed form."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 
 import numpy as np
@@ -53,7 +54,7 @@ class Quadratic(TaskFamily):
         if not 0 <= self.drift < inf:
             raise OptionError(f"quadratic: drift={self.drift} must be 0 or more, and finite")
 
-    @property
+    @cached_property
     def eigenvalues(self) -> NDArray[np.float64]:
         """lambda, float64 [dimension], rising."""
         return np.geomspace(self.smallest, self.largest, self.dimension)
