@@ -14,9 +14,9 @@ class Metric:
         unit: of the stored values; empty for a ratio.
         noisy: False when the same commit on the same machine gives the same value again.
         aggregate: "mean" over tasks with a 95 % interval, "median" over samples with the
-            quartiles, or "value" for a single number. Lower is better for every metric but
-            "curvature" and "bound", which tell of the task and of the theory.
+            quartiles, or "value" for a single number.
         about: one sentence.
+        better: which way; "neither" for what tells of the task or of the theory.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Metric:
     noisy: bool
     aggregate: Literal["mean", "median", "value"]
     about: str
+    better: Literal["lower", "neither"] = "lower"
 
 
 _TABLE = (
@@ -94,6 +95,7 @@ _TABLE = (
         "mean",
         "What the theory bounds the bias by, at the curvature found along the inner loop, per "
         "task.",
+        "neither",
     ),
     Metric(
         "curvature",
@@ -103,6 +105,15 @@ _TABLE = (
         "mean",
         "Step size times the largest absolute eigenvalue of the inner Hessian along the inner "
         "loop, per task.",
+        "neither",
+    ),
+    Metric(
+        "outer_loss",
+        "outer loss",
+        "",
+        False,
+        "mean",
+        "Outer loss at the adapted parameters, in float64, per task: what meta-training lowers.",
     ),
     Metric(
         "time",

@@ -29,16 +29,17 @@ def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
         reference: file of the cell's group; see `harness.references.save_reference`.
 
     Returns:
-        Samples of "bias", "cosine_distance" and "curvature", which is alpha lambda_max, one a
-        task; where the estimator follows another objective than MAML's, of "own_bias", and where
-        there is a bound, of "bound", likewise; and one of each figure of `BatchError.samples`.
+        Samples of "bias", "cosine_distance", "outer_loss" and "curvature", which is alpha
+        lambda_max, one a task; where the estimator follows another objective than MAML's, of
+        "own_bias", and where there is a bound, of "bound", likewise; and one of each figure of
+        `BatchError.samples`.
         Curvature and bounds are left out if not all are finite.
 
     Raises:
         Diverged: an estimate is not finite.
     """
     known = load_reference(reference, cell.device)
-    samples: Samples = {"bias": [], "cosine_distance": []}
+    samples: Samples = {"bias": [], "cosine_distance": [], "outer_loss": []}
     own: list[float] = []
     bounds: list[float] = []
     batch = BatchError()
@@ -49,6 +50,7 @@ def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
         if not math.isfinite(norm(estimate)):
             raise Diverged(f"the estimate of task {index} is not finite")
         samples["bias"].append(relative_error(estimate, exact))
+        samples["outer_loss"].append(float(result.outer_loss))
         samples["cosine_distance"].append(cosine_distance(estimate, exact))
         batch.add(estimate, exact)
         bound = bound_of(cell, curvature)

@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +90,21 @@ def read_profile(folder: Path) -> Profile:
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
         raise ValueError(f"{folder / SUMMARY} is no profile of schema {SCHEMA}")
     return Profile(folder, summary)
+
+
+def profile_of(store: Path, cell: str) -> Profile | None:
+    """Returns the profile that a store keeps of a cell, if there is one that can be read.
+
+    Args:
+        store: the folder of results.
+        cell: its name, of which this process need not know estimator, task or model.
+    """
+    for folder in sorted((store / "profiles").glob("[!.]*")):
+        with suppress(OSError, ValueError):
+            profile = read_profile(folder)
+            if profile.summary.get("cell") == cell:
+                return profile
+    return None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -92,18 +93,29 @@ def _write_whole(out: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
 
 
-def _write_csv(runs: list[Run], file: BinaryIO) -> None:
-    table = long_table(runs)
-    table["samples"] = [
+def write_csv(table: pd.DataFrame, file: BinaryIO) -> None:
+    """Writes a long table; samples are the text of a JSON list.
+
+    Args:
+        table: see `harness.results.store.long_table`.
+        file: where to.
+    """
+    texts = [
         "" if samples is None else orjson.dumps(samples).decode() for samples in table["samples"]
     ]
-    table.to_csv(file, index=False, lineterminator="\n")
+    table.assign(samples=texts).to_csv(file, index=False, lineterminator="\n")
 
 
-def _write_parquet(runs: list[Run], file: BinaryIO) -> None:
-    table = long_table(runs)
-    samples = pa.array(table.pop("samples").to_list(), pa.list_(pa.float64()))
-    whole = pa.Table.from_pandas(table, preserve_index=False).append_column("samples", samples)
+def write_parquet(table: pd.DataFrame, file: BinaryIO) -> None:
+    """Writes a long table; samples are a list of numbers.
+
+    Args:
+        table: see `harness.results.store.long_table`.
+        file: where to.
+    """
+    samples = pa.array(table["samples"].to_list(), pa.list_(pa.float64()))
+    others = table.drop(columns="samples")
+    whole = pa.Table.from_pandas(others, preserve_index=False).append_column("samples", samples)
     pq.write_table(whole.select(list(COLUMNS)), file, compression="zstd")
 
 
@@ -134,7 +146,7 @@ def _write_json(runs: list[Run], file: BinaryIO) -> None:
 
 
 _WRITERS: dict[str, Callable[[list[Run], BinaryIO], None]] = {
-    "csv": _write_csv,
-    "parquet": _write_parquet,
+    "csv": lambda runs, file: write_csv(long_table(runs), file),
+    "parquet": lambda runs, file: write_parquet(long_table(runs), file),
     "json": _write_json,
 }

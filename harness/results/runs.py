@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from harness.results.journal import SCHEMA, Progress, Samples
 from harness.outcome import Status
+from harness.results.journal import SCHEMA, Progress, Samples
 
 STAGES = ("plan", "score", "time")
 _NUMBERS = {float, int}

@@ -1,6 +1,7 @@
 """How a command that takes long is told to stop."""
 
 import signal
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -30,3 +31,26 @@ def one_interruption() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Generator[None]:
+    """Lets Ctrl-C and the like wait for the end of what must not be left half done.
+
+    Threads other than the main one are not interrupted anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    known = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in known.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for caught in held:
+            signal.raise_signal(caught)

@@ -23,6 +23,7 @@ import psutil
 from harness.environment.cgroups import limits as container_limits
 from harness.outcome import Outcome, Status, place
 from harness.running import worker
+from harness.running.interruption import held_back
 
 _MIB = 2**20
 _SHARE = 0.9  # of the machine's memory, for all workers together
@@ -290,7 +291,8 @@ def _start(process: BaseProcess) -> None:
     Nothing that a worker is to do is in there, and it takes longer than most cells.
     """
     main = vars(sys.modules["__main__"])
-    with _starting:
+    # A fork server that is left in the midst of a request tells of it, with a traceback.
+    with _starting, held_back():
         _start_fork_server()
         named = {name: main.get(name) for name in ("__file__", "__spec__")}
         main.update(dict.fromkeys(named))

@@ -1,0 +1,36 @@
+import signal
+
+import pytest
+
+from harness.running.interruption import held_back, one_interruption
+
+
+def test_interruption_waits_for_what_must_not_be_left_half_done() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with one_interruption(), held_back():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+                done.append(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert len(done) == 2
+
+
+def test_nothing_is_raised_where_nothing_was_held_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with held_back():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with held_back():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
