@@ -15,7 +15,7 @@ test: venv  ## Lint, types, all tests.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 venv: $(VENV)/installed  ## Set up .venv alone.
 
