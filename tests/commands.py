@@ -85,8 +85,15 @@ class Command:
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Waits for something that happens before its end."""
-        wait_for(lambda: condition() or self.over)
-        assert condition(), self.told
+        met = False
+
+        def met_or_over() -> bool:
+            nonlocal met
+            met = condition()  # which may pass as it came
+            return met or self.over
+
+        wait_for(met_or_over)
+        assert met, self.told
 
 
 def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> NoReturn:

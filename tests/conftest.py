@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,12 @@ def pytest_configure() -> None:
     import estimators.built_in
 
     assert estimators.built_in
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short name: worker processes have sockets in it."""
+    return tmp_path_factory.mktemp("t")
 
 
 @pytest.fixture

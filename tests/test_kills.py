@@ -240,7 +240,7 @@ def test_workers_in_native_code_end_with_their_runner(tmp_path: Path) -> None:
     assert not alive
 
 
-SLOW = "dawdles(seconds=0.1)"
+SLOW = "dawdles(seconds=0.3)"
 NAMES = ("fomaml", SLOW, "reptile")
 SLOWLY = (*TINY, "--depth", "1", "--jobs", "2", *estimators(*NAMES))
 

@@ -44,6 +44,17 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+def test_folder_for_temporary_files_with_too_long_a_name_is_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    with Command(tmp_path, *ARGUMENTS, tmp=long) as command:
+        assert command.code() == 2
+    (told,) = command.told
+    assert told.startswith(f"metagrad: the folder for temporary files, {long}, has too long a name")
+
+
 def assert_whole(path: Path) -> None:
     """Checks that every cell is there once, and that each ended well."""
     run = read_run(path)

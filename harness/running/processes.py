@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from estimators.errors import OptionError
 from harness.environment.cgroups import limits as container_limits
 from harness.outcome import Outcome, Status, place
 from harness.running import worker
@@ -30,6 +32,7 @@ _SHARE = 0.9  # of the machine's memory, for all workers together
 _WATCH_EVERY = 0.1  # seconds between looks at a worker's memory
 _GRACE = 0.5  # seconds for a worker to write where it is before it is killed
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+_LONGEST = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # a socket's name has 107 bytes
 _KEPT_OUTPUT = 16_384  # bytes of what a worker printed last
 
 
@@ -109,9 +112,18 @@ def _start_fork_server() -> None:
 
     It would otherwise end in the midst of importing torch, and print where it was; and take a
     `random.py` of the user's for that of the standard library.
+
+    Raises:
+        OptionError: the folder for temporary files has too long a name.
     """
     if "forkserver" not in get_all_start_methods():
         return
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST:
+        raise OptionError(
+            f"the folder for temporary files, {folder}, has too long a name for the sockets of "
+            f"worker processes; set TMPDIR to one of {_LONGEST} bytes or less"
+        )
     fresh_processes()
     was_safe = "PYTHONSAFEPATH" in os.environ
     os.environ["PYTHONSAFEPATH"] = "1"
