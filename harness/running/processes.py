@@ -127,14 +127,12 @@ def _start_fork_server() -> None:
     fresh_processes()
     was_safe = "PYTHONSAFEPATH" in os.environ
     os.environ["PYTHONSAFEPATH"] = "1"
-    # What is ignored stays ignored in a program that is started.
-    terminal = _FROM_TERMINAL if threading.current_thread() is threading.main_thread() else ()
-    kept = {number: signal.signal(number, signal.SIG_IGN) for number in terminal}
+    # What is blocked stays so in a program that is started, and reaches us afterwards.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
     try:
         forkserver.ensure_running()
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not was_safe:
             del os.environ["PYTHONSAFEPATH"]
 
