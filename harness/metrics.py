@@ -25,7 +25,7 @@ class Metric:
     noisy: bool
     aggregate: Literal["mean", "median", "value"]
     about: str
-    better: Literal["lower", "neither"] = "lower"
+    better: Literal["lower", "higher", "neither"] = "lower"
 
 
 _TABLE = (
@@ -114,6 +114,15 @@ _TABLE = (
         False,
         "mean",
         "Outer loss at the adapted parameters, in float64, per task: what meta-training lowers.",
+    ),
+    Metric(
+        "accuracy",
+        "accuracy",
+        "",
+        False,
+        "mean",
+        "Share of the query examples that are classified right after adaptation, per task.",
+        "higher",
     ),
     Metric(
         "time",

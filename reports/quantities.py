@@ -6,6 +6,8 @@ from harness.metrics import METRICS
 
 # Stored unit: unit to show, and how many stored ones it is.
 _SHOWN = {"B": ("MiB", 2.0**20), "s": ("ms", 1e-3), "FLOP": ("MFLOP", 1e6)}
+# A share is read in per cent.
+_PER_CENT = ("accuracy",)
 # A number without a unit still needs a word that says what it counts.
 _BARE = {"time_ratio": "×", "bias": "relative error"}
 
@@ -36,7 +38,7 @@ class Quantity:
 
 def _quantity(name: str) -> Quantity:
     metric = METRICS[name]
-    unit, size = _SHOWN.get(metric.unit, (metric.unit, 1.0))
+    unit, size = ("%", 0.01) if name in _PER_CENT else _SHOWN.get(metric.unit, (metric.unit, 1.0))
     return Quantity(name, metric.label, unit or _BARE.get(name, ""), size, metric.about)
 
 

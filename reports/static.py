@@ -1,7 +1,8 @@
-"""The static report: one HTML file with everything in it, for a reader without a server."""
+"""The static report: one HTML file with everything in it, and a summary in Markdown."""
 
 import secrets
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,75 +13,123 @@ from jinja2 import Environment, PackageLoader
 
 from estimators.errors import OptionError
 from harness.profiling.folder import Profile
-from harness.results.store import StoreError, load_sound
-from reports import figures, profiles, tables
+from harness.results.store import Problem, StoreError
+from reports import figures
+from reports.figures import profiles
+from reports.markdown import code, plain
+from reports.tables import cells, text
+from reports.tables.advice import advise, verdict
+from reports.tables.environments import environments
+from reports.tables.findings import findings
+from reports.tables.overview import contents, failures
+from reports.tables.samples import samples
+from reports.tables.snapshot import Snapshot, read
 
+_OVER_DEPTH = (
+    figures.bias_against_depth,
+    figures.work_against_depth,
+    figures.memory_against_depth,
+    figures.time_against_depth,
+)
 _AT_DEPTH = (
-    figures.bias_against_time,
     figures.bias_against_memory,
+    figures.bias_against_time,
     figures.bias_against_order,
+    figures.cosine,
+    figures.work_and_serial_depth,
+    figures.phases,
 )
 _OF_PROFILE = (profiles.memory_timeline, profiles.time_by_phase)
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
-_OVER_DEPTH = (figures.time_against_depth, figures.memory_against_depth)
 
 
-def write(store: Path, out: Path) -> tuple[Path, str]:
-    """Writes OUT/index.html for the newest commit of a store.
+@dataclass(frozen=True)
+class Report:
+    """What is told of the newest commit of a store.
+
+    Attributes:
+        commit: which.
+        page: HTML.
+        summary: Markdown.
+        problems: files that could not be read, and are left out.
+    """
+
+    commit: str
+    page: str
+    summary: str
+    problems: list[Problem]
+
+
+def write(store: Path, out: Path) -> tuple[list[Path], Report]:
+    """Writes OUT/index.html and OUT/summary.md for the newest commit of a store.
 
     Args:
         store: the folder of results.
         out: the folder to write to; made if missing.
 
     Returns:
-        The file (an older one is replaced only when the new one is whole) and the commit that it
-        tells of.
+        The files (older ones are replaced only when the new ones are whole) and what is in them.
 
     Raises:
-        StoreError: the store is missing, empty or broken.
+        StoreError: the store is missing or empty, or no file in it can be read.
         OptionError: the folder cannot be written.
     """
-    page, commit = render(store)
-    path, draft = out / "index.html", out / f".index-{secrets.token_hex(4)}.html"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
-    return path, commit
+    report = render(store)
+    written = []
+    for name, content in (("index.html", report.page), ("summary.md", report.summary)):
+        path, draft = out / name, out / f".{secrets.token_hex(4)}-{name}"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            draft.write_text(content, encoding="utf-8")
+            draft.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
+            raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
+        written.append(path)
+    return written, report
 
 
-def render(store: Path) -> tuple[str, str]:
-    """Returns the report as text, and the commit that it tells of.
+def render(store: Path) -> Report:
+    """Makes the report.
 
     Args:
         store: the folder of results.
 
     Raises:
-        StoreError: the store is missing, empty or broken.
+        StoreError: the store is missing or empty, or no file in it can be read.
     """
-    table = tables.latest(tables.cells(load_sound(store)))
+    snapshot = read(store)
+    table = cells.latest(snapshot.cells)
     if table.empty:
         raise StoreError(f"no cell in {store} yet; `make bench` measures some")
-    kept, faults = profiles.stored(store)
     environment = Environment(
         loader=PackageLoader("reports"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser reads no NaN
+    environment.filters |= {"code": code, "plain": plain}
     commit = str(table["commit_label"].iloc[0])
+    sections = [_section(snapshot, part) for part in cells.sections(table)]
+    bad = failures(table)
+    common: dict[str, Any] = {
+        "title": f"Meta-gradient estimators at {commit}",
+        "findings": findings(snapshot.cells),
+        "sections": sections,
+        "failures": bad[["outcome", "reason", "cells", "example"]].to_dict("records"),
+        "problems": [str(problem) for problem in snapshot.problems],
+    }
+    kept, faults = profiles.stored(store)
     page = environment.get_template("report.html.j2").render(
-        title=f"Meta-gradient estimators at {commit}",
-        environments=tables.environments(store, table),
-        skipped=tables.skipped_whole(table),
-        sections=[_section(part) for part in tables.sections(table)],
+        **common,
+        contents=contents(snapshot.cells, snapshot.long),
+        environments=environments(store, table),
+        models=[_spec(chart) for chart in _over_models(table)],
         profiles=[_profile(one) for one in kept],
         unreadable=faults,
         vega=_vega(),
     )
-    return page, commit
+    summary = environment.get_template("summary.md.j2").render(**common)
+    return Report(commit, page, summary, snapshot.problems)
 
 
 @cache
@@ -90,25 +139,52 @@ def _vega() -> str:
     return vl_convert.javascript_bundle(_SNIPPET).replace("</script", "<\\/script")
 
 
-def _section(rows: pd.DataFrame) -> dict[str, Any]:
+def _section(snapshot: Snapshot, rows: pd.DataFrame) -> dict[str, Any]:
     first = rows.iloc[0]
-    depths = tables.choices(rows, "depth")
+    trained = rows["trained"].min()
+    start = rows[rows["trained"] == trained]
+    depths = cells.choices(start, "depth")
+    training = rows[rows["depth"] == depths[-1]] if rows["trained"].nunique() > 1 else None
+    about = first["rest"] + (f", after {trained} steps of meta-training" if trained else "")
     return {
-        "title": f"{first['task']}, {first['model']}, {first['device']} of {first['machine']}",
-        "about": first["rest"],
-        "charts": [_spec(figure(rows)) for figure in _OVER_DEPTH],
-        "bad": _text(tables.not_ok(rows)),
+        "title": "{task}, {model}, {device} of {machine_label}".format(**first),
+        "about": about,
+        "charts": [_spec(figure(start)) for figure in _OVER_DEPTH],
+        "training": training is not None and _spec(figures.bias_along_training(training)),
         "depths": [
-            {
-                "depth": depth,
-                "open": depth == depths[-1],
-                "charts": [_spec(figure(here)) for figure in _AT_DEPTH],
-                "cells": _text(tables.summary(here).drop(columns=["reason", "notes"])),
-                "disturbed": tables.disturbed(here),
-            }
-            for depth, here in ((depth, rows[rows["depth"] == depth]) for depth in depths)
+            _at_depth(snapshot, start[start["depth"] == depth], last=depth == depths[-1])
+            for depth in depths
         ],
     }
+
+
+def _at_depth(snapshot: Snapshot, here: pd.DataFrame, *, last: bool) -> dict[str, Any]:
+    errors = samples(snapshot.long, here, "bias")
+    advice = advise(here, errors=errors)
+    return {
+        "depth": here["depth"].iloc[0],
+        "open": last,
+        "verdict": verdict(advice),
+        "charts": [
+            *(_spec(figure(here)) for figure in _AT_DEPTH),
+            _spec(figures.bias_by_task(errors)),
+        ],
+        "ranking": _text(text.ranking(advice)),
+        "cells": _text(text.summary(here).drop(columns=["reason", "notes"])),
+        "disturbed": text.disturbed(here),
+    }
+
+
+def _over_models(table: pd.DataFrame) -> list[figures.Chart]:
+    """Draws cost against model size wherever a task was measured with several models."""
+    charts = []
+    for _, rows in table.groupby(["version", "task", "device", "rest", "trained"], sort=False):
+        deepest = rows[rows["depth"] == rows["depth"].max()]
+        if deepest["model"].nunique() > 1:
+            charts += [
+                figures.cost_against_model(deepest, cost) for cost in ("time", "peak_memory")
+            ]
+    return charts
 
 
 def _profile(profile: Profile) -> dict[str, Any]:
@@ -136,4 +212,4 @@ def _spec(chart: figures.Chart) -> dict[str, Any]:
 
 def _text(table: pd.DataFrame) -> dict[str, Any]:
     numeric = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
-    return {"head": list(table.columns), "rows": tables.as_text(table), "numeric": numeric}
+    return {"head": list(table.columns), "rows": text.as_text(table), "numeric": numeric}

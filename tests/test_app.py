@@ -1,19 +1,28 @@
-"""The dashboard without a browser: what it shows for which choice."""
+"""The dashboard without a browser: what each page shows for which choice."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
-from tests.stores import COMMITS, DEPTHS, NOTE, write_run, write_store
+from harness.results.runs import read_run
+from harness.results.trainings import Training, TrainingJournal
+from reports.quantities import QUANTITIES
+from tests.stores import COMMITS, DEPTHS, MARKUP, NOTE, environment, write_run, write_store
 
 APP = str(Path(__file__).parent.parent / "app.py")
+PAGES = ("Overview", "Trade-offs", "Bias", "Cost", "Accuracy", "History", "Cell", "Data")
+# How many figures a page of a whole store has.
+FIGURES = {"Overview": 2, "Trade-offs": 1, "Bias": 5, "Cost": 6, "Cell": 1, "Data": 0}
 
 
 @pytest.fixture(autouse=True)
 def _fresh_cache() -> None:
-    st.cache_data.clear()
+    st.cache_resource.clear()
 
 
 @pytest.fixture
@@ -22,85 +31,254 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def page() -> AppTest:
-    at = AppTest.from_file(APP, default_timeout=30).run()
+def opened(title: str = "Overview", **query: str) -> AppTest:
+    at = AppTest.from_file(APP, default_timeout=60)
+    for name, value in query.items():
+        at.query_params[name.replace("_", "-")] = value
+    if title != "Overview":
+        at._page_hash = calc_hash(title.lower())  # pages are functions, which have no path
+    return sound(at.run())
+
+
+def sound(at: AppTest) -> AppTest:
     assert not at.exception
     return at
 
 
-def test_an_empty_store_says_what_to_run(store: Path) -> None:
-    at = page()
+def figures(at: AppTest) -> int:
+    return len(at.get("vega_lite_chart") or at.get("arrow_vega_lite_chart"))
+
+
+def text(at: AppTest) -> str:
+    return "\n".join(
+        one.value
+        for kind in (at.markdown, at.info, at.success, at.warning, at.error, at.code)
+        for one in kind
+    )
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_every_page_of_an_empty_store_says_what_to_run(store: Path, title: str) -> None:
+    at = opened(title)
     assert [one.value for one in at.info if "make bench" in one.value]
     assert not at.selectbox
 
 
-def test_it_opens_on_the_newest_commit_at_full_depth(store: Path) -> None:
-    at = page_of(write_store(store))
-    assert at.title[0].value == "metagrad-bench"
-    assert str(at.sidebar.selectbox(key="version").value).startswith(COMMITS[1])
+@pytest.mark.parametrize("title", PAGES)
+def test_every_page_shows_the_newest_commit_at_full_depth(store: Path, title: str) -> None:
+    write_store(store)
+    at = opened(title)
+    assert at.title[0].value == title
+    assert str(at.sidebar.selectbox(key="commit").value).startswith(COMMITS[1][:8])
     assert at.sidebar.selectbox(key="depth").value == max(DEPTHS)
-    assert len(at.get("vega_lite_chart") or at.get("arrow_vega_lite_chart")) == 5
-    assert "binom(order=3)" in set(at.dataframe[0].value["estimator"])
+    if title in FIGURES:
+        assert figures(at) == FIGURES[title]
 
 
-def page_of(store: Path) -> AppTest:
-    del store  # it is in the environment
-    return page()
+@pytest.mark.parametrize("title", PAGES)
+def test_every_filter_changes_every_page_without_a_complaint(store: Path, title: str) -> None:
+    write_store(store)
+    write_run(store, COMMITS[1], {"maml": 1e-17, "fomaml": 0.2}, machine="elsewhere")
+    at = opened(title)
+    for key in ("machine", "commit", "task", "model", "device", "depth"):
+        for option in at.sidebar.selectbox(key=key).options:
+            sound(at.sidebar.selectbox(key=key).select(option).run())
+    for family in at.sidebar.multiselect(key="estimators").options:
+        sound(at.sidebar.multiselect(key="estimators").set_value([family]).run())
 
 
-def test_choices_change_what_is_shown(store: Path) -> None:
-    at = page_of(write_store(store))
-    at.sidebar.selectbox(key="task").select("sinusoid").run()
-    assert "not done after 1 s" in set(at.dataframe[0].value["reason"])
-    assert NOTE in set(at.dataframe[0].value["notes"])
-    at.sidebar.selectbox(key="depth").select(2).run()
-    assert at.subheader[0].value == "Cells at depth 2"
-    assert "skipped" in set(at.dataframe[0].value["outcome"])
-    old = at.sidebar.selectbox(key="version").options[1]
-    at.sidebar.selectbox(key="version").select_index(1).run()
-    assert old.startswith("aaaaaaaa, ")
-    assert "binom(order=1)" not in set(at.dataframe[0].value["estimator"])
-    assert not at.exception
+@pytest.mark.parametrize("title", PAGES)
+def test_a_view_is_in_the_address(store: Path, title: str) -> None:
+    write_store(store)
+    commit = COMMITS[0][:8]
+    at = opened(title, commit=commit, task="sinusoid", depth="2", estimators="fomaml")
+    assert at.sidebar.selectbox(key="commit").value == commit
+    assert at.sidebar.selectbox(key="depth").value == 2
+    assert at.sidebar.multiselect(key="estimators").value == ["fomaml"]
+
+
+def test_an_address_that_names_what_is_gone_shows_the_rest(store: Path) -> None:
+    write_store(store)
+    at = opened("Bias", commit="12345678", depth="99", estimators="nobody", task="gone")
+    assert str(at.sidebar.selectbox(key="commit").value).startswith(COMMITS[1][:8])
+    assert at.sidebar.selectbox(key="depth").value == max(DEPTHS)
+    assert figures(at) == FIGURES["Bias"]
+
+
+def test_overview_tells_the_least_bias_within_a_budget_of_memory(store: Path) -> None:
+    write_store(store)
+    at = opened(task="sinusoid")
+    assert "exact" in at.success[0].value
+    at.number_input(key="memory").set_value(0.001).run()
+    assert "Nothing fits" in sound(at).success[0].value
+    at.number_input(key="memory").set_value(None).run()
+    at.number_input(key="bias").set_value(0.1).run()
+    ranking = sound(at).dataframe[0].value
+    assert ranking["rank"].dropna().to_list() == [*range(1, ranking["rank"].count() + 1)]
+    assert not ranking["why"].eq("").any()
+
+
+def test_any_metric_stands_against_any_other(store: Path) -> None:
+    write_store(store)
+    at = opened("Trade-offs")
+    shown = at.selectbox(key="x").options
+    assert QUANTITIES["flops"].title in shown
+    for key in ("x", "y"):
+        for option in shown:
+            sound(at.selectbox(key=key).select(option).run())
+    for key in ("x-log", "y-log"):
+        sound(at.toggle(key=key).set_value(False).run())
+    for by in ("depth", "model"):
+        sound(at.segmented_control(key="by").set_value(by).run())
+        assert figures(at) == 1
+
+
+def test_cell_tells_all_about_a_failure(store: Path) -> None:
+    write_store(store)
+    name = "sinusoid/mlp-40-40/K5/alpha0.01/imaml(lam=7.0)/cpu/float32/seed0/tasks8"
+    at = opened("Cell", cell=name)
+    assert "failed" in at.error[0].value
+    assert "<script>" not in at.error[0].value
+    told = [one.value for one in at.code]
+    assert "Traceback" in told
+    assert any("metagrad run" in one and "imaml(lam=7.0)" in one for one in told)
+    assert any("metagrad profile" in one for one in told)
+    assert MARKUP not in text(at)
+
+
+def test_cell_tells_of_what_disturbed_it(store: Path) -> None:
+    write_store(store)
+    name = "sinusoid/mlp-40-40/K5/alpha0.01/imaml(lam=8.0)/cpu/float32/seed0/tasks8"
+    at = opened("Cell", cell=name)
+    assert NOTE in [one.value for one in at.warning]
+    assert "not done after 1 s" in at.error[0].value
+    assert set(at.dataframe[0].value["metric"]) == {"bias", "HVPs"}
+
+
+def test_history_puts_commits_in_order_and_side_by_side(store: Path) -> None:
+    for place, bias in enumerate((0.3, 0.3, 0.6)):
+        write_run(store, str(place) * 40, {"fomaml": bias, "maml": 1e-17})
+    at = opened("History", task="sinusoid")
+    assert figures(at) == 1
+    changed, compared = (one.value for one in at.dataframe)
+    assert set(changed["commit"]) == {"2" * 8}
+    assert set(changed["estimator"]) == {"fomaml"}
+    assert set(changed["verdict"]) == {"worse"}
+    assert compared.iloc[0]["verdict"] == "worse"
+    for option in at.selectbox(key="metric").options:
+        sound(at.selectbox(key="metric").select(option).run())
+    at.selectbox(key="base").select_index(2).run()
+    assert (at.dataframe[1].value["verdict"] == "worse").any()
+    at.selectbox(key="head").select_index(1).run()
+    assert set(sound(at).dataframe[1].value["verdict"]) <= {"same", "base only", "head only"}
+
+
+def test_history_of_uncommitted_changes_says_that_there_is_none(store: Path) -> None:
+    write_run(store, COMMITS[0], {"fomaml": 0.3}, changes="0123456789ab")
+    assert "uncommitted" in opened("History").info[0].value
+
+
+def test_accuracy_shows_trainings(store: Path) -> None:
+    write_store(store)
+    assert "Nothing was meta-trained" in opened("Accuracy").info[0].value
+    for seed in range(2):
+        for estimator, mean in (("maml", 0.8), ("fomaml", 0.7)):
+            journal = TrainingJournal.create(store)
+            outer = {"optimiser": "adam", "steps": 20}
+            setting: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5, "step_size": 0.01}
+            more: dict[str, Any] = {"device": "cpu", "dtype": "float32", "seed": seed, "outer": outer}
+            journal.start(environment(COMMITS[0]), Training(estimator, **setting, **more))
+            for step in (0, 10, 20):
+                values = [mean, mean - 0.1, mean + 0.01 * seed + 0.001 * step]
+                journal.evaluation(step, "validation", {"accuracy": values}, seconds=1.0)
+            journal.evaluation(20, "test", {"accuracy": values}, seconds=1.0)
+            journal.end()
+    at = opened("Accuracy", task="sinusoid")
+    assert figures(at) == 4
+    assert "fomaml is 10.0 points below maml" in text(at).replace("\\", "")
+    (store / "trainings" / "x.jsonl").write_text("no JSON\n")
+    at = opened("Accuracy", task="sinusoid")
+    assert [one for one in at.warning if "jsonl" in one.value]
+    assert figures(at) == 4
+
+
+def test_data_finds_words(store: Path) -> None:
+    write_store(store)
+    at = opened("Data")
+    whole = at.dataframe[0].value
+    at.text_input(key="search").set_value("FAILED imaml").run()
+    found = sound(at).dataframe[0].value
+    assert 0 < len(found) < len(whole)
+    assert set(found["outcome"]) == {"failed"}
+    at.text_input(key="search").set_value("no such thing").run()
+    assert sound(at).dataframe[0].value.empty
+    at.text_input(key="search").set_value("").run()
+    at.toggle(key="every").set_value(True).run()
+    assert len(sound(at).dataframe[0].value) > len(whole)
 
 
 def test_a_choice_that_is_gone_falls_back(store: Path) -> None:
-    at = page_of(write_store(store))
+    write_store(store)
+    at = opened()
     at.sidebar.selectbox(key="task").select("quadratic").run()
-    at.sidebar.selectbox(key="version").select_index(1).run()
-    assert not at.exception
-    assert at.sidebar.selectbox(key="task").value == "sinusoid"
+    at.sidebar.selectbox(key="commit").select_index(1).run()
+    assert sound(at).sidebar.selectbox(key="task").value == "sinusoid"
 
 
-def test_a_broken_file_is_one_plain_warning(store: Path) -> None:
+@pytest.mark.parametrize("title", PAGES)
+def test_broken_and_foreign_files_are_plain_warnings(store: Path, title: str) -> None:
     write_store(store)
     (store / "runs" / "1-![x](http:x).jsonl").write_text("not JSON\n")
-    at = page()
-    assert at.warning
-    assert all(r"\!\[x\]\(http\:x\)" in one.value for one in at.warning)
-    assert at.dataframe
-
-
-def test_what_cannot_be_opened_is_one_plain_warning(store: Path) -> None:
-    write_store(store)
     (store / "runs" / "folder.jsonl").mkdir()
     (store / "runs" / "nowhere.jsonl").symlink_to("gone")
-    at = page()
-    assert ["Is a directory" in at.warning[0].value, len(at.warning)] == [True, 2]
-    assert "No such file or directory" in at.warning[1].value
-    assert at.dataframe
+    (store / "runs" / "foreign.jsonl").write_bytes(b"\x89PNG\r\n\x1a\n" * 100)
+    at = opened(title)
+    assert [one for one in at.warning if r"\!\[x\](http\:x)" in one.value]
+    assert "Is a directory" in text(at)
+    assert "No such file or directory" in text(at)
+    assert at.sidebar.selectbox(key="task").value
 
 
-def test_a_store_of_broken_files_alone_says_what_to_run(store: Path) -> None:
+@pytest.mark.parametrize("title", PAGES)
+def test_a_store_of_broken_files_alone_says_what_to_run(store: Path, title: str) -> None:
     (store / "runs").mkdir()
     (store / "runs" / "1.jsonl").write_text("not JSON\n")
-    at = page()
+    at = opened(title)
     assert at.warning
     assert "make bench" in at.info[0].value
 
 
+@pytest.mark.parametrize("title", PAGES)
+def test_a_store_in_which_all_has_failed_is_shown(store: Path, title: str) -> None:
+    write_run(store, COMMITS[0], {})
+    at = opened(title)
+    assert at.sidebar.selectbox(key="task").value == "sinusoid"
+
+
 def test_a_changed_file_is_read_again(store: Path) -> None:
     write_store(store)
-    at = page()
+    at = opened()
     write_run(store, "c" * 40, {"fomaml": 0.2})
     at.run()
-    assert at.sidebar.selectbox(key="version").options[0].startswith("c" * 8)
+    assert at.sidebar.selectbox(key="commit").options[0].startswith("c" * 8)
+
+
+def test_a_store_is_shown_while_it_is_written(store: Path) -> None:
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            write_run(store, COMMITS[0], {"fomaml": 0.2})
+
+    write_run(store, COMMITS[0], {"fomaml": 0.1})
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        at = opened()
+        for _ in range(10):
+            sound(at.run())
+    finally:
+        over.set()
+        thread.join()
+    assert not at.warning
+    assert all(read_run(path).ended for path in (store / "runs").iterdir())

@@ -1,18 +1,20 @@
 """Dashboard and report in a real browser: figures are drawn, nothing leaves this machine."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
+import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from reports import static
 from tests.stores import write_store
@@ -25,6 +27,11 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
+# How many figures a page has.
+FIGURES = {
+    **{"Overview": 2, "Trade-offs": 1, "Bias": 5, "Cost": 6, "Accuracy": 0, "History": 0},
+    **{"Cell": 1, "Data": 0},
+}
 CHARTS = "[data-testid=stVegaLiteChart] :is(canvas, svg.marks)"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in this machine")
@@ -80,7 +87,13 @@ def page(browser: Browser) -> Iterator[Page]:
     """Opens a page that must not complain, nor ask anything of another machine."""
     complaints: list[str] = []
     page = browser.new_page(viewport={"width": 1440, "height": 2200})
-    page.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
+
+    def hear(said: ConsoleMessage) -> None:
+        # Opened at the address of one of its pages, Streamlit first looks for itself below that.
+        if not re.search(r":\d+/[a-z-]+/_stcore/(health|host-config)$", said.location["url"]):
+            complaints.append(f"{said.type}: {said.text}")
+
+    page.on("console", hear)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: complaints.append(request.url) if far(request.url) else None)
     yield page
@@ -93,36 +106,130 @@ def far(address: str) -> bool:
     return parts.scheme not in ("data", "blob", "file") and parts.hostname != "127.0.0.1"
 
 
-def test_dashboard_draws_and_filters(page: Page, dashboard: str) -> None:
+def choose(page: Page, label: str, option: str) -> None:
+    page.get_by_role("combobox", name=label).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def heading(page: Page, name: str) -> None:
+    page.get_by_role("heading", name=name, exact=True).wait_for(timeout=60_000)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def idle(page: Page) -> None:
+    page.locator("[data-test-script-state=notRunning]").wait_for()
+
+
+def test_every_page_draws_and_every_filter_filters(page: Page, dashboard: str) -> None:
     page.goto(dashboard)
-    page.get_by_role("heading", name="metagrad-bench").wait_for()
-    expect(page.locator(CHARTS)).to_have_count(5, timeout=30_000)
-    page.get_by_text("Cells at depth 5").wait_for()
-    page.get_by_role("combobox", name="Depth K").click()
-    page.get_by_role("option", name="2", exact=True).click()
-    page.get_by_text("Cells at depth 2").wait_for()
-    page.get_by_role("combobox", name="Task").click()
-    page.get_by_role("option", name="sinusoid").click()
-    page.get_by_text("mlp-40-40").first.wait_for()
-    expect(page.locator(CHARTS)).to_have_count(5)
+    for name, charts in FIGURES.items():
+        page.get_by_role("link", name=name, exact=True).click()
+        heading(page, name)
+        expect(page.locator(CHARTS)).to_have_count(charts, timeout=30_000)
+    for name, charts in FIGURES.items():
+        page.get_by_role("link", name=name, exact=True).click()
+        heading(page, name)
+        choose(page, "Task", "sinusoid")
+        expect(page).to_have_url(re.compile(r"task=sinusoid"))
+        choose(page, "Depth K", "2")
+        expect(page).to_have_url(re.compile(r"depth=2"))
+        choose(page, "Task", "quadratic")
+        choose(page, "Depth K", "5")
+        expect(page.locator(CHARTS)).to_have_count(charts, timeout=30_000)
+    expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
-def test_dashboard_fits_a_phone(page: Page, dashboard: str) -> None:
+def test_budget_of_memory_names_an_estimator(page: Page, dashboard: str) -> None:
+    page.goto(f"{dashboard}/?task=sinusoid")
+    heading(page, "What should I use?")
+    page.get_by_text("is exact, and").first.wait_for()
+    budget = page.get_by_label("Peak memory, at most (MiB)")
+    budget.fill("0.001")
+    budget.press("Enter")
+    page.get_by_text("Nothing fits within").wait_for()
+    expect(page).to_have_url(re.compile(r"memory=0.001"))
+
+
+def test_address_shows_a_colleague_the_same(browser: Browser, page: Page, dashboard: str) -> None:
+    page.goto(dashboard)
+    page.get_by_role("link", name="Trade-offs").click()
+    heading(page, "Trade-offs")
+    choose(page, "Task", "sinusoid")
+    choose(page, "Estimators", "binom")
+    page.keyboard.press("Escape")
+    choose(page, "Across", "peak memory (MiB)")
+    expect(page).to_have_url(re.compile(r"x=peak"))
+    page.get_by_text("Bias against peak memory").wait_for()
+    other = browser.new_context().new_page()
+    other.goto(page.url)
+    heading(other, "Trade-offs")
+    other.get_by_text("Bias against peak memory").wait_for()
+    assert other.url == page.url
+    assert other.get_by_role("combobox", name="Task").input_value() == "sinusoid"
+    other.context.close()
+
+
+def test_cell_and_shared_page_open_by_their_address(page: Page, dashboard: str) -> None:
+    name = "sinusoid/mlp-40-40/K5/alpha0.01/imaml(lam=7.0)/cpu/float32/seed0/tasks8"
+    page.goto(f"{dashboard}/cell?{urlencode({'cell': name})}")
+    heading(page, "Cell")
+    page.get_by_text("failed: ").wait_for()
+    page.get_by_text("<script>alert('reason')</script>").first.wait_for()
+    page.get_by_text("metagrad profile").wait_for()
+
+
+@pytest.mark.parametrize(("label", "read"), [("CSV", pd.read_csv), ("Parquet", pd.read_parquet)])
+def test_table_can_be_taken_away(
+    page: Page, dashboard: str, tmp_path: Path, label: str, read: Callable[[Path], pd.DataFrame]
+) -> None:
+    page.goto(f"{dashboard}/data?task=sinusoid")
+    heading(page, "Data")
+    search = page.get_by_role("textbox", name="Search")
+    search.fill("fomaml sinusoid")
+    search.press("Enter")
+    page.get_by_text("2 cells", exact=True).wait_for()
+    idle(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name=label, exact=True).click()
+    download.value.save_as(tmp_path / "table")
+    table = read(tmp_path / "table")
+    assert set(table["estimator"]) == {"fomaml"}
+    assert {"bias", "time", "peak_memory"} <= set(table["metric"])
+
+
+def test_figure_can_be_saved(page: Page, dashboard: str, tmp_path: Path) -> None:
+    page.goto(f"{dashboard}/trade-offs")
+    heading(page, "Trade-offs")
+    page.locator(CHARTS).first.wait_for()
+    idle(page)
+    for button, start in (("SVG", b"<svg"), ("Download as PNG", b"\x89PNG")):
+        page.get_by_test_id("stVegaLiteChart").hover()  # or there is no button
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button).click()
+        download.value.save_as(tmp_path / button)
+        assert (tmp_path / button).read_bytes().startswith(start)
+    assert b"truncated" in (tmp_path / "SVG").read_bytes()
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_page_fits_a_phone(page: Page, dashboard: str, name: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(dashboard)
-    page.locator(CHARTS).nth(4).wait_for(state="attached", timeout=30_000)
-    widths = page.locator(CHARTS).evaluate_all("all => all.map(one => one.clientWidth)")
-    assert all(200 < width <= 390 for width in widths)
+    page.goto(f"{dashboard}/{'' if name == 'Overview' else name.lower()}")
+    heading(page, name)
+    if charts := FIGURES[name]:
+        page.locator(CHARTS).nth(charts - 1).wait_for(state="attached", timeout=30_000)
+        widths = page.locator(CHARTS).evaluate_all("all => all.map(one => one.clientWidth)")
+        assert all(200 < width <= 390 for width in widths)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_report_draws_from_a_file(page: Page, store: Path, tmp_path: Path) -> None:
-    page.goto(static.write(store, tmp_path)[0].as_uri())
+    page.goto(static.write(store, tmp_path)[0][0].as_uri())
     drawn = page.locator(".chart svg.marks")
-    # For each of two tasks: two figures over depth, three at the depth that is open.
-    expect(drawn).to_have_count(10)
+    # For each of two tasks: four figures over depth, seven at the depth that is open.
+    expect(drawn).to_have_count(22)
     page.get_by_text("Depth 2", exact=True).first.click()
-    expect(drawn).to_have_count(13)
+    expect(drawn).to_have_count(29)
     drawn.first.locator("path[aria-roledescription=point]").last.hover()
     page.locator("#vg-tooltip-element.visible").wait_for()
     assert "estimator" in page.locator("#vg-tooltip-element").inner_text()

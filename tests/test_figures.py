@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from harness.results.store import load_sound
-from reports import figures, tables
+from reports import figures
+from reports.tables import cells as tables
+from reports.tables import text
 from tests.stores import BIASES, COMMITS, NOTE, write_run, write_store
 
 AT_DEPTH = (figures.bias_against_time, figures.bias_against_memory, figures.bias_against_order)
@@ -77,10 +79,10 @@ def test_a_cell_keeps_what_was_measured_before_it_failed(here: pd.DataFrame) -> 
     assert (late["outcome"], late["notes"]) == ("timeout", NOTE)
     assert late["bias"] == pytest.approx(0.55)
     assert pd.isna(late["time"])
-    shown = tables.summary(here).set_index("estimator")
+    shown = text.summary(here).set_index("estimator")
     assert shown.loc["imaml(lam=8.0)", "notes"] == NOTE
-    assert tables.disturbed(here) == f"1 of {len(here)} timings were disturbed, such as: {NOTE}."
-    assert tables.disturbed(here[here["estimator"] == "fomaml"]) == ""
+    assert text.disturbed(here) == f"1 of {len(here)} timings were disturbed, such as: {NOTE}."
+    assert text.disturbed(here[here["estimator"] == "fomaml"]) == ""
 
 
 def test_runs_without_a_commit_stay_apart(tmp_path: Path) -> None:
@@ -155,8 +157,8 @@ def test_nothing_measured_is_said(figure: Any, rows: pd.DataFrame) -> None:
 
 
 def test_style_is_that_of_the_name_alone(here: pd.DataFrame) -> None:
-    assert len({figures.style(name) for name in figures.PALETTE}) == len(figures.PALETTE)
-    assert figures.style("someone:new") == figures.style("someone:new")
+    assert len({figures.look(name) for name in figures.PALETTE}) == len(figures.PALETTE)
+    assert figures.look("someone:new") == figures.look("someone:new")
     for part in (here, here[here["family"] == "binom"]):
         spec = figures.bias_against_time(part).to_dict()
         scale = spec["layer"][0]["encoding"]["color"]["scale"]
@@ -175,4 +177,4 @@ def test_a_thicket_of_orders_is_thinned(here: pd.DataFrame) -> None:
 
 
 def test_a_name_that_cannot_be_read_is_its_own_family() -> None:
-    assert tables._family_and_order("what(ever") == ("what(ever", None)
+    assert tables.family_and_order("what(ever") == ("what(ever", None)

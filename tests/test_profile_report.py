@@ -14,8 +14,8 @@ from estimators.phases import Phase
 from harness.cell import Cell
 from harness.profiling.flames import write_stacks
 from harness.profiling.folder import SCHEMA, Profile, folder_of, read_profile
-from reports import profiles, static
-from reports.figures import Chart
+from reports import static
+from reports.figures import Chart, profiles
 from tests.stores import MARKUP, environment, write_store
 
 INNER, OUTER, META = (str(one) for one in (*Phase,))
@@ -136,11 +136,11 @@ def test_flames_stand_under_their_callers(profile: Profile) -> None:
 
 
 def test_the_report_has_a_part_for_each_profile(with_profiles: Path) -> None:
-    before = static.render(with_profiles)[0]
+    before = static.render(with_profiles).page
     assert 'id="profiles"' not in before
     write_profile(with_profiles, cell_of(3))
     write_profile(with_profiles, cell_of(4))
-    page = static.render(with_profiles)[0]
+    page = static.render(with_profiles).page
     assert page.count('id="profiles"') == page.count('href="#profiles"') == 1
     assert f"<summary>{cell_of(3).id}</summary>" in page
     assert f"<summary>{cell_of(4).id}</summary>" in page
@@ -153,7 +153,7 @@ def test_the_report_has_a_part_for_each_profile(with_profiles: Path) -> None:
 
 def test_text_of_profiles_is_escaped(with_profiles: Path) -> None:
     write_profile(with_profiles, cell_of(3))
-    page = static.render(with_profiles)[0]
+    page = static.render(with_profiles).page
     assert "a note &lt;script&gt;" in page
     assert MARKUP not in page
     assert "<script>alert" not in page
@@ -179,7 +179,7 @@ def test_a_broken_profile_is_one_line_and_the_others_stay(with_profiles: Path, b
     assert [one.summary["cell"] for one in found] == [cell_of(3).id]
     (fault,) = faults
     assert folder.name in fault
-    page = static.render(with_profiles)[0]
+    page = static.render(with_profiles).page
     assert f"Not shown: the profile {folder.name} cannot be read" in page
     assert page.count("Tensors alive at the peak") == 1
 
@@ -189,6 +189,6 @@ def test_a_profile_without_memory_can_be_shown(with_profiles: Path) -> None:
     for name in ("memory.csv", "tensors.csv"):
         head = (folder / name).read_text().splitlines()[0]
         (folder / name).write_text(head + "\n")
-    page = static.render(with_profiles)[0]
+    page = static.render(with_profiles).page
     assert "Memory over allocations" in page
     assert "Tensors alive at the peak" not in page

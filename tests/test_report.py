@@ -1,6 +1,7 @@
 """The static report: whole, escaped, and never half written."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,15 +25,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(store: Path) -> str:
-    return static.render(store)[0]
+    return static.render(store).page
 
 
 def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
     assert "sinusoid, mlp-40-40, cpu of here" in page
     assert "quadratic, linear, cpu of here" in page
     assert page.count("<summary>Depth 5</summary>") == 2
-    # Two tasks, each with two figures over depth and three at each of two depths.
-    assert page.count('<script type="application/json">') == 2 * (2 + 2 * 3)
+    # Two tasks, each with four figures over depth and seven at each of two depths.
+    assert page.count('<script type="application/json">') == 2 * (4 + 2 * 7)
     assert "binom(order=3)" in page
     assert "not done after 1 s" in page
     assert NOTE in page
@@ -64,18 +65,57 @@ def test_environment_is_told(page: str) -> None:
     assert "<dt>torch</dt><dd>2.6</dd>" in page
 
 
-def test_a_broken_store_leaves_the_old_report(tmp_path: Path) -> None:
+def test_without_a_store_the_old_report_stays(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "index.html").write_text("old")
-    broken = write_store(tmp_path / "store")
+    broken = tmp_path / "store"
+    (broken / "runs").mkdir(parents=True)
     (broken / "runs" / "99990101T000000-bad.jsonl").write_text("not JSON\n")
-    with pytest.raises(StoreError, match=r"bad\.jsonl"):
+    with pytest.raises(StoreError, match="make bench"):
         static.write(broken, out)
     with pytest.raises(StoreError, match="make bench"):
         static.write(tmp_path / "nowhere", out)
     assert (out / "index.html").read_text() == "old"
     assert [one.name for one in out.iterdir()] == ["index.html"]
+
+
+def test_a_broken_file_is_told_beside_the_rest(tmp_path: Path) -> None:
+    store = write_store(tmp_path)
+    (store / "runs" / "99990101T000000-<b>bad.jsonl").write_text("not JSON\n")
+    report = static.render(store)
+    assert "&lt;b&gt;bad.jsonl: not a run that can be read" in report.page
+    assert "<b>bad.jsonl: not a run that can be read: the first line is not the start" in (
+        report.summary
+    )
+    assert "quadratic, linear, cpu of here" in report.page
+
+
+def test_summary_says_what_to_use_and_what_failed(store: Path) -> None:
+    lines = static.render(store).summary.splitlines()
+    assert lines[0] == f"## Meta-gradient estimators at {'b' * 8} (uncommitted changes)"
+    verdicts = [line for line in lines if line.startswith("| `sinusoid, mlp-40-40")]
+    assert [line.split(" | ")[1] for line in verdicts] == ["2", "5"]
+    assert all("exact" in line for line in verdicts)
+    (failed,) = [line for line in lines if line.startswith("| failed")]
+    # As code, and so neither markup, nor a picture from elsewhere, nor another column.
+    assert "`<script>alert('reason')</script> </script> ![x](http://evil.example/x.png)`" in failed
+    assert failed.count(" | ") == 3
+
+
+def test_summary_is_a_table_to_whoever_draws_markdown(store: Path) -> None:
+    lines = static.render(store).summary.splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert len(tables) > 10
+    for before, line in pairwise(lines):
+        if line.startswith("|") and before.startswith("|"):
+            assert len(cells(line)) == len(cells(before))
+    heads = [line for line, after in pairwise(lines) if after.startswith("|---")]
+    assert all(heads)
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r"(?<!\\)\|", line)
 
 
 def test_a_failing_write_leaves_the_old_report(
@@ -87,7 +127,7 @@ def test_a_failing_write_leaves_the_old_report(
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
-    monkeypatch.setattr(static, "render", lambda store: ("new", "a commit"))
+    monkeypatch.setattr(static, "render", lambda store: static.Report("a commit", "new", "new", []))
     with pytest.raises(OptionError, match="disk full"):
         static.write(store, tmp_path)
     assert (tmp_path / "index.html").read_text() == "old"
@@ -97,7 +137,9 @@ def test_a_failing_write_leaves_the_old_report(
 def test_command_says_where_the_report_is(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "render", lambda store: (f"report of {store}", "a commit"))
+    monkeypatch.setattr(
+        static, "render", lambda one: static.Report("it", f"report of {one}", "short", [])
+    )
     app = typer.Typer()
     app.command()(report)
     made = CliRunner().invoke(app, ["--out", str(tmp_path)], env={"METAGRAD_STORE": str(store)})
@@ -109,10 +151,24 @@ def test_command_says_where_the_report_is(
 def test_command_names_a_folder_that_cannot_be_written(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static, "render", lambda store: ("new", "a commit"))
+    monkeypatch.setattr(static, "render", lambda store: static.Report("a commit", "new", "new", []))
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="cannot write"):
         report(store, tmp_path / "file")
+
+
+def test_command_tells_what_it_leaves_out(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    (store / "runs" / "bad.jsonl").write_text("not JSON\n")
+    app = typer.Typer()
+    app.command()(report)
+    made = CliRunner().invoke(
+        app, ["--store", str(store), "--out", str(tmp_path / "out")], standalone_mode=False
+    )
+    assert made.return_value == 1
+    (line,) = made.stderr.splitlines()
+    assert line.startswith(f"metagrad: {store / 'runs' / 'bad.jsonl'}: ")
+    assert line.endswith("it is left out")
 
 
 def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
@@ -129,6 +185,6 @@ def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
         samples = {"bias": [0.1, 0.2]} if on_cpu else {}
         journal_result(journal, "score" if on_cpu else "plan", cell, outcome, samples)
     journal.end()
-    page, _ = static.render(tmp_path)
-    assert "sinusoid, mlp-40-40, cuda:0: cuda:0 is not in this machine" in page
-    assert page.count("<section>") == 1
+    page = static.render(tmp_path).page
+    assert "<td>skipped</td><td>cuda:0 is not in this machine</td>" in page
+    assert page.count("<section>") == 2  # the cells of the cpu, and what did not end well

@@ -1,4 +1,4 @@
-"""The journal of a run: JSON lines, one event each, on disk before the next piece of work."""
+"""Journals: JSON lines, one event each, on disk before the next piece of work; that of a run."""
 
 import fcntl
 import json
@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.outcome import Outcome
 
@@ -54,8 +54,8 @@ class Result:
     notes: Sequence[str] = ()
 
 
-class Journal:
-    """Appends the events of one run to a file, which it holds locked.
+class EventFile:
+    """Appends events to a file, which it holds locked.
 
     Args:
         path: the file.
@@ -82,16 +82,15 @@ class Journal:
             _sync_folder(path.parent)  # or a power cut could take the file's name
 
     @classmethod
-    def create(cls, store: Path) -> "Journal":
-        """Starts the journal of a new run.
+    def create_in(cls, folder: Path) -> Self:
+        """Starts a file with a name of its own, made of the time.
 
         Args:
-            store: the folder of results; made if missing.
+            folder: where; made if missing.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        folder = store / "runs"
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.jsonl"
         return cls(folder / name, new=True)
@@ -99,7 +98,7 @@ class Journal:
     def set_aside(self, is_sound: Callable[[bytes], bool]) -> Path | None:
         """Moves broken lines, and what follows the last whole one, to a file beside.
 
-        A run that was killed leaves the latter, a failing disk the former.
+        A process that was killed leaves the latter, a failing disk the former.
 
         Args:
             is_sound: tells whether a line may stay.
@@ -119,13 +118,61 @@ class Journal:
         kept = b"".join(line + b"\n" for line in lines if is_sound(line))
         draft = self.path.with_suffix(".draft")
         draft.write_bytes(kept)
-        mended = Journal(draft, new=False)  # and locked before it has the name
+        mended = EventFile(draft, new=False)  # and locked before it has the name
         os.fsync(mended._file)
         draft.replace(self.path)
         _sync_folder(self.path.parent)
         os.close(self._file)
         self._file = mended._file
         return beside
+
+    def resume(self, environment: dict[str, Any], **more: Any) -> None:
+        """Writes that the work goes on.
+
+        Args:
+            environment: what it goes on with, see `harness.environment.environment`.
+            **more: what else is to be known of it.
+        """
+        self._write("resume", environment=environment, **more)
+
+    def end(self) -> None:
+        """Writes that nothing is to follow, and closes the file."""
+        self._write("end")
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the file to others."""
+        os.close(self._file)
+
+    def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"event": event, "at": now, **fields}).encode() + b"\n"
+        end = os.fstat(self._file).st_size
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+            if sync:
+                os.fsync(self._file)
+        except OSError:  # a full disk, which may have taken part of the line
+            with suppress(OSError):
+                os.ftruncate(self._file, end)
+            raise
+
+
+class Journal(EventFile):
+    """The journal of one run; see `EventFile`."""
+
+    @classmethod
+    def create(cls, store: Path) -> Self:
+        """Starts the journal of a new run.
+
+        Args:
+            store: the folder of results; made if missing.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        return cls.create_in(store / "runs")
 
     def start(self, environment: dict[str, Any], cells: int, **more: Any) -> None:
         """Writes what the run is made with.
@@ -136,10 +183,6 @@ class Journal:
             **more: what else is to be known of it.
         """
         self._write("start", schema=SCHEMA, environment=environment, cells=cells, **more)
-
-    def resume(self, environment: dict[str, Any], **more: Any) -> None:
-        """Writes that the run goes on, and what with; see `start`."""
-        self._write("resume", environment=environment, **more)
 
     def results(
         self,
@@ -180,29 +223,6 @@ class Journal:
     def progress(self, progress: Progress) -> None:
         """Writes how far the run is; lost without harm, and so not synced."""
         self._write("progress", sync=False, **asdict(progress))
-
-    def end(self) -> None:
-        """Writes that the run is whole, and closes the file."""
-        self._write("end")
-        self.close()
-
-    def close(self) -> None:
-        """Leaves the file to others."""
-        os.close(self._file)
-
-    def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"event": event, "at": now, **fields}).encode() + b"\n"
-        end = os.fstat(self._file).st_size
-        try:
-            while line:
-                line = line[os.write(self._file, line) :]
-            if sync:
-                os.fsync(self._file)
-        except OSError:  # a full disk, which may have taken part of the line
-            with suppress(OSError):
-                os.ftruncate(self._file, end)
-            raise
 
 
 def _sync_folder(folder: Path) -> None:

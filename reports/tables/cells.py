@@ -1,6 +1,5 @@
-"""From the long table of the store to what figures and pages show."""
+"""The table of cells: one row per version and cell, a column for each metric."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,21 +7,33 @@ import pandas as pd
 
 from estimators.errors import OptionError
 from estimators.registry import Spec
-from harness.results.runs import read_run
 from reports.quantities import QUANTITIES
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
 ORDERED = ("truncated", "binom", "binom-calibrated", "binom-released")
-# What a person chooses, in this order; "rest" names the axes that have no filter of their own.
-FILTERS = ("version", "task", "model", "device", "rest")
+# What rows must have in common to stand in one figure; "rest" names the axes without a column.
+_OF_SECTION = ("version", "task", "model", "device", "rest")
+FILTERS = (*_OF_SECTION, "trained")
 
 _FIXED = (
-    *("version", "version_label", "run", "started", "commit", "commit_label", "machine", "cell"),
-    *("task", "model", "device", "rest", "depth", "estimator", "family", "order"),
-    *("outcome", "reason", "notes"),
+    *("version", "version_label", "run", "started", "commit", "changes", "commit_label"),
+    *("machine", "fingerprint", "machine_label", "cell", "task", "model", "device", "dtype"),
+    *(
+        "step_size",
+        "seed",
+        "tasks",
+        "rest",
+        "trained",
+        "depth",
+        "estimator",
+        "family",
+        "order",
+        "outcome",
+        "reason",
+        "notes",
+    ),
 )
 _MEASURED = [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
-_SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
 
 
 def cells(long: pd.DataFrame) -> pd.DataFrame:
@@ -46,35 +57,47 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
     by_time = every.sort_values(["started", "run"], kind="stable")
     table = by_time.drop_duplicates(["version", "cell"], keep="last")
     table = pd.concat([table, _measured(long, number, table.index)], axis=1)
-    names = {text: _family_and_order(text) for text in table["estimator"].unique()}
+    names = {text: family_and_order(text) for text in table["estimator"].unique()}
     table["family"] = [names[text][0] for text in table["estimator"]]
     table["order"] = pd.array([names[text][1] for text in table["estimator"]], dtype="Int64")
     table["rest"] = [
         f"{dtype}, alpha {alpha:g}, seed {seed}, tasks {tasks}"
-        + (f", trained {trained}" if trained else "")
-        for dtype, alpha, seed, tasks, trained in zip(
-            *(table[axis] for axis in ("dtype", "step_size", "seed", "tasks", "trained")),
-            strict=True,
+        for dtype, alpha, seed, tasks in zip(
+            *(table[axis] for axis in ("dtype", "step_size", "seed", "tasks")), strict=True
         )
     ]
-    table["commit_label"] = [
-        (str(commit)[:8] or "unknown commit") + (" (uncommitted changes)" if changes else "")
-        for commit, changes in zip(table["commit"], table["changes"], strict=True)
-    ]
+    table["commit_label"] = _commit_labels(table)
+    table["machine_label"] = _machine_labels(table)
     newest = table.groupby("version")["started"].transform("max")
     table["version_label"] = (
         table["commit_label"]
         + ", "
         + newest.str.slice(0, 16).str.replace("T", " ")
         + " UTC, "
-        + table["machine"]
+        + table["machine_label"]
     )
     table = table.assign(newest=newest).sort_values(
-        ["newest", "version", "task", "model", "device", "rest", "depth", "family", "order"],
-        ascending=[False] + [True] * 8,
+        ["newest", *FILTERS, "depth", "family", "order"],
+        ascending=[False] + [True] * (len(FILTERS) + 3),
         kind="stable",
     )
     return table[[*_FIXED, *_MEASURED]].reset_index(drop=True)
+
+
+def _commit_labels(table: pd.DataFrame) -> "pd.Series[str]":
+    """Names the code of each row, with as much of a digest as tells two codes apart."""
+    labels = table["commit"].str[:8].where(table["commit"] != "", "unknown commit")
+    labels = labels.where(table["changes"] == "", labels + " (uncommitted changes)")
+    code = table["commit"] + "+" + table["changes"]
+    alike = code.groupby(labels).transform("nunique") > 1
+    return labels.where(~alike, labels + " " + table["changes"].str[:6])
+
+
+def _machine_labels(table: pd.DataFrame) -> "pd.Series[str]":
+    """Names the machine of each row, with its fingerprint where two have the same name."""
+    alike = table.groupby("machine")["fingerprint"].transform("nunique") > 1
+    told = table["machine"] + " (" + table["fingerprint"].str[:6] + ")"
+    return table["machine"].where(~alike, told)
 
 
 def _versions(table: pd.DataFrame) -> "pd.Series[str]":
@@ -111,7 +134,7 @@ def choices(table: pd.DataFrame, column: str) -> list[Any]:
 
     Args:
         table: rows of `cells`.
-        column: one of `FILTERS`, or "depth".
+        column: which.
     """
     return table[column].drop_duplicates().to_list()
 
@@ -130,29 +153,15 @@ def latest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Splits a table into parts that may stand in one figure, depths side by side.
+    """Splits a table into parts that differ in depth, estimator and meta-training alone.
 
-    Parts of which every cell was skipped are left out; see `skipped_whole`.
+    Parts of which every cell was skipped are left out.
 
     Args:
         table: rows of `cells`.
     """
-    parts = [part for _, part in table.groupby(list(FILTERS), sort=False)]
+    parts = [part for _, part in table.groupby(list(_OF_SECTION), sort=False)]
     return [part for part in parts if (part["outcome"] != "skipped").any()]
-
-
-def skipped_whole(table: pd.DataFrame) -> list[str]:
-    """Returns a line for each part of which every cell was skipped, with the commonest reason.
-
-    Args:
-        table: rows of `cells`.
-    """
-    lines = []
-    for _, part in table.groupby(list(FILTERS), sort=False):
-        if (part["outcome"] == "skipped").all():
-            row, reason = part.iloc[0], part["reason"].value_counts().index[0]
-            lines.append(f"{row['task']}, {row['model']}, {row['device']}: {reason}")
-    return lines
 
 
 def by_order(table: pd.DataFrame) -> pd.DataFrame:
@@ -180,93 +189,19 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(lines) if lines else table.head(0).assign(line="")
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the columns to read, under the names to read.
+def family_and_order(text: str) -> tuple[str, int | None]:
+    """Takes an estimator's specification apart; one that is none is a family of its own.
 
     Args:
-        table: rows of `cells`, of one depth.
+        text: specification.
+
+    Example:
+        >>> family_and_order("binom(order=2)")
+        ('binom', 2)
     """
-    titles = {name: QUANTITIES[name].title for name in _SUMMARY}
-    return table[["estimator", *titles, "outcome", "reason", "notes"]].rename(columns=titles)
-
-
-def disturbed(table: pd.DataFrame) -> str:
-    """Returns a sentence on the timings that something disturbed; empty where nothing did.
-
-    Args:
-        table: rows of `cells`.
-    """
-    noted = table.loc[table["notes"] != "", "notes"]
-    if noted.empty:
-        return ""
-    example = noted.value_counts().index[0]
-    return f"{len(noted)} of {len(table)} timings were disturbed, such as: {example}."
-
-
-def as_text(table: pd.DataFrame) -> list[list[str]]:
-    """Returns the rows of a table as text, numbers with three significant digits.
-
-    Args:
-        table: any table.
-    """
-    return [[_text(value) for value in row] for row in table.itertuples(index=False)]
-
-
-def not_ok(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the cells that did not end well, and why.
-
-    Args:
-        table: rows of `cells`.
-    """
-    bad = table[table["outcome"] != "ok"]
-    return bad[["depth", "estimator", "outcome", "reason"]].rename(columns={"depth": "depth K"})
-
-
-def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
-    """Reads what the runs behind a table were made with, the newest run of each version.
-
-    Args:
-        store: the folder of results.
-        table: rows of `cells`.
-
-    Returns:
-        For each version its facts, by name.
-    """
-    newest = table.sort_values(["started", "run"]).drop_duplicates("version", keep="last")
-    found = []
-    for row in newest.itertuples():
-        made = read_run(store / "runs" / f"{row.run}.jsonl").environment
-        packages = made.get("packages") or {}
-        facts = {
-            "commit": (made["commit"] or "unknown")
-            + (" (uncommitted changes)" if made["changes"] else ""),
-            "newest run": str(row.started),
-            "machine": made["machine"],
-            "processor": f"{made.get('processor', '')}, {made.get('cores', '')} cores",
-            "memory": f"{(made.get('memory') or 0) / 2**30:.1f} GiB",
-            "devices": ", ".join(["cpu", *made.get("devices", [])]),
-            "plug-ins": ", ".join(made.get("plugins") or ["none"]),
-            "system": made.get("system", ""),
-            "threads": made.get("threads", ""),
-            "python": made.get("python", ""),
-            **{name: version for name, version in packages.items() if version},
-        }
-        found.append({key: str(value) for key, value in facts.items()})
-    return found
-
-
-def _family_and_order(text: str) -> tuple[str, int | None]:
     try:
         spec = Spec.parse(text)
     except OptionError:
         return text, None
     order = spec.options.get("order")
     return spec.name, order if type(order) is int else None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        if pd.isna(value):
-            return ""
-        return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
-    return str(value)

@@ -1,25 +1,19 @@
 """Figures of a profile: memory over allocations, time by phase, flames."""
 
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from estimators.phases import Phase
 from harness.profiling.folder import Profile, read_profile
 from harness.profiling.telling import peak_text, short_name
 from harness.units import seconds_text
-from reports.figures import HEIGHT, Chart
+from reports.figures.marks import phase_colour
+from reports.figures.style import HEIGHT, PHASES, Chart, figure, heading
 
 MOST = 6
 """So many profiles of a store are shown, the newest ones."""
 
-COLOURS = {
-    str(Phase.INNER_LOOP): "#0072B2",
-    str(Phase.OUTER_GRADIENT): "#E69F00",
-    str(Phase.META_GRADIENT): "#009E73",
-}
 _STEPS = 600  # of the memory timeline: more than a figure has room for
 _NARROWEST = 0.003  # share of the whole time that a frame must have to be drawn
 _DEEPEST = 40
@@ -56,12 +50,7 @@ def memory_timeline(profile: Profile) -> Chart:
         profile: the profile.
     """
     events = profile.memory
-    title = alt.TitleParams(
-        "Memory over allocations and releases",
-        subtitle=peak_text(profile.summary),
-        subtitleColor="#808080",
-        offset=12,
-    )
+    title = heading("Memory over allocations and releases", peak_text(profile.summary))
     size, unit = _unit(events["live"].max() if len(events) else 0)
     rows = _steps(events).assign(live=lambda rows: rows["live"] / size)
     peak = rows[rows["live"] == rows["live"].max()].head(1)
@@ -74,12 +63,12 @@ def memory_timeline(profile: Profile) -> Chart:
     ]
     bars = alt.Chart(rows).mark_rect(strokeWidth=0)
     layers = [
-        bars.encode(x=x, x2="end:Q", y=y, y2=alt.value(HEIGHT), color=_colour(), tooltip=told),
+        bars.encode(x=x, x2="end:Q", y=y, y2=alt.value(HEIGHT), color=phase_colour(), tooltip=told),
         alt.Chart(peak)
         .mark_point(shape="triangle-down", filled=True, size=90, color="#D55E00", yOffset=-7)
         .encode(x=x, y=y, tooltip=told),
     ]
-    return _chart(layers, title, HEIGHT)
+    return figure(title, layers, HEIGHT)
 
 
 def time_by_phase(profile: Profile) -> Chart:
@@ -99,21 +88,16 @@ def time_by_phase(profile: Profile) -> Chart:
             for phase, sums in profile.summary["phases"].items()
         ]
     )
-    title = alt.TitleParams(
-        "Time by phase",
-        subtitle=f"{seconds_text(whole)} under the profiler",
-        subtitleColor="#808080",
-        offset=12,
-    )
+    title = heading("Time by phase", f"{seconds_text(whole)} under the profiler")
     told = [alt.Tooltip("phase:N"), alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("time:N")]
     bars = alt.Chart(rows).mark_bar(height=30)
     bars = bars.encode(
         x=alt.X("share:Q", title=None, stack="zero", axis=alt.Axis(format="%"), scale=_WHOLE),
-        color=_colour(),
+        color=phase_colour(),
         order=alt.Order("rank:Q"),
         tooltip=told,
-    ).transform_calculate(rank=f"indexof({[*COLOURS]}, datum.phase)")
-    return _chart([bars], title, 40)
+    ).transform_calculate(rank=f"indexof({[*PHASES]}, datum.phase)")
+    return figure(title, [bars], 40)
 
 
 def flames(profile: Profile) -> Chart:
@@ -123,12 +107,7 @@ def flames(profile: Profile) -> Chart:
         profile: the profile.
     """
     frames = _frames(profile)
-    title = alt.TitleParams(
-        "Where the time goes",
-        subtitle="callers above callees; operators in stronger colours",
-        subtitleColor="#808080",
-        offset=12,
-    )
+    title = heading("Where the time goes", "callers above callees; operators in stronger colours")
     depth = int(frames["depth"].max()) + 1 if len(frames) else 1
     x = alt.X("start:Q", title=None, axis=alt.Axis(format="%", grid=False), scale=_WHOLE)
     y = alt.Y("depth:Q", axis=None, scale=alt.Scale(domain=[0, depth], reverse=True, nice=False))
@@ -144,7 +123,7 @@ def flames(profile: Profile) -> Chart:
         x2="end:Q",
         y=y,
         y2="below:Q",
-        color=_colour(),
+        color=phase_colour(),
         opacity=alt.Opacity("shade:Q", scale=None, legend=None),
         tooltip=told,
     )
@@ -155,7 +134,7 @@ def flames(profile: Profile) -> Chart:
     labels = labels.encode(
         x=x, y=alt.Y("middle:Q"), text="label:N", color=alt.value("currentColor")
     )
-    return _chart([boxes, labels], title, depth * _ROW)
+    return figure(title, [boxes, labels], depth * _ROW)
 
 
 def top_operators(profile: Profile) -> pd.DataFrame:
@@ -249,7 +228,7 @@ def _frames(profile: Profile) -> pd.DataFrame:
 
 def _callers_first(item: tuple[tuple[str, ...], int]) -> tuple[int, int, int]:
     stack, spent = item
-    return len(stack), [*COLOURS].index(stack[0]) if len(stack) == 1 else 0, -spent
+    return len(stack), [*PHASES].index(stack[0]) if len(stack) == 1 else 0, -spent
 
 
 def _is_python(frame: str) -> bool:
@@ -260,17 +239,6 @@ def _unit(most: float) -> tuple[int, str]:
     if most < 1000:
         return 1, "B"
     return (1024, "KiB") if most < 1000 * 1024 else (2**20, "MiB")
-
-
-def _colour() -> alt.Color:
-    scale = alt.Scale(domain=[*COLOURS], range=[*COLOURS.values()])
-    return alt.Color("phase:N", scale=scale, legend=alt.Legend(title=None, orient="bottom"))
-
-
-def _chart(layers: list[Any], title: alt.TitleParams, height: int) -> Chart:
-    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    chart: alt.LayerChart = alt.LayerChart(layer=layers)
-    return chart.properties(title=title, width="container", height=height, autosize=fit)
 
 
 _WHOLE = alt.Scale(domain=[0, 1], nice=False)

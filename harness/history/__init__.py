@@ -1,0 +1,1 @@
+"""How metrics went from commit to commit: runs and asv's results in the order of the commits."""

@@ -1,0 +1,95 @@
+"""The commits that results tell of: date, subject and order."""
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = ("commit", "date", "subject", "number", "position")
+
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def commits_of(long: pd.DataFrame, asv: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Orders the commits that runs and asv's results are of.
+
+    Args:
+        long: the table of `harness.results.store.load`.
+        asv: that of `harness.history.asv_results.load_asv`.
+        folder: of the git repository, or any folder in it.
+
+    Returns:
+        The table of `commits`.
+    """
+    runs = pd.concat([long[["commit", "started"]], asv[["commit", "started"]]])
+    runs = runs[runs["commit"] != ""].drop_duplicates()
+    dated = asv[["commit", "date"]].drop_duplicates("commit")
+    started = runs.groupby("commit")["started"].min()
+    return commits(
+        {str(commit): start for commit, start in started.items()},
+        folder,
+        dict(zip(dated["commit"], dated["date"], strict=True)),
+    )
+
+
+def commits(
+    started: Mapping[str, str], folder: Path, dates: Mapping[str, pd.Timestamp]
+) -> pd.DataFrame:
+    """Orders commits as they stand in git's history, parents first.
+
+    Commits that git does not know there, or all of them where there is no git or no repository,
+    are put in by the date that asv has stored, else by the start of their first run.
+
+    Args:
+        started: ISO 8601 time of the first run of each commit.
+        folder: of the git repository, or any folder in it.
+        dates: of commits that asv has stored, in UTC.
+
+    Returns:
+        A row for each commit, oldest first: "commit"; "date", NaT where only runs are known;
+        "subject", "" where git does not know the commit; "number" among all commits of git's
+        history, measured or not, else missing; "position" in this table.
+    """
+    table = pd.DataFrame({"commit": pd.Series(list(started), dtype=str)})
+    table = table.merge(_git_log(started, folder), on="commit", how="left")
+    table["subject"] = table["subject"].fillna("")
+    table["date"] = table["date"].fillna(_times(table["commit"].map(dict(dates))))
+    table = table.sort_values(["number", "commit"], ignore_index=True)
+    # Clocks go wrong and commits are rebased: what git knows keeps git's order, whatever the dates.
+    when = table["date"].where(table["number"].isna(), table["date"].cummax())
+    table["when"] = when.fillna(_times(table["commit"].map(dict(started))))
+    table = table.sort_values(["when", "number", "commit"], ignore_index=True)
+    table["position"] = range(len(table))
+    return table[list(COLUMNS)]
+
+
+def _git_log(started: Mapping[str, str], folder: Path) -> pd.DataFrame:
+    """Returns number, date and subject of the commits and of all that came before them."""
+    rows = [line.split("\0", 2) for line in reversed(_git(started, folder).split("\n")) if line]
+    log = pd.DataFrame(rows, columns=["commit", "seconds", "subject"], dtype=str)
+    dates = pd.to_datetime(pd.to_numeric(log["seconds"]), unit="s", utc=True)
+    numbers = pd.Series(range(len(log)), dtype="Int64")
+    return log.assign(date=dates.astype("datetime64[ms, UTC]"), number=numbers).drop(
+        columns="seconds"
+    )
+
+
+def _git(started: Mapping[str, str], folder: Path) -> str:
+    # What stands in a journal goes to git only if it is a hash: never an option or a name.
+    hashes = [commit for commit in started if _HASH.fullmatch(commit)]
+    command = ["git", "-C", str(folder), "-c", "log.showSignature=false", "log", "--date-order"]
+    command += ["--ignore-missing", "--format=%H%x00%ct%x00%s", "--stdin"]
+    try:
+        done = subprocess.run(
+            command, input="\n".join(hashes).encode(), capture_output=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.decode(errors="replace")
+
+
+def _times(texts: "pd.Series[str]") -> "pd.Series[pd.Timestamp]":
+    times = pd.to_datetime(texts, utc=True, format="ISO8601", errors="coerce")
+    return times.astype("datetime64[ms, UTC]")

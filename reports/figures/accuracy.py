@@ -1,0 +1,153 @@
+"""What meta-training with each estimator comes to: along the way, in the end, beside exact MAML."""
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from reports.figures import marks, style
+from reports.figures.style import GREY, Chart, Rows
+from reports.tables.accuracy import EXACT, quantity
+
+_NOTHING = "No training here has these numbers."
+_ROW = 26  # pixels of an estimator where each has a row
+# Lines of one colour, such as the orders of one estimator, are told apart by their dashes.
+_DASHES = ([1, 0], [7, 3], [2, 2], [9, 2, 2, 2])
+_MEAN = ("value", "value_low", "value_high", "over", "seeds", "tasks")
+
+
+def learning_curves(curves: Rows) -> Chart:
+    """Plots a metric over steps of meta-training, a line for each estimator.
+
+    Args:
+        curves: of `reports.tables.accuracy.curves`, of one setting.
+    """
+    rows = curves[style.few_orders(curves)]
+    shown = _finite(rows)
+    if shown.empty:
+        return style.nothing("Learning curves", _NOTHING)
+    metric, split = quantity(shown["metric"].iloc[0]), shown["split"].iloc[0]
+    chart = _chart(shown, "step").encode(
+        x=alt.X("step:Q", title="meta-training (steps)", axis=alt.Axis(format="d", tickMinStep=1)),
+        y=alt.Y("value:Q", title=metric.title, scale=alt.Scale(zero=False)),
+    )
+    colour, dash = _lines(shown)
+    band = chart.transform_filter("isValid(datum.value_low)").mark_area(opacity=0.14)
+    layers = [
+        band.encode(y=marks.like(chart.encoding.y, "value_low"), y2="value_high", color=colour),
+        chart.mark_line(strokeWidth=1.8).encode(color=colour, strokeDash=dash, order="step:Q"),
+        chart.mark_point(filled=True, size=28, opacity=1).encode(
+            color=colour, tooltip=_tooltip(metric.title, "step")
+        ),
+    ]
+    text = f"{split.capitalize()} {metric.label} along meta-training"
+    return style.figure(_title(text, rows, "bands"), layers)
+
+
+def test_accuracy(results: Rows) -> Chart:
+    """Plots how good each estimator's training is on the held-out tasks, a row for each.
+
+    Args:
+        results: of `reports.tables.accuracy.test_results`, of one setting.
+    """
+    shown = _finite(results)
+    if shown.empty:
+        return style.nothing("Test results", _NOTHING)
+    metric = quantity(shown["metric"].iloc[0])
+    x = _along(metric.title)
+    title = _title(f"Test {metric.label} by estimator", results, "bars")
+    layers = _dots(_chart(shown).encode(x=x), _tooltip(metric.title))
+    return style.figure(title, layers, _ROW * len(shown), legend=False)
+
+
+test_accuracy.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
+
+
+def paired_differences(differences: Rows) -> Chart:
+    """Plots how far each estimator is from exact MAML, a row for each, around the line at 0.
+
+    Args:
+        differences: of `reports.tables.accuracy.differences`, of one setting.
+    """
+    shown = _finite(differences)
+    if shown.empty:
+        return style.nothing(f"Differences to {EXACT}", _NOTHING)
+    metric = quantity(shown["metric"].iloc[0])
+    unit = "points" if metric.unit == "%" else metric.unit
+    axis = f"{metric.label} less that of {EXACT}" + (f" ({unit})" if unit else "")
+    x = _along(axis)
+    line = alt.Chart(pd.DataFrame({"none": [0.0]})).encode(x=marks.like(x, "none"))
+    title = _title(f"Test {metric.label} beside {EXACT}, on the same tasks", differences, "bars")
+    layers = [
+        line.mark_rule(color=GREY, strokeDash=[4, 3]),
+        *_dots(_chart(shown, "text").encode(x=x), _tooltip("difference", "text")),
+    ]
+    return style.figure(title, layers, _ROW * len(shown), legend=False)
+
+
+def _finite(rows: Rows) -> Rows:
+    finite: Rows = rows[np.isfinite(rows["value"].astype(float))]
+    return finite
+
+
+def _chart(rows: Rows, *columns: str) -> alt.Chart:
+    """Returns a chart of what figures draw and tell; intervals are named as `marks` has them."""
+    named = rows.rename(columns={"low": "value_low", "high": "value_high"})
+    return alt.Chart(named[["estimator", "family", *_MEAN, "commit_label", *columns]])
+
+
+def _along(title: str) -> alt.X:
+    scale = alt.Scale(zero=False, padding=12)
+    return alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6, labelFlush=False))
+
+
+def _dots(chart: alt.Chart, told: list[alt.Tooltip]) -> list[alt.Chart]:
+    axis = alt.Axis(labelLimit=170, title=None)
+    chart = chart.encode(y=alt.Y("estimator:N", sort=[*chart.data["estimator"]], axis=axis))
+    families = [*chart.data["family"]]
+    dots: alt.Chart = marks.points(chart, families).encode(tooltip=told)
+    return [*marks.bars(chart, families, "x"), dots]
+
+
+def _lines(rows: Rows) -> tuple[alt.Color, alt.StrokeDash]:
+    """Returns a colour for each family and a dash for each of its lines, with one legend."""
+    names = rows.drop_duplicates("estimator")
+    place = names.groupby("family", sort=False).cumcount()
+    dashes = [_DASHES[number % len(_DASHES)] for number in place]
+    colours = [style.look(family)[0] for family in names["family"]]
+    legend = alt.Legend(
+        title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=700, symbolOpacity=1
+    )
+    domain = [*names["estimator"]]
+    return (
+        alt.Color("estimator:N", scale=alt.Scale(domain=domain, range=colours), legend=legend),
+        alt.StrokeDash("estimator:N", scale=alt.Scale(domain=domain, range=dashes), legend=legend),
+    )
+
+
+def _tooltip(title: str, *more: str) -> list[alt.Tooltip]:
+    titles = {"value": title, "value_low": "from (95 %)", "value_high": "to (95 %)"}
+    numbers = [alt.Tooltip(f"{name}:Q", title=text, format=".4~g") for name, text in titles.items()]
+    names = [alt.Tooltip(f"{name}:N") for name in ("estimator", *more)]
+    counts = [alt.Tooltip(f"{name}:Q") for name in ("seeds", "tasks")]
+    over = alt.Tooltip("over:N", title="interval over")
+    return [*names, *numbers, over, *counts, alt.Tooltip("commit_label:N", title="commit")]
+
+
+def _title(text: str, rows: Rows, what: str) -> alt.TitleParams:
+    """Returns a title, with what the trainings have in common and what their intervals are."""
+    shown = _finite(rows)
+    outer = shown["outer"].iloc[0].replace("_", " ").replace("=", " ")
+    missing = sorted(set(rows["estimator"]) - set(shown["estimator"]))
+    left_out = f"without a finite number: {', '.join(missing)}" if missing else ""
+    return style.title_of(text, shown, outer, _intervals(shown, what), left_out)
+
+
+def _intervals(rows: Rows, what: str) -> str:
+    found = []
+    for over, part in rows[rows["over"] != ""].groupby("over", sort=False):
+        least, most = part["seeds"].min(), part["seeds"].max()
+        seeds = f"{most} seeds" if least == most else f"{least} to {most} seeds"
+        found.append(seeds if over == "seeds" else "the tasks of one seed")
+    return (
+        f"{what}: 95 % intervals over {' or '.join(found)}" if found else f"no {what}: one number"
+    )

@@ -1,0 +1,93 @@
+"""A metric over depth or over meta-training: a line for each estimator."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+from reports.figures import marks, style
+from reports.figures.scales import on_axis
+from reports.figures.style import Chart, Rows
+
+
+def over_depth(
+    rows: Rows, metric: str, text: str, *, told: Sequence[str] = (), extra: str = ""
+) -> Chart:
+    """Plots a metric over depth K.
+
+    Args:
+        rows: cells of one task and model, of all depths.
+        metric: a name in `QUANTITIES`.
+        text: what is plotted.
+        told: lines below the title.
+        extra: a column to draw dashed, in the unit of the metric.
+    """
+    rows, y = on_axis(rows[style.few_orders(rows)], "y", metric)
+    if rows.empty:
+        return style.nothing(text)
+    depths = sorted({int(depth) for depth in rows["depth"]})
+    scale = alt.Scale(type="symlog", domain=[depths[0], depths[-1]], nice=False, padding=44)
+    axis = alt.Axis(values=depths, format="d")
+    x = alt.X("depth:Q", title="depth K (inner steps)", scale=scale, axis=axis)
+    layers = line_layers(rows, metric, x, y, extra)
+    labelled = "numbers: order L" if rows["order"].notna().any() else ""
+    notes = [labelled, *told, *style.uncertainty(rows, metric)]
+    return style.figure(style.title_of(text, rows, *notes), layers)
+
+
+def line_layers(rows: Rows, metric: str, x: alt.X, y: Any, extra: str = "") -> list[Any]:
+    """Draws lines, bars, points, and the order of each line at its end.
+
+    Args:
+        rows: as `on_axis` returns them.
+        metric: what stands on the y axis.
+        x: the axis that lines go along.
+        y: the axis that `on_axis` returned.
+        extra: a column to draw dashed, in the unit of the metric.
+    """
+    along = x.shorthand.removesuffix(":Q")
+    families = [*rows["family"]]
+    chart = marks.base(rows, along, metric, extra).encode(x=x, y=y)
+    ends = marks.base(_line_ends(rows, along, metric), along, "told", "place")
+    layers = [
+        marks.lines(chart, families, "estimator", along),
+        *marks.bars(chart, families, "y"),
+        marks.points(chart, families, metric),
+        marks.labels(ends.encode(x=x, y=marks.like(y, "place")), families, "told", above=False),
+    ]
+    if extra:
+        there = chart.transform_filter(f"isValid(datum.{extra})").encode(y=marks.like(y, extra))
+        line = marks.lines(there, families, "estimator", along)
+        layers.insert(1, line.mark_line(strokeWidth=1.2, strokeDash=[4, 3], opacity=0.7))
+    return layers
+
+
+def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
+    """Returns a row for the last point of each line with an order, and where to write it.
+
+    Orders of one estimator that end at one place are written as one; others are pushed apart.
+    """
+    last = rows.sort_values(along).drop_duplicates("estimator", keep="last")
+    last = last[last["order"].notna()].assign(told="", place=0.0)
+    if last.empty:
+        return last
+    heights = np.log(last[f"{metric}_drawn"].astype(float))
+    every = np.log(rows[f"{metric}_drawn"].astype(float))
+    gap = 0.035 * max(np.ptp(every), 2.0)
+    groups = last.groupby(["family", along, np.round(heights / gap)], sort=False)["order"]
+    together = groups.transform(lambda orders: ", ".join(str(one) for one in sorted(orders)))
+    last = last.assign(told=together, place=heights)
+    ends = last.drop_duplicates(["family", along, "told"]).sort_values("place", kind="stable")
+    return ends.assign(place=np.exp(_apart(ends["place"].to_numpy(), gap, every.max())))
+
+
+def _apart(places: "np.ndarray[Any, np.dtype[np.float64]]", gap: float, top: float) -> list[float]:
+    """Moves rising places up, and from the top down again, until none are nearer than a gap."""
+    found = [float(place) for place in places]
+    for i in range(1, len(found)):
+        found[i] = max(found[i], found[i - 1] + gap)
+    found[-1] = min(found[-1], max(top, float(places[-1])))
+    for i in range(len(found) - 1, 0, -1):
+        found[i - 1] = min(found[i - 1], found[i] - gap)
+    return found

@@ -1,0 +1,147 @@
+"""Marks of figures: points, lines, bars and labels in the colours of estimators; tooltips."""
+
+from typing import Any
+
+import altair as alt
+
+from reports.figures.style import PALETTE, PHASES, Rows, look
+from reports.quantities import QUANTITIES
+
+# What hovering tells beside what is drawn, and the columns that a figure takes along.
+_TOLD = ("bias", "time_ratio", "time", "peak_memory", "flops", "hvps", "serial_depth")
+_NAMES = ("estimator", "task", "model", "depth", "trained", "outcome", "commit_label", "machine")
+
+
+def base(rows: Rows, *columns: str) -> alt.Chart:
+    """Returns a chart of the rows, without the columns that no figure uses.
+
+    Args:
+        rows: of the table of cells.
+        columns: to keep beside those that hovering tells and those of `on_axis`; those that are
+            missing are left out.
+    """
+    drawn = [name for name in map(str, rows) if "_drawn" in name and rows[name].notna().any()]
+    kept = [*_NAMES, "family", "order", *_TOLD, *columns, *drawn]
+    return alt.Chart(rows[[name for name in dict.fromkeys(kept) if name in rows]])
+
+
+def points(chart: alt.Chart, families: list[str], *told: str) -> alt.Chart:
+    """Draws a point for each row, that tells its numbers when hovered over.
+
+    Args:
+        chart: with x and y.
+        families: all that the figure has, so that its layers share their scales.
+        told: metrics to tell beside the usual ones.
+    """
+    kinds = _kinds(families)
+    shapes = alt.Scale(domain=kinds, range=[look(kind)[1] for kind in kinds])
+    shape = alt.Shape("family:N", scale=shapes, legend=_legend())
+    marks = chart.mark_point(filled=True, size=75, opacity=1)
+    found: alt.Chart = marks.encode(
+        color=colour(families), shape=shape, tooltip=tooltip(chart.data, *told)
+    )
+    return found
+
+
+def lines(chart: alt.Chart, families: list[str], detail: str, order: str) -> alt.Chart:
+    """Draws lines in the colours of estimators.
+
+    Args:
+        chart: with x and y.
+        families: all that the figure has.
+        detail: the column that tells one line from another.
+        order: the column along which a line goes.
+    """
+    marks = chart.mark_line(strokeWidth=1.5)
+    found: alt.Chart = marks.encode(
+        color=colour(families), detail=f"{detail}:N", order=f"{order}:Q"
+    )
+    return found
+
+
+def bars(chart: alt.Chart, families: list[str], channel: str) -> list[alt.Chart]:
+    """Draws the intervals of what stands on one axis, if there are any.
+
+    Args:
+        chart: with x and y.
+        families: all that the figure has.
+        channel: "x" or "y".
+    """
+    old = chart.encoding[channel]
+    column = old.shorthand.removesuffix(":Q")
+    if f"{column}_low" not in chart.data or not chart.data[f"{column}_low"].notna().any():
+        return []
+    there = chart.transform_filter(f"isValid(datum.{column}_low)")
+    ends = {channel: like(old, f"{column}_low"), f"{channel}2": f"{column}_high"}
+    marks = there.mark_rule(strokeWidth=1.5, opacity=0.45)
+    return [marks.encode(color=colour(families), **ends)]
+
+
+def like(encoding: Any, column: str) -> Any:
+    """Returns an axis for another column: the same one, where both are in one figure.
+
+    Args:
+        encoding: x or y.
+        column: what to draw instead.
+    """
+    other = encoding.copy()
+    other.shorthand = f"{column}:Q"
+    return other
+
+
+def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> alt.Chart:
+    """Writes a column beside or above its points.
+
+    Args:
+        chart: with x and y.
+        families: all that the figure has.
+        text: the column.
+        above: or to the right.
+    """
+    dx, dy = (0, -11) if above else (9, 0)
+    marks = chart.mark_text(fontSize=10, align="center" if above else "left", dx=dx, dy=dy)
+    found: alt.Chart = marks.encode(text=f"{text}:N", color=colour(families))
+    return found
+
+
+def colour(families: list[str]) -> alt.Color:
+    """Returns the colours of estimators, with their legend.
+
+    Args:
+        families: all that the figure has.
+    """
+    kinds = _kinds(families)
+    colours = alt.Scale(domain=kinds, range=[look(kind)[0] for kind in kinds])
+    return alt.Color("family:N", scale=colours, legend=_legend())
+
+
+def phase_colour() -> alt.Color:
+    """Returns the colours of the column "phase", with their legend."""
+    scale = alt.Scale(domain=[*PHASES], range=[*PHASES.values()])
+    return alt.Color("phase:N", scale=scale, legend=alt.Legend(title=None, orient="bottom"))
+
+
+def tooltip(data: Rows, *told: str) -> list[alt.Tooltip]:
+    """Returns what hovering tells, of that which the data has.
+
+    Args:
+        data: of the chart.
+        told: metrics to tell beside the usual ones.
+    """
+    titles = {"depth": "depth K", "trained": "trained (steps)", "commit_label": "commit"}
+    names = [alt.Tooltip(f"{name}:N", title=titles.get(name, name)) for name in _NAMES]
+    metrics = [
+        alt.Tooltip(f"{name}:Q", title=QUANTITIES[name].title, format=".3~g")
+        for name in dict.fromkeys([*told, *_TOLD])
+    ]
+    every = [*names[:5], *metrics, *names[5:]]
+    return [one for one in every if one.shorthand[:-2] in data]
+
+
+def _kinds(families: list[str]) -> list[str]:
+    known = [name for name in PALETTE if name in families]
+    return known + sorted(set(families) - set(known))
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(title=None, orient="bottom", columns=3, symbolOpacity=1)

@@ -1,0 +1,94 @@
+"""Axes of metrics: units, and a place on a log axis for what is exactly or nearly zero."""
+
+import math
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from reports.figures.style import Rows
+from reports.quantities import QUANTITIES
+from reports.tables.pareto import exact_below
+
+# Errors that can be 0 where an estimator is not exact.
+_PARTS = ("systematic_bias", "error_spread")
+
+
+def on_axis(
+    rows: Rows, channel: str, name: str, *, log: bool = True, most: float = 0.0
+) -> tuple[Rows, Any]:
+    """Returns the rows that have a metric, with what to draw for it, and the axis to draw it on.
+
+    On a log axis what is 0, or no more than rounding (see `exact_below`), stands on a line of its
+    own at the end: drawn to scale, ten empty decades would press all others together, and a zero
+    would not be drawn at all.
+
+    Args:
+        rows: of the table of cells.
+        channel: "x" or "y".
+        name: of the metric.
+        log: or linear.
+        most: what the axis must reach, where that is more than the rows have.
+
+    Returns:
+        Rows with the columns NAME_drawn, NAME_drawn_low and NAME_drawn_high, and the encoding.
+    """
+    value = rows[name].astype(float)
+    rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]
+    low, high = (_end(rows, f"{name}_{end}") for end in ("low", "high"))
+    title = QUANTITIES[name].title
+    scale, axis = alt.Scale(), alt.Axis(format=".3~g", tickCount=6)
+    if log:
+        zero = (value <= 0) | (value < exact_below(name))
+        if zero.any() or exact_below(name):
+            highest = np.nanmax([most, *value, *high], initial=0.0)
+            # An interval that reaches far down or to zero ends where the scale does.
+            whole = low[~zero & (low >= value / 10)]
+            lowest = min([*value[~zero], *whole], default=1.0)
+            bottom, ticks = _ticks(lowest, highest)
+            top = ticks[-1]
+            end = bottom / 10 ** max(0.2, 0.12 * math.log10(top / bottom)) if zero.any() else bottom
+            word = "≤ 0" if (value < 0).any() else _word(name)
+            value, low, high = value.mask(zero, end), low.mask(zero), high.mask(zero)
+            low = low.clip(lower=bottom)
+            scale = alt.Scale(type="log", domain=[end, top], nice=False)
+            axis = _axis([end, *ticks] if zero.any() else ticks, word, math.sqrt(end * bottom))
+            if zero.any() and word == "exact":
+                title += f"; exact: below {exact_below(name):g}"
+        else:
+            scale = alt.Scale(type="log", nice=False, padding=18)
+            low = low.clip(lower=value.min() / 2)  # likewise
+    drawn = {f"{name}_drawn": value, f"{name}_drawn_low": low, f"{name}_drawn_high": high}
+    kind = alt.X if channel == "x" else alt.Y
+    encoding = kind(f"{name}_drawn:Q", title=title, scale=scale, axis=axis)
+    return rows.assign(**drawn), encoding
+
+
+def _end(rows: Rows, column: str) -> Any:
+    if column not in rows:  # samples have no intervals
+        return pd.Series(math.nan, index=rows.index)
+    return rows[column].astype(float)
+
+
+def _word(name: str) -> str:
+    return "exact" if exact_below(name) and name not in _PARTS else "0"
+
+
+def _axis(ticks: list[float], word: str, below: float) -> alt.Axis:
+    """Returns an axis on which what lies below the scale is a word."""
+    number = "format(datum.value, datum.value < 0.0009 ? '~e' : '~g')"
+    return alt.Axis(values=ticks, labelExpr=f"datum.value < {below:g} ? '{word}' : {number}")
+
+
+def _ticks(least: float, most: float) -> tuple[float, list[float]]:
+    """Returns round numbers around a range, of which no more than nine are told, rising."""
+    first, last = math.floor(math.log10(least)), math.ceil(math.log10(max(most, least)))
+    decades = [10.0**decade for decade in range(first, max(last, first + 1) + 1)]
+    if len(decades) > 3:
+        step = 1 + (len(decades) - 2) // 8
+        return decades[0], decades[::-1][::step][::-1]
+    finer = [float(f"{m}e{e}") for e in range(first, first + len(decades)) for m in (1, 2, 5)]
+    bottom = max(tick for tick in finer if tick <= least)
+    top = min(tick for tick in finer if tick >= most and tick > bottom)
+    return bottom, [tick for tick in finer if bottom <= tick <= top]

@@ -1,0 +1,154 @@
+"""What all figures share: colours and shapes of estimators, titles, size.
+
+Nothing here is black or white, which one of the two themes would hide.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import altair as alt
+import pandas as pd
+
+from harness.metrics import METRICS
+
+HEIGHT = 320
+GREY = "#808080"  # readable on both themes; Streamlit's dark one has none of its own for subtitles
+# First Okabe and Ito's colours without black and yellow, which one of the two themes would hide.
+PALETTE = {
+    "maml": ("#0072B2", "circle"),
+    "adjoint": ("#56B4E9", "square"),
+    "truncated": ("#D55E00", "triangle-up"),
+    "binom": ("#009E73", "diamond"),
+    "fomaml": ("#E69F00", "cross"),
+    "imaml": ("#CC79A7", "triangle-down"),
+    "reptile": ("#999999", "triangle-right"),
+    "hybrid": ("#A6761D", "triangle-left"),
+    "binom-calibrated": ("#8C6BB1", "diamond"),
+    "binom-released": ("#66C2A5", "triangle-left"),
+    "neumann": ("#C51B7D", "triangle-down"),
+    "mixed": ("#5E7C8A", "circle"),
+    "anil": ("#B2182B", "square"),
+    "hf-maml": ("#7A9A01", "cross"),
+}
+PHASES = {"inner loop": "#0072B2", "outer gradient": "#E69F00", "meta-gradient": "#009E73"}
+"""Colours of the parts of an estimate; written out, since `estimators.phases` imports torch."""
+
+_MORE_COLOURS = ("#A6761D", "#8C6BB1", "#7A9A01", "#C51B7D")
+_MORE_SHAPES = ("triangle-left", "square", "circle", "diamond", "cross")
+# More orders than this of one estimator, and their lines or labels make a thicket.
+_FEW = 4
+
+_BARS = {"mean": "95 % interval over tasks", "median": "quartiles"}
+
+Rows = pd.DataFrame
+Chart = alt.LayerChart | alt.Chart | alt.FacetChart
+
+
+def look(family: str) -> tuple[str, str]:
+    """Returns colour and shape of an estimator, the same in every figure.
+
+    Args:
+        family: its name without options; names from elsewhere get theirs from the name alone.
+    """
+    if family in PALETTE:
+        return PALETTE[family]
+    number = crc32(family.encode())
+    colour = _MORE_COLOURS[number % len(_MORE_COLOURS)]
+    return colour, _MORE_SHAPES[number // len(_MORE_COLOURS) % len(_MORE_SHAPES)]
+
+
+def few_orders(rows: Rows) -> "pd.Series[bool]":
+    """Tells which rows to keep so that an estimator with many orders has 1, 2, 4, 8, ... alone.
+
+    Args:
+        rows: of the table of cells.
+    """
+    orders = rows.groupby("family")["order"].transform("nunique")
+    power = rows["order"].map(lambda order: pd.notna(order) and int(order).bit_count() == 1)
+    few: pd.Series[bool] = (orders <= _FEW) | power.astype(bool)
+    return few
+
+
+def title_of(text: str, rows: Rows, *notes: str) -> alt.TitleParams:
+    """Returns a title, and under it what all rows have in common.
+
+    Args:
+        text: what is plotted.
+        rows: what it is plotted of.
+        notes: a line each, below; empty ones are left out.
+    """
+
+    def common(*columns: str) -> str:
+        same = [name for name in columns if name in rows and rows[name].nunique() == 1]
+        shown = {"depth": "K = {}", "trained": "trained {} steps"}
+        parts = [(shown.get(name, "{}"), rows[name].iloc[0]) for name in same]
+        return ", ".join(words.format(value) for words, value in parts if value != 0)
+
+    about = [common("task", "model"), common("depth", "trained", "device", "commit_label"), *notes]
+    subtitle = [line for line in about if line]
+    return heading(text, subtitle)
+
+
+def heading(text: str, subtitle: str | list[str]) -> alt.TitleParams:
+    """Returns a title as every figure has it.
+
+    Args:
+        text: what is plotted.
+        subtitle: what else there is to say, a line or several.
+    """
+    return alt.TitleParams(text, subtitle=subtitle, subtitleColor=GREY, anchor="start", offset=12)
+
+
+def uncertainty(rows: Rows, *names: str) -> list[str]:
+    """Returns a line for each metric on what its bars are, or on why it has none.
+
+    Args:
+        rows: what is drawn.
+        names: of the metrics.
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        metric = METRICS[name]
+        if metric.aggregate == "value":
+            why = "one sample" if metric.noisy else "deterministic"
+            found.append(f"{metric.label}: {why}, no error bars")
+        elif rows[f"{name}_low"].notna().any():
+            found.append(f"{metric.label}: bars are the {_BARS[metric.aggregate]}")
+        else:
+            found.append(f"{metric.label}: one sample, no error bars")
+    return found
+
+
+def figure(
+    title: alt.TitleParams, layers: Sequence[Any], height: int = HEIGHT, *, legend: bool = True
+) -> Chart:
+    """Puts layers into one figure, as wide as the page allows.
+
+    Args:
+        title: of the figure.
+        layers: what is drawn; charts of one mark each where `legend` is False.
+        height: of the plot alone: legends of any size leave it as it is.
+        legend: whether colours need one; where an axis names the estimators, they do not.
+    """
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    for layer in () if legend else layers:
+        for channel in ("color", "shape", "opacity"):
+            encoding = layer.encoding[channel]
+            if isinstance(encoding, alt.Color | alt.Shape | alt.Opacity):
+                encoding["legend"] = None
+    chart: alt.LayerChart = alt.LayerChart(layer=list(layers))
+    return chart.properties(title=title, width="container", height=height, autosize=fit)
+
+
+def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:
+    """Returns a figure that says that there is nothing to plot.
+
+    Args:
+        text: what would be plotted.
+        why: what is said in its place.
+    """
+    data = pd.DataFrame({"text": [why]})
+    words: alt.Chart = alt.Chart(data).mark_text(fontSize=13, color=GREY).encode(text="text:N")
+    title = alt.TitleParams(text, anchor="start")
+    return words.properties(title=title, width="container", height=HEIGHT)

@@ -1,0 +1,155 @@
+"""One metric against another, with the Pareto front."""
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from estimators.errors import OptionError
+from estimators.registry import Spec
+from harness.metrics import METRICS
+from reports.figures import marks, style
+from reports.figures.scales import on_axis
+from reports.figures.style import GREY, Chart, Rows
+from reports.quantities import QUANTITIES
+from reports.tables.pareto import pareto
+
+PANEL = (300, 240)
+"""Width and height of a small multiple: Vega-Lite cannot fit several panels to a page."""
+
+_FADED = 0.35
+
+
+def tradeoff(
+    rows: Rows,
+    x: str,
+    y: str,
+    *,
+    x_log: bool = True,
+    y_log: bool = True,
+    by: str | None = None,
+) -> Chart:
+    """Plots one metric over another; the best of both stand out, the rest is faded.
+
+    Orders of one estimator are joined by a line. Without `by` the figure is as wide as the page
+    allows; small multiples are `PANEL` wide each, two in a row.
+
+    Args:
+        rows: cells of one task and device: of one model and depth, or of several depths or models
+            that `by` tells apart.
+        x: a name in `QUANTITIES`.
+        y: another one.
+        x_log: whether its axis is logarithmic; what is 0 stands on a line of its own then.
+        y_log: likewise.
+        by: "depth" or "model", for a panel each, with a front of its own.
+    """
+    label = QUANTITIES[y].label
+    text = f"{label[0].upper()}{label[1:]} against {QUANTITIES[x].label}"
+    rows, along_x = on_axis(rows.reset_index(drop=True), "x", x, log=x_log)
+    rows, along_y = on_axis(rows, "y", y, log=y_log)
+    if rows.empty:
+        return style.nothing(text)
+    rows = _panels(rows, x, y, by)
+    families = [*rows["family"]]
+    chart = marks.base(rows, x, y, "panel", "series", "front", "told").encode(x=along_x, y=along_y)
+    fronted = bool(rows["front"].any())
+    dots = marks.points(chart, families, x, y)
+    if fronted:
+        dots = dots.encode(opacity=alt.condition("datum.front", alt.value(1), alt.value(_FADED)))
+    layers = [
+        *([_front(chart)] if fronted else []),
+        *marks.bars(chart, families, "y"),
+        *marks.bars(chart, families, "x"),
+        dots,
+    ]
+    if rows["order"].notna().any():  # an estimator without orders is a point
+        ordered = chart.transform_filter("isValid(datum.order)")
+        joined = marks.lines(ordered, families, "series", "order")
+        layers.insert(0, joined.encode(opacity=alt.value(_FADED if fronted else 1)))
+        numbered = chart.transform_filter("isValid(datum.told)")
+        layers.append(marks.labels(numbered, families, "told", above=True))
+    signs = {
+        "numbers: order L": rows["told"].notna().any(),
+        "dashed: Pareto front, lower is better": fronted,
+    }
+    legend = "; ".join(sign for sign, there in signs.items() if there)
+    heading = style.title_of(text, rows, legend, *style.uncertainty(rows, y, x))
+    if by is None:
+        return style.figure(heading, layers)
+    return _multiples(heading, layers, rows)
+
+
+def bias_against_time(rows: Rows) -> Chart:
+    """Plots bias over the time of one estimate, as a multiple of one inner gradient.
+
+    Args:
+        rows: cells of one task, model and depth.
+    """
+    return tradeoff(rows, "time_ratio", "bias")
+
+
+def bias_against_memory(rows: Rows) -> Chart:
+    """Plots bias over the peak memory of one estimate.
+
+    Args:
+        rows: cells of one task, model and depth.
+    """
+    return tradeoff(rows, "peak_memory", "bias")
+
+
+def _panels(rows: Rows, x: str, y: str, by: str | None) -> Rows:
+    """Adds what panel, line and label a row has, and whether it is on its panel's front."""
+    panel = pd.Series("", index=rows.index)
+    if by is not None:
+        panel = rows[by].map(lambda value: f"K = {value}" if by == "depth" else str(value))
+    groups = rows.groupby(panel, sort=False)
+    compared = METRICS[x].better == METRICS[y].better == "lower"
+    fronts = [pareto(group, x, y) & compared for _, group in groups]
+    few = pd.concat([style.few_orders(group) for _, group in groups])
+    return rows.assign(
+        panel=panel,
+        series=rows["estimator"].map(_without_order),
+        front=pd.concat(fronts),
+        told=rows["order"].where(few),
+    )
+
+
+def _front(chart: alt.Chart) -> alt.Chart:
+    """Draws the border of what no estimator reaches."""
+    front = chart.transform_filter("datum.front").mark_line(
+        interpolate="step-after", strokeDash=[4, 3], strokeWidth=1.2, color=GREY
+    )
+    found: alt.Chart = front.encode(order=alt.Order(chart.encoding.x.shorthand))
+    return found
+
+
+def _multiples(heading: alt.TitleParams, layers: list[Any], rows: Rows) -> Chart:
+    layered: alt.LayerChart = alt.LayerChart(
+        data=layers[0].data, layer=[_without_data(layer) for layer in layers]
+    )
+    panels = alt.Facet(
+        "panel:N",
+        title=None,
+        sort=[*rows["panel"].drop_duplicates()],
+        header=alt.Header(labelFontWeight="bold", labelColor=GREY),
+    )
+    width, height = PANEL
+    found: alt.FacetChart = layered.properties(width=width, height=height).facet(panels, columns=2)
+    # Axes of their own, or those of an odd panel stand below an empty place.
+    found = found.properties(title=heading).resolve_axis(x="independent", y="independent")
+    return found
+
+
+def _without_data(layer: alt.Chart) -> alt.Chart:
+    copy = layer.copy(deep=False)
+    copy.data = alt.Undefined
+    return copy
+
+
+def _without_order(estimator: str) -> str:
+    try:
+        spec = Spec.parse(estimator)
+    except OptionError:
+        return estimator
+    options = {name: value for name, value in spec.options.items() if name != "order"}
+    return str(Spec(spec.name, options))

@@ -1,0 +1,1 @@
+"""The pages of the dashboard. They choose and place; figures and tables come from elsewhere."""

@@ -1,0 +1,22 @@
+"""How wrong estimates are: against order, depth and training, and task by task."""
+
+from reports import figures
+from reports.pages import parts
+from reports.tables.samples import samples
+from reports.tables.view import View
+
+
+def show(view: View) -> None:
+    """Shows the page.
+
+    Args:
+        view: what the filters leave.
+    """
+    parts.figures(
+        figures.bias_against_order(view.here),
+        figures.bias_against_depth(view.setting),
+        figures.bias_by_task(samples(view.snapshot.long, view.here, "bias")),
+        figures.cosine(view.here),
+        figures.bias_along_training(view.training),
+    )
+    parts.explained("bias", "bound", "cosine_distance", "curvature")

@@ -1,0 +1,22 @@
+"""What estimates cost: time, memory, work and what must be done one after the other."""
+
+from reports import figures
+from reports.pages import parts
+from reports.tables.view import View
+
+
+def show(view: View) -> None:
+    """Shows the page.
+
+    Args:
+        view: what the filters leave.
+    """
+    parts.figures(
+        figures.work_against_depth(view.setting),
+        figures.memory_against_depth(view.setting),
+        figures.time_against_depth(view.setting),
+        figures.cost_against_model(view.models),
+        figures.work_and_serial_depth(view.here),
+        figures.phases(view.here),
+    )
+    parts.explained("time_ratio", "time", "peak_memory", "hvps", "serial_depth", "time_inner_loop")

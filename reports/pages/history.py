@@ -1,0 +1,94 @@
+"""A metric over commits, what changed where, and two commits side by side."""
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from harness.history.changes import changes
+from harness.history.compare import compare
+from reports import figures
+from reports.markdown import plain
+from reports.pages import parts
+from reports.quantities import QUANTITIES
+from reports.tables.over_commits import History, changes_told, compared, of_setting, read_history
+from reports.tables.snapshot import Snapshot, Stamp, stamp
+from reports.tables.view import View
+
+
+def show(view: View) -> None:
+    """Shows the page.
+
+    Args:
+        view: what the filters leave.
+    """
+    snapshot = view.snapshot
+    found = _history(str(snapshot.store), stamp(snapshot.store), _asv_stamp(snapshot), snapshot)
+    for problem in found.problems:
+        st.warning(plain(str(problem)))
+    if view.here.empty:
+        st.info("No cell is left by the filters.")
+        return
+    rows = of_setting(found.series, view.here, view.families)
+    names = [name for name in QUANTITIES if (rows["metric"] == name).any()]
+    if not names:
+        st.info(
+            "Nothing here was measured at a commit without uncommitted changes; "
+            "`make bench` measures the current one."
+        )
+        return
+    _over_commits(rows, names)
+    _side_by_side(found.series, rows)
+
+
+def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
+    metric = st.selectbox(
+        "Metric",
+        names,
+        format_func=lambda name: QUANTITIES[name].title,
+        key="metric",
+        bind="query-params",
+    )
+    steps = changes(rows)
+    chosen = rows[(rows["metric"] == metric) | (rows["metric"] == "")]
+    parts.figures(figures.history(chosen, steps[steps["metric"] == metric]))
+    st.subheader("Changes, newest first")
+    if steps.empty:
+        st.markdown("No metric changed its level in this setting.")
+    else:
+        parts.grid(changes_told(steps))
+
+
+def _side_by_side(series: pd.DataFrame, rows: pd.DataFrame) -> None:
+    st.subheader("Two commits side by side")
+    by_place = rows.sort_values("position").drop_duplicates("commit")
+    subjects = dict(zip(by_place["commit"], by_place["subject"], strict=True))
+    commits = list(reversed(subjects))
+    if len(commits) < 2:
+        st.markdown("There is one commit only.")
+        return
+    base, head = st.columns(2)
+
+    def label(commit: str) -> str:
+        return f"{commit[:8]} {subjects[commit]}".strip()
+
+    chosen = compare(
+        series[series["machine"] == rows["machine"].iloc[0]],
+        base.selectbox("Base", commits, 1, format_func=label, key="base", bind="query-params"),
+        head.selectbox("Head", commits, 0, format_func=label, key="head", bind="query-params"),
+    )
+    differing = int(chosen["differs"].sum())
+    st.markdown(f"{differing:,} of {len(chosen):,} numbers and outcomes differ.")
+    parts.grid(compared(chosen))
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading the history")
+def _history(store: str, runs: Stamp, asv: Stamp, _snapshot: Snapshot) -> History:
+    """Reads the history; the stamps are there for the cache."""
+    del store, runs, asv
+    return read_history(_snapshot, Path.cwd())
+
+
+def _asv_stamp(snapshot: Snapshot) -> Stamp:
+    files = sorted((snapshot.store / "asv").glob("*/*.json"))
+    return tuple((str(one), one.stat().st_mtime_ns, one.stat().st_size) for one in files)

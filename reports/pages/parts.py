@@ -1,0 +1,66 @@
+"""What all pages are made of."""
+
+import re
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from reports.figures.save import svg
+from reports.figures.style import Chart
+from reports.markdown import plain
+from reports.quantities import QUANTITIES
+
+
+def figures(*charts: Chart) -> None:
+    """Shows figures, two side by side where there is room, each with a button that saves it.
+
+    Args:
+        *charts: from `reports.figures`. Streamlit itself offers them as PNG.
+    """
+    for start in range(0, len(charts), 2):
+        pair = charts[start : start + 2]
+        for column, chart in zip(st.columns(len(pair)), pair, strict=True):
+            column.altair_chart(chart)
+            name = re.sub(r"\W+", "-", chart.to_dict(validate=False)["title"]["text"].lower())
+            column.download_button(
+                "SVG",
+                partial(svg, chart),
+                f"{name}.svg",
+                "image/svg+xml",
+                type="tertiary",
+                icon=":material/download:",
+                key=f"svg-{name}",
+                on_click="ignore",
+            )
+
+
+def grid(table: pd.DataFrame, **formats: str) -> None:
+    """Shows a table, all rows of a short one, numbers with three digits.
+
+    Args:
+        table: what to show.
+        **formats: of columns that are to be written in another way, as "%d".
+    """
+    numbers = {
+        name: st.column_config.NumberColumn(format=formats.get(name, "%.3g"))
+        for name in table.select_dtypes("float").columns
+    }
+    height = 35 * (min(len(table), 25) + 1) + 3  # pixels; Streamlit would cut after ten rows
+    st.dataframe(table, hide_index=True, column_config=numbers, height=height, placeholder="")
+
+
+def explained(*names: str) -> None:
+    """Says what metrics are.
+
+    Args:
+        *names: of metrics.
+    """
+    with st.expander("What is plotted"):
+        for name in names:
+            quantity = QUANTITIES[name]
+            st.markdown(f"**{plain(quantity.label)}**: {plain(quantity.about)}")
+        st.markdown(
+            "Bars are 95 % intervals of the mean over tasks, or the quartiles of times. "
+            "A number that is the same at every run has none."
+        )

@@ -1,0 +1,256 @@
+"""How good meta-training with an estimator gets: along the way, at the end, and beside exact MAML.
+
+A number is the mean over seeds of the mean over tasks. Its 95 % interval is Student's over the
+means of the seeds, since tasks of one seed share their training; of a single seed it is 1.96
+standard errors over the tasks, and says nothing of what another seed would have given.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from harness.metrics import METRICS
+from reports.quantities import QUANTITIES, Quantity
+from reports.tables.cells import family_and_order
+
+SETTING = ("task", "model", "depth", "step_size", "device", "dtype", "outer")
+"""What trainings must have in common to be compared."""
+
+EXACT = "maml"
+
+_ESTIMATOR = [*SETTING, "estimator"]
+_SUMMED_UP = ("value", "low", "high", "over", "seeds", "tasks")
+_NAMES = (*_ESTIMATOR, "family", "order", "commit_label", "metric")
+
+_Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class _Mean(NamedTuple):
+    """A mean and its interval, in the columns `_SUMMED_UP`."""
+
+    value: float
+    low: float
+    high: float
+    over: str
+    seeds: int
+    tasks: int
+
+
+def quantity(metric: str) -> Quantity:
+    """Returns how a metric is shown; one that is not known, as it is.
+
+    Args:
+        metric: its name.
+    """
+    return QUANTITIES.get(metric) or Quantity(metric, metric.replace("_", " "), "", 1.0, "")
+
+
+def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
+    """Returns the trainings on the task, model, depth and device of some cells.
+
+    Args:
+        rows: the table of `harness.results.trainings.trainings`.
+        here: rows of the table of cells, of one setting.
+        families: estimators to keep; all if empty.
+    """
+    if here.empty:
+        return rows.head(0)
+    for axis in ("task", "model", "depth", "device"):
+        rows = rows[rows[axis] == here[axis].iloc[0]]
+    kept = [not families or family_and_order(name)[0] in families for name in rows["estimator"]]
+    return rows[np.array(kept, dtype=bool)]
+
+
+def settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Splits a table into parts that may stand in one figure.
+
+    Args:
+        rows: of `harness.results.trainings.trainings`, or what is made of them here.
+    """
+    return [part for _, part in rows.groupby(list(SETTING), sort=False)]
+
+
+def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
+    """Returns how a metric goes along meta-training.
+
+    Of trainings that are alike but for their start the one that got furthest counts, the newest of
+    those. Commits and machines may differ from seed to seed.
+
+    Args:
+        rows: the table of `harness.results.trainings.trainings`.
+        metric: its name; one that depends on the machine, as time does, had better be of one.
+        split: "train", "validation" or "test".
+
+    Returns:
+        A row for each setting, estimator and step: the columns `SETTING`, "estimator", "family",
+        "order", "commit_label" (of all seeds), "metric", "split", "step"; "value", "low" and
+        "high", as the module says, in the unit of `quantity`; "over", which is "seeds" or "tasks",
+        "" where there is no interval; "seeds" that have the step, and "tasks" of each of them (of
+        the one with fewest).
+    """
+    seeds = _of_seeds(rows, metric, split)
+    found = [
+        {**_named(key, part), "split": split, **_mean([*part["samples"]])._asdict()}
+        for key, part in seeds.groupby([*_ESTIMATOR, "step"], sort=False)
+    ]
+    table = pd.DataFrame(found, columns=[*_NAMES, "split", "step", *_SUMMED_UP])
+    return _sorted(table, [*SETTING, "family", "order", "estimator", "step"])
+
+
+def test_results(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Returns how good each estimator's training is in the end, on the tasks of its last test.
+
+    Args:
+        rows: the table of `harness.results.trainings.trainings`.
+        metric: its name.
+
+    Returns:
+        A row for each setting and estimator, best first, or least first where no way is better:
+        the columns of `curves` without "split" and "step".
+    """
+    seeds = _last(_of_seeds(rows, metric, "test"))
+    found = [
+        {**_named(key, part), **_mean([*part["samples"]])._asdict()}
+        for key, part in seeds.groupby(_ESTIMATOR, sort=False)
+    ]
+    return _best_first(pd.DataFrame(found, columns=[*_NAMES, *_SUMMED_UP]), metric)
+
+
+test_results.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
+
+
+def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Returns how far each estimator is from exact MAML on the same tasks of the same seeds.
+
+    Pairs are places in the lists of samples, of seeds that both have. What all estimators find
+    easy or hard in a task or a seed falls out, so the intervals are narrower than those of
+    `test_results`. They are not widened for how many estimators are compared.
+
+    Args:
+        rows: the table of `harness.results.trainings.trainings`.
+        metric: its name.
+
+    Returns:
+        A row for each setting and estimator but `EXACT`, as in `test_results`, best first: "value"
+        is that of the estimator less that of MAML; "seeds" and "tasks" are those of the pairs, 0
+        and with "value" NaN where there is none; and "text", a sentence without stop.
+    """
+    seeds = _last(_of_seeds(rows, metric, "test"))
+    found = []
+    for _, setting in seeds.groupby(list(SETTING), sort=False):
+        its = setting[setting["estimator"] == EXACT]
+        exact = dict(zip(its["seed"], its["samples"], strict=True))
+        others = setting[setting["estimator"] != EXACT]
+        for key, part in others.groupby(_ESTIMATOR, sort=False):
+            pairs = [
+                _paired(samples, exact[seed])
+                for seed, samples in zip(part["seed"], part["samples"], strict=True)
+                if seed in exact
+            ]
+            mean = _mean(pairs)
+            text = _sentence(str(part["estimator"].iloc[0]), mean, metric)
+            found.append({**_named(key, part), **mean._asdict(), "text": text})
+    return _best_first(pd.DataFrame(found, columns=[*_NAMES, *_SUMMED_UP, "text"]), metric)
+
+
+def _of_seeds(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
+    """Returns the rows of one training for each seed, with samples in the unit that is shown."""
+    found = rows[(rows["metric"] == metric) & (rows["split"] == split)]
+    reached = found.groupby("training")["step"].transform("max")
+    ranked = found.assign(reached=reached).sort_values(["reached", "started", "training"])
+    chosen = ranked.drop_duplicates([*_ESTIMATOR, "seed"], keep="last")["training"]
+    found = found[found["training"].isin(chosen)]
+    size = quantity(metric).size
+    samples = [np.asarray(one, dtype=float) / size for one in found["samples"]]
+    return found.assign(samples=pd.Series(samples, index=found.index, dtype=object))
+
+
+def _last(seeds: pd.DataFrame) -> pd.DataFrame:
+    last: pd.DataFrame = seeds[seeds["step"] == seeds.groupby("training")["step"].transform("max")]
+    return last
+
+
+def _mean(seeds: Sequence[_Numbers]) -> _Mean:
+    """Sums up the samples of each seed as the module says."""
+    if not seeds:
+        return _Mean(math.nan, math.nan, math.nan, "", 0, 0)
+    tasks = min(len(one) for one in seeds)
+    with np.errstate(invalid="ignore"):  # infinities of what has diverged
+        means = np.array([one.mean() for one in seeds])
+        mean, half, over = float(means.mean()), math.nan, ""
+        if len(means) > 1:
+            error = means.std(ddof=1) / math.sqrt(len(means))
+            half, over = float(stdtrit(len(means) - 1, 0.975) * error), "seeds"
+        elif tasks > 1:
+            half, over = float(1.96 * seeds[0].std(ddof=1) / math.sqrt(tasks)), "tasks"
+    return _Mean(mean, mean - half, mean + half, over, len(means), tasks)
+
+
+def _paired(samples: _Numbers, exact: _Numbers) -> _Numbers:
+    both = min(len(samples), len(exact))
+    with np.errstate(invalid="ignore"):
+        return samples[:both] - exact[:both]
+
+
+def _named(key: Any, part: pd.DataFrame) -> dict[str, Any]:
+    """Returns the columns that name a row."""
+    named = dict(zip([*_ESTIMATOR, "step"], key, strict=False))
+    family, order = family_and_order(named["estimator"])
+    commits = [commit[:8] or "unknown commit" for commit in part["commit"].unique()]
+    metric = part["metric"].iloc[0]
+    more = {"family": family, "order": order, "commit_label": ", ".join(commits)}
+    return named | more | {"metric": metric}
+
+
+def _better(metric: str) -> str:
+    return METRICS[metric].better if metric in METRICS else "neither"
+
+
+def _best_first(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    sign = -1 if _better(metric) == "higher" else 1
+    return _sorted(table.assign(rank=sign * table["value"]), [*SETTING, "rank"]).drop(
+        columns="rank"
+    )
+
+
+def _sorted(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    table = table.assign(order=table["order"].astype("Int64"))
+    return table.sort_values(columns, kind="stable", ignore_index=True)
+
+
+def _sentence(estimator: str, mean: _Mean, metric: str) -> str:
+    if not mean.seeds:
+        return f"{estimator} has no seed in common with {EXACT}"
+    if not math.isfinite(mean.value):
+        return f"{estimator} cannot be compared with {EXACT}: a number is not finite"
+    value, low, high = (round(number, 9) for number in mean[:3])  # what cancels leaves rests
+    mean = mean._replace(value=value, low=low, high=high)
+    unit = " points" if quantity(metric).unit == "%" else ""
+    digits = _digits(mean)
+    where = f"{abs(mean.value):.{digits}f}{unit} {'below' if mean.value < 0 else 'above'} {EXACT}"
+    if mean.value == 0:
+        where = f"level with {EXACT}"
+    if not mean.over:
+        return f"{estimator} is {where}: one pair shows nothing"
+    within = f"({mean.low:z.{digits}f} to {mean.high:z.{digits}f})"
+    return f"{estimator} is {where} {within}: {_verdict(mean, _better(metric))}"
+
+
+def _digits(mean: _Mean) -> int:
+    """Returns digits after the point, 1 to 9: they show the interval, and nothing falsely as 0."""
+    half = mean.high - mean.value
+    least = max(1, -math.floor(math.log10(half))) if half > 0 else 1
+    told = [number for number in mean[:3] if number and math.isfinite(number)]
+    return next((n for n in range(least, 9) if all(round(number, n) for number in told)), 9)
+
+
+def _verdict(mean: _Mean, better: str) -> str:
+    if mean.low <= 0 <= mean.high:
+        return "no difference shown"
+    if better == "neither":
+        return "a difference is shown"
+    return "better" if (mean.value > 0) == (better == "higher") else "worse"

@@ -1,0 +1,209 @@
+"""Which estimator to take: ranked by bias within budgets of memory, bias and time."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from reports.tables.pareto import EXACT
+from reports.tables.reasons import costs, limits_text, number_text, shortfall, why
+
+_COLUMNS = (
+    *("rank", "estimator", "family", "order", "cell", "fits", "bias", "bias_low", "bias_high"),
+    *("own_bias", "time_ratio", "time_ratio_low", "time_ratio_high", "peak_memory", "beyond"),
+    *("tied_with", "dominated_by", "outcome", "why"),
+)
+_Truths = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def advise(
+    rows: pd.DataFrame,
+    *,
+    errors: pd.DataFrame | None = None,
+    memory: float | None = None,
+    bias: float | None = None,
+    time: float | None = None,
+) -> pd.DataFrame:
+    """Ranks the estimators of one setting: least bias first among those within the budgets.
+
+    Each place goes to the least biased one that is left, or to a quicker one (then: one that takes
+    less memory) whose bias, and every bias in between, cannot be told from that. Exact ones cannot
+    be told apart. Others can if the bias of one is outside the interval of the other, or if one
+    errs more task by task than chance may have it. (That intervals merely overlap says little: all
+    have the same tasks.) Those beyond a budget come after all that fit, the nearest first.
+
+    Args:
+        rows: of the table of cells, of one version, task, model, depth, device and rest.
+        errors: samples of their bias, as `reports.tables.samples.samples` returns them; without
+            them intervals alone tell two estimators apart.
+        memory: most peak memory, in MiB.
+        bias: largest relative error; 0 asks for an exact one.
+        time: most time, in inner gradients.
+
+    Returns:
+        A row for each of `rows`, best first: "rank" (none where the cell did not end well, or its
+        bias was not measured), the estimator and its figures, "fits", "beyond" (how many times
+        the budget it needs, multiplied where it exceeds several), "tied_with" (those left, when
+        its place was given, from whose bias its own could not be told), "dominated_by" (one that
+        is no worse in bias, time and memory, and better in one by more than noise), "outcome",
+        and "why", a sentence. Its `attrs` have the "budgets", by metric.
+
+    Raises:
+        ValueError: a budget is negative, or no number.
+    """
+    budgets = _budgets(memory, bias, time)
+    table = rows.reset_index(drop=True)
+    # Exact ones differ by rounding, which decides nothing.
+    table["level"] = table["bias"].clip(lower=EXACT)
+    known = (table["outcome"] == "ok") & table["bias"].notna()
+    shares = pd.DataFrame({k: table[k] / limit for k, limit in budgets.items()}, table.index)
+    table["fits"] = known & (shares <= 1).all(axis=1)
+    beyond = shares.clip(lower=1).prod(axis=1, skipna=False)
+    table["beyond"] = beyond.where(known & ~table["fits"])
+    apart = _apart(table, errors)
+    tied = _places(table[table["fits"]], apart)
+    after = table[known & ~table["fits"]].sort_values(["beyond", "level"], kind="stable").index
+    order = [*tied, *after, *table.index[~known]]
+    better = _dominance(table, apart) & known.to_numpy() & known.to_numpy()[:, None]
+    lines: list[Any] = list(table.itertuples())
+    fitting = [lines[i] for i in tied]
+    told = []
+    for i in order:
+        peers = [lines[j] for j in tied.get(i, [])]
+        dominator = next((lines[j] for j in order if better[j, i]), None)
+        told.append(
+            {
+                "tied_with": "; ".join(one.estimator for one in peers),
+                "dominated_by": "" if dominator is None else dominator.estimator,
+                "why": why(lines[i], budgets, fitting, peers, dominator),
+            }
+        )
+    ranks = [*range(1, known.sum() + 1), *[None] * (~known).sum()]
+    found = table.loc[order].reset_index(drop=True).assign(rank=pd.array(ranks, dtype="Int64"))
+    for name in ("tied_with", "dominated_by", "why"):
+        found[name] = pd.Series([one[name] for one in told], dtype=str)
+    found = found[list(_COLUMNS)]
+    found.attrs["budgets"] = budgets
+    return found
+
+
+def verdict(advice: pd.DataFrame) -> str:
+    """Returns the advice in a sentence.
+
+    Args:
+        advice: what `advise` returned.
+    """
+    budgets = advice.attrs["budgets"]
+    ranked: list[Any] = list(advice[advice["rank"].notna()].itertuples())
+    if not ranked:
+        ends = [f"{count} {outcome}" for outcome, count in advice["outcome"].value_counts().items()]
+        known = f" ({', '.join(ends)})" if ends else ""
+        return f"There is nothing to choose from: no estimator's bias is known here{known}."
+    first, limits = ranked[0], limits_text(budgets)
+    name, is_exact = first.estimator, first.bias < EXACT
+    figures = costs(first)
+    if not first.fits:
+        bias = "exact" if is_exact else f"bias {number_text(first.bias)}"
+        return (
+            f"Nothing fits within {limits}; {name} comes closest and {shortfall(first, budgets)}: "
+            f"{', '.join([bias, *figures])}."
+        )
+    peers = first.tied_with.split("; ") if first.tied_with else []
+    timed = "quickest" if first.time_ratio > 0 else "first choice"
+    if is_exact:
+        text = f"{name} is exact" + (
+            f", and the {timed} of {len(peers) + 1} that are" * bool(peers)
+        )
+    elif peers:
+        text = f"{name} (bias {number_text(first.bias)}) is the {timed} of {len(peers) + 1} "
+        least = min(one.bias for one in ranked if one.fits)
+        text += f"whose bias cannot be told from the least, {number_text(least)}"
+    else:
+        text = f"{name} has the least bias, {number_text(first.bias)}"
+    text = f"Within {limits}, {text}" if limits else text
+    text += f": {', '.join(figures)}" if figures else ""
+    exact = [one for one in ranked if one.bias < EXACT]
+    if exact and not is_exact:
+        nearest = exact[0]
+        text += f"; {nearest.estimator} is exact, but {shortfall(nearest, budgets)}"
+    return f"{text}."
+
+
+def _budgets(memory: float | None, bias: float | None, time: float | None) -> dict[str, float]:
+    limits = {"peak_memory": memory, "bias": bias, "time_ratio": time}
+    budgets = {name: float(limit) for name, limit in limits.items() if limit is not None}
+    for name, limit in budgets.items():
+        if not limit >= 0:
+            raise ValueError(f"the budget of {name}, {limit:g}, must be 0 or more")
+    if "bias" in budgets:
+        budgets["bias"] = max(budgets["bias"], EXACT)
+    return budgets
+
+
+def _apart(table: pd.DataFrame, errors: pd.DataFrame | None) -> _Truths:
+    """Tells of each pair of rows whether one is known to be more biased than the other."""
+    bias = table["bias"].to_numpy(float)
+    low, high = (
+        table[f"bias_{end}"].fillna(table["bias"]).to_numpy(float) for end in ("low", "high")
+    )
+    apart: _Truths = (bias[:, None] > high) | (low[:, None] > bias)
+    if errors is not None:
+        apart |= _apart_by_task(table, errors)
+    apart &= bias[:, None] > bias
+    apart |= apart.T
+    exact = bias < EXACT
+    apart[exact[:, None] & exact] = False
+    return apart
+
+
+def _apart_by_task(table: pd.DataFrame, errors: pd.DataFrame) -> _Truths:
+    """Tells of each pair of rows whether the first errs more, judged by what they share: the tasks.
+
+    Their ratio is looked at, since a task that is hard for one is hard for all, and one such task
+    makes the interval of a mean as wide as can be.
+    """
+    of_cell = {key: one.to_numpy(float) for key, one in errors.groupby(["run", "cell"])["value"]}
+    keys = table[["run", "cell"]].itertuples(index=False, name=None)
+    found = [of_cell.get(key, np.empty(0)) for key in keys]
+    count = max((len(one) for one in found), default=0)
+    if count < 2:
+        return np.zeros((len(table), len(table)), dtype=np.bool_)
+    # Other numbers of tasks are other tasks, from which nothing follows.
+    alike = [one if len(one) == count else np.full(count, np.nan) for one in found]
+    logs = np.log(np.maximum(np.stack(alike), EXACT))
+    with np.errstate(invalid="ignore"):  # of infinities
+        gaps = logs[:, None] - logs
+        half = stdtrit(count - 1, 0.975) * gaps.std(axis=2, ddof=1) / np.sqrt(count)
+        more: _Truths = gaps.mean(axis=2) > half
+    return more
+
+
+def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
+    """Gives places by the rule of `advise`.
+
+    Returns:
+        The index of each row, best first, with those that were left and had no other bias as far
+        as is known.
+    """
+    left = list(table.sort_values("level", kind="stable").index)
+    costs_of = table[["time_ratio", "peak_memory", "level"]].fillna(np.inf)
+    cost = dict(zip(table.index, costs_of.itertuples(index=False, name=None), strict=True))
+    places = {}
+    while left:
+        end = next((n for n, i in enumerate(left) if apart[left[0], i]), len(left))
+        best = min(left[:end], key=cost.__getitem__)
+        places[best] = [i for i in left[:end] if i != best]
+        left.remove(best)
+    return places
+
+
+def _dominance(table: pd.DataFrame, apart: _Truths) -> _Truths:
+    """Tells of each pair of rows whether the first is worse in nothing and better in something."""
+    names = ["level", "time_ratio", "peak_memory"]
+    bias, time, memory = (table[name].to_numpy()[:, None] for name in names)
+    no_worse = (bias <= bias.T) & (time <= time.T) & (memory <= memory.T)
+    quick = table["time_ratio_high"].fillna(table["time_ratio"]).to_numpy()[:, None]
+    slow = table["time_ratio_low"].fillna(table["time_ratio"]).to_numpy()
+    better: _Truths = ((bias < bias.T) & apart) | (quick < slow) | (memory < memory.T)
+    return no_worse & better

@@ -1,0 +1,88 @@
+"""Everything that is known of one cell."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.metrics import METRICS
+from harness.results.runs import CellResult, read_run
+from reports.quantities import QUANTITIES
+from reports.tables.environments import facts
+from reports.tables.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Details:
+    """One cell of one run.
+
+    Attributes:
+        result: how each stage of it ended.
+        environment: what the run was made with, by name.
+        metrics: "metric", "value", "low", "high", "unit", "samples" (how many) and "about", a row
+            each; in the units that are shown.
+    """
+
+    result: CellResult
+    environment: dict[str, str]
+    metrics: pd.DataFrame
+
+
+def details(snapshot: Snapshot, run: str, cell: str) -> Details:
+    """Reads what a run has of a cell.
+
+    Args:
+        snapshot: of the store.
+        run: its name.
+        cell: its name.
+
+    Raises:
+        ValueError: the run cannot be read any more.
+        OSError: its file is gone.
+    """
+    read = read_run(snapshot.store / "runs" / f"{run}.jsonl")
+    result = next(one for one in read.cells if one.id == cell)
+    return Details(result, facts(read.environment, read.started), _metrics(snapshot, run, cell))
+
+
+def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
+    long = snapshot.long
+    rows = long[(long["run"] == run) & (long["cell"] == cell) & (long["metric"] != "")]
+    shown = []
+    for row in rows.to_dict("records"):
+        quantity = QUANTITIES.get(row["metric"])
+        size = quantity.size if quantity else 1.0
+        shown.append(
+            {
+                "metric": quantity.label if quantity else row["metric"],
+                **{name: row[name] / size for name in ("value", "low", "high")},
+                "unit": quantity.unit if quantity else row["unit"],
+                "samples": len(row["samples"]),
+                "about": quantity.about if quantity else "not known to this version",
+            }
+        )
+    columns = ["metric", "value", "low", "high", "unit", "samples", "about"]
+    return pd.DataFrame(shown, columns=columns)
+
+
+def in_order(result: CellResult) -> pd.DataFrame:
+    """Returns the samples of times, in the order in which they were taken.
+
+    Args:
+        result: of a cell.
+
+    Returns:
+        Columns "metric" (a label), "sample" (from 1) and "value", in the unit of `QUANTITIES`.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "metric": QUANTITIES[name].title,
+                "sample": number,
+                "value": value / QUANTITIES[name].size,
+            }
+            for name, values in result.samples.items()
+            if name in METRICS and METRICS[name].noisy and len(values) > 1
+            for number, value in enumerate(values, start=1)
+        ],
+        columns=["metric", "sample", "value"],
+    )

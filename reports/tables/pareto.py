@@ -1,0 +1,47 @@
+"""Which cells no other cell beats, and what counts as exact when they are compared."""
+
+import pandas as pd
+
+# Relative errors below this are float64 rounding: such estimators are exact.
+EXACT = 1e-12
+_ERRORS = ("bias", "own_bias", "batch_bias", "systematic_bias", "error_spread")
+_ANGLES = ("cosine_distance", "batch_cosine_distance")  # half the square of an error
+
+
+def exact_below(name: str) -> float:
+    """Returns what a metric must be below to be rounding of 0; 0 where nothing is rounding.
+
+    Args:
+        name: of the metric.
+    """
+    if name in _ANGLES:
+        return EXACT**2
+    return EXACT if name in _ERRORS else 0.0
+
+
+def pareto(rows: pd.DataFrame, x: str, y: str) -> "pd.Series[bool]":
+    """Tells which rows are on the Pareto front of two metrics, lower being better for both.
+
+    A row is on it unless another one is at least as good in both and better in one; equal rows
+    are all on it. Errors that are rounding are equal: see `exact_below`.
+
+    Args:
+        rows: of the table of cells.
+        x: one metric.
+        y: the other one.
+
+    Returns:
+        True or False for each row; False where one of the two is not known.
+    """
+    both = pd.DataFrame({"x": _comparable(rows[x]), "y": _comparable(rows[y])})
+    least = both.dropna().groupby("x")["y"].min()  # sorted by x
+    best_before = least.cummin().shift()
+    kept = least[~(least >= best_before)]
+    front: pd.Series[bool] = both["y"] == both["x"].map(kept)
+    return front
+
+
+def _comparable(values: "pd.Series[float]") -> "pd.Series[float]":
+    values = values.astype(float)
+    rounding = values.abs() < exact_below(str(values.name))
+    return values.mask(rounding, 0.0)

@@ -1,0 +1,59 @@
+"""A store as it is at one moment."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from harness.results.store import Problem, journals, load
+from reports.tables.cells import cells
+
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a store holds; all that look at it share it, and nobody changes it.
+
+    Attributes:
+        store: the folder.
+        long: the table of `harness.results.store.load`.
+        cells: the table of `reports.tables.cells.cells`.
+        problems: what could not be read.
+    """
+
+    store: Path
+    long: pd.DataFrame
+    cells: pd.DataFrame
+    problems: list[Problem]
+
+
+def read(store: Path) -> Snapshot:
+    """Reads a store.
+
+    Args:
+        store: the folder of results.
+
+    Raises:
+        StoreError: it is missing, cannot be read, or holds no run.
+    """
+    long, problems = load(store)
+    return Snapshot(store, long, cells(long), problems)
+
+
+def stamp(store: Path) -> Stamp:
+    """Returns what changes whenever a run is added to a store or goes on.
+
+    Args:
+        store: the folder of results.
+
+    Raises:
+        StoreError: it is missing, cannot be read, or holds no run.
+    """
+    found = []
+    for path in journals(store):
+        with suppress(OSError):  # what cannot be looked at cannot be read, and `read` tells of it
+            facts = path.stat()
+            found.append((path.name, facts.st_mtime_ns, facts.st_size))
+    return tuple(found)

@@ -1,0 +1,79 @@
+"""Rows of the table of cells, as people read them."""
+
+from typing import Any
+
+import pandas as pd
+
+from harness.units import bytes_text
+from reports.quantities import QUANTITIES
+
+_SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
+_RANKED = ("bias", "peak_memory", "time_ratio")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the columns to read, under the names to read.
+
+    Args:
+        table: rows of `cells`, of one depth.
+    """
+    titles = {name: QUANTITIES[name].title for name in _SUMMARY}
+    return table[["estimator", *titles, "outcome", "reason", "notes"]].rename(columns=titles)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns all that is known of cells, under the names to read.
+
+    Args:
+        table: rows of `cells`.
+    """
+    axes = ["estimator", "task", "model", "depth", "device", "rest", "trained", "outcome"]
+    titles = {name: one.title for name, one in QUANTITIES.items() if table[name].notna().any()}
+    more = ["reason", "notes", "commit_label", "machine_label", "started", "cell"]
+    names = {"rest": "dtype, step size, seed, tasks", "trained": "meta-training steps"}
+    names |= {"commit_label": "commit", "machine_label": "machine"}
+    return table[[*axes, *titles, *more]].rename(columns=names | titles)
+
+
+def disturbed(table: pd.DataFrame) -> str:
+    """Returns a sentence on the timings that something disturbed; empty where nothing did.
+
+    Args:
+        table: rows of `cells`.
+    """
+    noted = table.loc[table["notes"] != "", "notes"]
+    if noted.empty:
+        return ""
+    example = noted.value_counts().index[0]
+    return f"{len(noted)} of {len(table)} timings were disturbed, such as: {example}."
+
+
+def as_text(table: pd.DataFrame) -> list[list[str]]:
+    """Returns the rows of a table as text, numbers with three significant digits.
+
+    Args:
+        table: any table.
+    """
+    return [[_text(value) for value in row] for row in table.itertuples(index=False)]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        if pd.isna(value):
+            return ""
+        return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
+    return str(value)
+
+
+def ranking(advice: pd.DataFrame) -> pd.DataFrame:
+    """Returns which estimator comes in which place, and why, under the names to read.
+
+    Args:
+        advice: from `reports.tables.advice.advise`.
+    """
+    titles = {name: QUANTITIES[name].title for name in ("bias", "time_ratio")}
+    # As text, since models of a few KiB and of many MiB have no unit in common.
+    size = QUANTITIES["peak_memory"].size
+    memory = [bytes_text(value * size) for value in advice["peak_memory"]]
+    told = advice.assign(peak_memory=memory)[["rank", "estimator", *_RANKED, "why"]]
+    return told.rename(columns={**titles, "peak_memory": QUANTITIES["peak_memory"].label})

@@ -1,0 +1,256 @@
+"""Accuracy of trainings: tables against numbers made otherwise, intervals by simulation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from harness.metrics import METRICS
+from reports.figures.accuracy import learning_curves, paired_differences, test_accuracy
+from reports.figures.style import PALETTE
+from reports.tables.accuracy import curves, differences, quantity, settings, test_results
+
+AXES: dict[str, Any] = {
+    **{"commit": "c0ffee" * 4, "task": "glyphs:5way-1shot", "model": "conv4-32", "depth": 5},
+    **{"step_size": 0.01, "device": "cpu", "dtype": "float32", "outer": "optimiser=adam"},
+}
+MAML = ([0.5, 0.7, 0.6], [0.4, 0.4, 0.7])
+BINOM = ([0.5, 0.6, 0.6], [0.5, 0.4, 0.7])
+NAN = float("nan")
+
+
+@pytest.fixture(autouse=True)
+def accuracy_is_better_when_higher(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = replace(METRICS["bias"], name="accuracy", label="accuracy", better=cast(Any, "higher"))
+    monkeypatch.setitem(METRICS, "accuracy", known)
+
+
+def rows(estimator: str, *seeds: Sequence[float] | np.ndarray[Any, Any], **more: Any) -> Any:
+    """Rows of trainings with an estimator, one for each seed, with the samples of a test."""
+    usual: dict[str, Any] = {"step": 100, "split": "test", "metric": "accuracy", "started": "2026"}
+    about = AXES | usual | more
+    name = f"{estimator} {about['task']} {about['started']}"
+    return [
+        {
+            **about,
+            "estimator": estimator,
+            "training": f"{name} {seed}",
+            "seed": seed,
+            "samples": one,
+        }
+        for seed, one in enumerate(seeds)
+    ]
+
+
+def table(*parts: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([row for part in parts for row in part])
+
+
+def records(found: pd.DataFrame) -> list[Any]:
+    return [*found.itertuples()]
+
+
+def student(means: Any) -> Any:
+    low, high = stats.t.interval(0.95, len(means) - 1, loc=np.mean(means), scale=stats.sem(means))
+    return pytest.approx(low), pytest.approx(high)
+
+
+def test_results_over_seeds_or_over_the_tasks_of_one() -> None:
+    both = table(rows("maml", *MAML), rows("fomaml", BINOM[0]), rows("reptile", [0.5]))
+    fomaml, maml, reptile = records(test_results(both, "accuracy"))
+    assert (maml.seeds, maml.tasks, maml.over) == (2, 3, "seeds")
+    assert maml.value == pytest.approx(55.0)
+    assert (maml.low, maml.high) == student([60.0, 50.0])
+    assert (maml.estimator, maml.family, maml.commit_label) == ("maml", "maml", "c0ffeec0")
+    assert (fomaml.seeds, fomaml.tasks, fomaml.over) == (1, 3, "tasks")
+    mean, half = 170 / 3, 1.96 * stats.sem([50.0, 60.0, 60.0])
+    ends = (fomaml.low, fomaml.value, fomaml.high)
+    assert ends == pytest.approx((mean - half, mean, mean + half))
+    assert (reptile.value, reptile.over, reptile.seeds, reptile.tasks) == (50.0, "", 1, 1)
+    assert np.isnan(reptile.low)
+
+
+def test_best_is_first_whichever_way_that_is() -> None:
+    for metric, first in (("accuracy", "maml"), ("outer_loss", "fomaml")):
+        parts = [rows(name, [x], metric=metric) for name, x in (("maml", 0.9), ("fomaml", 0.2))]
+        found = test_results(table(*parts), metric)
+        assert found["estimator"][0] == first
+    assert found["value"][0] == pytest.approx(0.2)  # a loss is no per cent
+
+
+def test_curves() -> None:
+    parts = [
+        rows("binom(order=2)", *BINOM, step=step, split="validation", started=started)
+        for step, started in ((0, "2026"), (100, "2026"))
+    ]
+    parts[1] = parts[1][:1]
+    found = curves(table(*parts, rows("binom(order=2)", *MAML)), "accuracy", "validation")
+    assert found["step"].to_list() == [0, 100]
+    assert found["seeds"].to_list() == [2, 1]
+    assert found["over"].to_list() == ["seeds", "tasks"]
+    assert found["value"].to_list() == pytest.approx([55.0, 170 / 3])
+    assert (found["low"][0], found["high"][0]) == student([170 / 3, 160 / 3])
+    assert found["order"].to_list() == [2, 2]
+
+
+def test_the_training_that_got_furthest_counts_and_then_the_newest() -> None:
+    old, new = rows("maml", [0.1], started="2026-01"), rows("maml", [0.2], started="2026-02")
+    began = rows("maml", [0.3], started="2026-03", step=1)
+    assert test_results(table(new, old, began), "accuracy")["value"].to_list() == [20.0]
+    again = table(new, old, rows("maml", [0.4], started="2026-02", step=200))
+    assert test_results(again, "accuracy")["value"].to_list() == [40.0]
+
+
+def test_settings_are_never_mixed() -> None:
+    other = rows("maml", [0.1], outer="optimiser=sgd", started="2027")
+    both = table(rows("maml", [0.5]), other, rows("fomaml", [0.5]))
+    assert test_results(both, "accuracy")["seeds"].to_list() == [1, 1, 1]
+    assert [len(part) for part in settings(both)] == [2, 1]
+    (only,) = records(differences(both, "accuracy"))
+    assert (only.estimator, only.value) == ("fomaml", 0.0)
+
+
+def test_differences_are_paired_and_clustered_by_seed() -> None:
+    both = table(rows("maml", *MAML, [0.9]), rows("binom(order=2)", *BINOM))
+    (found,) = records(differences(both, "accuracy"))
+    gaps = 100 * (np.array(BINOM) - np.array(MAML))
+    assert found.value == pytest.approx(gaps.mean(), abs=1e-9)
+    assert (found.low, found.high) == student(gaps.mean(axis=1))
+    assert (found.seeds, found.tasks, found.over) == (2, 3, "seeds")
+
+
+def test_differences_of_one_seed_are_over_its_common_tasks() -> None:
+    both = table(rows("maml", [0.5, 0.7, 0.6, 0.0]), rows("fomaml", [0.4, 0.7, 0.4]))
+    (found,) = records(differences(both, "accuracy"))
+    half = 1.96 * stats.sem([-10.0, 0.0, -20.0])
+    assert (found.value, found.tasks, found.over) == (pytest.approx(-10.0), 3, "tasks")
+    assert found.low == pytest.approx(-10.0 - half)
+
+
+THREE = ([0.5], [0.6], [0.7])
+NEAR_IT, LESS = ([0.49], [0.6], [0.698]), ([0.4], [0.51], [0.59])
+HALF, LOSS, HIGH = ([0.5, 0.5],), ([0.46, 0.461],), ([2.5, 3.5],)
+
+
+@pytest.mark.parametrize(
+    ("metric", "maml", "other", "says"),
+    [
+        ("accuracy", MAML, MAML, "is level with maml (0.0 to 0.0): no difference shown"),
+        ("accuracy", THREE, NEAR_IT, "is 0.4 points below maml (-1.7 to 0.9): no difference shown"),
+        ("accuracy", THREE, LESS, "is 10.0 points below maml (-12.5 to -7.5): worse"),
+        ("outer_loss", HALF, LOSS, "is 0.0395 below maml (-0.0405 to -0.0385): better"),
+        ("novel", HALF, HIGH, "is 2.5 above maml (1.5 to 3.5): a difference is shown"),
+        ("accuracy", ([0.5],), ([0.6],), "is 10.0 points above maml: one pair shows nothing"),
+        ("outer_loss", HALF, ([NAN],), "cannot be compared with maml: a number is not finite"),
+        ("accuracy", (), MAML, "has no seed in common with maml"),
+    ],
+)
+def test_differences_in_words(metric: str, maml: Any, other: Any, says: str) -> None:
+    both = table(rows("maml", *maml, metric=metric), rows("fomaml", *other, metric=metric))
+    (found,) = records(differences(both, metric))
+    assert found.text == f"fomaml {says}"
+
+
+def test_metrics_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(METRICS, "accuracy")
+    assert (quantity("accuracy").title, quantity("a_b").title) == ("accuracy (%)", "a b")
+    assert test_results(table(rows("maml", *MAML)), "accuracy")["value"][0] == pytest.approx(55.0)
+
+
+@pytest.fixture(scope="module")
+def simulated() -> pd.DataFrame:
+    """Trainings of 300 settings: with effects of seeds, of tasks, and of both together."""
+    random, parts = np.random.default_rng(0), []
+    for number in range(300):
+        task = f"task {number}"
+        hard = random.normal(0, 0.1, (5, 40))  # tasks, the same for all estimators
+        for name, gap, seeds in (("maml", 0.0, 5), ("fomaml", -0.02, 5), ("reptile", -0.1, 1)):
+            trained = random.normal(0, 0.03, (seeds, 1))
+            seen = 0.6 + gap + hard[:seeds] + trained * (seeds > 1)
+            parts.append(rows(name, *(seen + random.normal(0, 0.05, seen.shape)), task=task))
+    return table(*parts)
+
+
+NEAR = 3 * (0.95 * 0.05 / 300) ** 0.5  # standard errors of a share of .95 of 300
+
+
+@pytest.mark.parametrize(("estimator", "truth"), [("maml", 60), ("fomaml", 58), ("reptile", 50)])
+def test_intervals_of_results_cover(simulated: pd.DataFrame, estimator: str, truth: float) -> None:
+    found = test_results(simulated, "accuracy")
+    found = found[found["estimator"] == estimator]
+    assert len(found) == 300
+    covered = found["low"].le(truth) & found["high"].ge(truth)
+    assert covered.mean() == pytest.approx(0.95, abs=NEAR)
+
+
+def test_intervals_of_differences_cover_and_tasks_alone_would_not(simulated: pd.DataFrame) -> None:
+    found = differences(simulated, "accuracy")
+    found = found[found["estimator"] == "fomaml"]
+    covered = found["low"].le(-2.0) & found["high"].ge(-2.0)
+    assert covered.mean() == pytest.approx(0.95, abs=NEAR)
+    one = simulated[(simulated["seed"] == 0) & (simulated["estimator"] != "reptile")]
+    alone = differences(one, "accuracy")
+    assert (alone["low"].le(-2.0) & alone["high"].ge(-2.0)).mean() < 0.7
+
+
+def drawn(chart: Any) -> Any:
+    """Rows of a chart that keeps to the schema, which `to_dict` sees to; the largest table."""
+    return max(chart.to_dict()["datasets"].values(), key=len)
+
+
+def along() -> pd.DataFrame:
+    names = ("maml", "fomaml", "binom(order=1)", "binom(order=2)")
+    parts = [rows(name, *MAML, step=step) for name in names for step in (0, 50, 100)]
+    diverged = rows("reptile", [NAN, NAN], step=100)
+    return table(*parts, diverged)
+
+
+def test_learning_curves() -> None:
+    found = curves(along(), "accuracy", "test")
+    chart = learning_curves(found)
+    spec = chart.to_dict()
+    assert len(drawn(chart)) == 4 * 3
+    assert {row["value_low"] for row in drawn(chart)} == {found["low"][0]}
+    assert spec["width"] == "container"
+    assert spec["title"]["text"] == "Test accuracy along meta-training"
+    assert spec["title"]["subtitle"][-2:] == [
+        "bands: 95 % intervals over 2 seeds",
+        "without a finite number: reptile",
+    ]
+    band, line, _ = (layer["encoding"] for layer in spec["layer"])
+    assert (band["y"]["field"], band["y2"]["field"]) == ("value_low", "value_high")
+    assert (line["x"]["title"], line["y"]["title"]) == ("meta-training (steps)", "accuracy (%)")
+    scales = [line[channel]["scale"] for channel in ("color", "strokeDash")]
+    looks = [*zip(*(map(str, scale["range"]) for scale in scales), strict=True)]
+    assert len(set(looks)) == 4
+    of_binom = [name.startswith("binom") for name in scales[0]["domain"]]
+    colours = {look[0] for look, its in zip(looks, of_binom, strict=True) if its}
+    assert colours == {PALETTE["binom"][0]}
+
+
+def test_figures_of_the_test() -> None:
+    chart = test_accuracy(test_results(along(), "accuracy"))
+    assert {row["estimator"]: row["value"] for row in drawn(chart)} == {
+        name: pytest.approx(55.0) for name in ("maml", "fomaml", "binom(order=1)", "binom(order=2)")
+    }
+    assert chart.to_dict()["layer"][-1]["encoding"]["x"]["title"] == "accuracy (%)"
+    chart = paired_differences(differences(along(), "accuracy"))
+    assert {row["value"] for row in drawn(chart)} == {0.0}
+    spec = chart.to_dict()
+    assert spec["layer"][0]["mark"]["type"] == "rule"
+    assert spec["layer"][-1]["encoding"]["x"]["title"] == "accuracy less that of maml (points)"
+    assert "level with maml" in drawn(chart)[0]["text"]
+
+
+def test_nothing_to_plot_is_said() -> None:
+    none = table(rows("fomaml", [NAN]))
+    for few in (none, none.head(0)):
+        along_it = learning_curves(curves(few, "accuracy", "test"))
+        at_its_end = test_accuracy(test_results(few, "accuracy"))
+        for chart in (along_it, at_its_end, paired_differences(differences(few, "accuracy"))):
+            assert drawn(chart) == [{"text": "No training here has these numbers."}]
+            assert chart.to_dict()["width"] == "container"

@@ -1,0 +1,374 @@
+"""What to use: the ranking, its reasons, and the sentence on top."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.results.store import load
+from reports.tables.advice import advise, verdict
+from reports.tables.cells import cells
+from reports.tables.reasons import listed, number_text, times_text
+from reports.tables.samples import samples
+from tests.stores import write_store
+
+NAN = math.nan
+
+
+def cell(
+    estimator: str,
+    bias: float = 0.5,
+    time: float = 10.0,
+    memory: float = 1.0,
+    *,
+    spread: float = 0.0,
+    noise: float = 0.0,
+    own: float = NAN,
+    outcome: str = "ok",
+    reason: str = "",
+) -> dict[str, Any]:
+    """A row with the interval bias ± spread and the quartiles time ± noise."""
+    return {
+        **{"run": "run", "cell": f"cell of {estimator}", "estimator": estimator},
+        **{"family": estimator.partition("(")[0], "order": pd.NA, "own_bias": own},
+        **{"bias": bias, "bias_low": bias - spread, "bias_high": bias + spread},
+        **{"time_ratio": time, "time_ratio_low": time - noise, "time_ratio_high": time + noise},
+        **{"peak_memory": memory, "outcome": outcome, "reason": reason},
+    }
+
+
+def table(*rows: dict[str, Any]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows))
+
+
+def reasons(advice: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(advice["estimator"], advice["why"], strict=True))
+
+
+FOUR = table(
+    cell("fomaml", 0.1, 6.0, 0.025),
+    cell("maml", 3e-17, 11.4, 0.077),
+    cell("binom(order=4)", 3.5e-9, 21.6, 0.05, spread=1e-10),
+    cell("adjoint", 0.0, 18.4, 0.08),
+)
+
+
+def test_without_budgets_the_quickest_exact_one_is_first() -> None:
+    advice = advise(FOUR)
+    assert list(advice["estimator"]) == ["maml", "adjoint", "binom(order=4)", "fomaml"]
+    assert list(advice["rank"]) == [1, 2, 3, 4]
+    assert advice["fits"].all()
+    assert list(advice["tied_with"]) == ["adjoint", "", "", ""]
+    assert list(advice["dominated_by"]) == ["", "maml", "", ""]
+    assert reasons(advice) == {
+        "maml": "As exact as adjoint, and is quicker.",
+        "adjoint": "Worse than maml in time and memory, and no better in bias.",
+        "binom(order=4)": "Bias 3.5e-9 where maml is exact, at 1.9 times the time and 0.65 times "
+        "the memory.",
+        "fomaml": "Bias 0.1 where maml is exact, at 0.53 times the time and 0.32 times the memory.",
+    }
+    assert verdict(advice) == (
+        "maml is exact, and the quickest of 2 that are: 11 times an inner gradient, 78.8 KiB."
+    )
+
+
+def test_within_a_memory_budget_the_least_bias_is_first() -> None:
+    advice = advise(FOUR, memory=0.06)
+    assert list(advice["estimator"]) == ["binom(order=4)", "fomaml", "maml", "adjoint"]
+    assert list(advice["fits"]) == [True, True, False, False]
+    assert advice["beyond"].to_list()[2:] == pytest.approx([0.077 / 0.06, 0.08 / 0.06])
+    assert reasons(advice) == {
+        "binom(order=4)": "The least bias of 2.",
+        "fomaml": "29 million times the bias of binom(order=4), at 0.28 times the time and 0.5 "
+        "times the memory.",
+        "maml": "Needs 1.3 times the memory.",
+        "adjoint": "Needs 1.3 times the memory.",
+    }
+    assert verdict(advice) == (
+        "Within 61.4 KiB, binom(order=4) has the least bias, 3.5e-9: 22 times an inner gradient, "
+        "51.2 KiB; maml is exact, but needs 1.3 times the memory."
+    )
+
+
+def test_all_budgets_bind_at_once() -> None:
+    advice = advise(FOUR, memory=0.079, bias=0.01, time=20)
+    assert list(advice["estimator"][advice["fits"]]) == ["maml"]
+    assert reasons(advice)["maml"] == "The only one that fits."
+    assert reasons(advice)["fomaml"] == "Has 10 times the bias allowed."
+    assert reasons(advice)["adjoint"] == "Needs 1.3 % more memory."
+    assert reasons(advice)["binom(order=4)"] == "Needs 8 % more time."
+    assert verdict(advice).startswith(
+        "Within 80.9 KiB, a bias of 0.01 and the time of 20 inner gradients, maml is exact: "
+    )
+
+
+def test_nothing_that_fits_tells_what_comes_closest() -> None:
+    advice = advise(FOUR, memory=0.02, bias=0.05)
+    assert not advice["fits"].any()
+    # fomaml exceeds two budgets: 1.25 times the one, twice the other.
+    assert advice.loc[0, "estimator"] == "binom(order=4)"
+    assert list(advice["rank"]) == [1, 2, 3, 4]
+    assert verdict(advice) == (
+        "Nothing fits within 20.5 KiB and a bias of 0.05; binom(order=4) comes closest and needs "
+        "2.5 times the memory: bias 3.5e-9, 22 times an inner gradient, 51.2 KiB."
+    )
+    assert reasons(advice)["fomaml"] == (
+        "Needs 1.2 times the memory and has 2 times the bias allowed."
+    )
+
+
+def test_no_bias_allowed_asks_for_exact_ones() -> None:
+    advice = advise(FOUR, bias=0)
+    assert list(advice["estimator"][advice["fits"]]) == ["maml", "adjoint"]
+    assert reasons(advice)["fomaml"] == "Is not exact."
+    assert verdict(advice).startswith("Within exactness, maml is exact")
+
+
+@pytest.mark.parametrize("budget", ["memory", "time"])
+def test_a_budget_of_nothing_is_exceeded_by_all(budget: str) -> None:
+    limits: dict[str, Any] = {budget: 0}
+    advice = advise(FOUR, **limits)
+    assert not advice["fits"].any()
+    assert set(advice["why"]) == {f"Needs more {budget} than none."}
+    assert verdict(advice).startswith("Nothing fits within ")
+
+
+@pytest.mark.parametrize("wrong", [-1.0, NAN])
+@pytest.mark.parametrize("budget", ["memory", "bias", "time"])
+def test_a_budget_that_is_none_is_refused(budget: str, wrong: float) -> None:
+    limits: dict[str, Any] = {budget: wrong}
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        advise(FOUR, **limits)
+
+
+def test_biases_whose_intervals_overlap_are_told_by_time_and_then_memory() -> None:
+    rows = table(
+        cell("slow", 0.40, 30.0, 3.0, spread=0.1),
+        cell("quick", 0.45, 10.0, 2.0, spread=0.1),
+        cell("small", 0.48, 10.0, 1.0, spread=0.1),
+        cell("apart", 0.70, 1.0, spread=0.1),
+    )
+    advice = advise(rows)
+    assert list(advice["estimator"]) == ["small", "quick", "slow", "apart"]
+    assert list(advice["tied_with"]) == ["slow; quick", "slow", "", ""]
+    assert reasons(advice)["small"] == (
+        "Its bias cannot be told from that of slow and quick, and it takes the least memory of "
+        "them."
+    )
+    assert verdict(advice).startswith(
+        "small (bias 0.48) is the quickest of 3 whose bias cannot be told from the least, 0.4: "
+    )
+
+
+def test_errors_on_the_same_tasks_tell_biases_apart_that_intervals_do_not() -> None:
+    errors = {"better": [0.1, 0.4, 0.9, 1.6], "worse": [0.2, 0.6, 1.2, 2.1], "quick": [9.0, 9.1]}
+    rows = table(
+        cell("better", 0.75, 20.0, spread=0.7),
+        cell("worse", 1.025, 10.0, spread=0.9),
+        cell("quick", 1.3, 5.0, spread=0.9),
+    )
+    assert list(advise(rows)["estimator"]) == ["quick", "worse", "better"]
+    told = pd.DataFrame(
+        [("run", f"cell of {name}", value) for name, values in errors.items() for value in values],
+        columns=["run", "cell", "value"],
+    )
+    # The ratios are 2, 1.5, 1.33 and 1.31; of their logarithms the mean is .415 ± .309.
+    advice = advise(rows, errors=told)
+    assert list(advice["estimator"]) == ["better", "quick", "worse"]
+    # Of "quick" other tasks are known, which tell nothing: it ties with "worse".
+    assert list(advice["tied_with"]) == ["", "worse", ""]
+    told.loc[3, "value"] = 2.2  # .335 ± .486
+    assert list(advise(rows, errors=told)["estimator"]) == ["quick", "worse", "better"]
+
+
+def test_one_wild_task_does_not_make_a_large_bias_a_small_one() -> None:
+    rows = table(cell("fomaml", 0.2, 11.0, spread=0.1), cell("reptile", 31.0, 10.0, spread=40.0))
+    assert list(advise(rows)["estimator"]) == ["fomaml", "reptile"]
+
+
+def test_an_exact_one_does_not_tie_with_a_wide_interval_around_nothing() -> None:
+    rows = table(cell("maml", 1e-16, 30.0), cell("binom(order=4)", 0.9, 10.0, spread=1.2))
+    assert list(advise(rows)["estimator"]) == ["maml", "binom(order=4)"]
+
+
+def test_dominated_ones_say_by_whom() -> None:
+    rows = table(
+        cell("best", 0.1, 10.0, 1.0, spread=0.01, noise=1.0),
+        cell("slower by noise", 0.1, 10.5, 1.0, spread=0.01, noise=1.0),
+        cell("biased by noise", 0.105, 10.0, 1.0, spread=0.01, noise=1.0),
+        cell("slower", 0.1, 15.0, 1.0, spread=0.01, noise=1.0),
+        cell("larger", 0.1, 10.0, 1.1, spread=0.01, noise=1.0),
+        cell("quicker", 0.5, 5.0, 1.0, noise=1.0),
+        cell("worse in all", 0.6, 20.0, 3.0, noise=1.0),
+        cell("unknown time", 0.7, NAN, 3.0),
+        cell("failed", 0.01, 0.1, 0.1, outcome="failed"),
+    )
+    advice = advise(rows).set_index("estimator")
+    dominated = advice["dominated_by"].to_dict()
+    assert dominated == {
+        **dict.fromkeys(["best", "slower by noise", "biased by noise"], ""),
+        **dict.fromkeys(["quicker", "unknown time", "failed"], ""),
+        **{"slower": "best", "larger": "best", "worse in all": "best"},
+    }
+    assert (
+        advice.loc["slower", "why"] == "Worse than best in time, and no better in bias and memory."
+    )
+    assert advice.loc["worse in all", "why"] == "Worse than best in bias, time and memory."
+
+
+def test_estimators_with_an_objective_of_their_own_say_so() -> None:
+    advice = advise(table(cell("maml", 0.0), cell("imaml", 0.22, 5.0, own=8.5e-5)), memory=0.5)
+    assert reasons(advice)["imaml"] == (
+        "Needs 2 times the memory; it optimises another objective than MAML's, on which its bias "
+        "is 8.5e-5."
+    )
+    assert "objective" not in reasons(advice)["maml"]
+
+
+def test_cells_that_did_not_end_well_have_no_rank() -> None:
+    rows = table(
+        cell("late", 0.1, NAN, outcome="timeout", reason="not done after 1 s"),
+        cell("biased", 0.2),
+        cell("unscored", NAN),
+        cell("exploded", NAN, NAN, NAN, outcome="diverged", reason="task 3 is not finite."),
+    )
+    advice = advise(rows, memory=5)
+    assert list(advice["estimator"]) == ["biased", "late", "unscored", "exploded"]
+    assert advice["rank"].fillna(0).to_list() == [1, 0, 0, 0]
+    assert list(advice["fits"]) == [True, False, False, False]
+    assert list(advice["why"][1:]) == [
+        "Not ranked, timeout: not done after 1 s.",
+        "Not ranked: its bias was not measured.",
+        "Not ranked, diverged: task 3 is not finite.",
+    ]
+    assert verdict(advise(rows.drop(index=1))) == (
+        "There is nothing to choose from: no estimator's bias is known here "
+        "(1 timeout, 1 ok, 1 diverged)."
+    )
+
+
+def test_what_was_not_measured_fits_no_budget() -> None:
+    rows = table(cell("untimed", 0.0, NAN), cell("heavy", 0.1, 30.0, 9.0))
+    advice = advise(rows, time=20)
+    assert list(advice["estimator"]) == ["heavy", "untimed"]
+    assert reasons(advice)["untimed"] == "Has no time / inner gradient measured."
+    assert list(advise(rows)["estimator"]) == ["untimed", "heavy"]
+    assert verdict(advise(rows)) == "untimed is exact: 1 MiB."
+
+
+@pytest.mark.parametrize("empty", [FOUR.head(0), pd.DataFrame(columns=FOUR.columns)])
+def test_no_rows_give_no_advice(empty: pd.DataFrame) -> None:
+    advice = advise(empty, memory=1, bias=0.1, time=1)
+    assert advice.empty
+    assert list(advice.columns) == list(advise(FOUR).columns)
+    assert verdict(advice) == "There is nothing to choose from: no estimator's bias is known here."
+
+
+def test_infinite_and_equal_numbers_are_ranked() -> None:
+    rows = table(cell("lost", math.inf), cell("one", 0.1, spread=0.01), cell("same", 0.1))
+    advice = advise(rows, bias=0.2)
+    assert list(advice["estimator"]) == ["one", "same", "lost"]
+    assert reasons(advice)["one"] == "Its bias cannot be told from that of same."
+
+
+def test_the_rows_are_left_as_they_are() -> None:
+    before = FOUR.copy(deep=True)
+    advise(FOUR, memory=0.06)
+    pd.testing.assert_frame_equal(FOUR, before)
+
+
+def may_be_first(rows: list[dict[str, Any]], row: dict[str, Any]) -> bool:
+    """No bias up to this one's can be told from the least, an exact one being like no other."""
+    least = min(rows, key=lambda one: one["bias"])
+    if least["bias"] < 1e-12 or row["bias"] < 1e-12:
+        return bool(max(least["bias"], row["bias"]) < 1e-12)
+    up_to = [one for one in rows if one["bias"] <= row["bias"]]
+    return all(
+        one["bias"] <= least["bias_high"] and one["bias_low"] <= least["bias"] for one in up_to
+    )
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_first_place_is_that_of_an_exhaustive_search(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(random.integers(1, 9)):
+        exact = random.random() < 0.15
+        bias = 1e-16 * random.random() if exact else random.uniform(0.01, 1.0)
+        spread = 0.0 if exact else random.exponential(0.1)
+        outcome = "failed" if random.random() < 0.1 else "ok"
+        time, memory = random.integers(1, 6, 2)
+        rows.append(cell(f"e{number}", bias, time, memory, spread=spread, outcome=outcome))
+    memory, bias, time = random.integers(1, 6).item(), random.random(), random.integers(1, 6).item()
+    fitting = [
+        row
+        for row in rows
+        if row["outcome"] == "ok"
+        and row["peak_memory"] <= memory
+        and row["bias"] <= bias
+        and row["time_ratio"] <= time
+    ]
+    advice = advise(table(*rows), memory=memory, bias=bias, time=time)
+    assert sorted(advice["estimator"]) == sorted(row["estimator"] for row in rows)
+    assert advice["fits"].sum() == len(fitting)
+    assert advice["rank"].notna().sum() == sum(row["outcome"] == "ok" for row in rows)
+    assert verdict(advice)
+    if not fitting:
+        return
+    candidates = [row for row in fitting if may_be_first(fitting, row)]
+    cost = [(row["time_ratio"], row["peak_memory"]) for row in candidates]
+    chosen = next(row for row in rows if row["estimator"] == advice.loc[0, "estimator"])
+    assert chosen in candidates
+    assert (chosen["time_ratio"], chosen["peak_memory"]) == min(cost)
+    # Each place is the first one among those that are left.
+    for place in range(1, len(fitting)):
+        left = set(advice["estimator"][place:])
+        again = advise(table(*(row for row in fitting if row["estimator"] in left)))
+        assert again["estimator"].iloc[0] == advice["estimator"].iloc[place]
+
+
+def test_the_table_of_cells_has_what_it_takes(tmp_path: Path) -> None:
+    long, _ = load(write_store(tmp_path))
+    rows = cells(long)
+    here = rows[
+        (rows["version"] == rows["version"].iloc[0])
+        & (rows["task"] == "sinusoid")
+        & (rows["depth"] == 5)
+    ]
+    advice = advise(here, errors=samples(long, here, "bias"), memory=0.1)
+    assert len(advice) == len(here)
+    assert advice.loc[0, "estimator"] in ("maml", "adjoint")
+    assert reasons(advice)["imaml(lam=8.0)"] == "Not ranked, timeout: not done after 1 s."
+    assert "is exact, and the quickest of 2 that are" in verdict(advice)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        *[(0.0, "0"), (3.512e-9, "3.5e-9"), (2e-17, "2e-17"), (0.00012, "0.00012")],
+        *[(0.0198, "0.02"), (1.0, "1"), (9.96, "10"), (123.0, "120"), (12345.0, "12,000")],
+        *[(999_999.0, "1e6"), (2.5e300, "2.5e300"), (math.inf, "infinite")],
+    ],
+)
+def test_numbers_have_two_digits(number: float, text: str) -> None:
+    assert number_text(number) == text
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        *[(1.84, "1.8"), (999_999, "1 million"), (5_661_000, "5.7 million")],
+        *[(3.2e9, "3.2 billion"), (9.99e11, "1 trillion"), (4e15, "4e15")],
+    ],
+)
+def test_factors_are_said_as_people_say_them(factor: float, text: str) -> None:
+    assert times_text(factor) == f"{text} times"
+
+
+def test_lists_are_sentences() -> None:
+    assert [listed("abcde"[:n]) for n in range(1, 6)] == [
+        *("a", "a and b", "a, b and c", "a, b, c and d", "a, b, c and 2 more")
+    ]

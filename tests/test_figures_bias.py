@@ -1,0 +1,194 @@
+"""Bias over order, depth and training, by task, and by angle: what is behind the marks."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import figures
+from reports.figures.lines import _apart
+from reports.tables.spread import spread
+from tests.figure_rows import data, heading, layers, make_rows
+
+ORDERS = make_rows(
+    *("fomaml", "truncated(order=1)", "truncated(order=3)", "binom(order=1)", "maml"),
+    bias=[1.0, 0.5, 0.1, 0.2, 0.0],
+    bound=[6.0, 5.0, 2.0, 3.0, math.nan],
+    bound_low=[5.0, 4.0, 1.0, -1.0, math.nan],
+    bound_high=[7.0, 6.0, 3.0, 7.0, math.nan],
+)
+TRAINING = make_rows(
+    *("fomaml", "binom(order=1)", "maml"),
+    trained=(0, 100, 400),
+    bias=[1.0, 0.2, 0.0],
+    bias_low=[0.9, 0.1, 0.0],
+    curvature=0.3,
+    curvature_low=0.2,
+    curvature_high=0.4,
+).assign(curvature=lambda rows: 0.3 + rows["trained"] / 400)
+
+
+def test_theory_allows_bias_up_to_a_dashed_line_of_each_estimator() -> None:
+    chart = figures.bias_against_order(ORDERS)
+    dashed = next(one for one in layers(chart, "line") if "strokeDash" in one["mark"])
+    assert dashed["encoding"]["y"]["field"] == "bound"
+    assert dashed["encoding"]["detail"]["field"] == "family"
+    bounds = {(row["family"], row["order"]): row["bound"] for row in data(chart, "line")}
+    assert bounds == {
+        **{("truncated", 0): 6.0, ("truncated", 1): 5.0, ("truncated", 3): 2.0},
+        **{("binom", 0): 6.0, ("binom", 1): 3.0},
+    }
+    assert "dashed: bound of theory" in heading(chart)[1]
+    (dots,) = layers(chart, "point")
+    assert dashed["encoding"]["y"]["scale"] == dots["encoding"]["y"]["scale"]
+    assert dots["encoding"]["y"]["scale"]["domain"][1] >= 7.0
+
+
+def test_the_band_of_a_bound_is_its_interval_where_that_can_be_drawn() -> None:
+    chart = figures.bias_against_order(ORDERS)
+    (band,) = layers(chart, "area")
+    assert band["encoding"]["y2"]["field"] == "bound_high"
+    lows = {(row["family"], row["order"]): row["bound_low"] for row in data(chart, "area")}
+    assert lows["truncated", 1] == 4
+    assert lows["binom", 1] is None
+
+
+def test_bounds_far_above_all_bias_do_not_flatten_it() -> None:
+    chart = figures.bias_against_order(ORDERS.assign(bound=1e12, bound_high=1e13))
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["y"]["scale"]["domain"][1] <= 1e4
+    assert "(clipped)" in heading(chart)[1]
+    assert all(one["mark"]["clip"] for one in layers(chart, "area"))
+
+
+@pytest.mark.parametrize("bound", [math.nan, 0.0, math.inf])
+def test_without_a_bound_none_is_drawn(bound: float) -> None:
+    chart = figures.bias_against_order(ORDERS.assign(bound=bound))
+    assert not layers(chart, "area")
+    assert "bound" not in heading(chart)[1]
+
+
+def test_bias_over_depth_has_every_depth() -> None:
+    rows = make_rows("maml", "binom(order=1)", depths=(1, 5, 20), bias=[0.0, 0.3])
+    chart = figures.bias_against_depth(rows)
+    drawn = {(row["estimator"], row["depth"]): row["bias_drawn"] for row in data(chart)}
+    assert len(drawn) == 6
+    assert drawn["binom(order=1)", 20] == pytest.approx(0.3)
+    assert 0 < drawn["maml", 5] < 0.3
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["x"]["axis"]["values"] == [1, 5, 20]
+
+
+def test_curvature_stands_below_bias_on_the_same_steps() -> None:
+    chart = figures.bias_along_training(TRAINING)
+    spec = chart.to_dict()
+    assert spec["width"] == "container"
+    assert {(row["estimator"], row["trained"]) for row in data(chart)} == {
+        (name, steps) for name in TRAINING["estimator"] for steps in (0, 100, 400)
+    }
+    below = layers(chart, "line")[-1]
+    assert below["encoding"]["y"]["title"] == "alpha lambda_max"
+    (dots,) = layers(chart, "point")
+    assert below["encoding"]["x"] == dots["encoding"]["x"]
+    assert min(dots["encoding"]["y"]["scale"]["range"]) == 0
+    # The panels do not overlap.
+    assert max(dots["encoding"]["y"]["scale"]["range"]) < min(
+        below["encoding"]["y"]["scale"]["range"]
+    )
+    curve = [(row["trained"], row["curvature"]) for row in data(chart, "line", -1)]
+    assert curve == [(0, 0.3), (100, 0.55), (400, 1.3)]
+    assert data(chart, "rule", -1) == [{"one": 1.0}]
+    assert "alpha lambda_max: bars are the 95 % interval over tasks" in heading(chart)[1]
+
+
+def test_bias_along_training_needs_no_curvature_but_steps() -> None:
+    chart = figures.bias_along_training(TRAINING.assign(curvature=math.nan))
+    assert len(data(chart)) == 9
+    assert "lambda" not in heading(chart)[1]
+    same = figures.bias_along_training(TRAINING[TRAINING["trained"] == 100])
+    assert "do not differ in meta-training" in str(same.to_dict())
+
+
+def samples_of(values: dict[str, list[float]]) -> pd.DataFrame:
+    rows = make_rows(*values)
+    parts = [
+        rows.iloc[[place]][["estimator", "family", "order", "task", "model", "depth"]].merge(
+            pd.DataFrame({"sample": range(len(one)), "value": one}, dtype=float), how="cross"
+        )
+        for place, one in enumerate(values.values())
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_every_task_is_a_point_and_medians_are_marked() -> None:
+    values = {"fomaml": [3.0, 1.0, 2.0], "maml": [0.0, 1e-17, 0.0], "binom(order=1)": [1e-3, 0.1]}
+    chart = figures.bias_by_task(samples_of(values))
+    drawn = pd.DataFrame(data(chart))
+    assert drawn.groupby("estimator")["bias"].agg(list).to_dict() == values
+    assert (drawn["bias_drawn"] > 0).all()
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["x"]["scale"]["type"] == "log"
+    assert dots["encoding"]["y"]["sort"] == ["maml", "binom(order=1)", "fomaml"]
+    medians = {row["estimator"]: row for row in data(chart, "tick")}
+    assert medians["fomaml"]["median_drawn"] == 2
+    # Those of exact estimators stand where their points do.
+    exact = drawn.loc[drawn["estimator"] == "maml", "bias_drawn"].unique()
+    assert [medians["maml"]["median_drawn"]] == exact
+    assert medians["maml"]["median"] == 0
+
+
+def test_spread_is_that_of_numpy() -> None:
+    values = [*np.random.default_rng(0).random(11)]
+    (row,) = spread(samples_of({"fomaml": values, "maml": []})).to_dict("records")
+    expected = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    found = [row[name] for name in ("least", "low", "median", "high", "most")]
+    assert found == pytest.approx(expected)
+    assert (row["count"], row["family"]) == (11, "fomaml")
+
+
+def test_angles_are_one_row_each() -> None:
+    rows = make_rows(
+        *("reptile", "maml", "fomaml"),
+        cosine_distance=[0.5, 1e-33, 0.01],
+        cosine_distance_low=[0.4, 0.0, -0.02],
+        cosine_distance_high=[0.6, 1e-32, 0.04],
+    )
+    chart = figures.cosine(rows)
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["y"]["sort"] == ["maml", "fomaml", "reptile"]
+    assert dots["encoding"]["x"]["title"] == "1 - cosine; exact: below 1e-24"
+    assert dots["encoding"]["color"]["legend"] is None  # the axis names them
+    drawn = {row["estimator"]: row for row in data(chart)}
+    assert drawn["maml"]["cosine_distance"] < 1e-32  # hovering tells the number itself
+    assert drawn["maml"]["cosine_distance_drawn"] < drawn["fomaml"]["cosine_distance_drawn"]
+    assert len(layers(chart, "rule")) == 1
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        *(figures.bias_against_order, figures.bias_against_depth, figures.bias_along_training),
+        figures.cosine,
+    ],
+)
+def test_nothing_measured_is_said(figure: Any) -> None:
+    unmeasured = make_rows("fomaml", "binom(order=1)", "maml")
+    for rows in (unmeasured, unmeasured.head(0)):
+        chart = figure(rows)
+        assert "No cell here" in str(chart.to_dict())
+        assert chart.to_dict()["width"] == "container"
+
+
+def test_without_samples_there_are_none_by_task() -> None:
+    for samples in (samples_of({"fomaml": []}), samples_of({"fomaml": [math.nan]})):
+        assert "No cell here" in str(figures.bias_by_task(samples).to_dict())
+
+
+def test_labels_at_the_ends_of_lines_keep_apart() -> None:
+    places = np.sort(np.random.default_rng(1).random(8)) * 0.2
+    moved = _apart(places, gap=0.1, top=1.0)
+    assert all(np.diff(moved) >= 0.1 - 1e-12)
+    assert moved[-1] <= 1.0 + 1e-12
+    assert _apart(np.array([0.0, 0.5]), gap=0.1, top=1.0) == [0.0, 0.5]

@@ -1,0 +1,160 @@
+"""Figures of cost, and the cost model behind one of them."""
+
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from estimators.phases import Phase
+from estimators.registry import Spec
+from reports import figures
+from reports.figures.style import PHASES
+from reports.tables.cost_model import floor, floors
+from tests.figure_rows import data, heading, layers, make_rows
+from tests.test_cost_model import INNER, OUTER, K
+
+PARTS = ("time_inner_loop", "time_outer_gradient", "time_meta_gradient")
+TIMES = make_rows(
+    *("maml", "fomaml"),
+    time_inner_loop=[2.0, 2.5],
+    time_outer_gradient=[1.0, 0.5],
+    time_meta_gradient=[3.0, math.nan],
+    time_inner_loop_low=[1.9, 2.4],
+    time_inner_loop_high=[2.2, 2.6],
+    time_meta_gradient_low=[2.8, math.nan],
+    time_meta_gradient_high=[3.5, math.nan],
+)
+
+
+@pytest.mark.parametrize("spec", INNER)
+def test_floors_are_what_the_cost_model_counts(spec: str) -> None:
+    name, options = Spec.parse(spec).name, Spec.parse(spec).options
+    products = options.get("cg_steps", options.get("terms", math.nan))
+    found = floor(name, options.get("order"), K, products=products, options=options)
+    expected = INNER[spec] + (0 if spec == "reptile" else OUTER.get(spec, 1))
+    if "batching" in options:  # side by side, each product has a graph of its own
+        assert found <= expected
+    else:
+        assert found == expected
+
+
+def test_floors_follow_depth_and_are_those_of_rows() -> None:
+    assert floor("binom", 2, 20) == 20 + 20 + 2 * 2 * 19 + 1
+    assert floor("binom", 0, 20) == floor("truncated", 0, 20) == floor("fomaml", None, 20) == 21
+    assert floor("binom", 20, 20) == floor("adjoint", None, 20)
+    rows = make_rows("maml", "imaml", "binom(order=2)", "who(ever", depths=(5, 10), hvps=4.0)
+    assert floors(rows).fillna(-1).to_list() == [16, 15, 27, -1, 31, 20, 57, -1]
+    assert floors(rows.head(0)).empty
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("someone:new", "anil", "mixed(weights=(1, 0, 1))", "adjoint(engine='finite-difference')"),
+        *("imaml", "binom"),
+    ],
+)
+def test_no_floor_is_made_up(spec: str) -> None:
+    parsed = Spec.parse(spec)
+    assert math.isnan(floor(parsed.name, None, 3, options=parsed.options))
+
+
+def test_work_stands_over_its_floor() -> None:
+    rows = make_rows("maml", "someone:new", depths=(5, 10), time_ratio=[20.0, 9.0], hvps=5.0)
+    chart = figures.work_against_depth(rows)
+    dashed = next(one for one in layers(chart, "line") if "strokeDash" in one["mark"])
+    assert dashed["encoding"]["y"]["field"] == "floor"
+    assert dashed["encoding"]["y"]["title"] == "time / inner gradient (×)"
+    assert dashed["transform"] == [{"filter": "isValid(datum.floor)"}]
+    drawn = {(row["estimator"], row["depth"]): row["floor"] for row in data(chart)}
+    assert drawn["maml", 5] == 16
+    assert drawn["maml", 10] == 31
+    assert drawn["someone:new", 5] is None
+    assert "dashed: cost model" in heading(chart)[1]
+    unknown = figures.work_against_depth(rows[rows["estimator"] == "someone:new"])
+    assert "cost model" not in heading(unknown)[1]
+
+
+@pytest.mark.parametrize("cost", ["time", "peak_memory"])
+def test_models_stand_at_their_size(cost: str) -> None:
+    small = make_rows("maml", "fomaml", baseline_memory=0.5)
+    small[cost] = [2.0, 1.0]
+    alike = small.assign(model="mlp-40-40(init='torch')")
+    large = small.assign(model="mlp-100-100", baseline_memory=8.0)
+    chart = figures.cost_against_model(pd.concat([small, alike, large]), cost)
+    (dots,) = layers(chart, "point")
+    x = dots["encoding"]["x"]
+    assert x["title"] == "model, at its baseline memory (MiB)"
+    assert x["axis"]["values"] == [0.5, 8.0]
+    assert "mlp-100-100" in x["axis"]["labelExpr"]
+    assert "mlp-40-40(init='torch')" in x["axis"]["labelExpr"]
+    assert {(row["model"], row["baseline_memory"]) for row in data(chart)} == {
+        *(("mlp-40-40", 0.5), ("mlp-40-40(init='torch')", 0.5), ("mlp-100-100", 8.0))
+    }
+    assert heading(chart)[0].endswith("against model size")
+    assert "mlp" not in heading(chart)[1]
+
+
+def test_products_and_serial_ones_stand_side_by_side() -> None:
+    rows = make_rows("maml", "fomaml", "binom(order=2)", hvps=[5, 0, 8], serial_depth=[5, 0, 2])
+    chart = figures.work_and_serial_depth(rows)
+    counts = {(row["estimator"], row["kind"]): row["count"] for row in data(chart, "bar")}
+    assert counts["binom(order=2)", "HVPs"] == 8
+    assert counts["binom(order=2)", "serial HVPs"] == 2
+    assert counts["fomaml", "HVPs"] == 0
+    (bar,), (number,) = layers(chart, "bar"), layers(chart, "text")
+    assert bar["encoding"]["yOffset"]["field"] == "kind"
+    assert bar["encoding"]["y"]["sort"] == ["fomaml", "maml", "binom(order=2)"]
+    assert number["encoding"]["text"]["field"] == "count"  # a bar of 0 cannot be seen
+    assert "deterministic" in heading(chart)[1]
+
+
+def test_phases_add_up_and_have_the_colours_of_profiles() -> None:
+    assert [*PHASES] == [str(phase) for phase in Phase]
+    chart = figures.phases(TIMES)
+    (bar,) = layers(chart, "bar")
+    assert bar["encoding"]["y"]["sort"] == ["fomaml", "maml"]
+    assert bar["encoding"]["x"]["title"] == "time (ms)"
+    assert bar["encoding"]["color"]["scale"]["domain"] == [*PHASES]
+    ends = {(row["estimator"], row["phase"]): row for row in data(chart, "bar")}
+    maml = [ends["maml", phase] for phase in PHASES]
+    assert [(row["start"], row["end"]) for row in maml] == [(0, 2), (2, 3), (3, 6)]
+    assert [row["low"] for row in maml] == [1.9, None, 5.8]
+    assert [row["high"] for row in maml] == [2.2, None, 6.5]
+    assert ends["fomaml", "meta-gradient"]["length"] == 0
+    (interval,) = layers(chart, "rule")
+    assert interval["encoding"]["x2"]["field"] == "high"
+
+
+def test_samples_have_a_panel_for_each_metric() -> None:
+    taken = pd.DataFrame(
+        {
+            "metric": ["time (ms)"] * 3 + ["time / inner gradient (×)"] * 2,
+            "sample": [1, 2, 3, 1, 2],
+            "value": [5.0, 6.0, 7.0, 20.0, 21.0],
+        }
+    )
+    chart = figures.samples_in_order(taken)
+    first, second = layers(chart, "line")
+    assert first["encoding"]["y"]["title"] == "time (ms)"
+    assert second["encoding"]["y"]["title"] == "time / inner gradient (×)"
+    ranges = [one["encoding"]["y"]["scale"]["range"] for one in (first, second)]
+    assert max(ranges[0]) < min(ranges[1])
+    assert [row["value"] for row in data(chart, "line", 1)] == [20.0, 21.0]
+    assert "No cell here" in str(figures.samples_in_order(taken.head(0)).to_dict())
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        *(figures.time_against_depth, figures.memory_against_depth, figures.work_against_depth),
+        *(figures.cost_against_model, figures.work_and_serial_depth, figures.phases),
+    ],
+)
+def test_nothing_measured_is_said(figure: Any) -> None:
+    unmeasured = make_rows("fomaml", "binom(order=1)", "maml")
+    for rows in (unmeasured, unmeasured.head(0)):
+        chart = figure(rows)
+        assert "No cell here" in str(chart.to_dict())
+        assert chart.to_dict()["width"] == "container"

@@ -1,0 +1,180 @@
+"""Any metric against any other: fronts, zeros on log axes, small multiples."""
+
+import math
+import random
+
+import pandas as pd
+import pytest
+
+from harness.metrics import METRICS
+from reports import figures
+from reports.figures.scales import on_axis
+from reports.quantities import QUANTITIES
+from reports.tables.pareto import EXACT, pareto
+from tests.figure_rows import data, heading, layers, make_rows
+
+ROWS = make_rows(
+    *("maml", "adjoint", "fomaml", "truncated(order=1)", "truncated(order=2)"),
+    bias=[1e-17, 0.0, 1.0, 0.5, 0.2],
+    bias_low=[0.0, 0.0, 0.9, -0.1, 0.1],
+    bias_high=[1e-16, 0.0, 1.1, 1.2, 0.3],
+    time_ratio=[16.0, 21.0, 6.0, 9.0, 18.0],
+    time_ratio_low=[15.0, 20.0, 5.0, 8.0, 17.0],
+    time_ratio_high=[17.0, 22.0, 7.0, 10.0, 19.0],
+    hvps=[5.0, 5.0, 0.0, 1.0, 2.0],
+    peak_memory=[3.0, 2.0, 1.0, 1.5, 1.6],
+)
+
+
+def beaten(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return other[0] <= one[0] and other[1] <= one[1] and other != one
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_what_comparing_all_pairs_leaves(seed: int) -> None:
+    draw = random.Random(seed)
+    numbers = [*range(draw.randint(1, 12)), math.nan, math.inf]  # so that there are ties
+    pairs = [(float(draw.choice(numbers)), float(draw.choice(numbers))) for _ in range(40)]
+    rows = pd.DataFrame(pairs, columns=["time", "peak_memory"], index=range(100, 140))
+    known = [pair for pair in pairs if not any(map(math.isnan, pair))]
+    expected = [pair in known and not any(beaten(pair, one) for one in known) for pair in pairs]
+    front = pareto(rows, "time", "peak_memory")
+    assert front.to_list() == expected
+    assert list(front.index) == list(rows.index)
+
+
+def test_rounding_is_no_advantage() -> None:
+    rows = pd.DataFrame({"time": [1.0, 2.0, 3.0], "bias": [EXACT / 2, 0.0, 0.0]})
+    assert pareto(rows, "time", "bias").to_list() == [True, False, False]
+    assert pareto(rows.rename(columns={"bias": "flops"}), "time", "flops").to_list() == [
+        *(True, True, False)
+    ]
+
+
+def test_nothing_is_on_the_front_of_nothing() -> None:
+    assert pareto(ROWS.head(0), "time", "bias").empty
+    assert not pareto(ROWS, "time", "bias").any()
+
+
+def test_what_is_beaten_is_faded_and_the_front_goes_in_steps() -> None:
+    chart = figures.tradeoff(ROWS, "time_ratio", "bias")
+    front = {row["estimator"] for row in data(chart) if row["front"]}
+    assert front == {"maml", "fomaml", "truncated(order=1)"}
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["opacity"]["value"] < 1
+    assert dots["encoding"]["opacity"]["condition"] == {"test": "datum.front", "value": 1}
+    steps = layers(chart, "line")[1]
+    assert steps["mark"]["interpolate"] == "step-after"
+    assert steps["encoding"]["order"]["field"] == "time_ratio_drawn"
+    assert "Pareto front" in heading(chart)[1]
+
+
+def test_there_is_no_front_where_less_is_not_better() -> None:
+    chart = figures.tradeoff(ROWS.assign(curvature=0.5), "curvature", "bias")
+    assert not any(row["front"] for row in data(chart))
+    assert len(layers(chart, "line")) == 1
+    assert "Pareto" not in heading(chart)[1]
+
+
+@pytest.mark.parametrize("by", ["depth", "model"])
+def test_small_multiples_have_a_titled_panel_and_a_front_each(by: str) -> None:
+    slower = ROWS.assign(time_ratio=2 * ROWS["time_ratio"], depth=10, model="mlp-100-100")
+    chart = figures.tradeoff(pd.concat([ROWS, slower]), "time_ratio", "bias", by=by)
+    spec = chart.to_dict()
+    titles = {"depth": ["K = 5", "K = 10"], "model": ["mlp-40-40", "mlp-100-100"]}[by]
+    assert spec["facet"]["sort"] == titles
+    assert spec["facet"]["field"] == "panel"
+    rows = data(chart)
+    assert {row["panel"] for row in rows} == {*titles}
+    assert sum(row["front"] for row in rows) == 2 * 3
+
+
+def test_lines_join_orders_that_differ_in_nothing_else() -> None:
+    names = ("hybrid(order=1, window=4)", "hybrid(order=2, window=4)", "hybrid(order=1, window=5)")
+    rows = data(figures.bias_against_time(make_rows(*names, bias=0.1, time_ratio=2.0)))
+    assert [row["series"] for row in rows] == [*2 * ["hybrid(window=4)"], "hybrid(window=5)"]
+
+
+@pytest.mark.parametrize("x", ["hvps", "cosine_distance"])
+@pytest.mark.parametrize("y", ["bias", "serial_depth"])
+def test_zeros_stay_on_log_axes(x: str, y: str) -> None:
+    rows = make_rows("a", "b", "c")
+    rows[x], rows[y] = [0.0, 1.0, 3.0], [2.0, 0.0, 0.5]
+    chart = figures.tradeoff(rows, x, y)
+    drawn = data(chart)
+    assert len(drawn) == 3
+    (dots,) = layers(chart, "point")
+    for channel, name in (("x", x), ("y", y)):
+        scale, axis = (dots["encoding"][channel][part] for part in ("scale", "axis"))
+        assert scale["type"] == "log"
+        values = sorted(row[f"{name}_drawn"] for row in drawn)
+        assert 0 < scale["domain"][0] == values[0] < values[1]
+        assert values[-1] <= scale["domain"][1]
+        assert axis["values"][0] == scale["domain"][0]
+        word = "exact" if name in ("bias", "cosine_distance") else "0"
+        assert f"'{word}'" in axis["labelExpr"]
+
+
+def test_a_linear_axis_draws_what_is_there() -> None:
+    chart = figures.tradeoff(ROWS, "hvps", "bias", x_log=False, y_log=False)
+    rows = {row["estimator"]: row for row in data(chart)}
+    assert rows["fomaml"]["hvps_drawn"] == 0
+    assert rows["truncated(order=1)"]["bias_drawn_low"] < 0
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["x"]["scale"] == dots["encoding"]["y"]["scale"] == {}
+
+
+def test_intervals_that_reach_zero_end_where_the_axis_does() -> None:
+    rows, y = on_axis(ROWS, "y", "bias")
+    drawn = rows.set_index("estimator")["bias_drawn_low"]
+    bottom = y["axis"]["values"][1]
+    assert drawn["truncated(order=1)"] == pytest.approx(bottom)
+    assert math.isnan(drawn["maml"])
+    assert drawn["truncated(order=2)"] == pytest.approx(0.1)
+    low = on_axis(make_rows("a", "b", time=[1.0, 2.0], time_low=[-1.0, 1.5]), "x", "time")[0]
+    assert low["time_drawn_low"].min() > 0
+
+
+@pytest.mark.parametrize("values", [[1e-9, 1e5], [0.3, 0.4], [1e-11], [1.0], [2e-11, 1e300]])
+def test_ticks_span_the_numbers_and_are_few(values: list[float]) -> None:
+    rows, y = on_axis(make_rows(*"abcdef"[: len(values)], bias=values), "y", "bias")
+    low, high = y["scale"]["domain"]
+    assert low <= min(values) <= max(values) <= high
+    assert low < high
+    ticks = y["axis"]["values"]
+    assert 2 <= len(ticks) <= 9
+    assert ticks == sorted(ticks)
+    assert low <= ticks[0] < ticks[-1] == high
+    assert "exact" not in y["title"]
+    assert len(rows) == len(values)
+
+
+def test_subtitle_says_what_bars_are_or_why_there_are_none() -> None:
+    title, below = heading(figures.bias_against_time(ROWS))
+    assert title == "Bias against time / inner gradient"
+    assert below.splitlines() == [
+        "sinusoid, mlp-40-40",
+        "K = 5, cpu, aaaaaaaa",
+        "numbers: order L; dashed: Pareto front, lower is better",
+        "bias: bars are the 95 % interval over tasks",
+        "time / inner gradient: bars are the quartiles",
+    ]
+    below = heading(figures.tradeoff(ROWS, "peak_memory", "resident_memory"))[1]
+    assert below == ""  # nothing was measured
+    below = heading(figures.bias_against_memory(ROWS))[1]
+    assert below.endswith("peak memory: deterministic, no error bars")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_can_stand_on_either_axis(name: str) -> None:
+    rows = make_rows("maml", "binom(order=1)", bias=[0.0, 0.5])
+    if name != "bias":
+        rows[name] = [1.0, 2.0]
+    for x, y in ((name, "bias"), ("bias", name)):
+        for log in (True, False):
+            chart = figures.tradeoff(rows, x, y, x_log=log, y_log=log)
+            assert len(data(chart)) == 2
+            (dots,) = layers(chart, "point")
+            shown = dots["encoding"]["x" if x == name else "y"]["title"]
+            assert shown.startswith(QUANTITIES[name].title)
+    assert len(data(figures.tradeoff(rows, name, name))) == 2

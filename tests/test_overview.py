@@ -1,0 +1,116 @@
+"""What a store holds, and what in it did not end well."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from harness.results.store import load
+from reports.tables.cells import cells
+from reports.tables.overview import contents, failures, outcomes
+from tests.stores import MARKUP, write_store
+
+LONG = ["run", "started", "commit", "machine", "fingerprint", "cell", "metric"]
+TABLE = ["cell", "outcome", "reason", "version_label"]
+
+
+def test_what_a_store_holds(tmp_path: Path) -> None:
+    long, _ = load(write_store(tmp_path))
+    table = cells(long)
+    held = contents(table, long)
+    names = set(table["cell"])
+    assert held == {
+        "runs": "2",
+        "cells": str(len(names)),
+        "measurements": str((long["metric"] != "").sum()),
+        "commits": "2",
+        "machines": "1",
+        "oldest run": held["oldest run"],
+        "newest run": held["newest run"],
+    }
+    # Two settings at two depths with nine estimators, and two cells that went wrong.
+    assert len(names) == 2 * 2 * 9 + 2
+    assert held["oldest run"] <= held["newest run"]
+    assert held["newest run"].endswith(" UTC")
+
+
+def test_what_an_empty_store_holds() -> None:
+    empty = contents(pd.DataFrame(columns=TABLE), pd.DataFrame(columns=LONG))
+    assert empty == dict.fromkeys(["runs", "cells", "measurements", "commits", "machines"], "0")
+
+
+@pytest.mark.parametrize(
+    ("machines", "count"),
+    [
+        ([("a", ""), ("a", "f1")], 1),
+        ([("a", "f1"), ("a", "f2"), ("a", "")], 2),
+        ([("a", "f1"), ("b", "f1")], 2),
+        ([("a", ""), ("b", ""), ("b", "")], 2),
+    ],
+)
+def test_machines_are_told_by_name_and_fingerprint(
+    machines: list[tuple[str, str]], count: int
+) -> None:
+    rows = [
+        (f"run{number}", f"2026-01-0{number + 1}T10:20:30.123+00:00", "", name, print_, "c", "bias")
+        for number, (name, print_) in enumerate(machines)
+    ]
+    held = contents(pd.DataFrame(columns=TABLE), pd.DataFrame(rows, columns=LONG))
+    assert held["machines"] == str(count)
+    assert held["commits"] == "0"
+    assert held["oldest run"] == "2026-01-01 10:20 UTC"
+    assert held["newest run"] == f"2026-01-0{len(machines)} 10:20 UTC"
+
+
+def test_large_counts_can_be_read() -> None:
+    row = ("r", "2026-01-01T10:20:30.123+00:00", "c", "m", "f", "cell", "bias")
+    held = contents(pd.DataFrame(columns=TABLE), pd.DataFrame([row] * 12345, columns=LONG))
+    assert held["measurements"] == "12,345"
+
+
+ROWS = pd.DataFrame(
+    [
+        *[("s1", "skipped", "no device", "v")] * 3,
+        *[("o1", "ok", "", "v"), ("f1", "failed", "broken", "v2"), ("f2", "failed", "torn", "v")],
+        *[("f3", "failed", "torn", "v"), ("d1", "diverged", "broken", "v")],
+    ],
+    columns=TABLE,
+)
+
+
+def test_bad_ends_are_grouped_by_outcome_and_reason() -> None:
+    assert failures(ROWS).to_dict("records") == [
+        {"outcome": o, "reason": r, "cells": n, "example": e, "version_label": v}
+        for o, r, n, e, v in (
+            ("failed", "torn", 2, "f2", "v"),
+            ("failed", "broken", 1, "f1", "v2"),
+            ("diverged", "broken", 1, "d1", "v"),
+            ("skipped", "no device", 3, "s1", "v"),
+        )
+    ]
+
+
+def test_outcomes_are_counted() -> None:
+    assert outcomes(ROWS).to_dict("records") == [
+        {"outcome": o, "cells": n}
+        for o, n in (("skipped", 3), ("failed", 3), ("ok", 1), ("diverged", 1))
+    ]
+
+
+@pytest.mark.parametrize("rows", [ROWS.head(0), ROWS[ROWS["outcome"] == "ok"]])
+def test_where_nothing_went_wrong_there_are_no_failures(rows: pd.DataFrame) -> None:
+    found = failures(rows)
+    assert found.empty
+    assert list(found.columns) == ["outcome", "reason", "cells", "example", "version_label"]
+    assert outcomes(rows)["cells"].sum() == len(rows)
+
+
+def test_failures_of_a_store(tmp_path: Path) -> None:
+    long, _ = load(write_store(tmp_path))
+    table = cells(long)
+    found = failures(table)
+    assert found["cells"].sum() == (table["outcome"] != "ok").sum()
+    assert set(found["reason"][found["outcome"] != "skipped"]) == {MARKUP, "not done after 1 s"}
+    assert not math.isnan(found["cells"].mean())
+    assert set(found["example"]) <= set(table["cell"])

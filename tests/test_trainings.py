@@ -1,0 +1,249 @@
+"""Journals of trainings: what is read back, from whole, torn, broken and foreign files."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from harness.results.journal import Journal
+from harness.results.runs import parsed
+from harness.results.store import AXES
+from harness.results.trainings import COLUMNS, FOLDER, Training, TrainingJournal, trainings
+
+ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
+OUTER: dict[str, Any] = {"optimiser": "adam", "learning_rate": 0.001, "meta_batch": 4, "steps": 20}
+AXES_OF_IT: dict[str, Any] = {
+    **{"estimator": "binom(order=2)", "task": "glyphs:5way-1shot", "model": "conv4-32"},
+    **{"depth": 5, "step_size": 0.01, "device": "cpu", "dtype": "float32", "seed": 3},
+}
+TRAINING = Training(**AXES_OF_IT, outer=OUTER)
+LOSSES = [1.0, 2.0, 3.0, 6.0]
+START: dict[str, Any] = {"event": "start", "at": "now", "schema": 1, "environment": ENVIRONMENT}
+START |= {"training": vars(TRAINING)}
+EVALUATION = {"event": "evaluation", "at": "now", "step": 1, "split": "train", "seconds": 1.0}
+EVALUATION |= {"samples": {"outer_loss": [0.5]}}
+END = {"event": "end", "at": "now"}
+
+
+def begin(store: Path, **changed: Any) -> TrainingJournal:
+    journal = TrainingJournal.create(store)
+    journal.start(ENVIRONMENT, replace(TRAINING, **changed))
+    return journal
+
+
+def write(store: Path, *lines: Any, after: bytes = b"", name: str = "one.jsonl") -> Path:
+    """Writes a file of these lines, objects as JSON."""
+    path = store / FOLDER / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    path.write_bytes(b"".join(text + b"\n" for text in texts) + after)
+    return path
+
+
+def but(**changed: Any) -> dict[str, Any]:
+    """The start of another training."""
+    return START | {"training": vars(TRAINING) | changed}
+
+
+def told(store: Path) -> list[str]:
+    """What problems say, without the path."""
+    return [problem.what for problem in trainings(store)[1]]
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.evaluation(0, "validation", {"outer_loss": LOSSES, "accuracy": [0.2, 0.4]}, seconds=1)
+    journal.evaluation(20, "test", {"accuracy": [1.0, 0.5], "novel": [2]}, seconds=2)
+    journal.end()
+    table, problems = trainings(tmp_path)
+    assert problems == []
+    assert set(AXES) - set(table.columns) == {"tasks", "trained"}
+    rows = {(row.step, row.split, row.metric): row for row in table.itertuples()}
+    assert len(rows) == len(table) == 4
+    loss: Any = rows[0, "validation", "outer_loss"]
+    low, high = stats.t.interval(0.95, 3, loc=3.0, scale=stats.sem(LOSSES))
+    assert (loss.value, loss.samples, loss.unit) == (3.0, LOSSES, "")
+    assert (loss.low, loss.high) == (pytest.approx(low), pytest.approx(high))
+    assert (loss.training, loss.commit, loss.machine) == (journal.path.stem, "c0ffee", "box")
+    assert (loss.changes, loss.fingerprint, loss.started[:2]) == ("", "f00d", "20")
+    assert {name: getattr(loss, name) for name in AXES_OF_IT} == AXES_OF_IT
+    assert loss.outer == "learning_rate=0.001, meta_batch=4, optimiser=adam, steps=20"
+    novel: Any = rows[20, "test", "novel"]
+    assert (novel.value, novel.unit) == (2.0, "")
+    assert math.isnan(novel.low)
+    assert rows[20, "test", "accuracy"].samples == [1.0, 0.5]
+
+
+def test_no_folder_is_an_empty_table(tmp_path: Path) -> None:
+    for store in (tmp_path, tmp_path / "missing"):
+        table, problems = trainings(store)
+        assert (len(table), problems, tuple(table.columns)) == (0, [], COLUMNS)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_training_under_way_and_an_evaluation_made_again(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    for value in (1.0, 2.0):
+        journal.evaluation(1, "train", {"outer_loss": [value]}, seconds=1)
+        assert trainings(tmp_path)[0]["value"].to_list() == [value]
+    journal.close()
+
+
+def test_numbers_of_a_diverged_training(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    journal.evaluation(1, "train", {"outer_loss": [math.inf, 1.0]}, seconds=1)
+    journal.evaluation(2, "train", {"outer_loss": [math.nan, 1.0]}, seconds=1)
+    journal.end()
+    table, problems = trainings(tmp_path)
+    assert problems == []
+    assert math.isinf(table["value"][0])
+    assert math.isnan(table["value"][1])
+
+
+def test_torn_last_line(tmp_path: Path) -> None:
+    path = write(tmp_path, START, EVALUATION, after=b'{"event": "eval')
+    table, (problem,) = trainings(tmp_path)
+    assert len(table) == 1
+    assert str(problem) == f"{path}: its last line is torn: the training was killed as it wrote"
+
+
+def test_killed_before_or_at_its_first_line(tmp_path: Path) -> None:
+    write(tmp_path, name="nothing.jsonl")
+    assert told(tmp_path) == []
+    write(tmp_path, after=b'{"event": "start", "at": "20')
+    assert told(tmp_path) == ["not a training that can be read: it was killed at its first line"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"\x00\xff", "line 2 is not a JSON object"),
+        (b'{"event": "evaluation", "step": 1', "line 2 is not a JSON object"),
+        (b"[1]", "line 2 is not a JSON object"),
+        (EVALUATION | {"step": -1}, "line 2: -1 is no step"),
+        (EVALUATION | {"step": True}, "line 2: True is no step"),
+        (EVALUATION | {"split": "holdout"}, "line 2: 'holdout' is no split"),
+        (EVALUATION | {"samples": [1]}, "line 2: an evaluation has no samples"),
+        *(
+            (EVALUATION | {"samples": {"a": bad}}, "line 2: samples of a are no list of numbers")
+            for bad in ([], ["1"], [True], 1.0)
+        ),
+    ],
+)
+def test_a_broken_line_is_told_and_the_rest_is_read(tmp_path: Path, line: Any, says: str) -> None:
+    write(tmp_path, START, line, EVALUATION | {"step": 2}, {"event": "of a later version"}, END)
+    table, problems = trainings(tmp_path)
+    assert table["step"].to_list() == [2]
+    assert [problem.what for problem in problems] == [says]
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ([{"schema": 1}], "the first line is not the start of a training"),
+        ([b"no JSON"], "the first line is not the start of a training"),
+        ([EVALUATION, END], "the first line is not the start of a training"),
+        ([START | {"schema": 2}, EVALUATION], "it has schema 2, this version reads 1"),
+        ([START | {"environment": 1}], "its start lacks what was trained, or what with"),
+        ([START | {"environment": {}}], "commit is missing or not of type str"),
+        ([START | {"training": {}}], "estimator is missing or not of type str"),
+        ([but(depth=5.0)], "depth is missing or not of type int"),
+        ([but(seed=-1)], "depth or seed is no count"),
+        ([but(outer=3)], "outer is missing or not of type str"),
+    ],
+)
+def test_a_file_that_is_no_training_is_told(tmp_path: Path, lines: Any, says: str) -> None:
+    bad = write(tmp_path, *lines, name="bad.jsonl")
+    write(tmp_path, START, EVALUATION)
+    table, (problem,) = trainings(tmp_path)
+    assert len(table) == 1
+    assert str(problem) == f"{bad}: not a training that can be read: {says}"
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    write(tmp_path, START, EVALUATION)
+    write(tmp_path, b"anything", name="notes.txt")
+    write(tmp_path, b"anything", name="one.torn")
+    (tmp_path / FOLDER / "folder.jsonl").mkdir()
+    run = Journal.create(tmp_path)
+    run.start(ENVIRONMENT, cells=0)
+    run.end()
+    run.path.replace(tmp_path / FOLDER / "run.jsonl")
+    assert told(tmp_path) == [
+        "cannot be read: Is a directory",
+        "not a training that can be read: the first line is not the start of a training",
+    ]
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).write_text("", encoding="utf-8")
+    assert told(tmp_path) == ["cannot be read: Not a directory"]
+
+
+# Writes evaluations for ever, and says which ones have been written.
+_WRITER = """
+import sys
+from pathlib import Path
+from tests.test_trainings import begin
+journal = begin(Path(sys.argv[1]), seed=int(sys.argv[2]))
+print(journal.path, flush=True)
+for step in range(int(sys.argv[3])):
+    journal.evaluation(step, "train", {"outer_loss": [float(step)] * 400}, seconds=0)
+    print(step, flush=True)
+journal.end()
+"""
+
+
+def writer(store: Path, seed: int, steps: int) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", _WRITER, str(store), str(seed), str(steps)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_in_the_middle_and_gone_on_with(tmp_path: Path) -> None:
+    with writer(tmp_path, seed=0, steps=10**9) as process:
+        assert process.stdout
+        path = Path(process.stdout.readline().strip())
+        while process.stdout.readline().strip() != "50":
+            pass
+        with pytest.raises(BlockingIOError):
+            TrainingJournal(path, new=False)
+        os.kill(process.pid, signal.SIGKILL)
+        last = max(map(int, process.stdout.read().split()), default=50)
+    table, problems = trainings(tmp_path)
+    steps = table["step"].to_list()
+    assert steps == [*range(len(steps))]
+    assert steps[-1] in (last, last + 1)  # all that was told of, and at most what was under way
+    assert len(problems) <= 1
+    journal = TrainingJournal(path, new=False)
+    journal.set_aside(lambda line: parsed(line) is not None)
+    journal.resume(ENVIRONMENT)
+    journal.evaluation(len(steps), "test", {"outer_loss": [0.0]}, seconds=0)
+    journal.end()
+    again, problems = trainings(tmp_path)
+    assert problems == []
+    assert again["step"].to_list() == [*steps, len(steps)]
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
+    with writer(tmp_path, seed=0, steps=30) as one, writer(tmp_path, seed=1, steps=30) as two:
+        for process in (one, two):
+            process.communicate(timeout=120)
+            assert process.returncode == 0
+    table, problems = trainings(tmp_path)
+    assert problems == []
+    assert table["training"].nunique() == 2
+    for _, rows in table.groupby("seed"):
+        assert rows["step"].to_list() == [*range(30)]
+
+
+def test_reading_needs_no_torch() -> None:
+    code = "import sys, harness.results.trainings; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
