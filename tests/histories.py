@@ -1,6 +1,7 @@
 """Stores of runs and of asv's results, and the series that come of them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def cell(estimator: str = "maml", **axes: Any) -> Cell:
 def write_run(
     store: Path,
     commit: str,
-    cells: dict[Cell, Samples | Outcome],
+    cells: Mapping[Cell, Samples | Outcome],
     *,
     at: str = "",
     name: str = "",

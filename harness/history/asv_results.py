@@ -1,8 +1,9 @@
 """Reads asv's own result files into a long table like that of the store."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _rows(results: Any, name: str, about: dict[str, Any]) -> list[_Row]:
     params = results.get_result_params(name)
     metric, unit = name.removeprefix(MATRIX), str(about.get("unit", ""))
     unit = METRICS[metric].unit if metric in METRICS else unit
-    names = about.get("param_names", _NAMES if name.startswith(MATRIX) else ())
+    names = tuple(about.get("param_names", _NAMES if name.startswith(MATRIX) else ()))
     shared = (
         *_of_file(results),
         name,
@@ -137,7 +138,8 @@ def _of_file(results: Any) -> _Row:
     return machine, commit, results.date, environment
 
 
-def _point(name: str, names: Sequence[str], texts: tuple[str, ...]) -> _Row:
+@lru_cache(maxsize=2**14)  # the same points stand in every file
+def _point(name: str, names: tuple[str, ...], texts: tuple[str, ...]) -> _Row:
     """Returns the cell and its parts, from the parameters as Python writes them.
 
     Raises:

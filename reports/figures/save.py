@@ -1,19 +1,18 @@
 """Figures as files."""
 
-import vl_convert
+from typing import Any
 
-from reports.figures.style import Chart
+import vl_convert
 
 _WIDTH = 640  # pixels; on a page it is as wide as there is room
 
 
-def svg(chart: Chart) -> bytes:
+def svg(spec: dict[str, Any]) -> bytes:
     """Returns a figure as SVG, made without a browser or a network.
 
     Args:
-        chart: as wide as its page.
+        spec: Vega-Lite, as wide as its page.
     """
-    spec = chart.to_dict(validate=False)
     if spec.get("width") == "container":
-        spec["width"] = _WIDTH
+        spec = spec | {"width": _WIDTH}
     return vl_convert.vegalite_to_svg(spec).encode()
