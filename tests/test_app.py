@@ -185,8 +185,18 @@ def test_accuracy_shows_trainings(store: Path) -> None:
         for estimator, mean in (("maml", 0.8), ("fomaml", 0.7)):
             journal = TrainingJournal.create(store)
             outer = {"optimiser": "adam", "steps": 20}
-            setting: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5, "step_size": 0.01}
-            more: dict[str, Any] = {"device": "cpu", "dtype": "float32", "seed": seed, "outer": outer}
+            setting: dict[str, Any] = {
+                "task": "sinusoid",
+                "model": "mlp-40-40",
+                "depth": 5,
+                "step_size": 0.01,
+            }
+            more: dict[str, Any] = {
+                "device": "cpu",
+                "dtype": "float32",
+                "seed": seed,
+                "outer": outer,
+            }
             journal.start(environment(COMMITS[0]), Training(estimator, **setting, **more))
             for step in (0, 10, 20):
                 values = [mean, mean - 0.1, mean + 0.01 * seed + 0.001 * step]

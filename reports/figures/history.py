@@ -7,14 +7,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from estimators.errors import OptionError
-from estimators.registry import Spec
 from harness.history.differences import noisy
 from harness.history.series import KEY
 from reports.figures import marks, style
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.quantities import QUANTITIES
+from reports.tables.cells import family_and_order
 
 _LABELS = 16  # commits that are named along the axis
 _ROOM = 0.15  # share of the width that the name of a change takes
@@ -68,7 +67,7 @@ def history(rows: Rows, changes: Rows) -> Chart:
 def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:
     """Returns the rows with what is drawn of them, in the unit that is shown."""
     size = QUANTITIES[name].size if name in QUANTITIES else 1.0
-    specs = {text: _family_and_order(text) for text in rows["estimator"].unique()}
+    specs = {text: family_and_order(text) for text in rows["estimator"].unique()}
     several = (rows["machine"] + rows["fingerprint"]).nunique() > 1
     # What repeats has no interval: that of bias is over tasks, and the same at every commit.
     loud = noisy(rows["metric"])
@@ -84,15 +83,6 @@ def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:
         line=(rows["cell"] + rows["machine"] + rows["fingerprint"]).factorize()[0],
     )
     return rows[style.few_orders(rows)]
-
-
-def _family_and_order(text: str) -> tuple[str, int | None]:
-    try:
-        spec = Spec.parse(text)
-    except OptionError:
-        return text, None
-    order = spec.options.get("order")
-    return spec.name, order if type(order) is int else None
 
 
 def _on_axis(rows: Rows, name: str) -> tuple[Rows, Any]:
