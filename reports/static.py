@@ -20,8 +20,7 @@ from reports.markdown import code, plain
 from reports.tables import cells, text
 from reports.tables.advice import advise, verdict
 from reports.tables.environments import environments
-from reports.tables.findings import findings
-from reports.tables.overview import contents, failures
+from reports.tables.overview import failures
 from reports.tables.samples import samples
 from reports.tables.snapshot import Snapshot, read
 
@@ -113,7 +112,7 @@ def render(store: Path) -> Report:
     bad = failures(table)
     common: dict[str, Any] = {
         "title": f"Meta-gradient estimators at {commit}",
-        "findings": findings(snapshot.cells),
+        "findings": snapshot.findings,
         "sections": sections,
         "failures": bad[["outcome", "reason", "cells", "example"]].to_dict("records"),
         "problems": [str(problem) for problem in snapshot.problems],
@@ -121,7 +120,7 @@ def render(store: Path) -> Report:
     kept, faults = profiles.stored(store)
     page = environment.get_template("report.html.j2").render(
         **common,
-        contents=contents(snapshot.cells, snapshot.long),
+        contents=snapshot.contents,
         environments=environments(store, table),
         models=[_spec(chart) for chart in _over_models(table)],
         profiles=[_profile(one) for one in kept],

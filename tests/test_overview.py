@@ -8,7 +8,7 @@ import pytest
 
 from harness.results.store import load
 from reports.tables.cells import cells
-from reports.tables.overview import contents, failures, outcomes
+from reports.tables.overview import contents, failures, outcomes, versions
 from tests.stores import MARKUP, write_store
 
 LONG = ["run", "started", "commit", "machine", "fingerprint", "cell", "metric"]
@@ -114,3 +114,13 @@ def test_failures_of_a_store(tmp_path: Path) -> None:
     assert set(found["reason"][found["outcome"] != "skipped"]) == {MARKUP, "not done after 1 s"}
     assert not math.isnan(found["cells"].mean())
     assert set(found["example"]) <= set(table["cell"])
+
+
+def test_what_was_measured_where(tmp_path: Path) -> None:
+    long, _ = load(write_store(tmp_path))
+    table = cells(long)
+    listed = versions(table)
+    assert [*listed["commit"]] == ["b" * 8 + " (uncommitted changes)", "a" * 8]
+    assert set(listed["machine"]) == {"here"}
+    assert listed["cells"].sum() == len(table)
+    assert listed["measured"].str.endswith(" UTC").all()

@@ -6,11 +6,16 @@ from reports import figures
 from reports.markdown import plain
 from reports.pages import parts
 from reports.tables.advice import advise, verdict
-from reports.tables.findings import findings
-from reports.tables.overview import contents, failures
+from reports.tables.overview import failures, outcomes, versions
 from reports.tables.samples import samples
 from reports.tables.text import ranking
 from reports.tables.view import View
+
+_BUDGETS = (
+    ("memory", "Peak memory", "MiB"),
+    ("bias", "Bias", "relative error"),
+    ("time", "Time", "inner gradients"),
+)
 
 
 def show(view: View) -> None:
@@ -20,10 +25,9 @@ def show(view: View) -> None:
         view: what the filters leave.
     """
     _advice(view)
-    sentences = findings(view.snapshot.cells)
-    if sentences:
+    if view.snapshot.findings:
         st.header("Findings")
-        st.markdown("\n".join(f"- {plain(one)}" for one in sentences))
+        st.markdown("\n".join(f"- {plain(one)}" for one in view.snapshot.findings))
     _store(view)
 
 
@@ -39,38 +43,20 @@ def _advice(view: View) -> None:
             f"{row['rest']}. The filters at the side change this."
         )
     )
-    memory, bias, time = st.columns(3)
-    advice = advise(
-        view.here,
-        errors=samples(view.snapshot.long, view.here, "bias"),
-        memory=memory.number_input(
-            "Peak memory, at most (MiB)",
-            0.0,
+    budgets = {
+        name: column.number_input(
+            f"{label}, at most ({unit})",
+            min_value=0.0,
             value=None,
-            key="memory",
+            key=name,
             bind="query-params",
             placeholder="any",
             format="%g",
-        ),
-        bias=bias.number_input(
-            "Bias, at most (relative error)",
-            0.0,
-            value=None,
-            key="bias",
-            bind="query-params",
-            placeholder="any",
-            format="%g",
-        ),
-        time=time.number_input(
-            "Time, at most (inner gradients)",
-            0.0,
-            value=None,
-            key="time",
-            bind="query-params",
-            placeholder="any",
-            format="%g",
-        ),
-    )
+        )
+        for column, (name, label, unit) in zip(st.columns(len(_BUDGETS)), _BUDGETS, strict=True)
+    }
+    errors = samples(view.snapshot.long, view.here, "bias")
+    advice = advise(view.here, errors=errors, **budgets)
     st.success(plain(verdict(advice)))
     parts.grid(ranking(advice))
     parts.figures(figures.bias_against_memory(view.here), figures.bias_against_time(view.here))
@@ -79,10 +65,14 @@ def _advice(view: View) -> None:
 
 def _store(view: View) -> None:
     st.header("In the store")
-    held = contents(view.snapshot.cells, view.snapshot.long)
+    held = view.snapshot.contents
     for column, (name, value) in zip(st.columns(len(held)), held.items(), strict=True):
         column.metric(name, value)
+    with st.expander("Commits and machines"):
+        parts.grid(versions(view.snapshot.cells))
+    st.subheader("How the cells of the chosen commit ended")
+    ends = zip(*(outcomes(view.version)[name] for name in ("outcome", "cells")), strict=True)
+    st.markdown(", ".join(f"{count:,} {outcome}" for outcome, count in ends))
     failed = failures(view.version)
     if not failed.empty:
-        st.subheader("What did not end well")
         parts.grid(failed)

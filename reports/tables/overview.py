@@ -69,3 +69,22 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
     by_count = found.sort_values("cells", ascending=False, kind="stable")
     skipped = by_count["outcome"] == "skipped"
     return pd.concat([by_count[~skipped], by_count[skipped]], ignore_index=True)
+
+
+def versions(table: pd.DataFrame) -> pd.DataFrame:
+    """Lists what was measured where.
+
+    Args:
+        table: the table of cells.
+
+    Returns:
+        A row for each commit and machine, newest first, with how many "cells" and when the
+        newest run of them began.
+    """
+    found = table.groupby("version", sort=False).agg(
+        commit=("commit_label", "first"),
+        machine=("machine_label", "first"),
+        cells=("cell", "size"),
+        measured=("started", "max"),
+    )
+    return found.assign(measured=found["measured"].map(_day)).reset_index(drop=True)

@@ -2,12 +2,15 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from harness.results.store import Problem, journals, load
 from reports.tables.cells import cells
+from reports.tables.findings import findings
+from reports.tables.overview import contents
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -27,6 +30,16 @@ class Snapshot:
     long: pd.DataFrame
     cells: pd.DataFrame
     problems: list[Problem]
+
+    @cached_property
+    def findings(self) -> list[str]:
+        """What stands out; see `reports.tables.findings.findings`."""
+        return findings(self.cells)
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """What the store holds; see `reports.tables.overview.contents`."""
+        return contents(self.cells, self.long)
 
 
 def read(store: Path) -> Snapshot:
