@@ -144,4 +144,5 @@ def _kinds(families: list[str]) -> list[str]:
 
 
 def _legend() -> alt.Legend:
-    return alt.Legend(title=None, orient="bottom", columns=3, symbolOpacity=1)
+    columns = alt.ExprRef("width < 320 ? 2 : 3")  # of a phone, and of any other page
+    return alt.Legend(title=None, orient="bottom", columns=columns, symbolOpacity=1)

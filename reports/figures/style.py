@@ -151,4 +151,4 @@ def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:
     data = pd.DataFrame({"text": [why]})
     words: alt.Chart = alt.Chart(data).mark_text(fontSize=13, color=GREY).encode(text="text:N")
     title = alt.TitleParams(text, anchor="start")
-    return words.properties(title=title, width="container", height=HEIGHT)
+    return words.properties(title=title, width="container", height=HEIGHT // 4)
