@@ -9,7 +9,7 @@ import streamlit as st
 from harness.results.store import StoreError
 from reports.filters import choose
 from reports.markdown import plain
-from reports.pages import accuracy, bias, cell, cost, data, history, overview, tradeoffs
+from reports.pages import accuracy, bias, cell, cost, data, history, overview, parts, tradeoffs
 from reports.tables.snapshot import Snapshot, Stamp, read, stamp
 from reports.tables.view import View
 
@@ -36,7 +36,7 @@ def main() -> None:
     except StoreError as error:
         st.info(plain(str(error)))
         return
-    _tell_problems(snapshot)
+    parts.problems(snapshot.problems)
     if snapshot.cells.empty:
         st.info(f"No results in {plain(str(store))} yet: run `make bench`, then reload this page.")
         return
@@ -55,17 +55,6 @@ def _chosen_page() -> tuple[str, Callable[[View], None]]:
 
     st.navigation([page(*one) for one in _PAGES], position="top").run()
     return opened[0]
-
-
-def _tell_problems(snapshot: Snapshot) -> None:
-    if not snapshot.problems:
-        return
-    first, *others = snapshot.problems
-    st.warning(plain(str(first)))
-    if others:
-        with st.expander(f"{len(others)} more that could not be read"):
-            for problem in others:
-                st.markdown(plain(str(problem)))
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading results")

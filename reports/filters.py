@@ -23,8 +23,8 @@ def choose(snapshot: Snapshot) -> View:
     version = _choose(snapshot.cells, "machine_label", "Machine", "machine")
     version = _choose(version, "commit_label", "Commit", "commit")
     when = version["started"].max()[:16].replace("T", " ")
-    label = plain(version["commit_label"].iloc[0])  # which the box may be too narrow for
-    st.sidebar.markdown(f":small[{label}, measured {when} UTC]")
+    label = version["commit_label"].iloc[0]  # which the box may be too narrow for
+    st.sidebar.markdown(f":small[{plain(f'{label}, measured {when} UTC')}]")
     task = _choose(version, "task", "Task", "task")
     setting = _choose(task, "model", "Model", "model")
     device = _choose(setting, "device", "Device", "device")

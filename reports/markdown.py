@@ -2,9 +2,13 @@
 
 import re
 
-# Marks of Markdown, of Streamlit's colours and formulas, and of mentions; dots of addresses; and
-# what would begin a list or a heading.
-_MARKS = re.compile(r"[\\`*_{}\[\]<>#+!|~$:&@^]|(?<=[A-Za-z])\.(?=[A-Za-z])|^[-=]|(?<=^\d)[.)]")
+# Marks of Markdown, and of Streamlit's colours and formulas; dots of addresses; what would begin a
+# list or a heading.
+_MARKS = re.compile(
+    r"[\\`*_{}\[\]<>#+!|~$&^]|:(?=\S)|(?<=[A-Za-z])\.(?=[A-Za-z])|(?<=www)\."
+    r"|^[-=]|(?<!.)\d+(?=[.)]( |$))"
+)
+_NO_BREAK = "\u2060"  # takes no room: who is named is not called, and an address is none
 
 
 def plain(text: str) -> str:
@@ -17,7 +21,12 @@ def plain(text: str) -> str:
         >>> print(plain("a_b <c>"))
         a\_b \<c\>
     """
-    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+    line = _MARKS.sub(_escaped, " ".join(text.split()))
+    return line.replace("@", f"@{_NO_BREAK}")
+
+
+def _escaped(mark: re.Match[str]) -> str:
+    return f"{mark[0]}\\" if mark[0].isdecimal() else f"\\{mark[0]}"
 
 
 def code(text: object) -> str:

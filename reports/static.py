@@ -12,14 +12,18 @@ import vl_convert
 from jinja2 import Environment, PackageLoader
 
 from estimators.errors import OptionError
+from harness.history.changes import changes
 from harness.profiling.folder import Profile
 from harness.results.store import Problem, StoreError
+from harness.results.trainings import trainings
 from reports import figures
 from reports.figures import profiles
 from reports.markdown import code, plain
 from reports.tables import cells, text
+from reports.tables.accuracy import JUDGED, curves, differences, settings, test_results
 from reports.tables.advice import advise, verdict
 from reports.tables.environments import environments
+from reports.tables.over_commits import History, changes_told, of_setting, read_history
 from reports.tables.overview import failures
 from reports.tables.samples import samples
 from reports.tables.snapshot import Snapshot, read
@@ -38,6 +42,7 @@ _AT_DEPTH = (
     figures.work_and_serial_depth,
     figures.phases,
 )
+_OVER_COMMITS = ("bias", "time_ratio", "peak_memory")
 _OF_PROFILE = (profiles.memory_timeline, profiles.time_by_phase)
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
@@ -108,7 +113,8 @@ def render(store: Path) -> Report:
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # a browser reads no NaN
     environment.filters |= {"code": code, "plain": plain}
     commit = str(table["commit_label"].iloc[0])
-    sections = [_section(snapshot, part) for part in cells.sections(table)]
+    history = read_history(snapshot, Path.cwd())
+    sections = [_section(snapshot, history, part) for part in cells.sections(table)]
     bad = failures(table)
     common: dict[str, Any] = {
         "title": f"Meta-gradient estimators at {commit}",
@@ -118,11 +124,14 @@ def render(store: Path) -> Report:
         "problems": [str(problem) for problem in snapshot.problems],
     }
     kept, faults = profiles.stored(store)
+    trained, broken = trainings(store)
+    faults += [str(problem) for problem in [*broken, *history.problems]]
     page = environment.get_template("report.html.j2").render(
         **common,
         contents=snapshot.contents,
         environments=environments(store, table),
         models=[_spec(chart) for chart in _over_models(table)],
+        trainings=[_training(rows) for rows in settings(trained)],
         profiles=[_profile(one) for one in kept],
         unreadable=faults,
         vega=_vega(),
@@ -138,7 +147,7 @@ def _vega() -> str:
     return vl_convert.javascript_bundle(_SNIPPET).replace("</script", "<\\/script")
 
 
-def _section(snapshot: Snapshot, rows: pd.DataFrame) -> dict[str, Any]:
+def _section(snapshot: Snapshot, history: History, rows: pd.DataFrame) -> dict[str, Any]:
     first = rows.iloc[0]
     trained = rows["trained"].min()
     start = rows[rows["trained"] == trained]
@@ -146,14 +155,54 @@ def _section(snapshot: Snapshot, rows: pd.DataFrame) -> dict[str, Any]:
     training = rows[rows["depth"] == depths[-1]] if rows["trained"].nunique() > 1 else None
     about = first["rest"] + (f", after {trained} steps of meta-training" if trained else "")
     return {
-        "title": "{task}, {model}, {device} of {machine_label}".format(**first),
+        "title": " ".join("{task}, {model}, {device} of {machine_label}".format(**first).split()),
         "about": about,
         "charts": [_spec(figure(start)) for figure in _OVER_DEPTH],
         "training": training is not None and _spec(figures.bias_along_training(training)),
+        "history": _history(history, start[start["depth"] == depths[-1]]),
         "depths": [
             _at_depth(snapshot, start[start["depth"] == depth], last=depth == depths[-1])
             for depth in depths
         ],
+    }
+
+
+def _history(history: History, here: pd.DataFrame) -> dict[str, Any] | None:
+    """Returns how the numbers of a setting changed; None where there is one commit only."""
+    rows = of_setting(history.series, here, [])
+    if rows["commit"].nunique() < 2:
+        return None
+    steps = changes(rows)
+    return {
+        "charts": [
+            _spec(
+                figures.history(
+                    rows[rows["metric"].isin((metric, ""))], steps[steps["metric"] == metric]
+                )
+            )
+            for metric in _OVER_COMMITS
+        ],
+        "changes": _text(changes_told(steps)),
+    }
+
+
+def _training(rows: pd.DataFrame) -> dict[str, Any]:
+    first = rows.iloc[0]
+    charts, told = [], []
+    for metric in [name for name in JUDGED if (rows["metric"] == name).any()]:
+        compared = differences(rows, metric)
+        charts += [
+            figures.learning_curves(curves(rows, metric, "validation")),
+            figures.learning_curves(curves(rows, metric, "train")),
+            figures.test_accuracy(test_results(rows, metric)),
+            figures.paired_differences(compared),
+        ]
+        told += list(compared["text"])
+    return {
+        "title": f"{first['task']}, {first['model']}, K={first['depth']}, {first['device']}",
+        "about": first["outer"],
+        "charts": [_spec(chart) for chart in charts],
+        "differences": told,
     }
 
 

@@ -159,7 +159,7 @@ def test_biases_whose_intervals_overlap_are_told_by_time_and_then_memory() -> No
         "them."
     )
     assert verdict(advice).startswith(
-        "small (bias 0.48) is the quickest of 3 whose bias cannot be told from the least, 0.4: "
+        "small (bias 0.48) is the quickest of 3 whose biases, 0.4 the least, cannot be told apart: "
     )
 
 
@@ -182,6 +182,37 @@ def test_errors_on_the_same_tasks_tell_biases_apart_that_intervals_do_not() -> N
     assert list(advice["tied_with"]) == ["", "worse", ""]
     told.loc[3, "value"] = 2.2  # .335 ± .486
     assert list(advise(rows, errors=told)["estimator"]) == ["quick", "worse", "better"]
+
+
+def test_a_place_goes_to_none_that_is_known_to_be_worse_than_one_it_passes() -> None:
+    tasks = np.arange(1, 9) / 10
+    errors = {"a": 0.98 * tasks[::-1], "b": 1.1 * tasks, "c": tasks}
+    rows = table(
+        cell("a", errors["a"].mean(), 30.0, spread=0.2),
+        cell("b", errors["b"].mean(), 10.0, spread=0.2),
+        cell("c", errors["c"].mean(), 20.0, spread=0.2),
+    )
+    told = pd.DataFrame(
+        [("run", f"cell of {name}", value) for name, values in errors.items() for value in values],
+        columns=["run", "cell", "value"],
+    )
+    advice = advise(rows, errors=told)
+    # Neither b nor c can be told from a, but b is worse than c on every task.
+    assert list(advice["estimator"]) == ["c", "b", "a"]
+    assert list(advice["tied_with"]) == ["a", "a", ""]
+    assert reasons(advice)["c"] == ("Its bias cannot be told from that of a, and it is quicker.")
+    assert verdict(advice).startswith(
+        "c (bias 0.45) is the quickest of 2 whose biases, 0.44 the least, cannot be told apart: "
+    )
+
+
+def test_what_is_nearly_exact_is_not_tied_with_what_is() -> None:
+    rows = table(
+        cell("exact", 9e-13, 30.0, spread=5e-13), cell("nearly", 1.2e-12, 10.0, spread=5e-13)
+    )
+    advice = advise(rows)
+    assert list(advice["estimator"]) == ["exact", "nearly"]
+    assert verdict(advice).startswith("exact is exact: ")
 
 
 def test_one_wild_task_does_not_make_a_large_bias_a_small_one() -> None:
@@ -281,13 +312,15 @@ def test_the_rows_are_left_as_they_are() -> None:
 
 
 def may_be_first(rows: list[dict[str, Any]], row: dict[str, Any]) -> bool:
-    """No bias up to this one's can be told from the least, an exact one being like no other."""
+    """No bias up to this one's can be told from it or the least, exact ones being like no other."""
     least = min(rows, key=lambda one: one["bias"])
     if least["bias"] < 1e-12 or row["bias"] < 1e-12:
         return bool(max(least["bias"], row["bias"]) < 1e-12)
     up_to = [one for one in rows if one["bias"] <= row["bias"]]
     return all(
-        one["bias"] <= least["bias_high"] and one["bias_low"] <= least["bias"] for one in up_to
+        more["bias"] <= less["bias_high"] and more["bias_low"] <= less["bias"]
+        for one in up_to
+        for less, more in ((least, one), (one, row))
     )
 
 

@@ -1,5 +1,7 @@
 """The dashboard without a browser: what each page shows for which choice."""
 
+import math
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -178,38 +180,114 @@ def test_history_of_uncommitted_changes_says_that_there_is_none(store: Path) -> 
     assert "uncommitted" in opened("History").info[0].value
 
 
+def train(store: Path, estimator: str, mean: float, seed: int = 0, **changed: Any) -> None:
+    """Journals a training on the sinusoid at depth 5; `splits` are those that it has."""
+    journal = TrainingJournal.create(store)
+    splits = changed.pop("splits", ("validation", "test"))
+    setting: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5}
+    setting |= {"step_size": 0.01, "device": "cpu", "dtype": "float32", "seed": seed}
+    setting |= {"outer": {"optimiser": "adam", "steps": 20}} | changed
+    journal.start(environment(COMMITS[0]), Training(estimator, **setting))
+    for split, steps in (("validation", (0, 10, 20)), ("test", (20,))):
+        for step in steps if split in splits else ():
+            values = [mean, mean - 0.1, mean + 0.01 * seed + 0.001 * step]
+            journal.evaluation(step, split, {"accuracy": values}, seconds=1.0)
+    journal.end()
+
+
 def test_accuracy_shows_trainings(store: Path) -> None:
     write_store(store)
     assert "Nothing was meta-trained" in opened("Accuracy").info[0].value
     for seed in range(2):
-        for estimator, mean in (("maml", 0.8), ("fomaml", 0.7)):
-            journal = TrainingJournal.create(store)
-            outer = {"optimiser": "adam", "steps": 20}
-            setting: dict[str, Any] = {
-                "task": "sinusoid",
-                "model": "mlp-40-40",
-                "depth": 5,
-                "step_size": 0.01,
-            }
-            more: dict[str, Any] = {
-                "device": "cpu",
-                "dtype": "float32",
-                "seed": seed,
-                "outer": outer,
-            }
-            journal.start(environment(COMMITS[0]), Training(estimator, **setting, **more))
-            for step in (0, 10, 20):
-                values = [mean, mean - 0.1, mean + 0.01 * seed + 0.001 * step]
-                journal.evaluation(step, "validation", {"accuracy": values}, seconds=1.0)
-            journal.evaluation(20, "test", {"accuracy": values}, seconds=1.0)
-            journal.end()
+        train(store, "maml", 0.8, seed)
+        train(store, "fomaml", 0.7, seed)
     at = opened("Accuracy", task="sinusoid")
     assert figures(at) == 4
-    assert "fomaml is 10.0 points below maml" in text(at).replace("\\", "")
+    assert "fomaml is 10.0 points below maml" in text(at)
+    # What all are compared to stays, whichever are chosen.
+    at = opened("Accuracy", task="sinusoid", estimators="fomaml")
+    assert "fomaml is 10.0 points below maml" in text(at)
     (store / "trainings" / "x.jsonl").write_text("no JSON\n")
+    (store / "trainings" / "y.jsonl").write_text("no JSON\n")
     at = opened("Accuracy", task="sinusoid")
-    assert [one for one in at.warning if "jsonl" in one.value]
+    assert len(at.warning) == 1
     assert figures(at) == 4
+
+
+def test_accuracy_shows_several_settings_and_what_is_incomplete(store: Path) -> None:
+    write_store(store)
+    train(store, "maml", 0.8)
+    train(store, "maml", 0.7, step_size=0.1)
+    train(store, "maml", 0.7, step_size=0.2, splits=("test",))
+    train(store, "maml", math.nan, step_size=0.3)
+    assert figures(opened("Accuracy", task="sinusoid")) == 16
+
+
+def test_runs_of_unknown_commits_are_told_apart(store: Path) -> None:
+    for bias in (0.1, 0.2):
+        write_run(store, "", {"fomaml": bias, "maml": 1e-17})
+    at = opened("Overview", task="sinusoid")
+    assert len(at.sidebar.selectbox(key="commit").options) == 2
+    assert at.dataframe[0].value["estimator"].is_unique
+
+
+def test_commits_that_begin_alike_are_told_apart(store: Path) -> None:
+    for last in "01":
+        write_run(store, "a" * 39 + last, {"fomaml": 0.1, "maml": 1e-17})
+    write_run(store, "a" * 40, {"fomaml": 0.1, "maml": 1e-17}, changes="1" * 12)
+    write_run(store, "a" * 40, {"fomaml": 0.1, "maml": 1e-17}, changes="2" * 12)
+    assert len(set(opened().sidebar.selectbox(key="commit").options)) == 4
+    at = opened("History", task="sinusoid", commit="a" * 39 + "0")
+    assert at.selectbox(key="base").value == "a" * 39 + "0"
+
+
+def test_findings_say_of_which_commit_they_are(store: Path) -> None:
+    write_store(store)
+    at = opened(commit=COMMITS[0][:8])
+    (header,) = (one.value for one in at.header if "Findings" in one.value)
+    assert "b" * 8 in header
+
+
+def test_machines_of_one_name_are_not_compared(store: Path) -> None:
+    for place in range(2):
+        write_run(store, str(place) * 40, {"fomaml": 0.3}, fingerprint="f00d")
+        write_run(store, str(place) * 40, {"fomaml": 0.3 + place}, fingerprint="beef")
+    at = opened("History", task="sinusoid", machine="here (f00d)")
+    assert set(at.dataframe[0].value["verdict"]) == {"same"}
+    at = opened("History", task="sinusoid", machine="here (beef)")
+    assert at.dataframe[1].value["verdict"].iloc[0] == "worse"
+
+
+def test_history_passes_over_files_that_are_gone(store: Path) -> None:
+    for place in range(2):
+        write_run(store, str(place) * 40, {"fomaml": 0.3})
+    (store / "asv" / "machine").mkdir(parents=True)
+    for number in range(3):
+        (store / "asv" / "machine" / f"{number}.json").symlink_to("gone")
+    at = opened("History", task="sinusoid")
+    assert figures(at) == 1
+    assert len(at.warning) <= 1
+
+
+def test_cell_follows_the_filters(store: Path) -> None:
+    write_store(store)
+    name = "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8"
+    at = opened("Cell", cell=name)
+    assert at.selectbox(key="cell").value == name
+    at.sidebar.selectbox(key="task").select("sinusoid").run()
+    at.sidebar.selectbox(key="depth").select(2).run()
+    assert "/K2/" in sound(at).selectbox(key="cell").value
+
+
+def test_text_of_a_foreign_journal_is_shown_as_it_is(store: Path) -> None:
+    picture = "![](http://evil.example/x.png)"
+    write_run(store, "![](//a)", {"fomaml": 0.3}, processor=picture, machine=picture)
+    for path in (store / "runs").iterdir():
+        path.write_text(re.sub(r'"at": "[^"]*"', '"at": "![](http://a.b)"', path.read_text()))
+    for title in PAGES:
+        at = opened(title)
+        shown = [one.value for one in (*at.markdown, *at.metric, *at.header, *at.info)]
+        assert not [one for one in shown if "![" in one.replace(r"\!", "")]
 
 
 def test_data_finds_words(store: Path) -> None:

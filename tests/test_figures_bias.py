@@ -34,7 +34,7 @@ def test_theory_allows_bias_up_to_a_dashed_line_of_each_estimator() -> None:
     chart = figures.bias_against_order(ORDERS)
     dashed = next(one for one in layers(chart, "line") if "strokeDash" in one["mark"])
     assert dashed["encoding"]["y"]["field"] == "bound"
-    assert dashed["encoding"]["detail"]["field"] == "family"
+    assert dashed["encoding"]["detail"]["field"] == "line"
     bounds = {(row["family"], row["order"]): row["bound"] for row in data(chart, "line")}
     assert bounds == {
         **{("truncated", 0): 6.0, ("truncated", 1): 5.0, ("truncated", 3): 2.0},
@@ -55,12 +55,40 @@ def test_the_band_of_a_bound_is_its_interval_where_that_can_be_drawn() -> None:
     assert lows["binom", 1] is None
 
 
+def test_variants_of_an_estimator_have_a_line_each() -> None:
+    numeric = "binom(engine='finite-difference', order={})"
+    rows = make_rows(
+        *("fomaml", "fomaml(compiled=True)", "binom(order=1)", "binom(order=3)", "maml"),
+        *(numeric.format(1), numeric.format(3)),
+        bias=[1.0, 1.0, 0.2, 0.1, 0.0, 0.3, 0.2],
+        bound=[6.0, 6.0, 3.0, 1.0, math.nan, 3.0, 1.0],
+    )
+    chart = figures.bias_against_order(rows)
+    dashed, line = layers(chart, "line")
+    for one in (dashed, line):
+        assert one["encoding"]["detail"]["field"] == "line"
+    drawn = pd.DataFrame(data(chart, "line", 1))
+    # Each goes from order 0 to K, both in the colour of binom, with a point for each order.
+    assert set(drawn["family"]) == {"binom"}
+    assert drawn.groupby("line")["order"].agg(sorted).to_dict() == {
+        **{"binom": [0, 1, 3, 5], "binom(engine='finite-difference')": [0, 1, 3, 5]}
+    }
+    assert {row["family"] for row in data(chart)} == {"binom", "fomaml", "maml"}
+
+
 def test_bounds_far_above_all_bias_do_not_flatten_it() -> None:
     chart = figures.bias_against_order(ORDERS.assign(bound=1e12, bound_high=1e13))
     (dots,) = layers(chart, "point")
     assert dots["encoding"]["y"]["scale"]["domain"][1] <= 1e4
     assert "(clipped)" in heading(chart)[1]
     assert all(one["mark"]["clip"] for one in layers(chart, "area"))
+
+
+def test_a_bound_with_an_endless_interval_is_drawn_without_it() -> None:
+    chart = figures.bias_against_order(ORDERS.assign(bound=2.0, bound_high=math.inf))
+    assert not layers(chart, "area")
+    (dots,) = layers(chart, "point")
+    assert dots["encoding"]["y"]["scale"]["domain"][1] <= 10
 
 
 @pytest.mark.parametrize("bound", [math.nan, 0.0, math.inf])

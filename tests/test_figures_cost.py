@@ -125,6 +125,10 @@ def test_phases_add_up_and_have_the_colours_of_profiles() -> None:
     assert ends["fomaml", "meta-gradient"]["length"] == 0
     (interval,) = layers(chart, "rule")
     assert interval["encoding"]["x2"]["field"] == "high"
+    # The ends above are those of the phase alone, whatever spread the phases before it have.
+    assert heading(chart)[1].splitlines()[-1] == (
+        "lines below the bars: quartiles of each phase's own time, from where its bar begins"
+    )
 
 
 def test_samples_have_a_panel_for_each_metric() -> None:

@@ -178,3 +178,37 @@ def test_every_metric_can_stand_on_either_axis(name: str) -> None:
             shown = dots["encoding"]["x" if x == name else "y"]["title"]
             assert shown.startswith(QUANTITIES[name].title)
     assert len(data(figures.tradeoff(rows, name, name))) == 2
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("most", [1e200, 1.7e308])
+def test_numbers_near_the_largest_float_have_an_axis(most: float, log: bool) -> None:
+    rows = make_rows(
+        *("maml", "fomaml", "binom(order=1)"),
+        bias=[0.0, 1e-3, most],
+        bias_low=[0.0, 1e-4, -math.inf],
+        bias_high=[0.0, 1e-2, math.inf],
+        time_ratio=[1.0, 2.0, 3.0],
+    )
+    chart = figures.tradeoff(rows, "time_ratio", "bias", y_log=log)
+    drawn = {row["estimator"]: row for row in data(chart)}
+    assert drawn["binom(order=1)"]["bias"] == most
+    assert drawn["binom(order=1)"]["bias_drawn_low"] is None  # it has no end to draw
+    assert drawn["fomaml"]["bias_drawn_high"] == pytest.approx(1e-2)
+    if log:
+        ends = layers(chart, "point")[0]["encoding"]["y"]["scale"]["domain"]
+        places = [row["bias_drawn"] for row in drawn.values()]
+        assert 0 < ends[0] <= min(places) < max(places) <= ends[1] < math.inf
+    assert len(data(figures.bias_against_order(rows))) == 3
+    assert len(data(figures.bias_against_depth(rows))) == 3
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e-201, 1.0, 9.9e307, 1.7e308])
+@pytest.mark.parametrize("other", [0.0, 5e-324, 1.0, 1.7e308])
+def test_every_positive_float_has_a_place(value: float, other: float) -> None:
+    rows = make_rows("a", "b", "c", time=[value, other, 0.0])
+    rows, y = on_axis(rows, "y", "time")
+    low, high = y["scale"]["domain"]
+    assert 0 < low < high < math.inf
+    assert rows["time_drawn"].between(low, high).all()
+    assert all(map(math.isfinite, y["axis"]["values"]))

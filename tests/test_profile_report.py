@@ -1,6 +1,7 @@
 """Profiles in the static report: figures that are right, text that is escaped, pages that hold."""
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from estimators.phases import Phase
 from harness.cell import Cell
 from harness.profiling.flames import write_stacks
-from harness.profiling.folder import SCHEMA, Profile, folder_of, read_profile
+from harness.profiling.folder import SCHEMA, Profile, folder_of, profile_of, read_profile
 from reports import static
 from reports.figures import Chart, profiles
 from tests.stores import MARKUP, environment, write_store
@@ -21,9 +22,11 @@ from tests.stores import MARKUP, environment, write_store
 INNER, OUTER, META = (str(one) for one in (*Phase,))
 
 
-def write_profile(store: Path, cell: Cell, at: str = "2026-01-02T03:04:05+00:00") -> Path:
+def write_profile(
+    store: Path, cell: Cell, at: str = "2026-01-02T03:04:05+00:00", folder: Path | None = None
+) -> Path:
     """Writes a profile as a worker would."""
-    folder = folder_of(cell, store)
+    folder = folder or folder_of(cell, store)
     folder.mkdir(parents=True)
     (folder / "trace.json").write_text("{}")
     stacks = {
@@ -182,6 +185,79 @@ def test_a_broken_profile_is_one_line_and_the_others_stay(with_profiles: Path, b
     page = static.render(with_profiles).page
     assert f"Not shown: the profile {folder.name} cannot be read" in page
     assert page.count("Tensors alive at the peak") == 1
+
+
+ABSENT = object()
+WRONG = [
+    *[(name, ABSENT) for name in ("cell", "at", "environment", "seconds", "peak_memory")],
+    *[(name, ABSENT) for name in ("peak_phase", "notes", "phases")],
+    *[("cell", 7), ("cell", "half a \ud800"), ("at", None), ("peak_phase", None)],
+    *[("seconds", 0), ("seconds", "1"), ("seconds", 10**400), ("peak_memory", None)],
+    *[("environment", []), ("environment", {"commit": None, "changes": "", "machine": ""})],
+    *[("notes", "text"), ("notes", [1]), ("phases", []), ("phases", {INNER: 1})],
+    *[("phases", {INNER: {"seconds": None, "device_seconds": 0}}), ("seconds", math.nan)],
+    ("phases", {INNER: {"seconds": 1, "device_seconds": 0, "peak_memory": "much"}}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_foreign_summary_is_no_profile(tmp_path: Path, name: str, value: object) -> None:
+    folder = write_profile(tmp_path, cell_of(3))
+    summary = json.loads((folder / "profile.json").read_text())
+    summary[name] = value
+    if value is ABSENT:
+        del summary[name]
+    (folder / "profile.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=f"no proper {name}"):
+        read_profile(folder)
+    assert profile_of(tmp_path, cell_of(3).id) is None
+
+
+def test_a_summary_of_nothing_is_left_out_of_the_report(with_profiles: Path) -> None:
+    folder = write_profile(with_profiles, cell_of(3))
+    (folder / "profile.json").write_text(json.dumps({"schema": SCHEMA}))
+    page = static.render(with_profiles).page
+    assert f"Not shown: the profile {folder.name} cannot be read" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *[(name, None) for name in ("memory.csv", "operators.csv", "tensors.csv", "stacks.txt")],
+        *[("memory.csv", ""), ("memory.csv", "live,phase\n1,a\n"), ("tensors.csv", "a,b\n1,2\n")],
+        ("memory.csv", "bytes,live,phase,operator\n1,much,a,b\n"),
+        ("memory.csv", "bytes,live,phase,operator\n1,,a,b\n"),
+        ("memory.csv", "bytes,live,phase,operator\n1,inf,a,b\n"),
+    ],
+)
+def test_half_a_profile_is_passed_over(tmp_path: Path, name: str, content: str | None) -> None:
+    folder = write_profile(tmp_path, cell_of(3))
+    found = profile_of(tmp_path, cell_of(3).id)
+    assert found is not None
+    assert found.folder == folder
+    assert profile_of(tmp_path, cell_of(4).id) is None
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    assert profile_of(tmp_path, cell_of(3).id) is None
+    # Another one of the same cell, kept under another name, takes its place.
+    write_profile(tmp_path, cell_of(3), folder=tmp_path / "profiles" / "zzz")
+    found = profile_of(tmp_path, cell_of(3).id)
+    assert found is not None
+    assert found.folder.name == "zzz"
+
+
+def test_names_that_look_like_numbers_are_names(profile: Profile) -> None:
+    head = "phase,operator,shape,dtype,count,bytes\n"
+    (profile.folder / "tensors.csv").write_text(f"{head}1,2,40,float32,2,700\n")
+    assert profile.tensors.iloc[0].to_list() == ["1", "2", "40", "float32", 2, 700]
+
+
+def test_stacks_of_unknown_phases_stand_behind_the_others(profile: Profile) -> None:
+    profile.__dict__["stacks"] = {("warm-up", "f"): 3, (META, "f"): 1}
+    starts = {row["phase"]: row["start"] for row in rows_of(profiles.flames(profile))}
+    assert starts == {META: 0, "warm-up": 0.25}
 
 
 def test_a_profile_without_memory_can_be_shown(with_profiles: Path) -> None:

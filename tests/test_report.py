@@ -4,6 +4,8 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -13,9 +15,10 @@ from harness.cell import Cell
 from harness.outcome import Outcome, Status
 from harness.results.journal import Journal
 from harness.results.store import StoreError
-from reports import static
+from reports import figures, static
 from reports.commands import report
-from tests.stores import MARKUP, NOTE, environment, journal_result, write_store
+from tests.stores import MARKUP, NOTE, environment, journal_result, write_run, write_store
+from tests.test_app import train
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +88,7 @@ def test_a_broken_file_is_told_beside_the_rest(tmp_path: Path) -> None:
     (store / "runs" / "99990101T000000-<b>bad.jsonl").write_text("not JSON\n")
     report = static.render(store)
     assert "&lt;b&gt;bad.jsonl: not a run that can be read" in report.page
-    assert "<b>bad.jsonl: not a run that can be read: the first line is not the start" in (
-        report.summary
-    )
+    assert r"\<b\>bad\.jsonl: not a run that can be read: the first line" in report.summary
     assert "quadratic, linear, cpu of here" in report.page
 
 
@@ -112,6 +113,39 @@ def test_summary_is_a_table_to_whoever_draws_markdown(store: Path) -> None:
             assert len(cells(line)) == len(cells(before))
     heads = [line for line, after in pairwise(lines) if after.startswith("|---")]
     assert all(heads)
+
+
+def test_summary_of_a_foreign_journal_has_no_picture_and_calls_nobody(tmp_path: Path) -> None:
+    machine = "here\n\n![x](http://evil.example/x.png) @someone"
+    write_run(tmp_path, "![](//a)\n# b", {"fomaml": 0.3}, machine=machine)
+    summary = static.render(tmp_path).summary
+    outside = re.sub(r"`[^`]*`", "", summary)
+    outside = re.sub(r"<summary>.*</summary>", "", outside)
+    assert "![" not in outside.replace(r"\!", "")
+    assert "@someone" not in outside
+    assert summary.splitlines()[0].startswith("## Meta-gradient estimators at ")
+    assert not [line for line in summary.splitlines()[1:] if line.startswith(("#", "!"))]
+
+
+def test_report_tells_of_commits_and_of_trainings(tmp_path: Path) -> None:
+    for place, bias in enumerate((0.3, 0.6)):
+        write_run(tmp_path, str(place) * 40, {"fomaml": bias, "maml": 1e-17})
+    page = static.render(tmp_path).page
+    assert "<h3>Over commits</h3>" in page
+    assert "<td>worse</td><td>11111111</td>" in page
+    assert "Meta-training</h2>" not in page
+    train(tmp_path, "maml", 0.5)
+    train(tmp_path, "fomaml", 0.4)
+    page = static.render(tmp_path).page
+    assert "Meta-training</h2>" in page
+    assert "fomaml is 10.0 points below maml" in page
+
+
+def test_report_has_room_for_many_samples(tmp_path: Path) -> None:
+    samples = pd.DataFrame({"value": np.geomspace(0.1, 1, 6000)})
+    constant = {"estimator": "fomaml", "family": "fomaml", "order": None, "task": "t"}
+    more = {"model": "m", "depth": 1, "commit_label": "c", "sample": range(6000)}
+    assert figures.bias_by_task(samples.assign(**constant, **more)).to_dict()
 
 
 def cells(line: str) -> list[str]:

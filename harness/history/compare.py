@@ -62,7 +62,9 @@ def compare(series: pd.DataFrame, base: str, head: str) -> pd.DataFrame:
 
 
 def _commit(rows: pd.DataFrame, text: str) -> str:
-    found = [one for one in rows["commit"].unique() if text and one.startswith(text)]
+    known = list(rows["commit"].unique())
+    begin = [one for one in known if text and one.startswith(text)]
+    found = [text] if text in known else begin
     if len(found) == 1:
         return str(found[0])
     if found:

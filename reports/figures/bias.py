@@ -11,7 +11,7 @@ from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, HEIGHT, Chart, Rows
 from reports.quantities import QUANTITIES
-from reports.tables.cells import by_order
+from reports.tables.cells import by_order, family_and_order
 from reports.tables.spread import spread
 
 # Bounds so many times above the largest bias are beyond the axis, or they would flatten the rest.
@@ -33,21 +33,21 @@ def bias_against_order(rows: Rows) -> Chart:
     text = "Bias against order L"
     rows = by_order(rows)
     # A bound of 0, at order K, has no place on a log axis.
-    bounded = rows[np.isfinite(rows["bias"].astype(float)) & (rows["bound"] > 0)]
-    bounded = bounded[np.isfinite(bounded["bound"])]
-    limit = _BEYOND * max(rows["bias"].max(), 1.0) if len(bounded) else 0.0
-    highest = bounded["bound_high"].fillna(bounded["bound"]).max() if len(bounded) else 0.0
+    measured = rows[np.isfinite(rows["bias"].astype(float))]
+    bounded = measured[(measured["bound"] > 0) & np.isfinite(measured["bound"])]
+    limit = _BEYOND * max(float(measured["bias"].max()), 1.0) if len(bounded) else 0.0
+    high = bounded["bound_high"].where(np.isfinite(bounded["bound_high"]), bounded["bound"])
+    highest = high.max() if len(bounded) else 0.0
     rows, y = on_axis(rows, "y", "bias", most=min(highest, limit))
     if rows.empty:
         return style.nothing(text)
     x = alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1))
-    families = [*rows["line"], *rows["family"]]
+    families = [*_of_line(rows)["family"], *rows["family"]]
     chart = marks.base(rows, "bound").encode(x=x, y=y)
-    # The ends keep their own colour; the line through them has that of the estimator.
-    joined = marks.base(rows.assign(family=rows["line"])).encode(x=x, y=y)
+    joined = marks.base(_of_line(rows), "line").encode(x=x, y=y)
     layers = [
         *(_bound(bounded, x, y, families) if len(bounded) else []),
-        marks.lines(joined, families, "family", "order"),
+        marks.lines(joined, families, "line", "order"),
         *marks.bars(chart, families, "y"),
         marks.points(chart, families, "bias", "bound"),
     ]
@@ -163,13 +163,19 @@ def cosine(rows: Rows) -> Chart:
     return style.figure(heading, layers, _ROW * len(rows), legend=False)
 
 
+def _of_line(rows: Rows) -> Rows:
+    """Returns rows in the colour of their line: its ends are points of other estimators."""
+    return rows.assign(family=[family_and_order(line)[0] for line in rows["line"]])
+
+
 def _bound(rows: Rows, x: alt.X, y: Any, families: list[str]) -> list[alt.Chart]:
     """Draws how much bias theory allows, as far as the axis goes."""
     lowest = y["scale"]["domain"][0]
-    low = rows["bound_low"].mask(rows["bound_low"] <= 0).clip(lower=lowest)
-    rows = rows.assign(family=rows["line"], bound_low=low).sort_values("order")
-    chart = marks.base(rows, "bound", "bound_low", "bound_high").encode(
-        x=x, color=marks.colour(families), detail="family:N"
+    drawable = (rows["bound_low"] > 0) & np.isfinite(rows["bound_high"])
+    low = rows["bound_low"].where(drawable).clip(lower=lowest)
+    rows = _of_line(rows).assign(bound_low=low).sort_values("order")
+    chart = marks.base(rows, "line", "bound", "bound_low", "bound_high").encode(
+        x=x, color=marks.colour(families), detail="line:N"
     )
     dashed = chart.mark_line(strokeDash=[4, 3], strokeWidth=1.2, opacity=0.8, clip=True)
     lines = [dashed.encode(y=marks.like(y, "bound"), order="order:Q")]

@@ -122,6 +122,9 @@ def work_and_serial_depth(rows: Rows) -> Chart:
 def phases(rows: Rows) -> Chart:
     """Plots the time of each phase as parts of one bar for each estimator.
 
+    A part begins where the medians of those before it end. The quartiles of its own time are drawn
+    from there, without the spread of the others.
+
     Args:
         rows: cells of one task, model and depth.
     """
@@ -156,7 +159,7 @@ def phases(rows: Rows) -> Chart:
         # Below its bar, since on it a rule of the same colour could not be seen.
         bars.mark_rule(strokeWidth=1.5, yOffset=9).encode(x=marks.like(x, "low"), x2="high"),
     ]
-    noted = "lines below the bars: quartiles of where each phase ends"
+    noted = "lines below the bars: quartiles of each phase's own time, from where its bar begins"
     return style.figure(
         style.title_of(text, rows, noted), layers, _ROW * rows["estimator"].nunique()
     )

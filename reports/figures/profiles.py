@@ -35,11 +35,11 @@ def stored(store: Path) -> tuple[list[Profile], list[str]]:
     for folder in sorted((store / "profiles").glob("[!.]*")):
         try:
             profile = read_profile(folder)
-            _ = profile.operators, profile.memory, profile.tensors, profile.stacks
+            profile.read_all()
             profiles.append(profile)
         except (OSError, ValueError) as error:
             faults.append(f"the profile {folder.name} cannot be read: {error}")
-    profiles.sort(key=lambda profile: str(profile.summary.get("at")), reverse=True)
+    profiles.sort(key=lambda profile: str(profile.summary["at"]), reverse=True)
     return profiles[:MOST], faults
 
 
@@ -228,7 +228,9 @@ def _frames(profile: Profile) -> pd.DataFrame:
 
 def _callers_first(item: tuple[tuple[str, ...], int]) -> tuple[int, int, int]:
     stack, spent = item
-    return len(stack), [*PHASES].index(stack[0]) if len(stack) == 1 else 0, -spent
+    names = [*PHASES]
+    known = len(stack) == 1 and stack[0] in names  # others stand behind them
+    return len(stack), names.index(stack[0]) if known else len(names), -spent
 
 
 def _is_python(frame: str) -> bool:

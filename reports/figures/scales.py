@@ -13,6 +13,7 @@ from reports.tables.pareto import exact_below
 
 # Errors that can be 0 where an estimator is not exact.
 _PARTS = ("systematic_bias", "error_spread")
+_FIRST, _LAST = -200, 308  # decades that an axis can have
 
 
 def on_axis(
@@ -36,7 +37,7 @@ def on_axis(
     """
     value = rows[name].astype(float)
     rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]
-    low, high = (_end(rows, f"{name}_{end}") for end in ("low", "high"))
+    low, high = _interval(rows, name)
     title = QUANTITIES[name].title
     scale, axis = alt.Scale(), alt.Axis(format=".3~g", tickCount=6)
     if log:
@@ -48,12 +49,15 @@ def on_axis(
             lowest = min([*value[~zero], *whole], default=1.0)
             bottom, ticks = _ticks(lowest, highest)
             top = ticks[-1]
-            end = bottom / 10 ** max(0.2, 0.12 * math.log10(top / bottom)) if zero.any() else bottom
+            decades = math.log10(top) - math.log10(bottom)
+            end = bottom / 10 ** max(0.2, 0.12 * decades) if zero.any() else bottom
             word = "≤ 0" if (value < 0).any() else _word(name)
-            value, low, high = value.mask(zero, end), low.mask(zero), high.mask(zero)
-            low = low.clip(lower=bottom)
+            # What no decade of the scale holds stands at its ends.
+            value, low = value.clip(bottom, top).mask(zero, end), low.clip(bottom).mask(zero)
+            high = high.clip(upper=top).mask(zero)
             scale = alt.Scale(type="log", domain=[end, top], nice=False)
-            axis = _axis([end, *ticks] if zero.any() else ticks, word, math.sqrt(end * bottom))
+            below = math.sqrt(end) * math.sqrt(bottom)
+            axis = _axis([end, *ticks] if zero.any() else ticks, word, below)
             if zero.any() and word == "exact":
                 title += f"; exact: below {exact_below(name):g}"
         else:
@@ -65,10 +69,17 @@ def on_axis(
     return rows.assign(**drawn), encoding
 
 
-def _end(rows: Rows, column: str) -> Any:
-    if column not in rows:  # samples have no intervals
-        return pd.Series(math.nan, index=rows.index)
-    return rows[column].astype(float)
+def _interval(rows: Rows, name: str) -> tuple[Any, Any]:
+    """Returns both ends of each interval, where neither is infinite.
+
+    The spread of large numbers can be infinite where their mean is not.
+    """
+    if f"{name}_low" not in rows:  # samples have no intervals
+        none = pd.Series(math.nan, index=rows.index)
+        return none, none
+    low, high = (rows[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+    endless = np.isinf(low) | np.isinf(high)
+    return low.mask(endless), high.mask(endless)
 
 
 def _word(name: str) -> str:
@@ -84,11 +95,15 @@ def _axis(ticks: list[float], word: str, below: float) -> alt.Axis:
 def _ticks(least: float, most: float) -> tuple[float, list[float]]:
     """Returns round numbers around a range, of which no more than nine are told, rising."""
     first, last = math.floor(math.log10(least)), math.ceil(math.log10(max(most, least)))
+    # Beyond these a power of ten, or the end of the scale below it, is no float.
+    first, last = (min(max(decade, _FIRST), _LAST) for decade in (first, last))
+    first = min(first, _LAST - 1)
     decades = [10.0**decade for decade in range(first, max(last, first + 1) + 1)]
     if len(decades) > 3:
         step = 1 + (len(decades) - 2) // 8
         return decades[0], decades[::-1][::step][::-1]
     finer = [float(f"{m}e{e}") for e in range(first, first + len(decades)) for m in (1, 2, 5)]
-    bottom = max(tick for tick in finer if tick <= least)
-    top = min(tick for tick in finer if tick >= most and tick > bottom)
+    finer = [tick for tick in finer if math.isfinite(tick)]
+    bottom = max((tick for tick in finer[:-1] if tick <= least), default=finer[0])
+    top = min((tick for tick in finer if tick >= most and tick > bottom), default=finer[-1])
     return bottom, [tick for tick in finer if bottom <= tick <= top]

@@ -12,6 +12,8 @@ import pandas as pd
 
 from harness.metrics import METRICS
 
+alt.data_transformers.disable_max_rows()  # 5,000 of them: a sample each of 25 estimators is more
+
 HEIGHT = 320
 GREY = "#808080"  # readable on both themes; Streamlit's dark one has none of its own for subtitles
 # First Okabe and Ito's colours without black and yellow, which one of the two themes would hide.

@@ -5,13 +5,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from estimators.errors import OptionError
-from estimators.registry import Spec
 from harness.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.quantities import QUANTITIES
+from reports.tables.cells import without_order
 from reports.tables.pareto import pareto
 
 PANEL = (300, 240)
@@ -108,7 +107,7 @@ def _panels(rows: Rows, x: str, y: str, by: str | None) -> Rows:
     few = pd.concat([style.few_orders(group) for _, group in groups])
     return rows.assign(
         panel=panel,
-        series=rows["estimator"].map(_without_order),
+        series=rows["estimator"].map(without_order),
         front=pd.concat(fronts),
         told=rows["order"].where(few),
     )
@@ -144,12 +143,3 @@ def _without_data(layer: alt.Chart) -> alt.Chart:
     copy = layer.copy(deep=False)
     copy.data = alt.Undefined
     return copy
-
-
-def _without_order(estimator: str) -> str:
-    try:
-        spec = Spec.parse(estimator)
-    except OptionError:
-        return estimator
-    options = {name: value for name, value in spec.options.items() if name != "order"}
-    return str(Spec(spec.name, options))

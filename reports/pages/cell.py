@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from harness.outcome import Status
 from reports import figures
 from reports.markdown import plain
 from reports.pages import parts
+from reports.tables.cells import FILTERS
 from reports.tables.details import Details, details, in_order
 from reports.tables.repeat import command, profile_command
 from reports.tables.view import View
@@ -22,9 +24,7 @@ def show(view: View) -> None:
     if view.version.empty:
         st.info("No cell is left by the filters.")
         return
-    names = list(view.version["cell"])
-    usual = names.index(view.here["cell"].iloc[0]) if len(view.here) else 0
-    name = st.selectbox("Cell", names, usual, key="cell", bind="query-params")
+    name = st.selectbox("Cell", _names(view), key="cell", bind="query-params")
     row = view.version[view.version["cell"] == name].iloc[0]
     try:
         found = details(view.snapshot, row["run"], name)
@@ -35,10 +35,28 @@ def show(view: View) -> None:
     parts.grid(found.metrics)
     parts.figures(figures.samples_in_order(in_order(found.result)))
     st.subheader("Again")
-    st.code(command(row), language="shell", wrap_lines=True)
+    if again := command(row):
+        st.code(again, language="shell", wrap_lines=True)
+    else:
+        st.markdown("Its name is not of this version, which knows no command for it.")
     _profile(view.snapshot.store, name, profile_command(row))
     with st.expander("What it was measured with"):
-        st.table(found.environment)
+        parts.grid(pd.DataFrame(found.environment.items(), columns=["what", "value"]))
+
+
+def _names(view: View) -> list[str]:
+    """Returns the cells that the filters leave, and the one that the address names.
+
+    That one goes when a filter is changed: it would stay for ever.
+    """
+    names = list(view.here["cell"])
+    setting = tuple(view.here.iloc[0][["version", *FILTERS, "depth"]]) if names else ()
+    before = st.session_state.get("setting", setting)
+    st.session_state["setting"] = setting
+    named = st.query_params.get("cell")
+    if named not in names and before == setting and (view.version["cell"] == named).any():
+        names.append(str(named))
+    return names or list(view.version["cell"])
 
 
 def _outcome(found: Details) -> None:
@@ -56,7 +74,7 @@ def _profile(store: Path, name: str, how: str) -> None:
     st.subheader("Profile")
     profile = None
     if (store / "profiles").is_dir():
-        # They import torch, which a page without a profile need not wait for.
+        # They import torch, which other pages need not wait for.
         from harness.profiling.folder import profile_of
         from reports.figures import profiles
 

@@ -8,11 +8,17 @@ import streamlit as st
 from harness.history.changes import changes
 from harness.history.compare import compare
 from reports import figures
-from reports.markdown import plain
 from reports.pages import parts
 from reports.quantities import QUANTITIES
-from reports.tables.over_commits import History, changes_told, compared, of_setting, read_history
-from reports.tables.snapshot import Snapshot, Stamp, stamp
+from reports.tables.over_commits import (
+    History,
+    changes_told,
+    compared,
+    of_machine,
+    of_setting,
+    read_history,
+)
+from reports.tables.snapshot import Snapshot, Stamp, stamp, stamp_of
 from reports.tables.view import View
 
 
@@ -23,9 +29,9 @@ def show(view: View) -> None:
         view: what the filters leave.
     """
     snapshot = view.snapshot
-    found = _history(str(snapshot.store), stamp(snapshot.store), _asv_stamp(snapshot), snapshot)
-    for problem in found.problems:
-        st.warning(plain(str(problem)))
+    kept = stamp_of((snapshot.store / "asv").rglob("*.json"))
+    found = _history(str(snapshot.store), stamp(snapshot.store), kept, snapshot)
+    parts.problems(found.problems)
     if view.here.empty:
         st.info("No cell is left by the filters.")
         return
@@ -73,7 +79,7 @@ def _side_by_side(series: pd.DataFrame, rows: pd.DataFrame) -> None:
         return f"{commit[:8]} {subjects[commit]}".strip()
 
     chosen = compare(
-        series[series["machine"] == rows["machine"].iloc[0]],
+        of_machine(series, rows),
         base.selectbox("Base", commits, 1, format_func=label, key="base", bind="query-params"),
         head.selectbox("Head", commits, 0, format_func=label, key="head", bind="query-params"),
     )
@@ -87,8 +93,3 @@ def _history(store: str, runs: Stamp, asv: Stamp, _snapshot: Snapshot) -> Histor
     """Reads the history; the stamps are there for the cache."""
     del store, runs, asv
     return read_history(_snapshot, Path.cwd())
-
-
-def _asv_stamp(snapshot: Snapshot) -> Stamp:
-    files = sorted((snapshot.store / "asv").glob("*/*.json"))
-    return tuple((str(one), one.stat().st_mtime_ns, one.stat().st_size) for one in files)

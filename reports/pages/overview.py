@@ -26,7 +26,8 @@ def show(view: View) -> None:
     """
     _advice(view)
     if view.snapshot.findings:
-        st.header("Findings")
+        newest = view.snapshot.cells["commit_label"].iloc[0]
+        st.header(f"Findings at {plain(newest)}, the newest commit")
         st.markdown("\n".join(f"- {plain(one)}" for one in view.snapshot.findings))
     _store(view)
 
@@ -67,7 +68,7 @@ def _store(view: View) -> None:
     st.header("In the store")
     held = view.snapshot.contents
     for column, (name, value) in zip(st.columns(len(held)), held.items(), strict=True):
-        column.metric(name, value)
+        column.metric(name, plain(value))
     with st.expander("Commits and machines"):
         parts.grid(versions(view.snapshot.cells))
     st.subheader("How the cells of the chosen commit ended")

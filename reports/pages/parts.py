@@ -1,26 +1,30 @@
 """What all pages are made of."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
 import streamlit as st
 
+from harness.results.store import Problem
 from reports.figures.save import svg
 from reports.figures.style import Chart
 from reports.markdown import plain
 from reports.quantities import QUANTITIES
 
 
-def figures(*charts: Chart) -> None:
+def figures(*charts: Chart, part: str = "") -> None:
     """Shows figures, two side by side where there is room, each with a button that saves it.
 
     Args:
         *charts: from `reports.figures`. Streamlit itself offers them as PNG.
+        part: of the page, where several have figures of the same title.
     """
     for start in range(0, len(charts), 2):
         pair = charts[start : start + 2]
-        for column, chart in zip(st.columns(len(pair)), pair, strict=True):
+        places = enumerate(zip(st.columns(len(pair)), pair, strict=True), start)
+        for place, (column, chart) in places:
             # Tests hold figures against the schema; Altair would do so again, which takes longest.
             spec = chart.to_dict(validate=False)
             column.vega_lite_chart(spec)
@@ -32,20 +36,35 @@ def figures(*charts: Chart) -> None:
                 "image/svg+xml",
                 type="tertiary",
                 icon=":material/download:",
-                key=f"svg-{name}",
+                key=f"svg-{part}-{place}-{name}",
                 on_click="ignore",
             )
 
 
-def grid(table: pd.DataFrame, **formats: str) -> None:
+def problems(found: Sequence[Problem]) -> None:
+    """Tells of files that could not be read: the first, and the others folded.
+
+    Args:
+        found: any number of them.
+    """
+    if not found:
+        return
+    first, *others = found
+    st.warning(plain(str(first)))
+    if others:
+        with st.expander(f"{len(others)} more that could not be read"):
+            for problem in others:
+                st.markdown(plain(str(problem)))
+
+
+def grid(table: pd.DataFrame) -> None:
     """Shows a table, all rows of a short one, numbers with three digits.
 
     Args:
         table: what to show.
-        **formats: of columns that are to be written in another way, as "%d".
     """
     numbers = {
-        name: st.column_config.NumberColumn(format=formats.get(name, "%.3g"))
+        name: st.column_config.NumberColumn(format="%.3g")
         for name in table.select_dtypes("float").columns
     }
     height = 35 * (min(len(table), 25) + 1) + 3  # pixels; Streamlit would cut after ten rows

@@ -7,8 +7,6 @@ from reports.pages import parts
 from reports.quantities import QUANTITIES
 from reports.tables.view import View
 
-_MEASURED = "Small multiples by"
-
 
 def show(view: View) -> None:
     """Shows the page.

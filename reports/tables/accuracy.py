@@ -21,6 +21,8 @@ SETTING = ("task", "model", "depth", "step_size", "device", "dtype", "outer")
 """What trainings must have in common to be compared."""
 
 EXACT = "maml"
+JUDGED = ("accuracy", "outer_loss")
+"""Metrics by which trainings are judged."""
 
 _ESTIMATOR = [*SETTING, "estimator"]
 _SUMMED_UP = ("value", "low", "high", "over", "seeds", "tasks")
@@ -55,13 +57,16 @@ def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.
     Args:
         rows: the table of `harness.results.trainings.trainings`.
         here: rows of the table of cells, of one setting.
-        families: estimators to keep; all if empty.
+        families: estimators to keep, beside exact MAML, to which all are compared; all if empty.
     """
     if here.empty:
         return rows.head(0)
     for axis in ("task", "model", "depth", "device"):
         rows = rows[rows[axis] == here[axis].iloc[0]]
-    kept = [not families or family_and_order(name)[0] in families for name in rows["estimator"]]
+    kept = [
+        not families or name == EXACT or family_and_order(name)[0] in families
+        for name in rows["estimator"]
+    ]
     return rows[np.array(kept, dtype=bool)]
 
 

@@ -28,10 +28,11 @@ def advise(
     """Ranks the estimators of one setting: least bias first among those within the budgets.
 
     Each place goes to the least biased one that is left, or to a quicker one (then: one that takes
-    less memory) whose bias, and every bias in between, cannot be told from that. Exact ones cannot
-    be told apart. Others can if the bias of one is outside the interval of the other, or if one
-    errs more task by task than chance may have it. (That intervals merely overlap says little: all
-    have the same tasks.) Those beyond a budget come after all that fit, the nearest first.
+    less memory) that passes none but those from whose bias its own, and that of the least biased
+    one, cannot be told. Exact ones cannot be told apart, but can from all others. Those can if the
+    bias of one is outside the interval of the other, or if one errs more task by task than chance
+    may have it. (That intervals merely overlap says little: all have the same tasks.) Those beyond
+    a budget come after all that fit, the nearest first.
 
     Args:
         rows: of the table of cells, of one version, task, model, depth, device and rest.
@@ -44,10 +45,11 @@ def advise(
     Returns:
         A row for each of `rows`, best first: "rank" (none where the cell did not end well, or its
         bias was not measured), the estimator and its figures, "fits", "beyond" (how many times
-        the budget it needs, multiplied where it exceeds several), "tied_with" (those left, when
-        its place was given, from whose bias its own could not be told), "dominated_by" (one that
-        is no worse in bias, time and memory, and better in one by more than noise), "outcome",
-        and "why", a sentence. Its `attrs` have the "budgets", by metric.
+        the budget it needs, multiplied where it exceeds several), "tied_with" (the
+        others that its place could have gone to; no two of them and it can be told apart by their
+        bias), "dominated_by" (one that is no worse in bias, time and memory, and better in one by
+        more than noise), "outcome", and "why", a sentence. Its `attrs` have the "budgets", by
+        metric.
 
     Raises:
         ValueError: a budget is negative, or no number.
@@ -118,7 +120,7 @@ def verdict(advice: pd.DataFrame) -> str:
     elif peers:
         text = f"{name} (bias {number_text(first.bias)}) is the {timed} of {len(peers) + 1} "
         least = min(one.bias for one in ranked if one.fits)
-        text += f"whose bias cannot be told from the least, {number_text(least)}"
+        text += f"whose biases, {number_text(least)} the least, cannot be told apart"
     else:
         text = f"{name} has the least bias, {number_text(first.bias)}"
     text = f"Within {limits}, {text}" if limits else text
@@ -154,6 +156,7 @@ def _apart(table: pd.DataFrame, errors: pd.DataFrame | None) -> _Truths:
     apart |= apart.T
     exact = bias < EXACT
     apart[exact[:, None] & exact] = False
+    apart[exact[:, None] != exact] = True
     return apart
 
 
@@ -183,8 +186,7 @@ def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
     """Gives places by the rule of `advise`.
 
     Returns:
-        The index of each row, best first, with those that were left and had no other bias as far
-        as is known.
+        The index of each row, best first, with the others that its place could have gone to.
     """
     left = list(table.sort_values("level", kind="stable").index)
     costs_of = table[["time_ratio", "peak_memory", "level"]].fillna(np.inf)
@@ -192,8 +194,10 @@ def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
     places = {}
     while left:
         end = next((n for n, i in enumerate(left) if apart[left[0], i]), len(left))
-        best = min(left[:end], key=cost.__getitem__)
-        places[best] = [i for i in left[:end] if i != best]
+        # To be like the least biased one is not enough: one in between may be known to be better.
+        free = [i for n, i in enumerate(left[:end]) if not apart[left[:n], i].any()]
+        best = min(free, key=cost.__getitem__)
+        places[best] = [i for i in free if i != best]
         left.remove(best)
     return places
 

@@ -85,12 +85,14 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
 
 
 def _commit_labels(table: pd.DataFrame) -> "pd.Series[str]":
-    """Names the code of each row, with as much of a digest as tells two codes apart."""
-    labels = table["commit"].str[:8].where(table["commit"] != "", "unknown commit")
+    """Names the code of each row, with as much of commit and digest as tells all apart."""
+    commits = table["commit"]
+    whole = commits.nunique()
+    length = next((n for n in (8, 16, 32) if commits.str[:n].nunique() == whole), None)
+    labels = commits.str[:length].where(commits != "", "unknown commit, run " + table["run"])
     labels = labels.where(table["changes"] == "", labels + " (uncommitted changes)")
-    code = table["commit"] + "+" + table["changes"]
-    alike = code.groupby(labels).transform("nunique") > 1
-    return labels.where(~alike, labels + " " + table["changes"].str[:6])
+    alike = table["changes"].groupby(labels).transform("nunique") > 1
+    return labels.where(~alike, labels + " " + table["changes"])
 
 
 def _machine_labels(table: pd.DataFrame) -> "pd.Series[str]":
@@ -174,19 +176,38 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of `cells`, of one depth.
 
     Returns:
-        Rows with one column more: "line", the estimator to whose line the row belongs.
+        Rows with one column more: "line", the estimator without its order, to whose line the row
+        belongs.
     """
+    ordered = table[table["family"].isin(ORDERED) & table["order"].notna()]
+    ordered = ordered.assign(line=ordered["estimator"].map(without_order))
+    # One point for each end, whatever else was measured of these two.
+    first = table[table["estimator"] == "fomaml"].assign(order=0)
+    exact = table[table["estimator"] == "maml"]
+    ends = pd.concat([first, exact.assign(order=exact["depth"])])
     lines = []
-    for line in ORDERED:
-        own = table[(table["family"] == line) & table["order"].notna()]
-        if own.empty:
-            continue
-        first = table[table["family"] == "fomaml"].assign(order=0)
-        exact = table[table["estimator"] == "maml"]
-        ends = pd.concat([first, exact.assign(order=exact["depth"])])
+    for line, own in ordered.groupby("line", sort=False):
         taken = own.loc[own["bias"].notna(), "order"]
-        lines.append(pd.concat([own, ends[~ends["order"].isin(taken)]]).assign(line=line))
+        lines.append(pd.concat([own, ends[~ends["order"].isin(taken)].assign(line=line)]))
     return pd.concat(lines) if lines else table.head(0).assign(line="")
+
+
+def without_order(text: str) -> str:
+    """Returns an estimator's specification without its order: the same one for a line of orders.
+
+    Args:
+        text: specification.
+
+    Example:
+        >>> without_order("binom(engine='finite-difference', order=2)")
+        "binom(engine='finite-difference')"
+    """
+    try:
+        spec = Spec.parse(text)
+    except OptionError:
+        return text
+    options = {name: value for name, value in spec.options.items() if name != "order"}
+    return str(Spec(spec.name, options))
 
 
 def family_and_order(text: str) -> tuple[str, int | None]:

@@ -40,7 +40,9 @@ def details(snapshot: Snapshot, run: str, cell: str) -> Details:
         OSError: its file is gone.
     """
     read = read_run(snapshot.store / "runs" / f"{run}.jsonl")
-    result = next(one for one in read.cells if one.id == cell)
+    result = next((one for one in read.cells if one.id == cell), None)
+    if result is None:
+        raise ValueError("it has no such cell any more")
     return Details(result, facts(read.environment, read.started), _metrics(snapshot, run, cell))
 
 

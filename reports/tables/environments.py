@@ -1,11 +1,15 @@
 """What runs were made with."""
 
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.results.runs import read_run
+
+_UNKNOWN = "unknown"
 
 
 def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
@@ -16,35 +20,63 @@ def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
         table: rows of `cells`.
 
     Returns:
-        For each version its facts, by name.
+        For each version its facts, by name. A version is left out whose newest run has gone since
+        the table was made, or cannot be read any more.
     """
     newest = table.sort_values(["started", "run"]).drop_duplicates("version", keep="last")
-    return [
-        facts(read_run(store / "runs" / f"{run}.jsonl").environment, started)
-        for run, started in zip(newest["run"], newest["started"], strict=True)
-    ]
+    found = []
+    for run, started in zip(newest["run"], newest["started"], strict=True):
+        with suppress(OSError, ValueError):
+            made = read_run(store / "runs" / f"{run}.jsonl").environment
+            found.append(facts(made, started))
+    return found
 
 
 def facts(made: dict[str, Any], started: str) -> dict[str, str]:
     """Returns what a reader may want to know of an environment, by name.
 
+    Journals come from other versions, too, and from who knows where: what is missing or not of the
+    kind that is written here counts as not known.
+
     Args:
         made: as a journal has it.
         started: when the run began.
     """
-    packages = made.get("packages") or {}
+    changed = " (uncommitted changes)" if _text(made, "changes") else ""
+    cores, memory = _number(made, "cores"), _number(made, "memory")
+    packages = made.get("packages")
+    versions = packages.items() if isinstance(packages, dict) else ()
     told = {
-        "commit": (made["commit"] or "unknown")
-        + (" (uncommitted changes)" if made["changes"] else ""),
+        "commit": (_text(made, "commit") or _UNKNOWN) + changed,
         "newest run": started,
-        "machine": made["machine"],
-        "processor": f"{made.get('processor', '')}, {made.get('cores', '')} cores",
-        "memory": f"{(made.get('memory') or 0) / 2**30:.1f} GiB",
-        "devices": ", ".join(["cpu", *made.get("devices", [])]),
-        "plug-ins": ", ".join(made.get("plugins") or ["none"]),
-        "system": made.get("system", ""),
-        "threads": made.get("threads", ""),
-        "python": made.get("python", ""),
-        **{name: version for name, version in packages.items() if version},
+        "machine": _text(made, "machine"),
+        "processor": (_text(made, "processor") or _UNKNOWN) + (f", {cores} cores" if cores else ""),
+        "memory": f"{memory / 2**30:.1f} GiB" if memory else _UNKNOWN,
+        "devices": ", ".join(["cpu", *_texts(made, "devices")]),
+        "plug-ins": ", ".join(_texts(made, "plugins") or ["none"]),
+        "system": _text(made, "system"),
+        "threads": _text(made, "threads"),
+        "python": _text(made, "python"),
     }
-    return {name: str(value) for name, value in told.items()}
+    for name, version in versions:
+        if version and isinstance(version, str):
+            told.setdefault(name, version)
+    return told
+
+
+def _text(made: dict[str, Any], name: str) -> str:
+    value = made.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _number(made: dict[str, Any], name: str) -> float:
+    value: Any = made.get(name)
+    return value if type(value) in (int, float) and math.isfinite(value) else 0
+
+
+def _texts(made: dict[str, Any], name: str) -> list[str]:
+    """Returns the texts of a list, or the names of an object."""
+    values = made.get(name)
+    return (
+        [one for one in values if isinstance(one, str)] if isinstance(values, list | dict) else []
+    )

@@ -58,6 +58,19 @@ def of_setting(series: pd.DataFrame, here: pd.DataFrame, families: list[str]) ->
     return rows[np.array(kept, dtype=bool)]
 
 
+def of_machine(series: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns all series of the machine that some are of.
+
+    Args:
+        series: see `History`.
+        rows: some of them, of one machine.
+    """
+    first = rows.iloc[0]
+    same = (series["machine"] == first["machine"]) & (series["fingerprint"] == first["fingerprint"])
+    chosen: pd.DataFrame = series[same]
+    return chosen
+
+
 def changes_told(changes: pd.DataFrame) -> pd.DataFrame:
     """Returns changes as people read them.
 
@@ -86,8 +99,9 @@ def compared(comparison: pd.DataFrame) -> pd.DataFrame:
     told = told.assign(verdict=verdict.where(told["where"] == "both", told["where"] + " only"))
     names = {"value_base": "base", "value_head": "head"}
     names |= {"outcome_base": "outcome, base", "outcome_head": "outcome, head"}
-    columns = ["verdict", "estimator", "task", "model", "depth", "device", "trained", "metric"]
-    return told[[*columns, *names, "ratio", "p"]].rename(columns=names)
+    setting = ["task", "model", "depth", "device", "dtype", "step_size", "seed", "tasks", "trained"]
+    columns = ["verdict", "estimator", "metric", *names, "ratio", "p", *setting]
+    return told[columns].rename(columns=names)
 
 
 def _in_shown_units(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:

@@ -143,7 +143,7 @@ def why(
         row: the estimator's, of the table of cells, with "fits".
         budgets: limits by metric.
         fitting: those within them, best first.
-        tied: those whose bias could not be told from its own when its place was given.
+        tied: the others that its place could have gone to, whose bias cannot be told from its own.
         dominator: one that is better in something and worse in nothing.
     """
     if row.outcome != "ok":

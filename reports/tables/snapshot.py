@@ -1,5 +1,6 @@
 """A store as it is at one moment."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,9 +65,18 @@ def stamp(store: Path) -> Stamp:
     Raises:
         StoreError: it is missing, cannot be read, or holds no run.
     """
+    return stamp_of(journals(store))
+
+
+def stamp_of(paths: Iterable[Path]) -> Stamp:
+    """Returns what changes whenever one of some files does.
+
+    Args:
+        paths: of them.
+    """
     found = []
-    for path in journals(store):
-        with suppress(OSError):  # what cannot be looked at cannot be read, and `read` tells of it
+    for path in sorted(paths):
+        with suppress(OSError):  # what cannot be looked at cannot be read, which is told elsewhere
             facts = path.stat()
-            found.append((path.name, facts.st_mtime_ns, facts.st_size))
+            found.append((str(path), facts.st_mtime_ns, facts.st_size))
     return tuple(found)
