@@ -1,6 +1,7 @@
 """Numbers as people read them: three digits, and the prefix that makes them short."""
 
 import math
+import re
 
 
 def bytes_text(size: float) -> str:
@@ -11,6 +12,28 @@ def bytes_text(size: float) -> str:
         '2 KiB'
     """
     return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def bytes_of(text: str) -> float:
+    """Reads bytes as people write them; without a unit they are MiB.
+
+    Args:
+        text: such as "80 KiB", "1.5GiB" or "35".
+
+    Raises:
+        ValueError: it is no such thing, or below 0.
+
+    Example:
+        >>> bytes_of("80 KiB")
+        81920.0
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)i?b?)?\s*", text.lower())
+    if not match:
+        raise ValueError(
+            f"{text!r} is no amount of memory; write it like 80 KiB, 35 MiB or 1.5 GiB"
+        )
+    number, prefix = match.groups()
+    return float(number) * 1024.0 ** ("kmgt".index(prefix or "m") + 1)
 
 
 def count_text(count: float) -> str:

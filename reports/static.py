@@ -120,6 +120,7 @@ def render(store: Path) -> Report:
         "title": f"Meta-gradient estimators at {commit}",
         "findings": snapshot.findings,
         "sections": sections,
+        "disturbed": bool(text.disturbed(table)),
         "failures": bad[["outcome", "reason", "cells", "example"]].to_dict("records"),
         "problems": [str(problem) for problem in snapshot.problems],
     }

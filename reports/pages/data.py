@@ -17,14 +17,14 @@ def show(view: View) -> None:
     Args:
         view: what the filters leave.
     """
-    every = st.toggle("All commits and machines", key="every", bind="query-params")
+    every = st.toggle("Everything in the store", key="every", bind="query-params")
     words = st.text_input(
         "Search",
         key="search",
         bind="query-params",
         placeholder="words that a row must have, such as: binom failed",
     )
-    rows = found(view.snapshot.cells if every else view.version, words)
+    rows = found(view.snapshot.cells if every else view.here, words)
     long = view.snapshot.long
     st.markdown(f"{len(rows):,} cells")
     parts.grid(readable(rows))

@@ -1,21 +1,18 @@
 """Which estimator to use, what stands out, and what the store holds."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
+from harness.units import bytes_of
 from reports import figures
 from reports.markdown import plain
 from reports.pages import parts
+from reports.quantities import QUANTITIES
 from reports.tables.advice import advise, verdict
 from reports.tables.overview import failures, outcomes, versions
 from reports.tables.samples import samples
-from reports.tables.text import ranking
+from reports.tables.text import disturbed, ranking
 from reports.tables.view import View
-
-_BUDGETS = (
-    ("memory", "Peak memory", "MiB"),
-    ("bias", "Bias", "relative error"),
-    ("time", "Time", "inner gradients"),
-)
 
 
 def show(view: View) -> None:
@@ -44,24 +41,47 @@ def _advice(view: View) -> None:
             f"{row['rest']}. The filters at the side change this."
         )
     )
+    first, second, third = st.columns(3)
     budgets = {
-        name: column.number_input(
-            f"{label}, at most ({unit})",
-            min_value=0.0,
-            value=None,
-            key=name,
-            bind="query-params",
-            placeholder="any",
-            format="%g",
-        )
-        for column, (name, label, unit) in zip(st.columns(len(_BUDGETS)), _BUDGETS, strict=True)
+        "memory": _memory(first),
+        "bias": _budget(second, "bias", "Bias, at most (relative error)"),
+        "time": _budget(third, "time", "Time, at most (inner gradients)"),
     }
     errors = samples(view.snapshot.long, view.here, "bias")
     advice = advise(view.here, errors=errors, **budgets)
-    st.success(plain(verdict(advice)))
+    tell = st.success if advice["fits"].any() else st.warning
+    tell(plain(verdict(advice)))
     parts.grid(ranking(advice))
+    if noted := disturbed(view.here):
+        st.markdown(f":small[{plain(noted)}]")
     parts.figures(figures.bias_against_memory(view.here), figures.bias_against_time(view.here))
     parts.explained("bias", "peak_memory", "time_ratio")
+
+
+def _memory(column: DeltaGenerator) -> float | None:
+    """Asks for a budget of memory; returns it in the unit that is shown."""
+    text = column.text_input(
+        "Peak memory, at most", key="memory", bind="query-params", placeholder="any, or 80 KiB"
+    )
+    if not text:
+        return None
+    try:
+        return bytes_of(text) / QUANTITIES["peak_memory"].size
+    except ValueError as error:
+        column.warning(plain(str(error)))
+        return None
+
+
+def _budget(column: DeltaGenerator, key: str, label: str) -> float | None:
+    return column.number_input(
+        label,
+        min_value=0.0,
+        value=None,
+        key=key,
+        bind="query-params",
+        placeholder="any",
+        format="%g",
+    )
 
 
 def _store(view: View) -> None:

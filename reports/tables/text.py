@@ -75,5 +75,8 @@ def ranking(advice: pd.DataFrame) -> pd.DataFrame:
     # As text, since models of a few KiB and of many MiB have no unit in common.
     size = QUANTITIES["peak_memory"].size
     memory = [bytes_text(value * size) for value in advice["peak_memory"]]
-    told = advice.assign(peak_memory=memory)[["rank", "estimator", *_RANKED, "why"]]
+    told = advice.assign(peak_memory=memory, fits=advice["fits"].map({True: "yes", False: "no"}))
+    # Where there is no budget all fit.
+    fits = ["fits"] if advice.attrs["budgets"] else []
+    told = told[["rank", "estimator", *fits, *_RANKED, "why"]]
     return told.rename(columns={**titles, "peak_memory": QUANTITIES["peak_memory"].label})
