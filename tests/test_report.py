@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -143,8 +144,13 @@ def test_report_tells_of_commits_and_of_trainings(tmp_path: Path) -> None:
 
 def test_report_has_room_for_many_samples(tmp_path: Path) -> None:
     samples = pd.DataFrame({"value": np.geomspace(0.1, 1, 6000)})
-    constant = {"estimator": "fomaml", "family": "fomaml", "order": None, "task": "t"}
-    more = {"model": "m", "depth": 1, "commit_label": "c", "sample": range(6000)}
+    constant: dict[str, Any] = {
+        "estimator": "fomaml",
+        "family": "fomaml",
+        "order": None,
+        "task": "t",
+    }
+    more: dict[str, Any] = {"model": "m", "depth": 1, "commit_label": "c", "sample": range(6000)}
     assert figures.bias_by_task(samples.assign(**constant, **more)).to_dict()
 
 
