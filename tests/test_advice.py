@@ -159,8 +159,31 @@ def test_biases_whose_intervals_overlap_are_told_by_time_and_then_memory() -> No
         "them."
     )
     assert verdict(advice).startswith(
-        "small (bias 0.48) is the quickest of 3 whose biases, 0.4 the least, cannot be told apart: "
+        "small (bias 0.48) takes the least memory of 3 whose biases, 0.4 the least, cannot be told "
+        "apart: "
     )
+
+
+def test_times_that_cannot_be_told_apart_decide_nothing() -> None:
+    advice = advise(
+        table(
+            cell("quick", 0.0, 10.0, 2.0, noise=3.0),
+            cell("small", 0.0, 12.0, 1.0, noise=3.0),
+            cell("slow", 0.0, 30.0, 0.5, noise=3.0),
+            cell("biased", 0.5, 9.0, 1.0, noise=3.0),
+        )
+    )
+    assert list(advice["estimator"]) == ["small", "quick", "slow", "biased"]
+    assert verdict(advice).startswith("small is exact, and the first choice of 3 that are: ")
+    told = reasons(advice)
+    assert told["small"] == "As exact as quick and slow."
+    assert told["quick"] == "As exact as small, at 2 times the memory."
+    assert told["biased"] == "Bias 0.5 where small is exact."
+    two = advise(
+        table(cell("quick", 0.0, 10.0, 2.0, noise=3.0), cell("small", 0.0, 12.0, 1.0, noise=3.0))
+    )
+    assert verdict(two).startswith("small is exact, and takes the least memory of 2 that are: ")
+    assert reasons(two)["small"] == "As exact as quick, and takes less memory."
 
 
 def test_errors_on_the_same_tasks_tell_biases_apart_that_intervals_do_not() -> None:
@@ -375,7 +398,7 @@ def test_the_table_of_cells_has_what_it_takes(tmp_path: Path) -> None:
     assert len(advice) == len(here)
     assert advice.loc[0, "estimator"] in ("maml", "adjoint")
     assert reasons(advice)["imaml(lam=8.0)"] == "Not ranked, timeout: not done after 1 s."
-    assert "is exact, and the quickest of 2 that are" in verdict(advice)
+    assert "is exact, and the first choice of 2 that are" in verdict(advice)
 
 
 @pytest.mark.parametrize(

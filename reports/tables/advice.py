@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from reports.tables.pareto import EXACT
-from reports.tables.reasons import costs, limits_text, number_text, shortfall, why
+from reports.tables.reasons import costs, limits_text, number_text, shortfall, slower, why
 
 _COLUMNS = (
     *("rank", "estimator", "family", "order", "cell", "fits", "bias", "bias_low", "bias_high"),
@@ -27,12 +27,12 @@ def advise(
 ) -> pd.DataFrame:
     """Ranks the estimators of one setting: least bias first among those within the budgets.
 
-    Each place goes to the least biased one that is left, or to a quicker one (then: one that takes
-    less memory) that passes none but those from whose bias its own, and that of the least biased
-    one, cannot be told. Exact ones cannot be told apart, but can from all others. Those can if the
-    bias of one is outside the interval of the other, or if one errs more task by task than chance
-    may have it. (That intervals merely overlap says little: all have the same tasks.) Those beyond
-    a budget come after all that fit, the nearest first.
+    Each place goes to the least biased one that is left, or to a quicker one (where quartiles of
+    time overlap: to one that takes less memory) that passes none but those from whose bias its own,
+    and that of the least biased one, cannot be told. Exact ones cannot be told apart, but can from
+    all others. Those can if the bias of one is outside the interval of the other, or if one errs
+    more task by task than chance may have it. (That intervals merely overlap says little: all have
+    the same tasks.) Those beyond a budget come after all that fit, the nearest first.
 
     Args:
         rows: of the table of cells, of one version, task, model, depth, device and rest.
@@ -112,13 +112,18 @@ def verdict(advice: pd.DataFrame) -> str:
             f"{', '.join([bias, *figures])}."
         )
     peers = first.tied_with.split("; ") if first.tied_with else []
-    timed = "quickest" if first.time_ratio > 0 else "first choice"
+    others = [one for one in ranked if one.estimator in peers]
+    if all(slower(one, first) for one in others):
+        choice = "is the quickest"
+    elif all(first.peak_memory < one.peak_memory for one in others):
+        choice = "takes the least memory"
+    else:
+        choice = "is the first choice"
     if is_exact:
-        text = f"{name} is exact" + (
-            f", and the {timed} of {len(peers) + 1} that are" * bool(peers)
-        )
+        text = f"{name} is exact"
+        text += f", and {choice.removeprefix('is ')} of {len(peers) + 1} that are" * bool(peers)
     elif peers:
-        text = f"{name} (bias {number_text(first.bias)}) is the {timed} of {len(peers) + 1} "
+        text = f"{name} (bias {number_text(first.bias)}) {choice} of {len(peers) + 1} "
         least = min(one.bias for one in ranked if one.fits)
         text += f"whose biases, {number_text(least)} the least, cannot be told apart"
     else:
@@ -189,6 +194,7 @@ def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
         The index of each row, best first, with the others that its place could have gone to.
     """
     left = list(table.sort_values("level", kind="stable").index)
+    rows = {one.Index: one for one in table.itertuples()}
     costs_of = table[["time_ratio", "peak_memory", "level"]].fillna(np.inf)
     cost = dict(zip(table.index, costs_of.itertuples(index=False, name=None), strict=True))
     places = {}
@@ -196,7 +202,9 @@ def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
         end = next((n for n, i in enumerate(left) if apart[left[0], i]), len(left))
         # To be like the least biased one is not enough: one in between may be known to be better.
         free = [i for n, i in enumerate(left[:end]) if not apart[left[:n], i].any()]
-        best = min(free, key=cost.__getitem__)
+        quickest = min(free, key=cost.__getitem__)
+        near = [i for i in free if not slower(rows[i], rows[quickest])]
+        best = min(near, key=lambda i: (cost[i][1], cost[i]))
         places[best] = [i for i in free if i != best]
         left.remove(best)
     return places

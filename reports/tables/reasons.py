@@ -130,6 +130,18 @@ def _more(factor: float, what: str) -> str:
     return f"{number_text(100 * (factor - 1))} % more {what}" + (" than" if what == "bias" else "")
 
 
+def slower(row: Row, other: Row) -> bool:
+    """Tells whether one takes longer than another by more than noise: quartiles do not overlap.
+
+    Args:
+        row: of the table of cells.
+        other: likewise.
+    """
+    low = row.time_ratio if math.isnan(row.time_ratio_low) else row.time_ratio_low
+    high = other.time_ratio if math.isnan(other.time_ratio_high) else other.time_ratio_high
+    return bool(low > high)
+
+
 def why(
     row: Row,
     budgets: Budgets,
@@ -173,12 +185,11 @@ def _why_first(row: Row, budgets: Budgets, fitting: int, tied: Sequence[Row]) ->
         return f"the only exact one {of_all}" if exact else f"the least bias of {fitting}"
     names = listed(one.estimator for one in tied)
     text = f"as exact as {names}" if exact else f"its bias cannot be told from that of {names}"
-    for name, two, many in (
-        ("time_ratio", "is quicker", "is the quickest of them"),
-        ("peak_memory", "takes less memory", "takes the least memory of them"),
-    ):
-        if all(getattr(row, name) < getattr(one, name) for one in tied):
-            return f"{text}, and {'' if exact else 'it '}{two if len(tied) == 1 else many}"
+    it, two = "" if exact else "it ", len(tied) == 1
+    if all(slower(one, row) for one in tied):
+        return f"{text}, and {it}is {'quicker' if two else 'the quickest of them'}"
+    if all(row.peak_memory < one.peak_memory for one in tied):
+        return f"{text}, and {it}takes {'less memory' if two else 'the least memory of them'}"
     return text
 
 
@@ -186,10 +197,13 @@ def _why_dominated(row: Row, dominator: Row) -> str:
     worse: list[str] = []
     same: list[str] = []
     for name, word in _COSTS.items():
-        least = EXACT if name == "bias" else 0.0
-        (
-            worse if max(getattr(dominator, name), least) < max(getattr(row, name), least) else same
-        ).append(word)
+        if name == "time_ratio":
+            is_worse = slower(row, dominator)
+        else:
+            least = EXACT if name == "bias" else 0.0
+            mine, its = (max(getattr(one, name), least) for one in (row, dominator))
+            is_worse = its < mine
+        (worse if is_worse else same).append(word)
     text = f"worse than {dominator.estimator} in {listed(worse)}"
     return text + (f", and no better in {listed(same)}" if same else "")
 
@@ -206,6 +220,8 @@ def _against(row: Row, first: Row) -> str:
     told = []
     for cost in ("time_ratio", "peak_memory"):
         share = getattr(row, cost) / (getattr(first, cost) or math.nan)
+        if cost == "time_ratio" and not (slower(row, first) or slower(first, row)):
+            continue
         if abs(share - 1) > 0.05:  # False where one was not measured
             told.append(f"{number_text(share)} times the {_COSTS[cost]}")
     return f"{text}, at {listed(told)}" if told else text
