@@ -24,6 +24,12 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("t")
 
 
+@pytest.fixture(autouse=True)
+def _main_module_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit's tests leave the app as the main module, which worker processes would run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
 @pytest.fixture
 def plugins_forgotten() -> Iterator[None]:
     """Forgets the plug-in files that a test loads into this process."""
