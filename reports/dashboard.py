@@ -1,7 +1,7 @@
 """The dashboard: one page a question, over one bar of filters."""
 
 import os
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import streamlit as st
@@ -9,27 +9,20 @@ import streamlit as st
 from harness.results.store import StoreError
 from reports.filters import choose
 from reports.markdown import plain
-from reports.pages import accuracy, bias, cell, cost, data, history, overview, parts, tradeoffs
+from reports.pages import parts
 from reports.tables.snapshot import Snapshot, Stamp, read, stamp
-from reports.tables.view import View
 
-_PAGES: tuple[tuple[str, Callable[[View], None]], ...] = (
-    ("Overview", overview.show),
-    ("Trade-offs", tradeoffs.show),
-    ("Bias", bias.show),
-    ("Cost", cost.show),
-    ("Accuracy", accuracy.show),
-    ("History", history.show),
-    ("Cell", cell.show),
-    ("Data", data.show),
-)
+_PAGES = {
+    **{"Overview": "overview", "Trade-offs": "tradeoffs", "Bias": "bias", "Cost": "cost"},
+    **{"Accuracy": "accuracy", "History": "history", "Cell": "cell", "Data": "data"},
+}
 
 
 def main() -> None:
     """Shows the store that METAGRAD_STORE names, or ./results."""
     st.set_page_config(page_title="metagrad-bench", layout="wide")
     store = Path(os.environ.get("METAGRAD_STORE", "results"))
-    title, show = _chosen_page()
+    title = _chosen_page()
     st.title(title)
     try:
         snapshot = _snapshot(str(store), stamp(store))
@@ -40,20 +33,21 @@ def main() -> None:
     if snapshot.cells.empty:
         st.info(f"No results in {plain(str(store))} yet: run `make bench`, then reload this page.")
         return
-    show(choose(snapshot))
+    # Imported only now: what the pages need takes longer to import than a page to be drawn.
+    import_module(f"reports.pages.{_PAGES[title]}").show(choose(snapshot))
 
 
-def _chosen_page() -> tuple[str, Callable[[View], None]]:
+def _chosen_page() -> str:
     """Draws the list of pages; returns which of them is open."""
-    opened: list[tuple[str, Callable[[View], None]]] = []
+    opened: list[str] = []
 
-    def page(title: str, show: Callable[[View], None]) -> st.Page:
+    def page(title: str) -> st.Page:
         def run() -> None:
-            opened.append((title, show))
+            opened.append(title)
 
-        return st.Page(run, title=title, url_path=title.lower(), default=show is overview.show)
+        return st.Page(run, title=title, url_path=title.lower(), default=title == "Overview")
 
-    st.navigation([page(*one) for one in _PAGES], position="top").run()
+    st.navigation([page(title) for title in _PAGES], position="top").run()
     return opened[0]
 
 

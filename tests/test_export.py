@@ -21,8 +21,8 @@ from harness.results.export import export
 from harness.results.journal import Journal, Result
 from harness.results.runs import read_run
 from harness.results.store import AXES, COLUMNS, StoreError, load_sound
+from tests.store_runs import START, cell, results, write_events
 from tests.stores import MARKUP, environment, write_run, write_store
-from tests.test_store import START, cell, results, write_events
 
 NUMBERS = ("value", "low", "high")
 # Text that a reader of CSV could take for something else.

@@ -4,25 +4,18 @@ import gc
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.two_tensor import TwoTensor
 
-from estimators import create
-from estimators.differentiation import value_and_gradient
-from estimators.tree import leaves
 from harness.cell import Cell
-from harness.probes.flops import count_flops
 from harness.probes.memory import (
     LiveStorages,
     baseline_memory,
@@ -30,17 +23,10 @@ from harness.probes.memory import (
     profiled_peak,
     reserved_memory,
 )
-from harness.probes.time import Work, interleaved_times
 from harness.problems import bilevel_problem
+from tests.probe_works import SINUSOID, work_of
 
-SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
 GLYPHS: dict[str, Any] = {"task": "glyphs:5way-1shot", "model": "conv4-16"}
-
-
-def work_of(estimator: str, depth: int, setting: dict[str, Any]) -> Callable[[], object]:
-    cell = Cell.of(estimator=estimator, depth=depth, **setting)
-    problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
-    return partial(create(estimator), problem, params)
 
 
 def profiled(work: Callable[[], object]) -> int:
@@ -336,46 +322,6 @@ def test_storages_are_counted_once_and_inputs_not_at_all() -> None:
     assert storages.live == 0
 
 
-def mlp_flops(samples: int, widths: list[int]) -> tuple[int, int, int]:
-    """Forward, gradient, and the backward of that gradient, of a multilayer perceptron by hand.
-
-    A layer's product costs m = 2 n in out. The gradient takes one more for the weights and one
-    for the inputs (not of the first layer). Backward through it, each product in which both
-    factors depend on the parameters costs two more, one of the input x one more.
-    """
-    products = [2 * samples * a * b for a, b in pairwise(widths)]
-    forward, rest = sum(products), sum(products[1:])
-    return forward, forward + forward + rest, 2 * products[0] + 6 * rest
-
-
-def test_flops_of_an_mlp() -> None:
-    cell = Cell.of(estimator="maml", depth=5, **SINUSOID)
-    problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
-    forward, gradient, _ = mlp_flops(10, [1, 40, 40, 1])
-    assert (forward, gradient) == (33_600, 100_000)
-    assert count_flops(lambda: problem.inner_loss(params)) == forward
-    point = leaves(params)
-    assert count_flops(lambda: value_and_gradient(problem.inner_loss, point)) == gradient
-
-
-def test_flops_of_exact_estimators_on_an_mlp() -> None:
-    _, gradient, backward = mlp_flops(10, [1, 40, 40, 1])
-    assert backward == 198_400
-    unrolled = 5 * (gradient + backward) + gradient
-    assert count_flops(work_of("maml", 5, SINUSOID)) == unrolled == 1_592_000
-    assert count_flops(work_of("adjoint", 5, SINUSOID)) == unrolled + 5 * gradient
-    assert count_flops(work_of("fomaml", 5, SINUSOID)) == 6 * gradient
-    assert count_flops(work_of("reptile", 5, SINUSOID)) == 5 * gradient + 33_600
-
-
-def test_flops_of_a_convolution() -> None:
-    images, kernel = torch.ones(2, 3, 8, 8), torch.ones(5, 3, 3, 3)
-    work = partial(functional.conv2d, images, kernel, padding=1)
-    assert count_flops(work) == 2 * 2 * 5 * 8 * 8 * 3 * 9
-    smaller = partial(functional.conv2d, images, kernel)
-    assert count_flops(smaller) == 2 * 2 * 5 * 6 * 6 * 3 * 9
-
-
 GROWTH = """
 import torch
 from harness.probes.resident import resident_growth
@@ -397,58 +343,3 @@ def test_resident_growth_sees_a_tensor_of_200_mib() -> None:
         check=True,
     )
     assert 150 * 2**20 < int(done.stdout) < 300 * 2**20
-
-
-def test_samples_are_taken_in_turns() -> None:
-    calls: list[str] = []
-
-    def work(name: str) -> None:
-        calls.append(name)
-        time.sleep(0.006)  # long enough not to be repeated within a sample
-
-    times = interleaved_times([partial(work, n) for n in "abc"], samples=6, device="cpu")
-    warm_up = "".join(name * timing.warm_up for name, timing in zip("abc", times, strict=True))
-    # In three of the rounds each is called once more, for its phases.
-    assert "".join(calls) == warm_up + 3 * "aabbcc" + 3 * "abc"
-    assert [len(mine.seconds) for mine in times] == [6, 6, 6]
-    assert all(second >= 0.006 for mine in times for second in mine.seconds)
-
-
-def test_short_work_is_repeated_within_a_sample() -> None:
-    calls: list[str] = []
-    works: list[Work] = [partial(calls.append, name) for name in "ab"]
-    one, other = interleaved_times(works, samples=7, device="cpu")
-    assert len(one.seconds) == len(other.seconds) == 7
-    assert min(one.runs, other.runs) > 1
-    turns = [(name, len(list(mine))) for name, mine in groupby(calls)]
-    watched = [("a", one.runs + 1), ("b", other.runs + 1)]
-    warm_up = [("a", one.warm_up), ("b", other.warm_up)]
-    assert turns == [*warm_up, *watched * 3, *[("a", one.runs), ("b", other.runs)] * 4]
-
-
-def test_garbage_collector_rests_and_comes_back() -> None:
-    states: list[bool] = []
-
-    def work() -> None:
-        states.append(gc.isenabled())
-        time.sleep(0.006)
-
-    (timing,) = interleaved_times([work], samples=2, device="cpu")
-    assert states == [True] * timing.warm_up + [False] * 4  # two of them for phases
-    assert gc.isenabled()
-
-
-def test_garbage_collector_comes_back_after_an_exception() -> None:
-    resting: list[bool] = []
-
-    def work() -> None:
-        time.sleep(0.006)
-        if not gc.isenabled():
-            resting.append(True)
-            if len(resting) == 2:
-                raise RuntimeError("in the middle")
-
-    with pytest.raises(RuntimeError, match="in the middle"):
-        interleaved_times([work], samples=6, device="cpu")
-    assert len(resting) == 2
-    assert gc.isenabled()

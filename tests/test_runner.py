@@ -227,6 +227,20 @@ def test_workers_are_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (len(one), len(two), len(one & two)) == (2, 2, 1)
 
 
+@pytest.mark.parametrize("name", ["script.py", None], ids=["script", "console"])
+def test_main_module_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    main = sys.modules["__main__"]
+    if name is None:
+        monkeypatch.delattr(main, "__file__", raising=False)
+    else:
+        monkeypatch.setattr(main, "__file__", name, raising=False)
+    before = dict(vars(main))
+    finish(planned("fomaml"), tmp_path)
+    assert vars(main) == before
+
+
 def test_workers_import_nothing_of_the_working_folder(tmp_path: Path) -> None:
     for name in ("code", "random", "profile"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('mine')\n", encoding="utf-8")

@@ -1,58 +1,22 @@
 """The store: what is read back, and what is told about what cannot be read."""
 
-import hashlib
-import json
 import math
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from harness.cell import Cell
 from harness.outcome import Outcome, Status
-from harness.results.journal import SCHEMA, Journal, Progress, Result, Samples
-from harness.results.runs import last_progress, read_run
-from harness.results.store import COLUMNS, StoreError, load, load_sound, summaries
+from harness.results.journal import SCHEMA, Journal, Result
+from harness.results.runs import read_run
+from harness.results.store import COLUMNS, load, load_sound, summaries
+from tests.store_runs import ENVIRONMENT, OK, START, cell, fingerprint, write_events, write_run
 
-ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
-OK = Outcome(Status.OK)
 FAILED = Outcome(Status.FAILED, "broken")
 LATE = Outcome(Status.TIMEOUT, "not done")
-
-
-def cell(estimator: str = "fomaml") -> Cell:
-    return Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
-
-
-def write_run(store: Path) -> Path:
-    """A run of three cells: a whole one, one that failed in timing, one that was skipped."""
-    journal = Journal.create(store)
-    journal.start(ENVIRONMENT, cells=3)
-    skipped = Outcome(Status.SKIPPED, "order too high")
-    journal.results("plan", [Result(cell("binom(order=9)"), skipped)])
-    score: Samples = {"bias": [1.0, 2.0, 3.0, 6.0], "flops": [7], "of-a-later-version": [1.0, 4.0]}
-    for estimator in ("maml", "fomaml"):
-        journal.results("score", [Result(cell(estimator), OK, score, ["odd", "very"])])
-    journal.progress(Progress(1.0, 2.0, "timing"))
-    times = {"time": [4.0, 1.0, 2.0, 3.0, 10.0]}
-    late = Outcome(Status.TIMEOUT, "not done after 1 s")
-    timed = [Result(cell("maml"), OK, times, ["late"]), Result(cell("fomaml"), late)]
-    journal.results("time", timed, seconds=3.0, limits={"seconds": 1.0})
-    journal.end()
-    return journal.path
-
-
-def fingerprint(store: Path) -> dict[str, str]:
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in sorted(store.rglob("*"))
-    }
 
 
 def test_long_table(tmp_path: Path) -> None:
@@ -170,143 +134,6 @@ def test_runs_are_in_the_order_of_their_start(tmp_path: Path) -> None:
     assert list(dict.fromkeys(load_sound(tmp_path)["run"])) == sorted(names)
 
 
-@pytest.mark.parametrize("torn", [1, 20, 200])
-def test_torn_last_line_does_not_count(tmp_path: Path, torn: int) -> None:
-    path = write_run(tmp_path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:4]) + lines[4][:torn])
-    before = fingerprint(tmp_path)
-    table, problems = load(tmp_path)
-    assert problems == []
-    assert set(table["estimator"]) == {"binom(order=9)", "maml", "fomaml"}
-    assert fingerprint(tmp_path) == before
-
-
-def test_a_run_that_has_only_begun_has_no_rows(tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path)
-    journal.start(ENVIRONMENT, cells=1)
-    assert last_progress(journal.path) is None
-    assert read_run(journal.path).cells == []
-    assert load_sound(tmp_path).empty
-    journal.progress(Progress(1.0, 4.0, "it"))
-    journal.progress(Progress(2.0, 4.0, "more"))
-    assert last_progress(journal.path) == Progress(2.0, 4.0, "more")
-
-
-@pytest.mark.parametrize("line", ["{torn", "[1, 2]", "null", ""], ids=ascii)
-def test_broken_line_is_told_and_the_rest_is_read(tmp_path: Path, line: str) -> None:
-    path = write_run(tmp_path)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n", encoding="utf-8")
-    before = fingerprint(tmp_path)
-    table, problems = load(tmp_path)
-    assert [str(problem) for problem in problems] == [f"{path}: line 3 is not a JSON object"]
-    assert set(table["estimator"]) == {"binom(order=9)", "maml", "fomaml"}
-    with pytest.raises(StoreError, match="line 3 is not a JSON object; mend it or move it out"):
-        load_sound(tmp_path)
-    assert fingerprint(tmp_path) == before
-
-
-START = {"event": "start", "at": "now", "schema": SCHEMA, "environment": ENVIRONMENT, "cells": 1}
-AXES = cell().as_dict()
-RESULT = {
-    "id": "x",
-    "cell": AXES,
-    "status": "ok",
-    "reason": "",
-    "traceback": "",
-    "samples": {"bias": [1.0]},
-    "notes": [],
-}
-RESULTS = {"event": "results", "at": "now", "stage": "score", "seconds": 1.0, "limits": {}}
-
-
-def results(**changed: Any) -> dict[str, Any]:
-    return RESULTS | {"results": [RESULT | changed]}
-
-
-def write_events(path: Path, events: list[Any]) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize(
-    ("events", "what"),
-    [
-        ([{"event": "end"}], "the first line is not the start of a run"),
-        ([{"hello": "world"}], "the first line is not the start of a run"),
-        ([START | {"schema": 999}], f"it has schema 999, this version reads 1 to {SCHEMA}"),
-        ([START | {"schema": "2"}], f"it has schema 2, this version reads 1 to {SCHEMA}"),
-        ([START, {"no": "event"}], "line 2: an event lacks what it should have ('event')"),
-        ([START, RESULTS], "line 2: an event lacks what it should have ('results')"),
-        ([START, results(), results(status="fine")], "line 3: 'fine' is not a valid Status"),
-        ([START, results(cell={})], "estimator of a cell is missing or not of type str"),
-        (
-            [START, results(cell=AXES | {"depth": "5"})],
-            "depth of a cell is missing or no",
-        ),
-        ([START, results(cell=AXES | {"seed": 2**63})], "seed of a cell is too large"),
-        ([START, results(cell=3)], "line 2: an event lacks what it should have"),
-        ([START, results(id=3)], "line 2: an event lacks what it should have (3 is not a text)"),
-        ([START, results(reason=None)], "(None is not a text)"),
-        ([START, results(notes=[1])], "(1 is not a text)"),
-        ([START | {"environment": {}}, results()], "line 1: an event lacks what it should have"),
-        ([START | {"environment": ENVIRONMENT | {"machine": 1}}], "line 1: an event lacks what"),
-        ([START, results(samples={"bias": ["much"]})], "line 2: a sample is not a number"),
-        ([START, results(samples={"bias": [None]})], "line 2: a sample is not a number"),
-        ([START, results(samples={"bias": 1.0})], "line 2: an event lacks what it should have"),
-        ([START, results(samples={"bias": []})], "line 2: metric bias has no sample"),
-        ([START, results(samples=[1.0])], "line 2: an event lacks what it should have"),
-    ],
-    ids=range(21),
-)
-def test_foreign_files_are_told_and_the_others_read(
-    tmp_path: Path, events: list[dict[str, Any]], what: str
-) -> None:
-    write_run(tmp_path)
-    path = write_events(tmp_path / "runs" / "foreign.jsonl", events)
-    before = fingerprint(tmp_path)
-    table, problems = load(tmp_path)
-    assert len(problems) == 1
-    assert str(problems[0]).startswith(f"{path}: not a run that can be read: ")
-    assert what in str(problems[0])
-    assert len(table) == 8
-    with pytest.raises(StoreError, match=r"foreign\.jsonl: .*; mend it or move it out"):
-        load_sound(tmp_path)
-    assert fingerprint(tmp_path) == before
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00binary\n", b"\x00" * 64, b"hello\n"], ids=str)
-def test_files_that_are_no_text_are_told(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "odd.jsonl").write_bytes(content)
-    table, problems = load(tmp_path)
-    assert table.empty
-    assert len(problems) == 1
-    with pytest.raises(StoreError, match=r"odd\.jsonl: not a run that can be read"):
-        load_sound(tmp_path)
-
-
-def test_missing_and_empty_stores_are_told(tmp_path: Path) -> None:
-    for store in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(StoreError, match=f"no results in {store}; `make bench` or `metagrad"):
-            load(store)
-    assert not list(tmp_path.iterdir())
-
-
-def test_journals_of_one_moment_do_not_meet(tmp_path: Path) -> None:
-    assert len({Journal.create(tmp_path).path for _ in range(20)}) == 20
-
-
-def test_run_that_was_killed_before_its_first_line_is_nothing(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    (tmp_path / "runs" / "begun.jsonl").touch()
-    table, problems = load(tmp_path)
-    assert table["run"].nunique() == 1
-    assert not problems
-
-
 def test_schema_1_is_read(tmp_path: Path) -> None:
     axes = cell().as_dict()
     del axes["trained"]
@@ -324,104 +151,6 @@ def test_schema_1_is_read(tmp_path: Path) -> None:
     assert (measured.trained, measured.machine) == (0, "old")
     assert (not_measured.metric, not_measured.outcome) == ("", "skipped")
     assert list(read_run(path).cells[1].stages) == ["plan"]
-
-
-def test_samples_that_are_not_finite_are_kept(tmp_path: Path) -> None:
-    samples = {"bias": [1.0, math.inf], "time": [math.nan, 1.0, 2.0], "flops": [-math.inf]}
-    path = write_events(tmp_path / "runs" / "x.jsonl", [START, results(samples=samples)])
-    assert "Infinity" in path.read_text(encoding="utf-8")
-    rows: dict[str, Any] = {str(row.metric): row for row in load_sound(tmp_path).itertuples()}
-    assert rows["bias"].value == math.inf
-    assert rows["bias"].samples == [1.0, math.inf]
-    assert math.isnan(rows["bias"].low)
-    assert math.isnan(rows["time"].value)
-    assert rows["flops"].value == -math.inf
-
-
-def test_what_a_later_version_has_more_does_not_disturb(tmp_path: Path) -> None:
-    result = RESULT | {"cell": cell().as_dict() | {"curvature": "high"}, "more": {"x": 1}}
-    start = START | {"environment": ENVIRONMENT | {"more": {"x": [1]}}, "more": 1}
-    odd = {"event": "of-a-later-version", "at": "now"}
-    events = [start, odd, RESULTS | {"results": [result], "more": 1}]
-    path = write_events(tmp_path / "runs" / "x.jsonl", events)
-    assert load_sound(tmp_path)["value"].to_list() == [1.0]
-    run = read_run(path)
-    assert run.environment["more"] == {"x": [1]}
-    assert run.cells[0].axes["curvature"] == "high"
-
-
-def test_text_that_is_no_unicode_is_read(tmp_path: Path) -> None:
-    write_events(tmp_path / "runs" / "x.jsonl", [START, results(reason="file \udcff")])
-    assert load_sound(tmp_path)["reason"].to_list() == ["file ?"]
-
-
-def test_numbers_beyond_all_bounds_are_told(tmp_path: Path) -> None:
-    path = write_events(
-        tmp_path / "runs" / "x.jsonl", [START, results(samples={"bias": [10**400]})]
-    )
-    table, problems = load(tmp_path)
-    assert table.empty
-    assert [str(problem) for problem in problems] == [f"{path}: line 2 is not a JSON object"]
-
-
-def test_zeros_that_a_power_cut_leaves_do_not_count(tmp_path: Path) -> None:
-    path = write_run(tmp_path)
-    whole = load_sound(tmp_path)
-    with path.open("ab") as file:
-        file.write(b"\0" * 4096)
-    pd.testing.assert_frame_equal(load_sound(tmp_path), whole)
-
-
-def test_what_cannot_be_opened_is_told_in_a_line_each(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    runs = tmp_path / "runs"
-    (runs / "folder.jsonl").mkdir()
-    (runs / "gone.jsonl").symlink_to("nowhere")
-    (runs / "round.jsonl").symlink_to("round.jsonl")
-    for other in ("x.torn", "x.parquet", "notes.txt"):
-        (runs / other).write_text("not ours")
-    table, problems = load(tmp_path)
-    assert len(table) == 8
-    assert [str(problem) for problem in problems] == [
-        f"{runs / 'folder.jsonl'}: cannot be read: Is a directory",
-        f"{runs / 'gone.jsonl'}: cannot be read: No such file or directory",
-        f"{runs / 'round.jsonl'}: cannot be read: Too many levels of symbolic links",
-    ]
-
-
-@pytest.fixture
-def nobody() -> Iterator[Path]:
-    """A folder of a user whom permissions bind, which this process then is."""
-    with TemporaryDirectory() as name:
-        super_user = os.geteuid() == 0
-        if super_user:
-            os.chown(name, 65534, 65534)
-            os.seteuid(65534)
-        yield Path(name)
-        if super_user:
-            os.seteuid(0)
-
-
-def test_files_without_permission_are_told(nobody: Path) -> None:
-    write_run(nobody)
-    secret = write_run(nobody)
-    secret.chmod(0)
-    table, problems = load(nobody)
-    assert table["run"].nunique() == 1
-    assert [str(problem) for problem in problems] == [
-        f"{secret}: cannot be read: Permission denied"
-    ]
-    secret.chmod(0o600)
-    (nobody / "runs").chmod(0)
-    with pytest.raises(StoreError, match=r"cannot read .*/runs: Permission denied"):
-        load(nobody)
-    (nobody / "runs").chmod(0o700)
-
-
-def test_a_store_whose_runs_are_no_folder_is_told(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(StoreError, match=r"cannot read .*/runs: Not a directory"):
-        load(tmp_path)
 
 
 def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from harness.history import KEY
 from harness.history.differences import differ, noisy, ratios, verdicts
-from harness.history.series import KEY
 from harness.history.steps import Step, exact_steps, noisy_steps
 from harness.results.store import AXES
 

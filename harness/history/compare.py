@@ -7,8 +7,8 @@ import pandas as pd
 from scipy.stats import mannwhitneyu
 
 from estimators.errors import OptionError
+from harness.history import KEY
 from harness.history.differences import Flags, Floats, differ, noisy, ratios, verdicts
-from harness.history.series import KEY
 from harness.results.store import AXES
 
 P = 0.002

@@ -5,12 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.history import KEY
 from harness.history.asv_alone import asv_alone, newest
 from harness.history.commits import commits_of
 from harness.results.store import AXES
-
-KEY = ("machine", "fingerprint", "cell", "metric")
-"""What makes a series: its values are those of the commits."""
 
 COLUMNS = (
     *KEY,

@@ -304,8 +304,9 @@ def _start(process: BaseProcess) -> None:
     # A fork server that is left in the midst of a request tells of it, with a traceback.
     with _starting, held_back():
         _start_fork_server()
-        named = {name: main.get(name) for name in ("__file__", "__spec__")}
-        main.update(dict.fromkeys(named))
+        told: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+        main.pop("__file__", None)  # as in a console; a file that is None is what nobody expects
+        main["__spec__"] = None
         try:
             for wait in (0.1, 1.0):
                 try:
@@ -314,7 +315,7 @@ def _start(process: BaseProcess) -> None:
                     time.sleep(wait)
             process.start()
         finally:
-            main.update(named)
+            main.update(told)
 
 
 def _kill(process: BaseProcess) -> None:

@@ -33,8 +33,12 @@ def learning_curves(curves: Rows) -> Chart:
     colour, dash = _lines(shown)
     band = chart.transform_filter("isValid(datum.value_low)").mark_area(opacity=0.14)
     layers = [
-        band.encode(y=marks.like(chart.encoding.y, "value_low"), y2="value_high", color=colour),
-        chart.mark_line(strokeWidth=1.8).encode(color=colour, strokeDash=dash, order="step:Q"),
+        band.encode(
+            y=marks.like(chart.encoding.y, "value_low"), y2=alt.Y2("value_high"), color=colour
+        ),
+        chart.mark_line(strokeWidth=1.8).encode(
+            color=colour, strokeDash=dash, order=alt.Order("step:Q")
+        ),
         chart.mark_point(filled=True, size=28, opacity=1).encode(
             color=colour, tooltip=_tooltip(metric.title, "step")
         ),

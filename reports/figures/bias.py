@@ -132,7 +132,7 @@ def bias_by_task(samples: pd.DataFrame) -> Chart:
     ]
     told = ["estimator:N", *sums]
     layers = [
-        box.mark_bar(height=10, opacity=0.25).encode(x=low, x2="high_drawn", tooltip=told),
+        box.mark_bar(height=10, opacity=0.25).encode(x=low, x2=alt.X2("high_drawn"), tooltip=told),
         dots.mark_point(filled=True, size=22, opacity=0.6).encode(
             x=x, y=y, color=marks.colour(families), tooltip=hover
         ),
@@ -175,14 +175,14 @@ def _bound(rows: Rows, x: alt.X, y: Any, families: list[str]) -> list[alt.Chart]
     low = rows["bound_low"].where(drawable).clip(lower=lowest)
     rows = _of_line(rows).assign(bound_low=low).sort_values("order")
     chart = marks.base(rows, "line", "bound", "bound_low", "bound_high").encode(
-        x=x, color=marks.colour(families), detail="line:N"
+        x=x, color=marks.colour(families), detail=alt.Detail("line:N")
     )
     dashed = chart.mark_line(strokeDash=[4, 3], strokeWidth=1.2, opacity=0.8, clip=True)
-    lines = [dashed.encode(y=marks.like(y, "bound"), order="order:Q")]
+    lines = [dashed.encode(y=marks.like(y, "bound"), order=alt.Order("order:Q"))]
     if low.isna().all():
         return lines
     band = chart.transform_filter("isValid(datum.bound_low)").mark_area(opacity=0.12, clip=True)
-    return [band.encode(y=marks.like(y, "bound_low"), y2="bound_high"), *lines]
+    return [band.encode(y=marks.like(y, "bound_low"), y2=alt.Y2("bound_high")), *lines]
 
 
 def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
@@ -201,7 +201,7 @@ def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
     if rows["curvature_low"].notna().any():
         bars = line.mark_rule(color=GREY, strokeWidth=1.5, opacity=0.6)
         layers.append(
-            bars.encode(y=marks.like(y, "curvature_drawn_low"), y2="curvature_drawn_high")
+            bars.encode(y=marks.like(y, "curvature_drawn_low"), y2=alt.Y2("curvature_drawn_high"))
         )
     limit = alt.Chart(pd.DataFrame({"one": [1.0]})).mark_rule(strokeDash=[4, 3], color=GREY)
     found: alt.LayerChart = alt.LayerChart(layer=[*layers, limit.encode(y=marks.like(y, "one"))])

@@ -155,9 +155,11 @@ def phases(rows: Rows) -> Chart:
     ]
     bars = chart.transform_filter("isValid(datum.low)")
     layers = [
-        chart.mark_bar(height=12).encode(x=x, x2="end", tooltip=told),
+        chart.mark_bar(height=12).encode(x=x, x2=alt.X2("end"), tooltip=told),
         # Below its bar, since on it a rule of the same colour could not be seen.
-        bars.mark_rule(strokeWidth=1.5, yOffset=9).encode(x=marks.like(x, "low"), x2="high"),
+        bars.mark_rule(strokeWidth=1.5, yOffset=9).encode(
+            x=marks.like(x, "low"), x2=alt.X2("high")
+        ),
     ]
     noted = "lines below the bars: quartiles of each phase's own time, from where its bar begins"
     return style.figure(

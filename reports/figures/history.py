@@ -7,8 +7,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from harness.history import KEY
 from harness.history.differences import noisy
-from harness.history.series import KEY
 from reports.figures import marks, style
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
@@ -149,7 +149,7 @@ def _rules(changed: Rows, points: alt.Chart, commits: int) -> list[alt.Chart]:
     above: dict[str, Any] = {"color": GREY, "fontSize": 10, "baseline": "bottom", "dy": -3}
     return [
         at.mark_rule(color=GREY, strokeDash=[3, 3], opacity=0.6),
-        at.mark_text(**above).encode(text="told:N", y=alt.value(0)),
+        at.mark_text(**above).encode(text=alt.Text("told:N"), y=alt.value(0)),
     ]
 
 

@@ -3,6 +3,7 @@
 Nothing here is black or white, which one of the two themes would hide.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
@@ -12,6 +13,8 @@ import pandas as pd
 
 from harness.metrics import METRICS
 
+# Tests hold figures against the schema; Altair would do so for every part of each anew.
+alt.utils.schemapi.disable_debug_mode()
 alt.data_transformers.disable_max_rows()  # 5,000 of them: a sample each of 25 estimators is more
 
 HEIGHT = 320
@@ -139,8 +142,28 @@ def figure(
             encoding = layer.encoding[channel]
             if isinstance(encoding, alt.Color | alt.Shape | alt.Opacity):
                 encoding["legend"] = None
-    chart: alt.LayerChart = alt.LayerChart(layer=list(layers))
+    chart: alt.LayerChart = alt.LayerChart(layer=list(layers), datasets=_named_once(layers))
     return chart.properties(title=title, width="container", height=height, autosize=fit)
+
+
+def _named_once(layers: Sequence[Any]) -> dict[str, Any]:
+    """Gives each table of the layers a name; Altair would write it out for every layer anew."""
+    named: dict[int, tuple[str, Any]] = {}
+    inner = [*layers]
+    while inner:
+        layer = inner.pop()
+        if isinstance(layer, alt.LayerChart):
+            inner += layer.layer
+        if layer.data is not alt.Undefined:
+            name, _ = named.setdefault(id(layer.data), (f"table-{len(named)}", layer.data))
+            layer.data = alt.NamedData(name)
+    return {name: _records(table) for name, table in named.values()}
+
+
+def _records(table: Rows) -> list[dict[Any, Any]]:
+    """Returns the rows as JSON has them: without a value where it knows none."""
+    missing = table.isna() | table.isin([math.inf, -math.inf])
+    return table.astype(object).mask(missing, None).to_dict("records")
 
 
 def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:

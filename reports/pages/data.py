@@ -41,5 +41,12 @@ def show(view: View) -> None:
 
     st.markdown("Every metric of these cells, one row each, with all samples:")
     left, right, _ = st.columns([1, 1, 4])
-    left.download_button("CSV", csv, "metagrad.csv", "text/csv")
-    right.download_button("Parquet", parquet, "metagrad.parquet", "application/vnd.apache.parquet")
+    # Were the page run again by the click, it could forget the file before the browser has it.
+    left.download_button("CSV", csv, "metagrad.csv", "text/csv", on_click="ignore")
+    right.download_button(
+        "Parquet",
+        parquet,
+        "metagrad.parquet",
+        "application/vnd.apache.parquet",
+        on_click="ignore",
+    )
