@@ -304,7 +304,9 @@ def _start(process: BaseProcess) -> None:
     # A fork server that is left in the midst of a request tells of it, with a traceback.
     with _starting, held_back():
         _start_fork_server()
-        told: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
+        told: dict[str, Any] = {
+            name: main[name] for name in ("__file__", "__spec__") if name in main
+        }
         main.pop("__file__", None)  # as in a console; a file that is None is what nobody expects
         main["__spec__"] = None
         try:

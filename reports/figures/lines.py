@@ -1,5 +1,6 @@
 """A metric over depth or over meta-training: a line for each estimator."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,9 +76,12 @@ def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
     heights = np.log(last[f"{metric}_drawn"].astype(float))
     every = np.log(rows[f"{metric}_drawn"].astype(float))
     gap = 0.035 * max(np.ptp(every), 2.0)
-    groups = last.groupby(["family", along, np.round(heights / gap)], sort=False)["order"]
-    together = groups.transform(lambda orders: ", ".join(str(one) for one in sorted(orders)))
-    last = last.assign(told=together, place=heights)
+    places = [*zip(last["family"], last[along], np.round(heights / gap), strict=True)]
+    together = defaultdict(list)
+    for place, order in zip(places, last["order"], strict=True):
+        together[place].append(order)
+    told = [", ".join(map(str, sorted(together[place]))) for place in places]
+    last = last.assign(told=told, place=heights)
     ends = last.drop_duplicates(["family", along, "told"]).sort_values("place", kind="stable")
     return ends.assign(place=np.exp(_apart(ends["place"].to_numpy(), gap, every.max())))
 

@@ -3,9 +3,9 @@
 Nothing here is black or white, which one of the two themes would hide.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from math import isfinite
+from typing import Any, ClassVar
 from zlib import crc32
 
 import altair as alt
@@ -142,8 +142,14 @@ def figure(
             encoding = layer.encoding[channel]
             if isinstance(encoding, alt.Color | alt.Shape | alt.Opacity):
                 encoding["legend"] = None
-    chart: alt.LayerChart = alt.LayerChart(layer=list(layers), datasets=_named_once(layers))
-    return chart.properties(title=title, width="container", height=height, autosize=fit)
+    return alt.LayerChart(
+        layer=list(layers),
+        datasets=_named_once(layers),
+        title=title,
+        width="container",
+        height=height,
+        autosize=fit,
+    )
 
 
 def _named_once(layers: Sequence[Any]) -> dict[str, Any]:
@@ -157,13 +163,26 @@ def _named_once(layers: Sequence[Any]) -> dict[str, Any]:
         if layer.data is not alt.Undefined:
             name, _ = named.setdefault(id(layer.data), (f"table-{len(named)}", layer.data))
             layer.data = alt.NamedData(name)
-    return {name: _records(table) for name, table in named.values()}
+    return {name: _Table(table) for name, table in named.values()}
 
 
-def _records(table: Rows) -> list[dict[Any, Any]]:
-    """Returns the rows as JSON has them: without a value where it knows none."""
-    missing = table.isna() | table.isin([math.inf, -math.inf])
-    return table.astype(object).mask(missing, None).to_dict("records")
+class _Table:
+    """Rows that Altair takes as they are, where it would look at each value of a list."""
+
+    _schema: ClassVar = {"type": "array"}  # tells Altair to ask for them
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def to_dict(self) -> list[dict[Any, Any]]:
+        """Returns the rows as JSON has them: without a value where it knows none."""
+
+        def known(value: Any) -> Any:
+            none = value is pd.NA or (isinstance(value, float) and not isfinite(value))
+            return None if none else value
+
+        columns = [map(known, self._rows[name].tolist()) for name in self._rows]
+        return [dict(zip(self._rows, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:

@@ -1,5 +1,6 @@
 """A metric over commits, what changed where, and two commits side by side."""
 
+from collections.abc import Hashable
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from reports.tables.over_commits import (
     of_machine,
     of_setting,
     read_history,
+    setting_of,
 )
 from reports.tables.snapshot import Snapshot, Stamp, stamp, stamp_of
 from reports.tables.view import View
@@ -44,6 +46,13 @@ def show(view: View) -> None:
         )
         return
     _over_commits(rows, names)
+    st.subheader("Changes, newest first")
+    setting = (*setting_of(view.here), *view.families)
+    steps = _changes(str(snapshot.store), stamp(snapshot.store), kept, setting, rows)
+    if steps.empty:
+        st.markdown("No metric changed its level in this setting.")
+    else:
+        parts.grid(changes_told(steps))
     _side_by_side(found.series, rows)
 
 
@@ -55,14 +64,8 @@ def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
         key="metric",
         bind="query-params",
     )
-    steps = changes(rows)
     chosen = rows[(rows["metric"] == metric) | (rows["metric"] == "")]
-    parts.figures(figures.history(chosen, steps[steps["metric"] == metric]))
-    st.subheader("Changes, newest first")
-    if steps.empty:
-        st.markdown("No metric changed its level in this setting.")
-    else:
-        parts.grid(changes_told(steps))
+    parts.figures(figures.history(chosen, changes(rows[rows["metric"] == metric])))
 
 
 def _side_by_side(series: pd.DataFrame, rows: pd.DataFrame) -> None:
@@ -93,3 +96,12 @@ def _history(store: str, runs: Stamp, asv: Stamp, _snapshot: Snapshot) -> Histor
     """Reads the history; the stamps are there for the cache."""
     del store, runs, asv
     return read_history(_snapshot, Path.cwd())
+
+
+@st.cache_resource(max_entries=100, show_spinner="Looking for changes")
+def _changes(
+    store: str, runs: Stamp, asv: Stamp, setting: tuple[Hashable, ...], _rows: pd.DataFrame
+) -> pd.DataFrame:
+    """Finds the changes of all metrics of a setting, of which there are many to look through."""
+    del store, runs, asv, setting
+    return changes(_rows)

@@ -1,5 +1,6 @@
 """How numbers changed over commits, and in one setting."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def read_history(snapshot: Snapshot, repository: Path) -> History:
     return History(history(snapshot.long, asv, repository), problems)
 
 
+def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
+    """Returns what the rows of one setting have in common.
+
+    Args:
+        here: rows of the table of cells.
+    """
+    return tuple(here[column].iloc[0] for column in _SETTING)
+
+
 def of_setting(series: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
     """Returns the series of one setting.
 
@@ -51,9 +61,10 @@ def of_setting(series: pd.DataFrame, here: pd.DataFrame, families: list[str]) ->
         here: rows of the table of cells, of one setting.
         families: estimators to keep; all if empty.
     """
-    rows = series
-    for column in _SETTING:
-        rows = rows[rows[column] == here[column].iloc[0]]
+    same = pd.Series(True, index=series.index)
+    for column, value in zip(_SETTING, setting_of(here), strict=True):
+        same &= series[column] == value
+    rows = series[same]
     kept = [not families or family_and_order(name)[0] in families for name in rows["estimator"]]
     return rows[np.array(kept, dtype=bool)]
 
