@@ -9,12 +9,15 @@ import streamlit as st
 from harness.results.store import StoreError
 from reports.filters import choose
 from reports.markdown import plain
-from reports.pages import parts
+from reports.pages import overview, parts
 from reports.tables.snapshot import Snapshot, Stamp, read, stamp
 
+# The first is there when the server starts. What the others need is imported when they are opened.
 _PAGES = {
-    **{"Overview": "overview", "Trade-offs": "tradeoffs", "Bias": "bias", "Cost": "cost"},
-    **{"Accuracy": "accuracy", "History": "history", "Cell": "cell", "Data": "data"},
+    **{"Overview": overview.__name__, "Trade-offs": "reports.pages.tradeoffs"},
+    **{"Bias": "reports.pages.bias", "Cost": "reports.pages.cost"},
+    **{"Accuracy": "reports.pages.accuracy", "History": "reports.pages.history"},
+    **{"Cell": "reports.pages.cell", "Data": "reports.pages.data"},
 }
 
 
@@ -33,8 +36,7 @@ def main() -> None:
     if snapshot.cells.empty:
         st.info(f"No results in {plain(str(store))} yet: run `make bench`, then reload this page.")
         return
-    # Imported only now: what the pages need takes longer to import than a page to be drawn.
-    import_module(f"reports.pages.{_PAGES[title]}").show(choose(snapshot))
+    import_module(_PAGES[title]).show(choose(snapshot))
 
 
 def _chosen_page() -> str:
