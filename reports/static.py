@@ -22,6 +22,7 @@ from reports.markdown import code, plain
 from reports.tables import cells, text
 from reports.tables.accuracy import JUDGED, curves, differences, settings, test_results
 from reports.tables.advice import advise, verdict
+from reports.tables.budgets import by_memory
 from reports.tables.environments import environments
 from reports.tables.over_commits import History, changes_told, of_setting, read_history
 from reports.tables.overview import failures
@@ -219,6 +220,7 @@ def _at_depth(snapshot: Snapshot, here: pd.DataFrame, *, last: bool) -> dict[str
             _spec(figures.bias_by_task(errors)),
         ],
         "ranking": _text(text.ranking(advice)),
+        "budgets": _text(by_memory(here, errors)),
         "cells": _text(text.summary(here).drop(columns=["reason", "notes"])),
         "disturbed": text.disturbed(here),
     }

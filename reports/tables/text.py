@@ -8,6 +8,7 @@ from harness.units import bytes_text
 from reports.quantities import QUANTITIES
 
 _SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
+_MEMORY = {"peak_memory": QUANTITIES["peak_memory"].label}
 _RANKED = ("bias", "peak_memory", "time_ratio")
 
 
@@ -18,7 +19,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         table: rows of `cells`, of one depth.
     """
     titles = {name: QUANTITIES[name].title for name in _SUMMARY}
-    return table[["estimator", *titles, "outcome", "reason", "notes"]].rename(columns=titles)
+    told = table[["estimator", *titles, "outcome", "reason", "notes"]]
+    return _memory_told(told).rename(columns=titles | _MEMORY)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,11 +74,15 @@ def ranking(advice: pd.DataFrame) -> pd.DataFrame:
         advice: from `reports.tables.advice.advise`.
     """
     titles = {name: QUANTITIES[name].title for name in ("bias", "time_ratio")}
-    # As text, since models of a few KiB and of many MiB have no unit in common.
-    size = QUANTITIES["peak_memory"].size
-    memory = [bytes_text(value * size) for value in advice["peak_memory"]]
-    told = advice.assign(peak_memory=memory, fits=advice["fits"].map({True: "yes", False: "no"}))
+    told = advice.assign(fits=advice["fits"].map({True: "yes", False: "no"}))
     # Where there is no budget all fit.
     fits = ["fits"] if advice.attrs["budgets"] else []
-    told = told[["rank", "estimator", *fits, *_RANKED, "why"]]
-    return told.rename(columns={**titles, "peak_memory": QUANTITIES["peak_memory"].label})
+    told = _memory_told(told[["rank", "estimator", *fits, *_RANKED, "why"]])
+    return told.rename(columns=titles | _MEMORY)
+
+
+def _memory_told(table: pd.DataFrame) -> pd.DataFrame:
+    """Writes memory out: models of a few KiB and of many MiB have no unit in common."""
+    size = QUANTITIES["peak_memory"].size
+    known = [bytes_text(value * size) if value >= 0 else "" for value in table["peak_memory"]]
+    return table.assign(peak_memory=known)
