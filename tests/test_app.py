@@ -113,13 +113,14 @@ def test_overview_tells_the_least_bias_within_a_budget_of_memory(store: Path) ->
     assert "exact" in at.success[0].value
     at.text_input(key="memory").set_value("1 KiB").run()
     assert "Nothing fits" in sound(at).warning[0].value
-    assert set(at.dataframe[0].value["fits"]) == {"no"}
+    assert set(at.table[0].value["fits"]) == {"no"}
     at.text_input(key="memory").set_value("much").run()
     assert "write it like 80 KiB" in sound(at).warning[0].value
     at.text_input(key="memory").set_value("").run()
     at.number_input(key="bias").set_value(0.1).run()
-    ranking = sound(at).dataframe[0].value
-    assert ranking["rank"].dropna().to_list() == [*range(1, ranking["rank"].count() + 1)]
+    ranking = sound(at).table[0].value
+    ranks = [int(rank) for rank in ranking["rank"] if rank]
+    assert ranks == [*range(1, len(ranks) + 1)]
     assert not ranking["why"].eq("").any()
 
 
@@ -232,7 +233,7 @@ def test_runs_of_unknown_commits_are_told_apart(store: Path) -> None:
         write_run(store, "", {"fomaml": bias, "maml": 1e-17})
     at = opened("Overview", task="sinusoid")
     assert len(at.sidebar.selectbox(key="commit").options) == 2
-    assert at.dataframe[0].value["estimator"].is_unique
+    assert at.table[0].value["estimator"].is_unique
 
 
 def test_commits_that_begin_alike_are_told_apart(store: Path) -> None:

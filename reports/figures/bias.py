@@ -15,7 +15,7 @@ from reports.tables.cells import by_order, family_and_order
 from reports.tables.spread import spread
 
 # Bounds so many times above the largest bias are beyond the axis, or they would flatten the rest.
-_BEYOND = 1e3
+_BEYOND = 30.0
 _ROW = 20  # pixels of an estimator where each has a row
 _CURVATURE = 90  # pixels of the panel below bias
 _GAP = 24

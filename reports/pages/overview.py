@@ -51,7 +51,7 @@ def _advice(view: View) -> None:
     advice = advise(view.here, errors=errors, **budgets)
     tell = st.success if advice["fits"].any() else st.warning
     tell(plain(verdict(advice)))
-    parts.grid(ranking(advice))
+    parts.sentences(ranking(advice))
     if noted := disturbed(view.here):
         st.markdown(f":small[{plain(noted)}]")
     parts.figures(figures.bias_against_memory(view.here), figures.bias_against_time(view.here))
@@ -87,8 +87,7 @@ def _budget(column: DeltaGenerator, key: str, label: str) -> float | None:
 def _store(view: View) -> None:
     st.header("In the store")
     held = view.snapshot.contents
-    for column, (name, value) in zip(st.columns(len(held)), held.items(), strict=True):
-        column.metric(name, plain(value))
+    st.markdown(" · ".join(f"{name} **{plain(value)}**" for name, value in held.items()))
     with st.expander("Commits and machines"):
         parts.grid(versions(view.snapshot.cells))
     st.subheader("How the cells of the chosen commit ended")
@@ -96,4 +95,4 @@ def _store(view: View) -> None:
     st.markdown(", ".join(f"{count:,} {outcome}" for outcome, count in ends))
     failed = failures(view.version)
     if not failed.empty:
-        parts.grid(failed)
+        parts.sentences(failed.drop(columns="version_label"))

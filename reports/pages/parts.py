@@ -12,6 +12,7 @@ from reports.figures.save import svg
 from reports.figures.style import Chart
 from reports.markdown import plain
 from reports.quantities import QUANTITIES
+from reports.tables.text import as_text
 
 
 def figures(*charts: Chart, part: str = "") -> None:
@@ -69,6 +70,16 @@ def grid(table: pd.DataFrame) -> None:
     }
     height = 35 * (min(len(table), 25) + 1) + 3  # pixels; Streamlit would cut after ten rows
     st.dataframe(table, hide_index=True, column_config=numbers, height=height, placeholder="")
+
+
+def sentences(table: pd.DataFrame) -> None:
+    """Shows a short table whose texts are to be read to their end, numbers with three digits.
+
+    Args:
+        table: what to show.
+    """
+    rows = [[plain(value) for value in row] for row in as_text(table)]
+    st.table(pd.DataFrame(rows, columns=[plain(str(name)) for name in table]), hide_index=True)
 
 
 def explained(*names: str) -> None:

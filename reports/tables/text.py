@@ -60,9 +60,9 @@ def as_text(table: pd.DataFrame) -> list[list[str]]:
 
 
 def _text(value: Any) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
+        return ""
     if isinstance(value, float):
-        if pd.isna(value):
-            return ""
         return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
     return str(value)
 
