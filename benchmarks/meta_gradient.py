@@ -62,6 +62,9 @@ class Matrix:
     def track_peak_memory(self, *_: object) -> float:
         return self.samples["peak_memory"][0]
 
+    def track_retained_memory(self, *_: object) -> float:
+        return self.samples.get("retained_memory", [nan])[0]  # older commits do not measure it
+
     def track_flops(self, *_: object) -> float:
         return self.samples["flops"][0]
 
@@ -79,6 +82,7 @@ class Matrix:
     track_time.unit = "seconds"  # type: ignore[attr-defined]
     track_time_ratio.unit = "inner gradients"  # type: ignore[attr-defined]
     track_peak_memory.unit = "bytes"  # type: ignore[attr-defined]
+    track_retained_memory.unit = "bytes"  # type: ignore[attr-defined]
     track_flops.unit = "FLOP"  # type: ignore[attr-defined]
     track_launches.unit = "operators"  # type: ignore[attr-defined]
     track_hvps.unit = "HVPs"  # type: ignore[attr-defined]

@@ -173,6 +173,15 @@ _TABLE = (
         "Most bytes of live tensors during one estimate, above those before it.",
     ),
     Metric(
+        "retained_memory",
+        "retained memory",
+        "B",
+        False,
+        "value",
+        "Bytes of tensors that one estimate leaves alive when its result is gone: a leak, since "
+        "caches are filled before.",
+    ),
+    Metric(
         "baseline_memory",
         "baseline memory",
         "B",

@@ -388,3 +388,16 @@ class Dawdles(Faulty):
     def go_wrong(self) -> None:
         """Sleeps."""
         time.sleep(self.seconds)
+
+
+kept: list[torch.Tensor] = []
+
+
+@register("leaks")
+@dataclass(frozen=True)
+class Leaks(Faulty):
+    """Keeps 4 KiB of every call."""
+
+    def go_wrong(self) -> None:
+        """See above."""
+        kept.append(torch.zeros(1024))

@@ -138,7 +138,8 @@ def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
         f"track_{name}"
         for name in (
             *("bias", "cosine_distance", "time", "time_ratio"),
-            *("peak_memory", "flops", "launches", "hvps", "serial_depth"),
+            *("peak_memory", "retained_memory", "flops", "launches", "hvps"),
+            "serial_depth",
         )
     }
     for points in found.values():

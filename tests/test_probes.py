@@ -19,6 +19,7 @@ from harness.cell import Cell
 from harness.probes.memory import (
     LiveStorages,
     baseline_memory,
+    peak_and_retained,
     peak_memory,
     profiled_peak,
     reserved_memory,
@@ -294,6 +295,18 @@ def test_no_tensor_outlives_its_work(setting: dict[str, Any]) -> None:
     gc.collect()
     assert storages.peak > 0
     assert storages.live == 0
+
+
+def test_what_outlives_its_work_is_told_to_the_byte() -> None:
+    kept: list[torch.Tensor] = []
+
+    def work() -> torch.Tensor:
+        made = torch.ones(3000)
+        kept.append(made.sum().expand(10))  # a float, in a view
+        return made
+
+    assert peak_and_retained(work, "cpu") == (3000 * 4 + 4, 4)
+    assert peak_and_retained(lambda: torch.ones(10), "cpu") == (40, 0)
 
 
 def test_storages_are_counted_once_and_inputs_not_at_all() -> None:

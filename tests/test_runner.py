@@ -210,6 +210,19 @@ def test_deterministic_metrics_repeat_exactly(tmp_path: Path) -> None:
             assert cell.samples[name] == again[estimator].samples[name]
 
 
+def test_a_leak_is_told_to_the_byte(tmp_path: Path) -> None:
+    cells = finish(planned("good", "leaks"), tmp_path).cells
+    told = {name: cell.samples["retained_memory"] for name, cell in cells.items()}
+    assert told == {"good": [0.0], "leaks": [4096.0]}
+
+
+def test_without_samples_no_time_is_taken(tmp_path: Path) -> None:
+    (cell,) = finish(planned("maml"), tmp_path, replace(SETTINGS, samples=0)).cells.values()
+    assert cell.status is Status.OK
+    assert {name for name in cell.samples if METRICS[name].noisy} == {"resident_memory"}
+    assert {"bias", "flops", "peak_memory"} <= set(cell.samples)
+
+
 def test_workers_are_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[FAULTY], "seen_by", "the runner")
     paths = [tmp_path / name for name in ("one", "two")]

@@ -90,7 +90,7 @@ def test_phases_of_one_run_where_a_sample_has_many(clock: Clock) -> None:
     (timing,) = interleaved_times(
         [estimate(clock, 0.0001, 0.0002, 0.0007)], samples=2, device="cpu"
     )
-    assert timing.runs == 5
+    assert timing.runs == 3
     assert timing.seconds == pytest.approx([0.001] * 2)
     assert timing.phases["outer gradient"] == pytest.approx([0.0002] * 2)
     assert timing.phases["meta-gradient"] == pytest.approx([0.0007] * 2)
@@ -120,7 +120,7 @@ def test_phase_of_some_samples_alone_is_0_in_the_others(clock: Clock) -> None:
         ([0.5, 0.3, 0.2, 0.1, 0.1], 6),
         ([0.2, 0.1, 0.095], 3),  # within a tenth
         ([0.2, 0.1, 0.08], 4),
-        ([0.001], 6),  # as long as a sample, the first call left out
+        ([0.001], 4),  # as long as a sample, the first call left out
         ([1e-7], 101),
         ([9.0, 1.5], 3),  # dear work is not repeated for long
         ([3.4, 3.0], 2),  # nor at all, and a cold call says nothing of it
@@ -155,8 +155,8 @@ def test_rule_for_warming_up() -> None:
     assert settled([1.0, 1.0])
     assert not settled([1.0, 0.8])
     assert settled([1.0, 0.8, 0.8])
-    assert not settled([0.001] * 4)
-    assert settled([0.001] * 5)
+    assert not settled([0.001] * 2)
+    assert settled([0.001] * 3)
     one_slow_among_the_last = [1.0, 1.0, 1.0, 0.8, 2.0, 2.0]
     assert not settled(one_slow_among_the_last)
     assert settled([*one_slow_among_the_last, 2.0])

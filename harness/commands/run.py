@@ -24,7 +24,9 @@ def run(
     seed: Annotated[list[int] | None, typer.Option(help="Seeds; repeatable.")] = None,
     tasks: Annotated[int | None, typer.Option(help="Tasks that bias is taken over.")] = None,
     step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
-    samples: Annotated[int, typer.Option(min=6, help="Time samples of each cell.")] = 7,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Time samples of each cell, 6 or more; 0: no times.")
+    ] = 7,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Worker processes side by side.", show_default="cores, at most 8"),
@@ -78,6 +80,10 @@ def run(
     from harness.selection import select
 
     load_plugins(imports)
+    if 0 < samples < 6:
+        raise OptionError(
+            f"--samples {samples} must be 6 or more for statistics, or 0 for no times"
+        )
     for option, value in (("--time-limit", time_limit), ("--memory-limit", memory_limit)):
         if value is not None and not value > 0:
             raise OptionError(f"{option} {value:g} must be positive")

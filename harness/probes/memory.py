@@ -121,15 +121,23 @@ def baseline_memory(build: Callable[[], object], device: str) -> int:
 def peak_memory(work: Callable[[], object], device: str) -> int:
     """Returns the most bytes of tensors alive at once during `work`, above those before it.
 
-    On the CPU live storages are followed and the figure repeats to the byte; on CUDA it is the
-    allocator's own peak.
+    Args:
+        work: what to measure.
+        device: where it works.
+    """
+    return peak_and_retained(work, device)[0]
+
+
+def peak_and_retained(work: Callable[[], object], device: str) -> tuple[int, int]:
+    """Returns the most bytes of tensors alive at once during `work`, and how many it leaves alive.
+
+    Both above those before it. What is alive when the result is gone is a cache or a leak; run it
+    a second time, and caches are there already. On the CPU live storages are followed and the
+    figures repeat to the byte; on CUDA they are the allocator's own.
 
     Args:
         work: what to measure.
         device: where it works.
-
-    Returns:
-        Bytes.
     """
     gc.collect()  # what is collected meanwhile is then the work's own, and alike in every run
     if device.startswith("cuda"):
@@ -137,11 +145,14 @@ def peak_memory(work: Callable[[], object], device: str) -> int:
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         work()
-        return int(torch.cuda.max_memory_allocated(device) - before)
+        peak = torch.cuda.max_memory_allocated(device) - before
+        gc.collect()
+        return int(peak), int(torch.cuda.memory_allocated(device) - before)
     found = LiveStorages()
     with found:
         work()
-    return found.peak
+    gc.collect()
+    return found.peak, found.live
 
 
 def reserved_memory(work: Callable[[], object], device: str) -> int:

@@ -24,7 +24,7 @@ from harness.probes.disturbance import (
 )
 
 Work = Callable[[], object]
-LEAST_SECONDS = 0.005
+LEAST_SECONDS = 0.003
 """A sample of time that is shorter is mostly the clock and the scheduler."""
 
 _ENOUGH_CALLS = 100  # to warm up, if they do not make up a sample before

@@ -219,13 +219,15 @@ class _Machine:
         for group, members in groups.items():
             timed = self._units(group)
             beside += self._worker + group.tasks * (timed.task + _reference(group.depth, timed))
-            alone += self._worker + self._time(timed.own.inner)
+            if self.settings.samples:
+                alone += self._worker + self._time(timed.own.inner)
             for cell in members:
                 estimator = create(cell.estimator)
                 call = timed.own.call(cell.depth, products(estimator, cell.depth))
                 prepared = _preparation(cell, estimator, timed)
                 beside += self._score + prepared + _score(cell, estimator, timed)
-                alone += self._time(call) + prepared
+                if self.settings.samples:
+                    alone += self._time(call) + prepared
         return beside / self.settings.jobs + alone
 
     def _training(self, groups: Iterable[Cell]) -> float:

@@ -17,7 +17,7 @@ from harness.outcome import Diverged
 from harness.probes.bias import measure_bias
 from harness.probes.flops import count_flops
 from harness.probes.launches import count_launches
-from harness.probes.memory import baseline_memory, peak_memory, profiled_peak, reserved_memory
+from harness.probes.memory import baseline_memory, peak_and_retained, profiled_peak, reserved_memory
 from harness.probes.resident import resident_growth
 from harness.probes.time import Timing, Work, interleaved_times
 from harness.problems import bilevel_problem, prepared_estimator
@@ -71,11 +71,13 @@ def score(cell: Cell, reference: Path) -> Samples:
     samples["baseline_memory"] = [baseline_memory(lambda: _first_task(cell), cell.device)]
     # Dispatch modes cannot look into a compiled program, whose products are the eager one's.
     hidden = eager is not estimator
-    if cell.device != "cpu":
-        samples["peak_memory"] = [peak_memory(work, cell.device)]
-        samples["reserved_memory"] = [reserved_memory(work, cell.device)]
+    if hidden and cell.device == "cpu":
+        samples["peak_memory"] = [profiled_peak(work)]
     else:
-        samples["peak_memory"] = [profiled_peak(work) if hidden else peak_memory(work, "cpu")]
+        peak, retained = peak_and_retained(work, cell.device)
+        samples |= {"peak_memory": [peak], "retained_memory": [retained]}
+    if cell.device != "cpu":
+        samples["reserved_memory"] = [reserved_memory(work, cell.device)]
     eager_work = partial(eager, problem, params)
     samples["flops"] = [count_flops(eager_work)]
     if not hidden:

@@ -32,7 +32,7 @@ class Settings:
 
     Attributes:
         jobs: worker processes side by side; timing always has the machine for itself.
-        samples: time samples of each cell, 6 or more for a rank test.
+        samples: time samples of each cell, 6 or more for a rank test; 0 to take no times.
         time_limit: seconds after which a piece of work is stopped: a reference, a score, one
             sample of time.
         memory_limit: bytes of resident memory beyond which a worker is stopped; an equal share
@@ -232,9 +232,12 @@ class _Run:
             elif scored.status is Status.OK:
                 self.good.add(cell)
         for group in groups.values():
-            group.timed = not group.unscored and all(
-                beginning.stage(cell.id, "time", self.limits)
-                for cell in group.cells
-                if cell in self.good
+            group.timed = not self.settings.samples or (
+                not group.unscored
+                and all(
+                    beginning.stage(cell.id, "time", self.limits)
+                    for cell in group.cells
+                    if cell in self.good
+                )
             )
         return list(groups.values())
