@@ -13,6 +13,7 @@ from harness.commands.bench import bench
 from harness.commands.check import check
 from harness.commands.doctor import doctor
 from harness.commands.export import export
+from harness.commands.gate import gate
 from harness.commands.listing import list_everything
 from harness.commands.profile import profile
 from harness.commands.run import run
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
 app.command("list")(list_everything)
-for command in (run, check, summary, export, bench, profile, doctor):
+for command in (run, check, summary, export, bench, gate, profile, doctor):
     app.command()(command)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
+from harness.markdown import plain
 from harness.results.store import StoreError
 from reports.filters import choose
-from reports.markdown import plain
 from reports.pages import overview, parts
 from reports.tables.snapshot import Snapshot, Stamp, read, stamp
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from reports.markdown import plain
+from harness.markdown import plain
 from reports.tables.cells import choices
 from reports.tables.snapshot import Snapshot
 from reports.tables.view import View

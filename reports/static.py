@@ -13,12 +13,12 @@ from jinja2 import Environment, PackageLoader
 
 from estimators.errors import OptionError
 from harness.history.changes import changes
+from harness.markdown import code, plain
 from harness.profiling.folder import Profile
 from harness.results.store import Problem, StoreError
 from harness.results.trainings import trainings
 from reports import figures
 from reports.figures import profiles
-from reports.markdown import code, plain
 from reports.tables import cells, text
 from reports.tables.accuracy import JUDGED, curves, differences, settings, test_results
 from reports.tables.advice import advise, verdict

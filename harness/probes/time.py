@@ -79,9 +79,7 @@ def interleaved_times(
     Returns:
         One a piece of work.
     """
-    clock = _CudaClock(device) if device.startswith("cuda") else _Clock()
-    threads = _threads()
-    series = [_Series(work, clock, threads) for work in works]
+    series = [series_of(work, device) for work in works]
     with _garbage_kept():
         for number, each in enumerate(series):
             take_turn(number)
@@ -99,6 +97,17 @@ def interleaved_times(
             gc.collect()  # of the round's garbage alone, which could hold a lot of memory
         everywhere = machine_notes(before, read()) + gpu_notes(device)
     return [each.timing(everywhere) for each in series]
+
+
+def series_of(work: Work, device: str) -> "Series":
+    """Returns a piece of work that is to be timed, without any samples yet.
+
+    Args:
+        work: what to time.
+        device: where it runs.
+    """
+    clock = _CudaClock(device) if device.startswith("cuda") else _Clock()
+    return Series(work, clock, _threads())
 
 
 class _Clock:
@@ -162,8 +171,20 @@ class _CudaClock(_Clock):
 
 
 @dataclass
-class _Series:
-    """One piece of work, and what was measured of it so far."""
+class Series:
+    """One piece of work, and what was measured of it so far.
+
+    Attributes:
+        work: what is timed.
+        clock: that of its device.
+        threads: how many torch is to use.
+        runs: calls within a sample, of which `seconds` are the mean.
+        warm_calls: seconds of the calls before the first sample.
+        seconds: samples.
+        phases: likewise, by phase.
+        waited: seconds that the process was kept waiting while samples were taken.
+        notes: what disturbed them.
+    """
 
     work: Work
     clock: _Clock
@@ -176,6 +197,7 @@ class _Series:
     notes: list[str] = field(default_factory=list)
 
     def warm_up(self) -> None:
+        """Calls the work until it gets no faster, and settles how often a sample calls it."""
         self._run(1)  # does not count: it may have had to compile
         calls = self.warm_calls
         while not settled(calls) and fsum(calls) < _MOST_WARM_UP:
@@ -186,16 +208,23 @@ class _Series:
         self.runs = max(1, round(LEAST_SECONDS / min(calls)))
 
     def sample(self) -> None:
+        """Takes a sample."""
         before = seconds_waited()
         self.seconds.append(self._run(self.runs) / self.runs)
         self.waited += seconds_waited() - before
 
     def sample_phases(self) -> None:
+        """Takes a sample of each phase."""
         with watched(self.clock):
             self._run(1)
         self.phases.append(self.clock.phases())
 
     def timing(self, notes: list[str]) -> Timing:
+        """Returns what was measured.
+
+        Args:
+            notes: on what disturbed all of a group.
+        """
         names = list(dict.fromkeys(phase for sample in self.phases for phase in sample))
         phases = {
             str(name): [sample.get(name, 0.0) for sample in self.phases]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from harness.markdown import plain
 from harness.results.store import Problem
 from harness.results.trainings import FOLDER, trainings
 from reports import figures
-from reports.markdown import plain
 from reports.pages import parts
 from reports.quantities import QUANTITIES
 from reports.tables.accuracy import JUDGED, confined, curves, differences, settings, test_results

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from harness.markdown import plain
 from harness.outcome import Status
 from reports import figures
-from reports.markdown import plain
 from reports.pages import parts
 from reports.tables.cells import FILTERS
 from reports.tables.details import Details, details, in_order

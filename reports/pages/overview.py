@@ -3,9 +3,9 @@
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from harness.markdown import plain
 from harness.units import bytes_of
 from reports import figures
-from reports.markdown import plain
 from reports.pages import parts
 from reports.quantities import QUANTITIES
 from reports.tables.advice import advise, verdict

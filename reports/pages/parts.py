@@ -7,10 +7,10 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from harness.markdown import plain
 from harness.results.store import Problem
 from reports.figures.save import svg
 from reports.figures.style import Chart
-from reports.markdown import plain
 from reports.quantities import QUANTITIES
 from reports.tables.text import as_text
 

@@ -1,0 +1,1 @@
+"""Tells whether a commit has made anything worse: `metagrad gate`."""

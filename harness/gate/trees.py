@@ -1,0 +1,156 @@
+"""Commits installed side by side, each in a folder of its own."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from estimators.errors import OptionError
+from harness.cache import folder
+
+_KEPT = 20  # trees; what has not been used for longest goes
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A commit, ready to be measured.
+
+    Attributes:
+        commit: full hash.
+        subject: first line of its message.
+        work: where its files are: the folder in which commands for it are run.
+        path: folders from which Python imports its modules, first to last.
+    """
+
+    commit: str
+    subject: str
+    work: Path
+    path: tuple[Path, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for a process that is to run its code, with everything else as it is here."""
+        inherited = os.environ.get("PYTHONPATH", "")
+        folders = [*map(str, self.path), *([inherited] if inherited else [])]
+        told = {"PYTHONPATH": os.pathsep.join(folders), "ASV_COMMIT": self.commit}
+        return os.environ | told
+
+
+def resolve(ref: str) -> str:
+    """Returns the hash of a commit of the repository that we are in.
+
+    Args:
+        ref: branch, tag, hash, HEAD~1, ...
+
+    Raises:
+        OptionError: there is no repository, or no such commit in it.
+    """
+    if git("rev-parse", "--git-dir") is None:
+        raise OptionError("this folder is in no git repository; --base and --head name its commits")
+    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    if commit is None:
+        shallow = (git("rev-parse", "--is-shallow-repository") or b"").strip() == b"true"
+        more = "; this clone is shallow: `git fetch --unshallow` brings the rest" if shallow else ""
+        raise OptionError(f"no commit {ref!r} in this repository{more}")
+    return commit.decode().strip()
+
+
+def install(commit: str) -> Tree:
+    """Exports a commit and, if it is a package, installs it there, without what it requires.
+
+    Both take place once; it is the packages of this environment that all commits run with.
+
+    Args:
+        commit: full hash.
+
+    Raises:
+        OptionError: its package cannot be built.
+        OSError: the cache cannot be written.
+    """
+    place = folder() / "trees" / commit
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Made under a name of the same length: how long paths are can change how fast code is.
+        made = Path(tempfile.mkdtemp(prefix=commit[:-8], dir=place.parent))
+        try:
+            _export(commit, made / "source")
+            _install(made / "source" / _prefix(), made / "site")
+            made.rename(place)
+        except OSError:
+            if not place.exists():  # or another process was quicker
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    os.utime(place)
+    for old in sorted(place.parent.iterdir(), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    work = place / "source" / _prefix()
+    subject = (git("log", "-1", "--format=%s", commit) or b"").decode(errors="replace").strip()
+    return Tree(commit, subject, work, (place / "site", work))
+
+
+def file_at(commit: str, name: str) -> str | None:
+    """Returns a file of a commit, in the folder that corresponds to ours; None if it has none.
+
+    Args:
+        commit: full hash.
+        name: of the file.
+    """
+    content = git("show", f"{commit}:{_prefix().as_posix().removeprefix('.')}{name}")
+    return None if content is None else content.decode(errors="replace")
+
+
+def git(*arguments: str) -> bytes | None:
+    """Returns what git prints; None where it fails.
+
+    Args:
+        *arguments: of git.
+    """
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout
+
+
+def _prefix() -> Path:
+    return Path((git("rev-parse", "--show-prefix") or b"").decode().strip())
+
+
+def _export(commit: str, target: Path) -> None:
+    top = (git("rev-parse", "--show-toplevel") or b"").decode().strip()
+    archive = git("-C", top, "archive", "--format=tar", commit)
+    if archive is None:
+        raise OptionError(f"git cannot export {commit}")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(target, filter="data")
+
+
+def _install(source: Path, target: Path) -> None:
+    target.mkdir()
+    if not (source / "pyproject.toml").exists():
+        return
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--target", str(target)]
+    # Where what builds it is here, nothing has to be fetched.
+    built_by = _backend(source / "pyproject.toml")
+    command += ["--no-build-isolation"] if find_spec(built_by) else []
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip() or done.stdout.strip() or "no reason told").splitlines()[-1]
+        raise OptionError(f"{source.parent.name} cannot be installed: {why}")
+
+
+def _backend(project: Path) -> str:
+    try:
+        told = tomllib.loads(project.read_text(encoding="utf-8")).get("build-system", {})
+        return str(told.get("build-backend", "setuptools")).partition(".")[0].partition(":")[0]
+    except (ValueError, OSError) as error:
+        raise OptionError(f"{project.name} of the commit cannot be read: {error}") from None

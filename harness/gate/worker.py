@@ -1,0 +1,56 @@
+"""What a process does that times cells of one commit, a sample at a time, as it is asked to."""
+
+import gc
+import json
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import torch
+
+from harness.cell import Cell
+from harness.plugins import load_plugins
+from harness.probes.time import Series, series_of
+from harness.problems import bilevel_problem, prepared_estimator
+
+
+def main() -> None:
+    """Answers requests, a line of JSON each, on standard input and output.
+
+    `{"plugins": [...]}` imports modules; `{"cell": NAME}` prepares a cell and warms it up;
+    `{"sample": true}` takes a sample of its time: `{"seconds": ...}`. What goes wrong is
+    `{"error": ...}`.
+    """
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # what an estimator prints is no answer
+        series: Series | None = None
+        for line in sys.stdin:
+            request = json.loads(line)
+            answer: dict[str, Any] = {}
+            try:
+                if "plugins" in request:
+                    load_plugins(request["plugins"])
+                elif "cell" in request:
+                    series = None  # the one before need not be there any more
+                    series = _prepared(request["cell"])
+                elif series is not None:
+                    series.sample()
+                    answer = {"seconds": series.seconds[-1]}
+            except Exception as error:  # of an estimator, whatever it is
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+def _prepared(name: str) -> Series:
+    gc.enable()
+    gc.collect()
+    cell = Cell.parse(name)
+    problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
+    series = series_of(partial(prepared_estimator(cell), problem, params), cell.device)
+    series.warm_up()
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # until the next cell
+    return series
