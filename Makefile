@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: bench test venv app report
+.PHONY: bench history test venv app report
 
 bench: venv  ## Measure the quick matrix on the current commit with asv, then make the report.
 	$(BIN)/metagrad bench
 	$(BIN)/metagrad report
 	@echo "The dashboard: make app"
+
+history: venv  ## Measure the commits of RANGE (v1..main, NEW) that have no results, then make asv's site.
+	$(BIN)/metagrad bench $(or $(RANGE),NEW)
+	$(BIN)/asv publish
 
 test: venv  ## Lint, types, all tests.
 	$(BIN)/ruff check

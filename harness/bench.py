@@ -1,4 +1,4 @@
-"""Runs asv on the current commit and shows how far it is."""
+"""Runs asv on commits and shows how far it is."""
 
 import os
 import re
@@ -12,33 +12,43 @@ from pathlib import Path
 from rich.console import Console
 
 from estimators.errors import OptionError
+from harness.git import git, shallow
 from harness.results.runs import last_progress
 from harness.running.progress import Show, progress_bar
 
 _PERCENT = re.compile(r"\[\s*([\d.]+)%\]\s*\W*(.*)")
+_ASV_RANGES = ("NEW", "ALL", "EXISTING")
 _MEASURED = 0.85  # of the bar; the rest is what asv does afterwards
 
 
-def run_asv(store: Path, console: Console) -> Path:
-    """Measures HEAD in asv's own environment, which is made if it is missing.
+HEAD = "HEAD^!"
+"""The current commit, as git's ranges have it."""
+
+
+def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
+    """Measures commits in asv's own environment, which is made if it is missing.
 
     Args:
         store: the folder of results.
         console: where progress goes.
+        commits: a range, as git or asv know it ("NEW": all that asv has not seen). Of a range
+            other than `HEAD` those that have results are passed over.
 
     Returns:
-        The journal of the run.
+        The journals of the runs, oldest first; none where all had results.
 
     Raises:
-        OptionError: this is no checkout with a suite, or asv could not measure it.
+        OptionError: this is no checkout with a suite, there are no such commits, or asv could not
+            measure them.
     """
-    _check_checkout(console)
+    count = _check_checkout(console, commits)
     _asv("machine", "--yes")
     runs = store / "runs"
     before = _stamps(runs)
     environment = os.environ | {"METAGRAD_STORE": str(store.resolve())}
+    words = [commits] if commits == HEAD else [commits, "--skip-existing-commits"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "asv", "run", "HEAD^!", "--show-stderr"],
+        [sys.executable, "-m", "asv", "run", *words, "--show-stderr"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -50,7 +60,7 @@ def run_asv(store: Path, console: Console) -> Path:
     try:
         with progress_bar(console) as show:
             while process.poll() is None:
-                _show(show, _written_since(before, runs), log)
+                _show(show, _written_since(before, runs), log, count)
                 time.sleep(0.3)
             show(1.0, 1.0, "done")
     except KeyboardInterrupt:
@@ -61,12 +71,13 @@ def run_asv(store: Path, console: Console) -> Path:
     reader.join()
     made = _written_since(before, runs)
     # Exit code 2: asv went through, and a cell has failed; the table says which, and why.
-    if process.returncode not in (0, 2) or not made:
+    nothing_new = commits != HEAD and not made
+    if process.returncode not in (0, 2) or not (made or nothing_new):
         console.print("".join(log), markup=False, highlight=False)
         raise OptionError(
             f"asv ended with exit code {process.returncode}; its last lines are above"
         )
-    return made[-1]
+    return made
 
 
 def _stamps(runs: Path) -> dict[Path, int]:
@@ -78,28 +89,37 @@ def _written_since(before: dict[Path, int], runs: Path) -> list[Path]:
     return [path for path, stamp in _stamps(runs).items() if before.get(path) != stamp]
 
 
-def _check_checkout(console: Console) -> None:
+def _check_checkout(console: Console, commits: str) -> int:
+    """Tells what will be measured; returns how many commits that are.
+
+    Raises:
+        OptionError: this is no checkout with a suite, or there are no such commits.
+    """
     if not Path("asv.conf.json").exists():
         raise OptionError("no asv.conf.json here; run this in the folder of the checkout")
-    head = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    if head.returncode:
+    head = git("rev-parse", "--short", "HEAD")
+    if head is None:
         raise OptionError(
             "asv measures commits, and this folder is no git checkout with one; "
             "`metagrad run quick` measures the files as they are"
         )
-    changed = subprocess.run(
-        ["git", "status", "--porcelain"], capture_output=True, text=True, check=True
-    ).stdout
-    commit = head.stdout.strip()
-    console.print(f"Measuring commit {commit} in asv's own environment.", highlight=False)
-    if changed:
+    what, count = f"commit {head.decode().strip()}", 1
+    if commits not in (HEAD, *_ASV_RANGES):
+        listed = git("rev-list", "--count", "--end-of-options", commits, "--")
+        if listed is None or not int(listed):
+            raise OptionError(f"no commits {commits!r} in this repository{shallow()}")
+        count = int(listed)
+        what = f"commits {commits}, {count} in all,"
+    elif commits != HEAD:
+        what = f"commits of {commits}"
+    console.print(f"Measuring {what} in asv's own environment.", highlight=False, markup=False)
+    if changed := git("status", "--porcelain"):
         console.print(
             f"{len(changed.splitlines())} uncommitted changes are no part of it; "
             "`metagrad run quick` measures the files as they are.",
             style="yellow",
         )
+    return count
 
 
 def _asv(*arguments: str) -> None:
@@ -116,14 +136,21 @@ def _read(process: "subprocess.Popen[str]", log: deque[str]) -> None:
         log.append(line)
 
 
-def _show(show: Show, journals: list[Path], log: deque[str]) -> None:
-    """Tells the stage: asv's environment, then the matrix, then asv's own benchmarks."""
+def _show(show: Show, journals: list[Path], log: deque[str], count: int) -> None:
+    """Tells the stage: asv's environment, then the matrix, then asv's own benchmarks.
+
+    Of several commits each begins with the environment, and has a journal of its own.
+    """
     reached = [match for line in list(log) if (match := _PERCENT.match(line))]
     percent, doing = (float(reached[-1][1]) / 100, reached[-1][2]) if reached else (0.0, "")
     progress = last_progress(journals[-1]) if journals else None
     if progress is None:
         stage = "exact gradients" if journals else "asv makes its environment, about a minute"
         show(0.0, None, stage)
+    elif count > 1:
+        before = len(journals) - 1
+        share = min(before + _MEASURED * progress.done / progress.total, count)
+        show(share, count, f"commit {before + 1} of {count}: {progress.doing}")
     elif progress.done < progress.total:
         show(_MEASURED * progress.done / progress.total, 1.0, progress.doing)
     else:

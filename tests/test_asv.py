@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
+from benchmarks import meta_gradient
+from benchmarks.meta_gradient import Matrix, known_here
 from estimators import OptionError
+from harness.bench import run_asv
 from harness.outcome import Status
 from harness.plan import expand, preset
 from harness.results.runs import read_run
@@ -62,6 +66,33 @@ def test_matrix_is_that_of_the_quick_preset_and_a_gpu() -> None:
     points = product(AXES["estimators"], AXES["depths"], AXES["models"], AXES["devices"])
     assert {key(estimator=e, depth=d, model=m, device=v) for e, d, m, v in points} == keys
     assert len(keys) == len(quick)
+
+
+def test_what_a_commit_does_not_know_is_skipped() -> None:
+    axes = AXES | {
+        "estimators": ["maml", "of-tomorrow", "binom(order=1, tomorrow=True)"],
+        "models": ["sinusoid mlp-40-40", "tomorrow mlp-40-40", "sinusoid tomorrow"],
+    }
+    known = known_here(axes)
+    assert (known["estimators"], known["models"]) == (["maml"], ["sinusoid mlp-40-40"])
+    assert known_here(AXES) == AXES
+    with pytest.raises(NotImplementedError, match="of-tomorrow cpu is not known at this commit"):
+        Matrix().setup({}, "of-tomorrow", 5, "sinusoid mlp-40-40", "cpu")
+
+
+def test_a_commit_that_knows_nothing_has_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(meta_gradient.AXES, "estimators", ["of-tomorrow"])
+    assert Matrix().setup_cache() == {}
+    monkeypatch.setitem(sys.modules, "harness.suite", None)  # as if there were none
+    assert Matrix().setup_cache() == {}
+
+
+@pytest.mark.parametrize("commits", ["nothing..HEAD", "--all", "HEAD..HEAD"])
+def test_commits_that_are_not_there_are_told(tmp_path: Path, commits: str) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a checkout")
+    with pytest.raises(OptionError, match="no commits"):
+        run_asv(tmp_path, Console(quiet=True), commits)
 
 
 def test_unknown_version_is_refused(tmp_path: Path) -> None:

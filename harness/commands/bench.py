@@ -1,17 +1,32 @@
 """`metagrad bench`."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from harness.commands.ending import print_end
 from harness.commands.options import Store, console
 
 
-def bench(store: Store = Path("results")) -> int:
-    """Run the asv matrix on the current commit and print the table.
+def bench(
+    commits: Annotated[
+        str,
+        typer.Argument(
+            metavar="RANGE", help="Commits, as v1..main or NEW.", show_default="the current one"
+        ),
+    ] = "HEAD^!",
+    store: Store = Path("results"),
+) -> int:
+    """Run the asv matrix on the current commit, or on others, and print the table of the newest.
 
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
     from harness.bench import run_asv
     from harness.results.store import load_run
 
-    return print_end(load_run(run_asv(store, console)))
+    made = run_asv(store, console, commits)
+    if not made:
+        console.print("All of them have results already.")
+        return 0
+    return print_end(load_run(made[-1]))

@@ -49,6 +49,7 @@ def gate(
     from harness.gate.sides import Selection, fine_on_both, side_of
     from harness.gate.telling import tell, write
     from harness.gate.waivers import FILE, parse
+    from harness.git import git
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
@@ -72,7 +73,7 @@ def gate(
     )
     old, new = (side_of(ref, selection, console) for ref in (base, head))
     notes: list[str] = []
-    if new.tree and (changed := trees.git("status", "--porcelain", "--untracked-files=no")):
+    if new.tree and (changed := git("status", "--porcelain", "--untracked-files=no")):
         count = len(changed.decode(errors="replace").splitlines())
         notes.append(f"{count} files have uncommitted changes, which are no part of {new.name}.")
     pairs: Pairs | None = None

@@ -196,10 +196,16 @@ def _numbers(before: CellResult, after: CellResult) -> tuple[int, list[Change]]:
             old, new = np.array([base]), np.array([head])
         if not differ(pd.Series([name] * len(old)), old, new).any():
             continue
-        (word,) = verdicts(pd.Series([name]), np.array([base]), np.array([head]))
-        verdict: Verdict = word if word in ("worse", "better") else "other"  # type: ignore[assignment]
-        found.append(Change(before.id, name, verdict, base, head, ""))
+        found.append(Change(before.id, name, _verdict(name, base, head), base, head, ""))
     return len(shared), found
+
+
+def _verdict(name: str, before: float, after: float) -> Verdict:
+    named, old, new = pd.Series([name]), np.array([before]), np.array([after])
+    if not differ(named, old, new).any():  # task by task alone
+        return "other"
+    told: dict[str, Verdict] = {"worse": "worse", "better": "better"}
+    return told.get(verdicts(named, old, new)[0], "other")
 
 
 def _waived(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from estimators.errors import OptionError
 from harness.cache import folder
+from harness.git import git, shallow
 
 _KEPT = 20  # trees; what has not been used for longest goes
 
@@ -56,9 +57,7 @@ def resolve(ref: str) -> str:
         raise OptionError("this folder is in no git repository; --base and --head name its commits")
     commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if commit is None:
-        shallow = (git("rev-parse", "--is-shallow-repository") or b"").strip() == b"true"
-        more = "; this clone is shallow: `git fetch --unshallow` brings the rest" if shallow else ""
-        raise OptionError(f"no commit {ref!r} in this repository{more}")
+        raise OptionError(f"no commit {ref!r} in this repository{shallow()}")
     return commit.decode().strip()
 
 
@@ -105,19 +104,6 @@ def file_at(commit: str, name: str) -> str | None:
     """
     content = git("show", f"{commit}:{_prefix().as_posix().removeprefix('.')}{name}")
     return None if content is None else content.decode(errors="replace")
-
-
-def git(*arguments: str) -> bytes | None:
-    """Returns what git prints; None where it fails.
-
-    Args:
-        *arguments: of git.
-    """
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout
 
 
 def _prefix() -> Path:
