@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from estimators.errors import OptionError
-from harness.commands.options import Imports, Store, console
+from harness.commands.options import Imports, Only, Store, console
 
 
 def gate(
@@ -21,12 +21,7 @@ def gate(
     task: Annotated[str | None, typer.Option(help="Task instead of the preset's.")] = None,
     model: Annotated[str | None, typer.Option(help="Model instead of the preset's.")] = None,
     depth: Annotated[list[int] | None, typer.Option(help="Depths K instead; repeatable.")] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Cells that fit alone, as in `metagrad run`.", metavar="AXIS=PATTERN,..."
-        ),
-    ] = None,
+    only: Only = None,
     times: Annotated[
         bool, typer.Option("--times/--no-times", help="Compare times, in pairs, as well.")
     ] = True,

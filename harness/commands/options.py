@@ -16,6 +16,14 @@ Imports = Annotated[
     list[str],
     typer.Option("--import", metavar="MODULE", help="Module or file.py that registers more."),
 ]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='Cells that fit alone, as "estimator=binom*,depth=5"; "|" between alternatives, '
+        "depth>=5 for numbers; repeatable.",
+        metavar="AXIS=PATTERN,...",
+    ),
+]
 Against = Annotated[
     str | None,
     typer.Option(help="Estimator that time and memory are compared with in the table."),

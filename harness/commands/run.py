@@ -7,7 +7,7 @@ import typer
 
 from estimators.errors import OptionError
 from harness.commands.ending import base_of, print_end
-from harness.commands.options import Against, Imports, Store, console
+from harness.commands.options import Against, Imports, Only, Store, console
 
 
 def run(
@@ -40,14 +40,7 @@ def run(
             help="GiB that a worker process may take.", show_default="90 % of all, over the jobs"
         ),
     ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            help='Cells that fit alone, as "estimator=binom*,depth=5"; "|" between alternatives, '
-            "depth>=5 for numbers; repeatable.",
-            metavar="AXIS=PATTERN,...",
-        ),
-    ] = None,
+    only: Only = None,
     trained: Annotated[
         list[int] | None,
         typer.Option(help="Exact meta-training steps before measuring; repeatable."),
