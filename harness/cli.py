@@ -15,7 +15,9 @@ from harness.commands.doctor import doctor
 from harness.commands.export import export
 from harness.commands.gate import gate
 from harness.commands.listing import list_everything
+from harness.commands.merge import merge
 from harness.commands.profile import profile
+from harness.commands.regressions import regressions
 from harness.commands.run import run
 from harness.commands.summary import summary
 
@@ -25,7 +27,7 @@ app = typer.Typer(
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
 app.command("list")(list_everything)
-for command in (run, check, summary, export, bench, gate, profile, doctor):
+for command in (run, check, summary, export, merge, bench, gate, regressions, profile, doctor):
     app.command()(command)
 
 

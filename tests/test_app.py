@@ -14,6 +14,7 @@ from streamlit.util import calc_hash
 from harness.results.runs import read_run
 from harness.results.trainings import Split, Training, TrainingJournal
 from reports.quantities import QUANTITIES
+from tests.kernel_files import KERNELS, of_commit, write
 from tests.stores import COMMITS, DEPTHS, MARKUP, NOTE, environment, write_run, write_store
 
 APP = str(Path(__file__).parent.parent / "app.py")
@@ -177,6 +178,21 @@ def test_history_puts_commits_in_order_and_side_by_side(store: Path) -> None:
     assert (at.dataframe[1].value["verdict"] == "worse").any()
     at.selectbox(key="head").select_index(1).run()
     assert set(sound(at).dataframe[1].value["verdict"]) <= {"same", "base only", "head only"}
+
+
+def test_history_shows_kernels_that_pytest_benchmark_has_timed(store: Path) -> None:
+    for number in range(6):
+        write_run(store, str(number) * 40, {"fomaml": 0.3, "maml": 1e-17})
+    assert figures(opened("History", task="sinusoid")) == 1
+    for number in range(6):
+        timed = of_commit(KERNELS, str(number) * 40, 1.0 + (number > 2), machine="here")
+        write(store / "benchmarks" / f"{number}.json", timed)
+    (store / "benchmarks" / "broken.json").touch()
+    at = opened("History", task="sinusoid")
+    assert figures(at) == 2
+    assert at.selectbox(key="benchmark").options == ["test_x.test_x"]
+    assert "benchmarks/broken.json" in at.warning[0].value.replace("\\", "")
+    assert "test_x.test_x" in set(at.dataframe[-1].value["metric"])  # of two commits side by side
 
 
 def test_history_of_uncommitted_changes_says_that_there_is_none(store: Path) -> None:

@@ -13,8 +13,10 @@ from reports.pages import parts
 from reports.quantities import QUANTITIES
 from reports.tables.over_commits import (
     History,
+    beside_cells,
     changes_told,
     compared,
+    files_beside_runs,
     of_machine,
     of_setting,
     read_history,
@@ -31,7 +33,7 @@ def show(view: View) -> None:
         view: what the filters leave.
     """
     snapshot = view.snapshot
-    kept = stamp_of((snapshot.store / "asv").rglob("*.json"))
+    kept = stamp_of(files_beside_runs(snapshot.store))
     found = _history(str(snapshot.store), stamp(snapshot.store), kept, snapshot)
     parts.problems(found.problems)
     if view.here.empty:
@@ -54,6 +56,7 @@ def show(view: View) -> None:
     else:
         parts.grid(changes_told(steps))
     _side_by_side(found.series, rows)
+    _beside_cells(beside_cells(found.series, view.here))
 
 
 def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
@@ -89,6 +92,17 @@ def _side_by_side(series: pd.DataFrame, rows: pd.DataFrame) -> None:
     differing = int(chosen["differs"].sum())
     st.markdown(f"{differing:,} of {len(chosen):,} numbers and outcomes differ.")
     parts.grid(compared(chosen))
+
+
+def _beside_cells(rows: pd.DataFrame) -> None:
+    """Shows kernels, and benchmarks of asv's own, which have no setting of a cell."""
+    if rows.empty:
+        return
+    st.subheader("Kernels and other benchmarks")
+    names = sorted(rows["metric"].unique())
+    name = st.selectbox("Benchmark", names, key="benchmark", bind="query-params")
+    chosen = rows[rows["metric"] == name]
+    parts.figures(figures.history(chosen, changes(chosen)))
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the history")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.history.asv_results import load_asv
+from harness.history.kernel_times import FOLDER, with_kernel_times
 from harness.history.series import history
 from harness.results.store import Problem
 from reports.quantities import QUANTITIES
@@ -26,7 +27,7 @@ class History:
 
     Attributes:
         series: the table of `harness.history.series.series`.
-        problems: files of asv that could not be read.
+        problems: files of asv and pytest-benchmark that could not be read.
     """
 
     series: pd.DataFrame
@@ -34,14 +35,24 @@ class History:
 
 
 def read_history(snapshot: Snapshot, repository: Path) -> History:
-    """Reads the history of a store: its runs, and what asv has kept in it.
+    """Reads the history of a store: its runs, and what asv and pytest-benchmark have kept in it.
 
     Args:
         snapshot: of the store.
         repository: a folder of the git repository whose commits were measured.
     """
     asv, problems = load_asv(snapshot.store / "asv")
-    return History(history(snapshot.long, asv, repository), problems)
+    table, more = with_kernel_times(asv, snapshot.store / FOLDER)
+    return History(history(snapshot.long, table, repository), problems + more)
+
+
+def files_beside_runs(store: Path) -> list[Path]:
+    """Returns the files that a history is read from, runs apart.
+
+    Args:
+        store: folder of results.
+    """
+    return [*(store / "asv").rglob("*.json"), *(store / FOLDER).glob("*.json")]
 
 
 def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
@@ -80,6 +91,17 @@ def of_machine(series: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     same = (series["machine"] == first["machine"]) & (series["fingerprint"] == first["fingerprint"])
     chosen: pd.DataFrame = series[same]
     return chosen
+
+
+def beside_cells(series: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
+    """Returns what asv and pytest-benchmark timed that is no metric of a cell, on one machine.
+
+    Args:
+        series: see `History`.
+        here: rows of the table of cells, of the machine.
+    """
+    rows = of_machine(series, here)
+    return rows[~rows["metric"].isin(["", *QUANTITIES])]
 
 
 def changes_told(changes: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,142 @@
+"""`metagrad regressions`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from estimators.errors import OptionError
+from harness.commands.options import Only, Store, console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMS = ("table", "json")
+
+
+def regressions(
+    store: Store = Path("results"),
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metrics alone, as `metagrad list` has; repeatable.")
+    ] = None,
+    only: Only = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="List changes that are not for the worse, too.")
+    ] = False,
+    lasting: Annotated[
+        bool, typer.Option("--lasting", help="List those alone that were not made up for since.")
+    ] = False,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json", help="What to write.")
+    ] = "table",
+) -> int:
+    """List the commits at which a stored number got worse, newest first.
+
+    Of the repository in the current folder, each machine by itself. p and noise are as in the
+    dashboard, "exact" stands where numbers repeat.
+    Exit code 0: no regression lasts; 1: one does; 2: too little is stored to tell.
+    """
+    from harness.history.changes import changes
+    from harness.history.telling import as_json, print_changes
+
+    if form not in _FORMS:
+        raise OptionError(f"unknown format {form!r}; there is {', '.join(_FORMS)}")
+    rows = _selected(_history(store), metric or [], only or [])
+    commits = _commits(rows)
+    found = changes(rows)
+    worse = found["verdict"] == "worse"
+    last = int((worse & found["lasting"]).sum())
+    shown = found[(worse | everything) & (found["lasting"] | (not lasting))]
+    if form == "json":
+        typer.echo(as_json(shown, commits))
+        return int(last > 0)
+    if not shown.empty:
+        print_changes(shown, console)
+    console.print(
+        f"Changes over {commits} commits: {int(worse.sum())} for the worse, {last} lasting.",
+        highlight=False,
+    )
+    return int(last > 0)
+
+
+def _history(store: Path) -> "pd.DataFrame":
+    """Reads the series of a store, and tells of what cannot be read.
+
+    Raises:
+        StoreError: there is nothing in it.
+    """
+    from harness.history.asv_results import load_asv
+    from harness.history.kernel_times import FOLDER, with_kernel_times
+    from harness.history.series import history
+    from harness.results.store import StoreError, load, long_table
+
+    asv, problems = load_asv(store / "asv")
+    asv, more = with_kernel_times(asv, store / FOLDER)
+    problems += more
+    try:
+        long, faults = load(store)
+    except StoreError:
+        if asv.empty:
+            raise
+        long, faults = long_table([]), []
+    for problem in faults + problems:
+        typer.echo(f"metagrad: {problem}; it is left out", err=True)
+    return history(long, asv, Path.cwd())
+
+
+def _selected(
+    series: "pd.DataFrame", metrics: Sequence[str], conditions: Sequence[str]
+) -> "pd.DataFrame":
+    """Keeps the series of some metrics and cells.
+
+    Raises:
+        OptionError: a metric is not known, or a condition cannot be read or matches nothing.
+    """
+    from estimators.registry import unknown
+    from harness.metrics import METRICS
+
+    known = sorted({*METRICS, *series["metric"]} - {""})
+    for name in metrics:
+        if name not in known:
+            raise OptionError(unknown("metric", name, known))
+    if metrics:
+        series = series[series["metric"].isin(metrics)]
+    if conditions:
+        series = series[series["cell"].isin(_fitting(series, conditions))]
+    return series
+
+
+def _fitting(series: "pd.DataFrame", conditions: Sequence[str]) -> set[str]:
+    """Returns the names of the cells of the matrix that fit."""
+    from harness.cell import Cell
+    from harness.plan import Planned
+    from harness.results.store import AXES
+    from harness.selection import select
+
+    axes = series[["cell", *AXES]].dropna().drop_duplicates("cell").to_dict("records")
+    cells = {
+        str(row["cell"]): Cell(**{axis: kind(row[axis]) for axis, kind in AXES.items()})
+        for row in axes
+    }
+    fitting = {plan.cell for plan in select([*map(Planned, cells.values())], conditions)}
+    return {name for name, cell in cells.items() if cell in fitting}
+
+
+def _commits(series: "pd.DataFrame") -> int:
+    """Counts the commits that have a number.
+
+    Raises:
+        OptionError: no number was measured at two of them.
+    """
+    from harness.history import KEY
+
+    measured = series[series["value"].notna()]
+    counts = measured.groupby(list(KEY))["commit"].nunique()
+    commits = int(measured["commit"].nunique())
+    if not (counts > 1).any():
+        raise OptionError(
+            f"no number was measured at two commits on one machine; {commits} commits have "
+            "results without uncommitted changes"
+        )
+    return commits
