@@ -295,6 +295,19 @@ def test_a_package_is_installed_with_its_entry_points(
     assert str(tree.path[0]) in told
 
 
+def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of-many" / "one").mkdir(parents=True)
+    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# one", encoding="utf-8")
+    git(tmp_path / "of-many", "init", "-q")
+    git(tmp_path / "of-many", "add", ".")
+    git(tmp_path / "of-many", "commit", "-q", "-m", "first")
+    monkeypatch.chdir(tmp_path / "of-many" / "one")
+    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# edited", encoding="utf-8")
+    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") == "# one"
+    monkeypatch.chdir(tmp_path / "of-many")
+    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") is None
+
+
 def test_all_trees_have_paths_of_one_length(project: Project) -> None:
     made = [side.tree for side in (project.side("Readme"), project.side("Our estimator"))]
     assert len({len(str(tree.work)) for tree in made if tree}) == 1

@@ -10,7 +10,7 @@ from estimators.errors import OptionError
 from harness.environment import environment
 from harness.gate.trees import Tree
 from harness.results.journal import Progress
-from harness.results.runs import CellResult, Run, last_progress, read_run
+from harness.results.runs import CellResult, Run, first_event, last_progress, read_run
 from harness.results.store import read_runs
 
 Cells = dict[str, CellResult]
@@ -67,8 +67,8 @@ def measured(
     paths = sorted(runs.glob("*.jsonl"), reverse=True)
     here = environment(store, plugins)
     for path in paths:
-        run = _read(path)
-        if run and _is_of(run, tree.commit, here) and wanted and wanted <= _scored(run):
+        run = _read(path) if wanted and _began_at(path) == tree.commit else None
+        if run and _is_of(run, tree.commit, here) and wanted <= _scored(run):
             return {cell.id: cell for cell in run.cells}
     before = {path: path.stat().st_mtime_ns for path in paths}
     command = [sys.executable, "-P", "-c", _COMMAND, "run", *selection, "--samples", "0"]
@@ -104,6 +104,14 @@ def _written(runs: Path, before: dict[Path, int]) -> Path | None:
     """Returns the newest journal that was written since."""
     paths = sorted(runs.glob("*.jsonl"), reverse=True)
     return next((one for one in paths if before.get(one) != one.stat().st_mtime_ns), None)
+
+
+def _began_at(path: Path) -> str:
+    """Returns the commit of a run; "" where it is not known. Quicker than reading all of it."""
+    try:
+        return str(first_event(path)["environment"]["commit"])
+    except (OSError, LookupError, TypeError):
+        return ""
 
 
 def _read(path: Path) -> Run | None:

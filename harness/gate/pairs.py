@@ -74,14 +74,16 @@ def paired_times(
                 if cell in found.errors:
                     continue
                 tell((number + place / len(cells)) / ROUNDS, cell)
-                # Who comes first in a pair changes, from round to round and from pair to pair.
                 try:
                     found.seconds[cell].append(_pair(sides, cell, number, time_limit))
                 except _Lost as lost:
                     found.errors[cell] = str(lost)
                     found.seconds.pop(cell, None)
-                    for side in sides:
-                        side.restart(plugins)
+                    try:
+                        for side in sides:
+                            side.restart(plugins)
+                    except _Lost as more:
+                        return Pairs(errors=dict.fromkeys(cells, str(more)))
     return found
 
 
@@ -90,6 +92,7 @@ def _pair(sides: list["_Side"], cell: str, number: int, limit: float) -> tuple[f
         side.ask({"cell": cell}, limit)
     samples: tuple[list[float], list[float]] = ([], [])
     for sample in range(SAMPLES):
+        # Who comes first changes, from pair to pair and from round to round.
         for i in (0, 1) if (number + sample) % 2 == 0 else (1, 0):
             samples[i].append(float(sides[i].ask({"sample": True}, limit)["seconds"]))
     return median(samples[0]), median(samples[1])

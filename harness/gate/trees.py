@@ -102,7 +102,7 @@ def file_at(commit: str, name: str) -> str | None:
         commit: full hash.
         name: of the file.
     """
-    content = git("show", f"{commit}:{_prefix().as_posix().removeprefix('.')}{name}")
+    content = git("show", f"{commit}:./{name}")
     return None if content is None else content.decode(errors="replace")
 
 
