@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,15 @@ assert harness
 
 
 def pytest_configure() -> None:
-    """Has the built-in estimators registered: tests put the registry back to what it was."""
+    """Has the built-in estimators registered: tests put the registry back to what it was.
+
+    Commands that tests interrupt must not inherit that the shell ignores Ctrl-C, as it does for
+    what it runs in the background.
+    """
     import estimators.built_in
+
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     assert estimators.built_in
 

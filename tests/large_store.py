@@ -186,6 +186,7 @@ def _score(cell: Cell, random: Random) -> dict[str, list[float]]:
         "serial_depth": [order if family == "binom" else hvps],
         "baseline_memory": [int(0.3 * size)],
         "peak_memory": [int(size * (1 + memory.get(family, 0.03 * math.log1p(hvps))))],
+        "retained_memory": [0],
         "flops": [int(20 * size * cost)],
         "launches": [int(40 * cost)],
         "bias": bias.tolist(),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from estimators.errors import OptionError
+from harness.commands.options import console
 from harness.commands.regressions import regressions
 from harness.results.journal import Samples
 from harness.results.store import StoreError
@@ -17,6 +18,12 @@ from tests.invocation import invoke
 from tests.kernel_files import KERNELS, of_commit, write
 from tests.repositories import three_commits
 from tests.store_runs import fingerprint
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the terminal was like when the console was made is not known here."""
+    monkeypatch.setattr(console, "_width", 200)
 
 
 def told(store: Path, *arguments: object) -> tuple[int, list[str]]:

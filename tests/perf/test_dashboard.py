@@ -16,7 +16,10 @@ APP = str(Path(__file__).parents[2] / "app.py")
 @pytest.fixture(scope="module")
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Without timing, the smallest will do: then these are tests that all of it works.
-    timed = not request.config.getoption("benchmark_disable")
+    # Side by side with other tests nothing is timed either.
+    timed = not (
+        request.config.getoption("benchmark_disable") or hasattr(request.config, "workerinput")
+    )
     folder = tmp_path_factory.mktemp("store")
     return write_large_store(folder) if timed else write_large_store(folder, commits=3)
 
