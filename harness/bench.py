@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from estimators.errors import OptionError
-from harness.git import git, shallow
+from harness.git import git_text, shallow
 from harness.results.runs import last_progress
 from harness.running.progress import Show, progress_bar
 
@@ -97,15 +97,15 @@ def _check_checkout(console: Console, commits: str) -> int:
     """
     if not Path("asv.conf.json").exists():
         raise OptionError("no asv.conf.json here; run this in the folder of the checkout")
-    head = git("rev-parse", "--short", "HEAD")
+    head = git_text("rev-parse", "--short", "HEAD")
     if head is None:
         raise OptionError(
             "asv measures commits, and this folder is no git checkout with one; "
             "`metagrad run quick` measures the files as they are"
         )
-    what, count = f"commit {head.decode().strip()}", 1
+    what, count = f"commit {head.strip()}", 1
     if commits not in (HEAD, *_ASV_RANGES):
-        listed = git("rev-list", "--count", "--end-of-options", commits, "--")
+        listed = git_text("rev-list", "--count", "--end-of-options", commits, "--")
         if listed is None or not int(listed):
             raise OptionError(f"no commits {commits!r} in this repository{shallow()}")
         count = int(listed)
@@ -113,7 +113,7 @@ def _check_checkout(console: Console, commits: str) -> int:
     elif commits != HEAD:
         what = f"commits of {commits}"
     console.print(f"Measuring {what} in asv's own environment.", highlight=False, markup=False)
-    if changed := git("status", "--porcelain"):
+    if changed := git_text("status", "--porcelain"):
         console.print(
             f"{len(changed.splitlines())} uncommitted changes are no part of it; "
             "`metagrad run quick` measures the files as they are.",
@@ -141,8 +141,10 @@ def _show(show: Show, journals: list[Path], log: deque[str], count: int) -> None
 
     Of several commits each begins with the environment, and has a journal of its own.
     """
-    reached = [match for line in list(log) if (match := _PERCENT.match(line))]
-    percent, doing = (float(reached[-1][1]) / 100, reached[-1][2]) if reached else (0.0, "")
+    # Lines without a name tell how far asv is with one that has been told.
+    reached = [match for line in list(log) if (match := _PERCENT.match(line)) and match[2]]
+    percent = max((float(match[1]) / 100 for match in reached), default=0.0)
+    doing = reached[-1][2] if reached else ""
     progress = last_progress(journals[-1]) if journals else None
     if progress is None:
         stage = "exact gradients" if journals else "asv makes its environment, about a minute"

@@ -1,5 +1,6 @@
 """Asks git."""
 
+import os
 import subprocess
 
 
@@ -16,9 +17,18 @@ def git(*arguments: str) -> bytes | None:
     return done.stdout
 
 
+def git_text(*arguments: str) -> str | None:
+    """Returns the same as text; names of files that are no UTF-8 come back as they were.
+
+    Args:
+        *arguments: of git.
+    """
+    told = git(*arguments)
+    return None if told is None else os.fsdecode(told)
+
+
 def shallow() -> str:
     """Returns what to add where a commit is missing: that the clone is shallow, if it is."""
-    told = git("rev-parse", "--is-shallow-repository")
-    if told is None or told.strip() != b"true":
+    if (git_text("rev-parse", "--is-shallow-repository") or "").strip() != "true":
         return ""
     return "; this clone is shallow: `git fetch --unshallow` brings the rest"

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from estimators.errors import OptionError
 from harness.commands.export import export as command
@@ -21,6 +19,7 @@ from harness.results.export import export
 from harness.results.journal import Journal, Result
 from harness.results.runs import read_run
 from harness.results.store import AXES, COLUMNS, StoreError, load_sound
+from tests.invocation import invoke
 from tests.store_runs import START, cell, results, write_events
 from tests.stores import MARKUP, environment, write_run, write_store
 
@@ -42,16 +41,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     later = results(id="y", cell=cell().as_dict() | {"curvature": "high", "outcome": "mine"})
     write_events(folder / "runs" / "later.jsonl", [START, later])
     return folder
-
-
-def invoke(*arguments: object) -> tuple[int, str, str]:
-    app = typer.Typer()
-    app.command()(command)
-    done = CliRunner().invoke(app, [str(one) for one in arguments], standalone_mode=False)
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    code = done.return_value if isinstance(done.return_value, int) else done.exit_code
-    return code, done.stdout, done.stderr
 
 
 def test_parquet_is_the_table(store: Path, tmp_path: Path) -> None:
@@ -122,14 +111,14 @@ def same(found: Any, expected: Any) -> bool:
 def test_standard_output_is_what_a_file_is(store: Path, tmp_path: Path, form: str) -> None:
     out = tmp_path / f"x.{form}"
     export(store, out)
-    code, stdout, stderr = invoke("--store", store, "--format", form)
+    code, stdout, stderr = invoke(command, "--store", store, "--format", form)
     assert (code, stderr) == (0, "")
     assert stdout == out.read_text(encoding="utf-8")
 
 
 def test_the_format_goes_before_the_suffix(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.csv"
-    assert invoke("--store", store, "--out", out, "--format", "json") == (0, "", "")
+    assert invoke(command, "--store", store, "--out", out, "--format", "json") == (0, "", "")
     assert json.loads(out.read_text(encoding="utf-8"))["schema"] == 1
 
 
@@ -150,7 +139,7 @@ def test_broken_files_are_told_and_left_out(tmp_path: Path) -> None:
     whole = len(load_sound(tmp_path))
     (tmp_path / "runs" / "bad.jsonl").write_text("not JSON\n")
     out = tmp_path / "x.csv"
-    code, stdout, stderr = invoke("--store", tmp_path, "--out", out)
+    code, stdout, stderr = invoke(command, "--store", tmp_path, "--out", out)
     assert (code, stdout) == (1, "")
     assert stderr.count("\n") == 1
     assert stderr.startswith(f"metagrad: {tmp_path / 'runs' / 'bad.jsonl'}: not a run that can be ")
@@ -161,9 +150,9 @@ def test_a_file_is_not_replaced_unless_forced(store: Path, tmp_path: Path) -> No
     out = tmp_path / "x.csv"
     out.write_text("mine")
     with pytest.raises(OptionError, match=r"x\.csv is there already; --force replaces it"):
-        invoke("--store", store, "--out", out)
+        invoke(command, "--store", store, "--out", out)
     assert out.read_text() == "mine"
-    assert invoke("--store", store, "--out", out, "--force")[0] == 0
+    assert invoke(command, "--store", store, "--out", out, "--force")[0] == 0
     assert len(pd.read_csv(out)) == len(load_sound(store))
 
 
@@ -192,7 +181,7 @@ def test_slips_are_told(
     monkeypatch.chdir(tmp_path)
     Path("folder.csv").mkdir()
     with pytest.raises(OptionError) as raised:
-        invoke("--store", store, *arguments)
+        invoke(command, "--store", store, *arguments)
     assert str(raised.value).startswith(what)
     assert [one.name for one in tmp_path.iterdir()] == ["folder.csv"]
 

@@ -1,84 +1,25 @@
 """`metagrad merge`: all comes, once, whole; what is broken, foreign or at odds stays out."""
 
-import fcntl
 import json
-import math
 import os
-import resource
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from estimators.errors import OptionError
 from harness.commands.merge import merge as command
-from harness.history.asv_results import load_asv
-from harness.history.kernel_times import with_kernel_times
-from harness.results import staging
-from harness.results.journal import EventFile, Journal
-from harness.results.merge import Merged, merge
+from harness.results.journal import EventFile
+from harness.results.merge import merge
 from harness.results.runs import read_run
-from harness.results.store import Problem, journals, load
-from harness.results.trainings import Training, TrainingJournal, trainings
-from harness.running.processes import fresh_processes
-from tests.asv_files import HEADLINE, MATRIX, write_asv
+from harness.results.store import journals, load
 from tests.histories import SCORES, A, B, cell, write_run
 from tests.invocation import invoke
 from tests.kernel_files import KERNELS, of_commit, write
+from tests.merge_stores import contents, filled, journal, problems, told, train
 from tests.store_runs import fingerprint
 from tests.stores import environment
-
-TWO = [1.0] * 4
-LATER, EARLIER = (datetime(2026, 1, day, tzinfo=UTC) for day in (2, 1))
-
-
-def train(store: Path, machine: str = "ci") -> Path:
-    journal = TrainingJournal.create(store)
-    axes: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5, "seed": 0}
-    axes |= {"step_size": 0.01, "device": "cpu", "dtype": "float32", "outer": {"steps": 5}}
-    journal.start(environment(A, machine=machine), Training("maml", **axes))
-    journal.evaluation(5, "test", {"outer_loss": [1.0, 2.0]}, seconds=1.0)
-    journal.end()
-    return journal.path
-
-
-def filled(folder: Path, machine: str = "ci") -> Path:
-    """A store with results of all kinds."""
-    write_run(folder, A, {cell(): SCORES}, machine=machine)
-    write_run(folder, B, {cell(): SCORES, cell("fomaml"): SCORES}, machine=machine)
-    train(folder, machine)
-    for commit in (A, B):
-        write_asv(folder / "asv", commit, {MATRIX + "hvps": TWO}, machine=machine)
-    write(folder / "benchmarks" / "any-name.json", of_commit(KERNELS, A, 1.0, machine=machine))
-    return folder
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """What is in the files of a store, by the path in it; hidden files, too."""
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file()
-    }
-
-
-def problems(store: Path) -> list[Problem]:
-    """What the readers of a store have to complain of."""
-    found = load(store)[1] if (store / "runs").exists() else []
-    asv, more = load_asv(store / "asv")
-    return found + more + trainings(store)[1] + with_kernel_times(asv, store / "benchmarks")[1]
-
-
-def told(merged: Merged) -> list[str]:
-    return [one.what for one in merged.left_out]
 
 
 def test_all_kinds_of_results_come(tmp_path: Path) -> None:
@@ -148,16 +89,6 @@ def test_another_run_of_the_same_name_gets_a_name_of_its_own(tmp_path: Path) -> 
     assert merge([store], other).there == 2
     assert len(journals(other)) == 2
     assert not problems(other)
-
-
-def journal(store: Path, lines: int = 2) -> Path:
-    """A run without an end."""
-    made = Journal.create(store)
-    made.start(environment(A), cells=1)
-    for number in range(lines - 1):
-        made.resume({"n": number})
-    made.close()
-    return made.path
 
 
 def test_a_run_that_has_gone_on_takes_the_place_of_its_copy(tmp_path: Path) -> None:
@@ -234,91 +165,9 @@ def test_a_run_that_has_not_begun_is_nothing(tmp_path: Path) -> None:
     assert (merged.came.total(), merged.there, len(merged.left_out)) == (0, 1, 1)
 
 
-def asv(folder: Path, values: Any, started: datetime, **changed: Any) -> Path:
-    return write_asv(folder / "asv", A, values, started_at=started, **changed)
-
-
-HVPS, FLOPS = MATRIX + "hvps", MATRIX + "flops"
-ONE_FAILED = [1.0, None, 1.0, 1.0]
-
-
-@pytest.mark.parametrize(
-    ("values", "started", "there", "came", "exit_code"),
-    [
-        ({HVPS: [2.0] * 4}, LATER, True, True, 0),  # newer, and as much
-        ({HVPS: TWO, FLOPS: TWO}, EARLIER, True, True, 0),  # more of the same
-        ({HVPS: TWO, FLOPS: TWO}, LATER, True, True, 0),
-        ({HVPS: [math.nan] * 4}, LATER, True, True, 0),  # skipped is an answer
-        ({HVPS: TWO}, EARLIER, True, False, 0),  # the same
-        ({HVPS: ONE_FAILED}, EARLIER, True, False, 0),  # less of the same
-        ({HVPS: ONE_FAILED}, LATER, True, False, 2),  # newer, and less
-        ({FLOPS: TWO}, LATER, True, False, 2),  # newer, and other
-        ({HVPS: [2.0] * 4}, EARLIER, True, False, 2),  # of the same time, and other
-        ({HVPS: ONE_FAILED, FLOPS: TWO}, EARLIER, True, False, 2),  # either has more
-        ({FLOPS: TWO}, LATER, False, True, 0),
-    ],
-)
-def test_asv_is_replaced_by_what_covers_it(
-    tmp_path: Path, values: Any, started: datetime, there: bool, came: bool, exit_code: int
-) -> None:
-    source, store = tmp_path / "from", tmp_path / "store"
-    new = asv(source, values, started)
-    target = store / new.relative_to(source)
-    if there:
-        asv(store, {HVPS: TWO}, EARLIER)
-    before = target.read_bytes() if there else b""
-    if exit_code:
-        code, out, err = invoke(command, source, "--store", store)
-        assert err == (
-            f"metagrad: {new}: neither it nor {target} has all that the other tells; "
-            "it is left out\n"
-        )
-        assert out.endswith(": 0 came, 0 there already, 1 left out.\n")
-    else:
-        code = merge([source], store).exit_code
-    assert code == exit_code
-    assert target.read_bytes() == (new.read_bytes() if came else before)
-
-
-def test_skipped_results_of_asv_are_there_when_they_are(tmp_path: Path) -> None:
-    source, store = tmp_path / "from", tmp_path / "store"
-    for folder in (source, store):
-        asv(folder, {HVPS: [math.nan] * 4}, EARLIER)
-    merged = merge([source], store)
-    assert (merged.came.total(), merged.there, merged.left_out) == (0, 1, [])
-
-
-def test_asv_of_another_machine_of_the_same_name_stays_out(tmp_path: Path) -> None:
-    source, store = tmp_path / "from", tmp_path / "store"
-    asv(source, {HVPS: TWO}, EARLIER)
-    write_asv(store / "asv", B, {HVPS: TWO})
-    about = {"machine": "here", "version": 1, "arch": "x86_64", "num_cpu": "2"}
-    for folder, cpu in ((source, "one"), (store, "other")):
-        write(folder / "asv" / "here" / "machine.json", about | {"cpu": cpu, "ram": cpu})
-    before = contents(store)
-    merged = merge([source], store)
-    assert merged.exit_code == 2
-    assert "asv knows machines by name" in told(merged)[0]
-    assert contents(store) == before
-    # A few bytes of memory more or less, or another kernel, are no other machine.
-    write(source / "asv" / "here" / "machine.json", about | {"cpu": "other", "os": "newer"})
-    assert merge([source], store).came["asv", "here"] == 1
-    assert contents(store).items() > before.items()
-
-
-def test_asv_learns_of_benchmarks_that_it_has_not_heard_of(tmp_path: Path) -> None:
-    source, store = tmp_path / "from", tmp_path / "store"
-    write_asv(source / "asv", A, {HEADLINE: [1.0, 2.0]})
-    write_asv(store / "asv", B, {HVPS: TWO}, machine="there")
-    merge([source], store)
-    suite = json.loads((store / "asv" / "benchmarks.json").read_text())
-    assert {HEADLINE, HVPS, "version"} <= set(suite)
-    table, _ = load_asv(store / "asv")
-    assert set(table.loc[table["metric"] == HEADLINE, "unit"]) == {"seconds"}
-    assert not problems(store)
-
-
 SHORT = b'{"event": "start", "schema": 2}\n'
+
+
 OTHER = json.dumps({"event": "start", "schema": 99, "environment": environment(A)}).encode() + b"\n"
 
 
@@ -431,141 +280,6 @@ def test_a_slip_in_one_source_brings_nothing_of_the_others(tmp_path: Path) -> No
     with pytest.raises(OptionError, match="there is no"):
         merge([source, tmp_path / "missing"], tmp_path / "store")
     assert not (tmp_path / "store").exists()
-
-
-def test_a_folder_without_a_file_is_nothing_done(tmp_path: Path) -> None:
-    (tmp_path / "from" / "runs").mkdir(parents=True)
-    assert merge([tmp_path / "from"], tmp_path / "store").exit_code == 2
-
-
-def test_two_merges_wait_for_one_another(tmp_path: Path) -> None:
-    source, store = filled(tmp_path / "from"), tmp_path / "store"
-    store.mkdir()
-    handle = os.open(store, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    with pytest.raises(OptionError, match=r"another merge into .* is at work"):
-        merge([source], store)
-    assert not contents(store)
-    os.close(handle)
-    assert merge([source], store).exit_code == 0
-
-
-def test_a_full_disk_is_told_and_leaves_whole_files(tmp_path: Path) -> None:
-    source, store = filled(tmp_path / "from"), tmp_path / "store"
-    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, allowed[1]))
-    try:
-        with pytest.raises(OptionError, match=r"cannot write to .*: File too large; what has come"):
-            merge([source], store)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
-    assert contents(store).items() <= contents(source).items()
-    assert merge([source], store).exit_code == 0
-    assert not problems(store)
-
-
-def test_an_interruption_leaves_whole_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, store = filled(tmp_path / "from"), tmp_path / "store"
-    with monkeypatch.context() as patched:
-        patched.setattr("harness.results.merge.put", _after(3, _interrupt))
-        with pytest.raises(OptionError, match="stopped; what has come is whole"):
-            invoke(command, source, "--store", store)
-    assert len(contents(store)) == 3
-    assert not (store / ".merge").exists()
-    assert merge([source], store).there == 3
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
-
-
-def _after(times: int, ended: Callable[[], None]) -> Callable[[Path, Path], None]:
-    """`put`, with something that happens instead when it has done its work some times."""
-
-    def put(draft: Path, target: Path) -> None:
-        nonlocal times
-        if not times:
-            ended()
-        times -= 1
-        staging.put(draft, target)
-
-    return put
-
-
-def _kill_at_every_step(source: Path, folder: Path) -> None:
-    """Merges into a copy of a store for each step, in a process that kills itself there.
-
-    Steps are: before a file is written, amid that, and before it gets its name. The last copy is
-    that of a merge that came to its end.
-    """
-    from harness.results import merge as module
-
-    for step in count(1):
-        store = shutil.copytree(folder / "before", folder / "killed" / f"{step:03}")
-        child = os.fork()  # this process is fresh, and has no threads
-        if child:
-            if not os.waitpid(child, 0)[1]:
-                return
-            continue
-        steps = _Steps(step)
-        for name in ("put", "write_synced"):
-            setattr(module, name, getattr(steps, name))
-        module.merge([source], store)
-        os._exit(0)
-
-
-@dataclass
-class _Steps:
-    """What a merge does to files, until it is killed.
-
-    Attributes:
-        left: how many steps are left.
-    """
-
-    left: int
-
-    def _step(self) -> None:
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def put(self, draft: Path, target: Path) -> None:
-        self._step()
-        staging.put(draft, target)
-
-    def write_synced(self, path: Path, content: bytes, written: int) -> None:
-        self._step()
-        if self.left == 1:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content[: len(content) // 2])
-        self._step()
-        staging.write_synced(path, content, written)
-
-
-def test_killed_at_every_step_it_can_be_made_again(tmp_path: Path) -> None:
-    source, before = filled(tmp_path / "from"), tmp_path / "before"
-    write_run(before, A, {cell(): SCORES}, machine="here")
-    context: Any = fresh_processes()
-    process = context.Process(target=_kill_at_every_step, args=(source, tmp_path))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
-    *killed, whole = sorted((tmp_path / "killed").iterdir())
-    mine, expected = contents(before), contents(whole)
-    assert len(expected) == len(mine) + len(contents(source))
-    # Two steps to write each file, and one to give it its name.
-    assert len(killed) == 3 * len(contents(source))
-    reached = set()
-    for store in killed:
-        found = {k: v for k, v in contents(store).items() if not k.startswith(".merge/")}
-        assert mine.items() <= found.items() <= expected.items()
-        assert not problems(store)
-        reached.add(len(found))
-        assert merge([source], store).exit_code == 0
-        assert contents(store) == expected
-    assert reached == set(range(len(mine), len(expected)))
 
 
 def test_the_command_line_ends_with_its_code(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def gate(
     from harness.gate.sides import Selection, fine_on_both, side_of
     from harness.gate.telling import tell, write
     from harness.gate.waivers import FILE, parse
-    from harness.git import git
+    from harness.git import git_text
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
@@ -68,8 +68,8 @@ def gate(
     )
     old, new = (side_of(ref, selection, console) for ref in (base, head))
     notes: list[str] = []
-    if new.tree and (changed := git("status", "--porcelain", "--untracked-files=no")):
-        count = len(changed.decode(errors="replace").splitlines())
+    if new.tree and (changed := git_text("status", "--porcelain", "--untracked-files=no")):
+        count = len(changed.splitlines())
         notes.append(f"{count} files have uncommitted changes, which are no part of {new.name}.")
     pairs: Pairs | None = None
     if times and old.tree and new.tree:

@@ -66,23 +66,20 @@ def _history(store: Path) -> "pd.DataFrame":
     Raises:
         StoreError: there is nothing in it.
     """
-    from harness.history.asv_results import load_asv
-    from harness.history.kernel_times import FOLDER, with_kernel_times
-    from harness.history.series import history
+    from harness.history.stored import stored_history
     from harness.results.store import StoreError, load, long_table
 
-    asv, problems = load_asv(store / "asv")
-    asv, more = with_kernel_times(asv, store / FOLDER)
-    problems += more
+    missing: StoreError | None = None
     try:
-        long, faults = load(store)
-    except StoreError:
-        if asv.empty:
-            raise
-        long, faults = long_table([]), []
-    for problem in faults + problems:
+        long, problems = load(store)
+    except StoreError as error:  # there may be other results than runs
+        missing, long, problems = error, long_table([]), []
+    series, more = stored_history(store, long, Path.cwd())
+    if missing and series.empty:
+        raise missing
+    for problem in problems + more:
         typer.echo(f"metagrad: {problem}; it is left out", err=True)
-    return history(long, asv, Path.cwd())
+    return series
 
 
 def _selected(

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import subprocess
 import sys
 import sysconfig
 from collections import defaultdict
@@ -16,6 +15,7 @@ from types import ModuleType
 import estimators
 import harness
 from harness.environment.files import digest
+from harness.git import git_text
 from harness.plugins import module_name
 
 _PROJECT = "metagrad-bench"
@@ -38,7 +38,7 @@ def checkout(store: Path | None = None) -> dict[str, str]:
     """
     if installed := os.environ.get("ASV_COMMIT"):
         return {"commit": installed, "changes": ""}
-    head = _git("rev-parse", "HEAD", "--show-toplevel")
+    head = git_text("rev-parse", "HEAD", "--show-toplevel")
     if head is None:
         return {"commit": "", "changes": ""}
     commit, folder = head.rstrip("\n").split("\n", 1)
@@ -52,7 +52,7 @@ def _changes(folder: Path, store: Path | None) -> str:
         # Of a store that is the checkout itself, journals alone are known to be results.
         only.append(f":(top,exclude,literal){inside.as_posix() if inside.parts else 'runs'}")
     # Without optional locks: another git may be at work in the same checkout.
-    status = _git(
+    status = git_text(
         *("-C", str(folder), "--no-optional-locks", "status", "--porcelain", "-z"),
         *("--no-renames", "--untracked-files=all", "--", *only),
     )
@@ -73,14 +73,6 @@ def _content(path: Path) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError:  # deleted, a folder of its own repository, or not ours to read
         return b""
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return os.fsdecode(done.stdout)
 
 
 def source() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from estimators.errors import OptionError
 from harness.cache import folder
-from harness.git import git, shallow
+from harness.git import git, git_text, shallow
 
 _KEPT = 20  # trees; what has not been used for longest goes
 
@@ -55,10 +55,10 @@ def resolve(ref: str) -> str:
     """
     if git("rev-parse", "--git-dir") is None:
         raise OptionError("this folder is in no git repository; --base and --head name its commits")
-    commit = git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+    commit = git_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if commit is None:
         raise OptionError(f"no commit {ref!r} in this repository{shallow()}")
-    return commit.decode().strip()
+    return commit.strip()
 
 
 def install(commit: str) -> Tree:
@@ -91,7 +91,7 @@ def install(commit: str) -> Tree:
     for old in sorted(place.parent.iterdir(), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     work = place / "source" / _prefix()
-    subject = (git("log", "-1", "--format=%s", commit) or b"").decode(errors="replace").strip()
+    subject = (git_text("log", "-1", "--format=%s", commit) or "").strip()
     return Tree(commit, subject, work, (place / "site", work))
 
 
@@ -102,16 +102,15 @@ def file_at(commit: str, name: str) -> str | None:
         commit: full hash.
         name: of the file.
     """
-    content = git("show", f"{commit}:./{name}")
-    return None if content is None else content.decode(errors="replace")
+    return git_text("show", f"{commit}:./{name}")
 
 
 def _prefix() -> Path:
-    return Path((git("rev-parse", "--show-prefix") or b"").decode().strip())
+    return Path((git_text("rev-parse", "--show-prefix") or "").strip())
 
 
 def _export(commit: str, target: Path) -> None:
-    top = (git("rev-parse", "--show-toplevel") or b"").decode().strip()
+    top = (git_text("rev-parse", "--show-toplevel") or "").strip()
     archive = git("-C", top, "archive", "--format=tar", commit)
     if archive is None:
         raise OptionError(f"git cannot export {commit}")

@@ -8,6 +8,7 @@ import streamlit as st
 
 from harness.history.changes import changes
 from harness.history.compare import compare
+from harness.history.stored import files_beside_runs
 from reports import figures
 from reports.pages import parts
 from reports.quantities import QUANTITIES
@@ -16,7 +17,6 @@ from reports.tables.over_commits import (
     beside_cells,
     changes_told,
     compared,
-    files_beside_runs,
     of_machine,
     of_setting,
     read_history,

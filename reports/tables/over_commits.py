@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.history.asv_results import load_asv
-from harness.history.kernel_times import FOLDER, with_kernel_times
-from harness.history.series import history
+from harness.history.stored import stored_history
 from harness.results.store import Problem
 from reports.quantities import QUANTITIES
 from reports.tables.cells import family_and_order
@@ -41,18 +39,7 @@ def read_history(snapshot: Snapshot, repository: Path) -> History:
         snapshot: of the store.
         repository: a folder of the git repository whose commits were measured.
     """
-    asv, problems = load_asv(snapshot.store / "asv")
-    table, more = with_kernel_times(asv, snapshot.store / FOLDER)
-    return History(history(snapshot.long, table, repository), problems + more)
-
-
-def files_beside_runs(store: Path) -> list[Path]:
-    """Returns the files that a history is read from, runs apart.
-
-    Args:
-        store: folder of results.
-    """
-    return [*(store / "asv").rglob("*.json"), *(store / FOLDER).glob("*.json")]
+    return History(*stored_history(snapshot.store, snapshot.long, repository))
 
 
 def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
