@@ -1,6 +1,9 @@
 """The dashboard: one page a question, over one bar of filters."""
 
+import asyncio
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -24,11 +27,12 @@ _PAGES = {
 def main() -> None:
     """Shows the store that METAGRAD_STORE names, or ./results."""
     st.set_page_config(page_title="metagrad-bench", layout="wide")
-    store = Path(os.environ.get("METAGRAD_STORE", "results"))
+    store = _store()
     title = _chosen_page()
     st.title(title)
     try:
-        snapshot = _snapshot(str(store), stamp(store))
+        with st.spinner("Reading results"):
+            snapshot = _snapshot(stamp(store), store)
     except StoreError as error:
         st.info(plain(str(error)))
         return
@@ -37,6 +41,26 @@ def main() -> None:
         st.info(f"No results in {plain(str(store))} yet: run `make bench`, then reload this page.")
         return
     import_module(_PAGES[title]).show(choose(snapshot))
+
+
+@asynccontextmanager
+async def lifespan(_: st.App) -> AsyncGenerator[None]:
+    """Reads the store when the server starts, while the first browser still loads the page."""
+
+    def read_ahead() -> None:
+        with suppress(StoreError):  # told to whoever opens a page
+            store = _store()
+            _snapshot(stamp(store), store)
+
+    reading = asyncio.create_task(asyncio.to_thread(read_ahead))
+    try:
+        yield
+    finally:
+        await reading
+
+
+def _store() -> Path:
+    return Path(os.environ.get("METAGRAD_STORE", "results"))
 
 
 def _chosen_page() -> str:
@@ -53,8 +77,8 @@ def _chosen_page() -> str:
     return opened[0]
 
 
-@st.cache_resource(max_entries=2, show_spinner="Reading results")
-def _snapshot(store: str, stamp: Stamp) -> Snapshot:
+@st.cache_resource(max_entries=2, show_spinner=False)  # which could not be shown before a page
+def _snapshot(stamp: Stamp, _store: Path) -> Snapshot:
     """Reads a store; the stamp is there for the cache, which forgets when a file changes."""
     del stamp
-    return read(Path(store))
+    return read(_store)

@@ -24,7 +24,7 @@ from reports.tables.accuracy import JUDGED, curves, differences, settings, test_
 from reports.tables.advice import advise, verdict
 from reports.tables.budgets import by_memory
 from reports.tables.environments import environments
-from reports.tables.over_commits import History, changes_told, of_setting, read_history
+from reports.tables.over_commits import History, changes_told, read_history
 from reports.tables.overview import failures
 from reports.tables.samples import samples
 from reports.tables.snapshot import Snapshot, read
@@ -171,7 +171,7 @@ def _section(snapshot: Snapshot, history: History, rows: pd.DataFrame) -> dict[s
 
 def _history(history: History, here: pd.DataFrame) -> dict[str, Any] | None:
     """Returns how the numbers of a setting changed; None where there is one commit only."""
-    rows = of_setting(history.series, here, [])
+    rows = history.of_setting(here, [])
     if rows["commit"].nunique() < 2:
         return None
     steps = changes(rows)

@@ -1,5 +1,6 @@
 """The dashboard without a browser: what each page shows for which choice."""
 
+import asyncio
 import math
 import re
 import threading
@@ -13,7 +14,10 @@ from streamlit.util import calc_hash
 
 from harness.results.runs import read_run
 from harness.results.trainings import Split, Training, TrainingJournal
+from reports import dashboard
 from reports.quantities import QUANTITIES
+from reports.tables import snapshot
+from reports.tables.snapshot import Snapshot
 from tests.kernel_files import KERNELS, of_commit, write
 from tests.stores import COMMITS, DEPTHS, MARKUP, NOTE, environment, write_run, write_store
 
@@ -198,6 +202,10 @@ def test_history_shows_kernels_that_pytest_benchmark_has_timed(store: Path) -> N
 def test_history_of_uncommitted_changes_says_that_there_is_none(store: Path) -> None:
     write_run(store, COMMITS[0], {"fomaml": 0.3}, changes="0123456789ab")
     assert "uncommitted" in opened("History").info[0].value
+    write(store / "benchmarks" / "0.json", of_commit(KERNELS, COMMITS[0], 1.0, machine="here"))
+    at = opened("History")
+    assert "uncommitted" in at.info[0].value
+    assert figures(at) == 1  # of kernels
 
 
 def train(store: Path, estimator: str, mean: float, seed: int = 0, **changed: Any) -> None:
@@ -371,6 +379,30 @@ def test_a_changed_file_is_read_again(store: Path) -> None:
     write_run(store, "c" * 40, {"fomaml": 0.2})
     at.run()
     assert at.sidebar.selectbox(key="commit").options[0].startswith("c" * 8)
+
+
+def test_the_store_is_read_before_anybody_opens_a_page(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(store)
+    taken: list[Path] = []
+
+    def read(path: Path) -> Snapshot:
+        taken.append(path)
+        return snapshot.read(path)
+
+    async def serve() -> None:
+        async with dashboard.lifespan(st.App(APP)):
+            pass
+
+    monkeypatch.setattr(dashboard, "read", read)
+    asyncio.run(serve())
+    assert taken == [store]
+    opened()
+    assert taken == [store]
+    (store / "runs").rename(store / "elsewhere")
+    asyncio.run(serve())  # which does not keep the server from telling what is wrong
+    assert opened().info
 
 
 def test_a_store_is_shown_while_it_is_written(store: Path) -> None:

@@ -61,7 +61,8 @@ def history(rows: Rows, changes: Rows) -> Chart:
         *_rings(changed, points, name),
         marks.labels(ends, families, "order", above=False),
     ]
-    return style.figure(_heading(shown, name), layers)
+    # A kernel is of no estimator.
+    return style.figure(_heading(shown, name), layers, legend=any(families))
 
 
 def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:

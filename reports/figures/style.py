@@ -4,11 +4,11 @@ Nothing here is black or white, which one of the two themes would hide.
 """
 
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any, ClassVar
 from zlib import crc32
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from harness.metrics import METRICS
@@ -47,7 +47,22 @@ _FEW = 4
 _BARS = {"mean": "95 % interval over tasks", "median": "quartiles"}
 
 Rows = pd.DataFrame
-Chart = alt.LayerChart | alt.Chart | alt.FacetChart
+
+
+class Layers(alt.TopLevelLayerSpec):
+    """Layers as they are; `alt.LayerChart` looks in copies of them for what none here has."""
+
+    def to_dict(self, validate: bool = True, **_: Any) -> dict[str, Any]:
+        """Returns the specification.
+
+        Args:
+            validate: whether to hold it against the schema.
+        """
+        spec = super().to_dict(validate, context={"top_level": False, "datasets": {}})
+        return {"$schema": alt.SCHEMA_URL, **spec}
+
+
+Chart = Layers | alt.LayerChart | alt.Chart | alt.FacetChart
 
 
 def look(family: str) -> tuple[str, str]:
@@ -142,7 +157,7 @@ def figure(
             encoding = layer.encoding[channel]
             if isinstance(encoding, alt.Color | alt.Shape | alt.Opacity):
                 encoding["legend"] = None
-    return alt.LayerChart(
+    return Layers(
         layer=list(layers),
         datasets=_named_once(layers),
         title=title,
@@ -177,11 +192,16 @@ class _Table:
     def to_dict(self) -> list[dict[Any, Any]]:
         """Returns the rows as JSON has them: without a value where it knows none."""
 
-        def known(value: Any) -> Any:
-            none = value is pd.NA or (isinstance(value, float) and not isfinite(value))
-            return None if none else value
+        def known(column: "pd.Series[Any]") -> list[Any]:
+            values: list[Any] = column.tolist()
+            none = column.isna().to_numpy()
+            if column.dtype.kind == "f":
+                none = none | np.isinf(column.to_numpy())
+            for place in np.flatnonzero(none):
+                values[place] = None
+            return values
 
-        columns = [map(known, self._rows[name].tolist()) for name in self._rows]
+        columns = [known(self._rows[name]) for name in self._rows]
         return [dict(zip(self._rows, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

@@ -1,5 +1,6 @@
 """What estimators' bias costs in the end: learning curves and results on held-out tasks."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -41,10 +42,10 @@ def _setting(rows: pd.DataFrame, number: int) -> None:
         st.header(QUANTITIES[metric].label.capitalize())
         compared = differences(rows, metric)
         parts.figures(
-            figures.learning_curves(curves(rows, metric, "validation")),
-            figures.learning_curves(curves(rows, metric, "train")),
-            figures.test_accuracy(test_results(rows, metric)),
-            figures.paired_differences(compared),
+            partial(figures.learning_curves, curves(rows, metric, "validation")),
+            partial(figures.learning_curves, curves(rows, metric, "train")),
+            partial(figures.test_accuracy, test_results(rows, metric)),
+            partial(figures.paired_differences, compared),
             part=f"{number}-{metric}",
         )
         st.markdown("\n".join(f"- {plain(one)}" for one in compared["text"]))

@@ -1,5 +1,7 @@
 """How wrong estimates are: against order, depth and training, and task by task."""
 
+from functools import partial
+
 from reports import figures
 from reports.pages import parts
 from reports.tables.samples import samples
@@ -13,10 +15,10 @@ def show(view: View) -> None:
         view: what the filters leave.
     """
     parts.figures(
-        figures.bias_against_order(view.here),
-        figures.bias_against_depth(view.setting),
-        figures.bias_by_task(samples(view.snapshot.long, view.here, "bias")),
-        figures.cosine(view.here),
-        figures.bias_along_training(view.training),
+        partial(figures.bias_against_order, view.here),
+        partial(figures.bias_against_depth, view.setting),
+        partial(figures.bias_by_task, samples(view.snapshot.long, view.here, "bias")),
+        partial(figures.cosine, view.here),
+        partial(figures.bias_along_training, view.training),
     )
     parts.explained("bias", "bound", "cosine_distance", "curvature")

@@ -1,5 +1,6 @@
 """Everything about one cell."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -33,7 +34,7 @@ def show(view: View) -> None:
         return
     _outcome(found)
     parts.grid(found.metrics)
-    parts.figures(figures.samples_in_order(in_order(found.result)))
+    parts.figures(partial(figures.samples_in_order, in_order(found.result)))
     st.subheader("Again")
     if again := command(row):
         st.code(again, language="shell", wrap_lines=True)
@@ -83,8 +84,10 @@ def _profile(store: Path, name: str, how: str) -> None:
         st.markdown("There is none of this cell. This makes one:")
         st.code(how, language="shell", wrap_lines=True)
         return
-    parts.figures(profiles.memory_timeline(profile), profiles.time_by_phase(profile))
-    parts.figures(profiles.flames(profile))
+    parts.figures(
+        partial(profiles.memory_timeline, profile), partial(profiles.time_by_phase, profile)
+    )
+    parts.figures(partial(profiles.flames, profile))
     for title, table in (
         ("Operators, by time in themselves", profiles.top_operators(profile)),
         ("Tensors alive at the peak", profiles.top_tensors(profile)),

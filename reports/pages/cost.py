@@ -1,5 +1,7 @@
 """What estimates cost: time, memory, work and what must be done one after the other."""
 
+from functools import partial
+
 from reports import figures
 from reports.pages import parts
 from reports.tables.view import View
@@ -12,11 +14,11 @@ def show(view: View) -> None:
         view: what the filters leave.
     """
     parts.figures(
-        figures.work_against_depth(view.setting),
-        figures.memory_against_depth(view.setting),
-        figures.time_against_depth(view.setting),
-        figures.cost_against_model(view.models),
-        figures.work_and_serial_depth(view.here),
-        figures.phases(view.here),
+        partial(figures.work_against_depth, view.setting),
+        partial(figures.memory_against_depth, view.setting),
+        partial(figures.time_against_depth, view.setting),
+        partial(figures.cost_against_model, view.models),
+        partial(figures.work_and_serial_depth, view.here),
+        partial(figures.phases, view.here),
     )
     parts.explained("time_ratio", "time", "peak_memory", "hvps", "serial_depth", "time_inner_loop")

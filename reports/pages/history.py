@@ -1,6 +1,7 @@
 """A metric over commits, what changed where, and two commits side by side."""
 
 from collections.abc import Hashable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -9,20 +10,19 @@ import streamlit as st
 from harness.history.changes import changes
 from harness.history.compare import compare
 from harness.history.stored import files_beside_runs
+from harness.results.store import journals
 from reports import figures
 from reports.pages import parts
 from reports.quantities import QUANTITIES
 from reports.tables.over_commits import (
     History,
-    beside_cells,
     changes_told,
     compared,
-    of_machine,
-    of_setting,
+    machine_of,
     read_history,
     setting_of,
 )
-from reports.tables.snapshot import Snapshot, Stamp, stamp, stamp_of
+from reports.tables.snapshot import Snapshot, Stamp, stamp_of
 from reports.tables.view import View
 
 
@@ -33,14 +33,21 @@ def show(view: View) -> None:
         view: what the filters leave.
     """
     snapshot = view.snapshot
-    kept = stamp_of(files_beside_runs(snapshot.store))
-    found = _history(str(snapshot.store), stamp(snapshot.store), kept, snapshot)
+    kept = stamp_of([*journals(snapshot.store), *files_beside_runs(snapshot.store)])
+    found = _history(kept, snapshot)
     parts.problems(found.problems)
     if view.here.empty:
         st.info("No cell is left by the filters.")
         return
-    rows = of_setting(found.series, view.here, view.families)
-    names = [name for name in QUANTITIES if (rows["metric"] == name).any()]
+    _setting(found, view, kept)
+    _beside_cells(found.beside_cells(view.here))
+
+
+def _setting(found: History, view: View, kept: Stamp) -> None:
+    """Shows the history of what the filters leave."""
+    rows = found.of_setting(view.here, view.families)
+    there = set(rows["metric"])
+    names = [name for name in QUANTITIES if name in there]
     if not names:
         st.info(
             "Nothing here was measured at a commit without uncommitted changes; "
@@ -49,14 +56,12 @@ def show(view: View) -> None:
         return
     _over_commits(rows, names)
     st.subheader("Changes, newest first")
-    setting = (*setting_of(view.here), *view.families)
-    steps = _changes(str(snapshot.store), stamp(snapshot.store), kept, setting, rows)
+    steps = _changes(kept, (*setting_of(view.here), *view.families), rows)
     if steps.empty:
         st.markdown("No metric changed its level in this setting.")
     else:
         parts.grid(changes_told(steps))
-    _side_by_side(found.series, rows)
-    _beside_cells(beside_cells(found.series, view.here))
+    _side_by_side(found, rows, kept)
 
 
 def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
@@ -68,10 +73,10 @@ def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
         bind="query-params",
     )
     chosen = rows[(rows["metric"] == metric) | (rows["metric"] == "")]
-    parts.figures(figures.history(chosen, changes(rows[rows["metric"] == metric])))
+    parts.figures(partial(figures.history, chosen, changes(rows[rows["metric"] == metric])))
 
 
-def _side_by_side(series: pd.DataFrame, rows: pd.DataFrame) -> None:
+def _side_by_side(found: History, rows: pd.DataFrame, kept: Stamp) -> None:
     st.subheader("Two commits side by side")
     by_place = rows.sort_values("position").drop_duplicates("commit")
     subjects = dict(zip(by_place["commit"], by_place["subject"], strict=True))
@@ -84,11 +89,11 @@ def _side_by_side(series: pd.DataFrame, rows: pd.DataFrame) -> None:
     def label(commit: str) -> str:
         return f"{commit[:8]} {subjects[commit]}".strip()
 
-    chosen = compare(
-        of_machine(series, rows),
+    pair = (
         base.selectbox("Base", commits, 1, format_func=label, key="base", bind="query-params"),
         head.selectbox("Head", commits, 0, format_func=label, key="head", bind="query-params"),
     )
+    chosen = _compared(kept, machine_of(rows), *pair, found.of_commits(rows, *set(pair)))
     differing = int(chosen["differs"].sum())
     st.markdown(f"{differing:,} of {len(chosen):,} numbers and outcomes differ.")
     parts.grid(compared(chosen))
@@ -102,20 +107,27 @@ def _beside_cells(rows: pd.DataFrame) -> None:
     names = sorted(rows["metric"].unique())
     name = st.selectbox("Benchmark", names, key="benchmark", bind="query-params")
     chosen = rows[rows["metric"] == name]
-    parts.figures(figures.history(chosen, changes(chosen)))
+    parts.figures(partial(figures.history, chosen, changes(chosen)))
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the history")
-def _history(store: str, runs: Stamp, asv: Stamp, _snapshot: Snapshot) -> History:
-    """Reads the history; the stamps are there for the cache."""
-    del store, runs, asv
+def _history(kept: Stamp, _snapshot: Snapshot) -> History:
+    """Reads the history; the stamp is there for the cache, which forgets when a file changes."""
+    del kept
     return read_history(_snapshot, Path.cwd())
 
 
 @st.cache_resource(max_entries=100, show_spinner="Looking for changes")
-def _changes(
-    store: str, runs: Stamp, asv: Stamp, setting: tuple[Hashable, ...], _rows: pd.DataFrame
-) -> pd.DataFrame:
+def _changes(kept: Stamp, setting: tuple[Hashable, ...], _rows: pd.DataFrame) -> pd.DataFrame:
     """Finds the changes of all metrics of a setting, of which there are many to look through."""
-    del store, runs, asv, setting
+    del kept, setting
     return changes(_rows)
+
+
+@st.cache_resource(max_entries=10, show_spinner="Comparing")
+def _compared(
+    kept: Stamp, machine: tuple[str, str], base: str, head: str, _rows: pd.DataFrame
+) -> pd.DataFrame:
+    """Compares two commits on one machine, whatever setting the page shows."""
+    del kept, machine
+    return compare(_rows, base, head)

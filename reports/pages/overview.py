@@ -1,5 +1,7 @@
 """Which estimator to use, what stands out, and what the store holds."""
 
+from functools import partial
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -54,7 +56,10 @@ def _advice(view: View) -> None:
     parts.sentences(ranking(advice))
     if noted := disturbed(view.here):
         st.markdown(f":small[{plain(noted)}]")
-    parts.figures(figures.bias_against_memory(view.here), figures.bias_against_time(view.here))
+    parts.figures(
+        partial(figures.bias_against_memory, view.here),
+        partial(figures.bias_against_time, view.here),
+    )
     parts.explained("bias", "peak_memory", "time_ratio")
 
 

@@ -1,7 +1,7 @@
 """What all pages are made of."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pandas as pd
@@ -15,11 +15,12 @@ from reports.quantities import QUANTITIES
 from reports.tables.text import as_text
 
 
-def figures(*charts: Chart, part: str = "") -> None:
+def figures(*charts: Callable[[], Chart], part: str = "") -> None:
     """Shows figures, two side by side where there is room, each with a button that saves it.
 
     Args:
-        *charts: from `reports.figures`. Streamlit itself offers them as PNG.
+        *charts: each makes a figure of `reports.figures`, when it is shown: the browser draws one
+            while the next is made. Streamlit itself offers them as PNG.
         part: of the page, where several have figures of the same title.
     """
     for start in range(0, len(charts), 2):
@@ -27,7 +28,7 @@ def figures(*charts: Chart, part: str = "") -> None:
         places = enumerate(zip(st.columns(len(pair)), pair, strict=True), start)
         for place, (column, chart) in places:
             # Tests hold figures against the schema; Altair would do so again, which takes longest.
-            spec = chart.to_dict(validate=False)
+            spec = chart().to_dict(validate=False)
             column.vega_lite_chart(spec)
             name = re.sub(r"\W+", "-", spec["title"]["text"].lower())
             column.download_button(

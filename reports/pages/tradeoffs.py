@@ -1,5 +1,7 @@
 """Any metric against any other."""
 
+from functools import partial
+
 import streamlit as st
 
 from reports import figures
@@ -27,7 +29,7 @@ def show(view: View) -> None:
     x_log = columns[0].toggle("Logarithmic across", True, key="x-log", bind="query-params")
     y_log = columns[1].toggle("Logarithmic up", True, key="y-log", bind="query-params")
     rows = {"depth": view.setting, "model": view.models}.get(str(by), view.here)
-    parts.figures(figures.tradeoff(rows, x, y, x_log=x_log, y_log=y_log, by=by))
+    parts.figures(partial(figures.tradeoff, rows, x, y, x_log=x_log, y_log=y_log, by=by))
     st.markdown(
         "The line of steps is the Pareto front: nothing is better in both. What it leaves behind "
         "is faded. A thin line joins the orders of one estimator."

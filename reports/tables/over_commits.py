@@ -1,8 +1,10 @@
 """How numbers changed over commits, and in one setting."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,14 @@ from harness.history.stored import stored_history
 from harness.results.store import Problem
 from reports.quantities import QUANTITIES
 from reports.tables.cells import family_and_order
-from reports.tables.snapshot import Snapshot
+from reports.tables.snapshot import Snapshot, in_few_parts
 
+_Places = Mapping[Any, Any]  # pandas: places of rows, by what they have in common
+
+_MACHINE = ("machine", "fingerprint")
+_NONE = np.array([], dtype=np.intp)
 _SETTING = (
-    *("machine", "fingerprint", "task", "model", "depth", "step_size", "device", "dtype", "seed"),
+    *(*_MACHINE, "task", "model", "depth", "step_size", "device", "dtype", "seed"),
     *("tasks", "trained"),
 )
 
@@ -31,6 +37,55 @@ class History:
     series: pd.DataFrame
     problems: list[Problem]
 
+    def of_setting(self, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
+        """Returns the series of one setting.
+
+        Args:
+            here: rows of the table of cells, of one setting.
+            families: estimators to keep; all if empty.
+        """
+        rows = self.series.take(self._settings.get(setting_of(here), _NONE))
+        every = rows["estimator"].unique()
+        kept = [one for one in every if not families or family_and_order(one)[0] in families]
+        return rows[rows["estimator"].isin(kept)]
+
+    def of_commits(self, here: pd.DataFrame, *commits: str) -> pd.DataFrame:
+        """Returns all series of some commits on the machine of some rows.
+
+        Args:
+            here: rows of the table of cells, of one machine.
+            *commits: their hashes.
+        """
+        machine = machine_of(here)
+        places = [self._commits.get((*machine, commit), _NONE) for commit in commits]
+        return self.series.take(np.sort(np.concatenate(places)))
+
+    def beside_cells(self, here: pd.DataFrame) -> pd.DataFrame:
+        """Returns what asv and pytest-benchmark timed that is no metric of a cell, on one machine.
+
+        Args:
+            here: rows of the table of cells, of the machine.
+        """
+        name, fingerprint = machine_of(here)
+        rows = self._beside
+        chosen: pd.DataFrame = rows[
+            (rows["machine"] == name) & (rows["fingerprint"] == fingerprint)
+        ]
+        return chosen
+
+    # Looking through all rows for each reader takes longer than all that is then made of them.
+    @cached_property
+    def _settings(self) -> _Places:
+        return self.series.groupby(list(_SETTING), sort=False).indices
+
+    @cached_property
+    def _commits(self) -> _Places:
+        return self.series.groupby([*_MACHINE, "commit"], sort=False).indices
+
+    @cached_property
+    def _beside(self) -> pd.DataFrame:
+        return self.series[~self.series["metric"].isin(["", *QUANTITIES])]
+
 
 def read_history(snapshot: Snapshot, repository: Path) -> History:
     """Reads the history of a store: its runs, and what asv and pytest-benchmark have kept in it.
@@ -39,7 +94,8 @@ def read_history(snapshot: Snapshot, repository: Path) -> History:
         snapshot: of the store.
         repository: a folder of the git repository whose commits were measured.
     """
-    return History(*stored_history(snapshot.store, snapshot.long, repository))
+    series, problems = stored_history(snapshot.store, snapshot.long, repository)
+    return History(in_few_parts(series), problems)
 
 
 def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
@@ -51,44 +107,14 @@ def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
     return tuple(here[column].iloc[0] for column in _SETTING)
 
 
-def of_setting(series: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
-    """Returns the series of one setting.
+def machine_of(here: pd.DataFrame) -> tuple[str, str]:
+    """Returns name and fingerprint of the machine of some rows.
 
     Args:
-        series: see `History`.
-        here: rows of the table of cells, of one setting.
-        families: estimators to keep; all if empty.
+        here: rows of the table of cells or of a series, of one machine.
     """
-    same = pd.Series(True, index=series.index)
-    for column, value in zip(_SETTING, setting_of(here), strict=True):
-        same &= series[column] == value
-    rows = series[same]
-    kept = [not families or family_and_order(name)[0] in families for name in rows["estimator"]]
-    return rows[np.array(kept, dtype=bool)]
-
-
-def of_machine(series: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns all series of the machine that some are of.
-
-    Args:
-        series: see `History`.
-        rows: some of them, of one machine.
-    """
-    first = rows.iloc[0]
-    same = (series["machine"] == first["machine"]) & (series["fingerprint"] == first["fingerprint"])
-    chosen: pd.DataFrame = series[same]
-    return chosen
-
-
-def beside_cells(series: pd.DataFrame, here: pd.DataFrame) -> pd.DataFrame:
-    """Returns what asv and pytest-benchmark timed that is no metric of a cell, on one machine.
-
-    Args:
-        series: see `History`.
-        here: rows of the table of cells, of the machine.
-    """
-    rows = of_machine(series, here)
-    return rows[~rows["metric"].isin(["", *QUANTITIES])]
+    name, fingerprint = (here[column].iloc[0] for column in _MACHINE)
+    return name, fingerprint
 
 
 def changes_told(changes: pd.DataFrame) -> pd.DataFrame:
