@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import torch
 
 import harness
 from estimators.registry import Registry
-from harness.environment import code_state, environment
+from harness.environment import MACHINE, code_state, environment, fingerprint
 from harness.environment.code import checkout, packages, plugins, source
 from harness.plugins import load_plugins
 from tests.commands import COMMAND, TINY, Command, estimators, events, journals
@@ -303,6 +304,27 @@ def test_states_and_fingerprints_stay_until_something_changes(repository: Path) 
     named.append(environment(plugins=["own.py"]))
     assert len({code_state(known) for known in (first, *named)}) == 3
     assert named[1]["fingerprint"] == first["fingerprint"]
+
+
+def test_machines_lent_anew_each_time_are_one_by_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [tmp_path / name for name in ("monday", "tuesday")]
+    for root in roots:
+        (root / "etc").mkdir(parents=True)
+        (root / "etc/machine-id").write_text(root.name)
+
+    def lent() -> list[str]:
+        return [fingerprint("cpu", 2, 4, 2**34, [], root) for root in roots]
+
+    monkeypatch.delenv(MACHINE, raising=False)
+    assert environment()["machine"] == platform.node()
+    monday, tuesday = lent()
+    assert monday != tuesday
+    monkeypatch.setenv(MACHINE, "hosted-epyc")
+    assert environment()["machine"] == "hosted-epyc"
+    assert len(set(lent())) == 1
+    assert len({monday, tuesday, *lent()}) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from estimators.errors import OptionError
+from harness.cell import Cell
 from harness.commands.merge import merge as command
+from harness.profiling.folder import FILES, SUMMARY, folder_of, read_profile
 from harness.results.journal import EventFile
 from harness.results.merge import merge
 from harness.results.runs import read_run
@@ -18,6 +22,7 @@ from tests.histories import SCORES, A, B, cell, write_run
 from tests.invocation import invoke
 from tests.kernel_files import KERNELS, of_commit, write
 from tests.merge_stores import contents, filled, journal, problems, told, train
+from tests.profile_files import write_profile
 from tests.store_runs import fingerprint
 from tests.stores import environment
 
@@ -29,7 +34,7 @@ def test_all_kinds_of_results_come(tmp_path: Path) -> None:
     code, out, err = invoke(command, source, "--store", store)
     assert (code, err) == (0, "")
     assert [" ".join(line.split()) for line in out.splitlines()] == [
-        "machine runs trainings asv benchmarks",
+        "machine runs trainings profiles asv benchmarks",
         "ci 2 1 2 1",
         f"Into {store}: 6 came, 0 there already, 0 left out.",
     ]
@@ -235,6 +240,43 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     assert not any(b"secret" in content for content in contents(store).values())
 
 
+def test_of_a_cell_the_newest_profile_is_kept(tmp_path: Path) -> None:
+    (source, other), store = (tmp_path / "from", tmp_path / "other"), tmp_path / "store"
+    axes: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 2}
+    fomaml, maml = (Cell.of(estimator=name, **axes) for name in ("fomaml", "maml"))
+    for one in (fomaml, maml):
+        write_profile(source, one, at="2026-01-02T00:00:00+00:00")
+    write_profile(other, fomaml, at="2026-01-03T00:00:00+00:00")
+    older, newer = read_profile(folder_of(fomaml, source)), read_profile(folder_of(fomaml, other))
+    (source / "profiles" / ".profile-0123").mkdir()  # one that is being written
+    told = merge([source], store)
+    assert (told.came.total(), told.there, told.left_out) == (2, 0, [])
+    assert read_profile(folder_of(fomaml, store)).summary == older.summary
+    assert merge([other], store).came.total() == 1
+    kept = read_profile(folder_of(fomaml, store))
+    assert kept.summary == newer.summary
+    kept.read_all()
+    assert {path.name for path in kept.folder.iterdir()} == set(FILES)
+    again = merge([source, other], store)
+    assert (again.came.total(), again.there, again.left_out) == (0, 3, [])
+    (folder_of(maml, source) / "stacks.txt").unlink()
+    (folder_of(fomaml, source) / SUMMARY).write_text("{}")
+    shutil.rmtree(folder_of(maml, store))
+    folder_of(maml, store).mkdir()
+    (folder_of(maml, store) / "mine.txt").touch()
+    problems = merge([source], store).left_out
+    assert [problem.path for problem in problems] == sorted(
+        folder_of(one, source) for one in (fomaml, maml)
+    )
+    assert merge([other], store).there == 1
+    write_profile(tmp_path / "third", maml)
+    (problem,) = merge([tmp_path / "third"], store).left_out
+    assert "something other" in problem.what
+    assert {path.name for path in (store / "profiles").iterdir()} == {
+        folder_of(one, store).name for one in (fomaml, maml)
+    }
+
+
 def test_machines_of_one_name_are_told(tmp_path: Path) -> None:
     source, store = tmp_path / "from", tmp_path / "store"
     write_run(source, A, {cell(): SCORES}, machine="ci", fingerprint="f00d")
@@ -254,7 +296,7 @@ def test_machines_of_one_name_are_told(tmp_path: Path) -> None:
         ("store/../store", "store", "is the store that results are to come to"),
         ("store", "link", "store is the store that results are to come to"),
         ("missing", "store", "there is no missing"),
-        ("empty", "store", "no results in empty; name a folder with runs, trainings, asv or"),
+        ("empty", "store", "no results in empty; name a folder with runs, trainings, profiles, asv or"),
         ("file.txt", "store", "no results in file.txt"),
         ("store", "file.txt", "file.txt is no folder"),
         ("store", "file.txt/below", "cannot write to file.txt/below: Not a directory"),

@@ -321,7 +321,7 @@ def test_nothing_but_an_older_profile_of_the_cell_is_replaced(tmp_path: Path) ->
     folder = tmp_path / "out"
 
     def write(by: Cell, text: str) -> None:
-        with replaced_when_whole(folder, by) as draft:
+        with replaced_when_whole(folder, by.id) as draft:
             (draft / "profile.json").write_text(json.dumps({"cell": by.id, "text": text}))
 
     write(cell, "first")
@@ -329,7 +329,7 @@ def test_nothing_but_an_older_profile_of_the_cell_is_replaced(tmp_path: Path) ->
     assert json.loads((folder / "profile.json").read_text())["text"] == "second"
     with pytest.raises(OptionError, match="something other"):
         write(other, "third")
-    with pytest.raises(ZeroDivisionError), replaced_when_whole(folder, cell) as draft:
+    with pytest.raises(ZeroDivisionError), replaced_when_whole(folder, cell.id) as draft:
         (draft / "profile.json").write_text(str(1 // 0))
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(OptionError, match="something other"):
@@ -339,7 +339,7 @@ def test_nothing_but_an_older_profile_of_the_cell_is_replaced(tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(OptionError, match="cannot write"),
-        replaced_when_whole(tmp_path / "file" / "x", cell),
+        replaced_when_whole(tmp_path / "file" / "x", cell.id),
     ):
         pass
 

@@ -23,7 +23,8 @@ def merge(
 ) -> int:
     """Bring results of other machines into a store.
 
-    Runs, trainings, asv's results and times of kernels; what is there already is left as it is.
+    Runs, trainings, profiles, asv's results and times of kernels; what is there already is left
+    as it is.
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all of them are in the store; 1: some were left out; 2: nothing could be done.
     """

@@ -41,7 +41,7 @@ def profile(
     folder = out or folder_of(planned, store)
     console.print(f"Profiling {planned.id}", markup=False, highlight=False, soft_wrap=True)
     limits = Limits(time_limit, worker_memory(jobs=1))
-    with replaced_when_whole(folder, planned) as draft:
+    with replaced_when_whole(folder, planned.id) as draft:
         try:
             outcome = in_worker(
                 record, planned, draft, limits=limits, plugins=tuple(imports)

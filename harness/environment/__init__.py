@@ -18,12 +18,16 @@ from harness.environment.gpus import gpus, visible
 from harness.environment.moment import moment
 from harness.environment.processor import model, processor
 
-__all__ = ["code_state", "environment"]
+__all__ = ["MACHINE", "code_state", "environment", "fingerprint"]
 
 # Commit and changes are not among them: the code that runs is told by its contents, and a log that
 # grows in the checkout, or a commit of something else, changes no number. So a run may have begun
 # at another commit than it goes on at; the journal tells each, in the events "start" and "resume".
 _DECIDES = ("source", "plugins", "packages", "python", "torch", "flags")
+
+
+MACHINE = "METAGRAD_MACHINE"
+"""Variable with a name for this machine, for those that are lent anew each time, all alike."""
 
 
 def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[
         **code.checkout(store),
         "source": code.source(),
         "plugins": code.plugins(plugins),
-        "machine": platform.node(),
+        "machine": os.environ.get(MACHINE) or platform.node(),
         "fingerprint": fingerprint(name, cores, cpu.get("logical"), memory, found),
         "system": platform.platform(),
         "processor": name,
@@ -78,8 +82,8 @@ def fingerprint(
     """Returns a digest that tells one machine from another and stays the same from day to day.
 
     It is made of the processor's name and numbers of cores, the memory in GiB, the GPUs' names,
-    and the machine's identity: /etc/machine-id, or the host name where there is none (a container
-    has often none, and a new name each time: its runs are not taken for those of another).
+    and the machine's identity: the variable `MACHINE`, else /etc/machine-id, else the host name (a
+    container has often a new one each time: its runs are not taken for those of another).
     Memory is rounded up, since a kernel keeps a little back that differs from one to the next.
 
     Args:
@@ -90,7 +94,7 @@ def fingerprint(
         found: GPUs, with "name".
         root: of the file system that is looked at.
     """
-    identity = read(root / "etc/machine-id") or platform.node()
+    identity = os.environ.get(MACHINE) or read(root / "etc/machine-id") or platform.node()
     names = [gpu["name"] for gpu in found]
     return _digest([name, cores, logical, math.ceil(memory / 2**30), names, identity])
 

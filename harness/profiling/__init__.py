@@ -2,3 +2,6 @@
 
 `record` makes them, in a worker; `folder` says where they are and reads them back.
 """
+
+FOLDER = "profiles"
+"""Where a store keeps profiles, a folder each."""

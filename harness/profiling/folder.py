@@ -17,6 +17,7 @@ import pandas as pd
 
 from estimators.errors import OptionError
 from harness.cell import Cell
+from harness.profiling import FOLDER
 from harness.profiling.flames import Stacks, read_stacks
 from harness.profiling.live import Change, Held
 from harness.profiling.operators import Operator
@@ -88,7 +89,7 @@ def folder_of(cell: Cell, store: Path) -> Path:
     """
     # Specifications can be long, and differ in characters that no file name takes.
     name = re.sub(r"[^A-Za-z0-9.=-]+", "_", cell.id)[:120]
-    return store / "profiles" / f"{name}_{hashlib.sha256(cell.id.encode()).hexdigest()[:8]}"
+    return store / FOLDER / f"{name}_{hashlib.sha256(cell.id.encode()).hexdigest()[:8]}"
 
 
 def read_profile(folder: Path) -> Profile:
@@ -116,7 +117,7 @@ def profile_of(store: Path, cell: str) -> Profile | None:
         store: the folder of results.
         cell: its name, of which this process need not know estimator, task or model.
     """
-    for folder in sorted((store / "profiles").glob("[!.]*")):
+    for folder in sorted((store / FOLDER).glob("[!.]*")):
         with suppress(OSError, ValueError):
             profile = read_profile(folder)
             if profile.summary["cell"] == cell:
@@ -183,12 +184,12 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 @contextmanager
-def replaced_when_whole(folder: Path, cell: Cell) -> Generator[Path]:
+def replaced_when_whole(folder: Path, cell: str) -> Generator[Path]:
     """Gives an empty folder to write a profile to, which takes its place if all goes well.
 
     Args:
         folder: what to make; an older profile of the cell there is replaced, nothing else is.
-        cell: the cell.
+        cell: name of the cell.
 
     Yields:
         The folder to write to, beside the other one; it is removed if anything is raised.
@@ -216,12 +217,12 @@ def replaced_when_whole(folder: Path, cell: Cell) -> Generator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _is_replaceable(folder: Path, cell: Cell) -> bool:
+def _is_replaceable(folder: Path, cell: str) -> bool:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
     if SUMMARY not in names:
         return not names
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        return names <= set(FILES) and summary["cell"] == cell.id
+        return names <= set(FILES) and summary["cell"] == cell
     except (OSError, ValueError, TypeError, KeyError):
         return False

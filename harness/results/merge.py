@@ -12,6 +12,7 @@ from estimators.errors import OptionError
 from harness.history import kernel_times
 from harness.history.asv_results import load_asv
 from harness.history.kernel_times import read_kernel_times
+from harness.profiling import FOLDER as PROFILES
 from harness.results import trainings
 from harness.results.asv_files import covers, same_machine
 from harness.results.journal import EventFile
@@ -27,7 +28,8 @@ from harness.results.runs import parsed
 from harness.results.staging import put, read_regular, staging, write_synced
 from harness.results.store import Problem, read_runs
 
-RUNS, TRAININGS, ASV, KERNELS = KINDS = ("runs", trainings.FOLDER, "asv", kernel_times.FOLDER)
+RUNS, TRAININGS, ASV, KERNELS = ("runs", trainings.FOLDER, "asv", kernel_times.FOLDER)
+KINDS = (RUNS, TRAININGS, PROFILES, ASV, KERNELS)
 """Folders of a store, each with results of a kind."""
 
 _ABOUT = "machine.json"
@@ -73,7 +75,7 @@ def merge(sources: Sequence[Path], store: Path) -> Merged:
     both places is kept twice; another one of the same name gets a name of its own. A file of asv
     takes the place of another if it covers it (see `covers`), and is left out if neither does; so
     is what asv has of another machine of the same name, since asv tells machines apart by name
-    only. Times of kernels are named by their contents.
+    only. Of a cell's profiles the newest is kept. Times of kernels are named by their contents.
 
     Args:
         sources: folders of results, and files that pytest-benchmark has written.
@@ -132,6 +134,7 @@ class _Merging:
         if self._source.is_dir():
             self._journals(RUNS)
             self._journals(TRAININGS)
+            self._profiles()
             self._asv()
             self._kernel_times(self._files(self._source / KERNELS, ".json"))
         else:  # named by the user, who may mean what a link leads to
@@ -197,6 +200,29 @@ class _Merging:
         finally:
             held.close()
         return False
+
+    def _profiles(self) -> None:
+        sources = [one for one in self._folders(self._source / PROFILES) if one.name[0] != "."]
+        if not sources:
+            return
+        # They import torch, which other results need not wait for.
+        from harness.profiling.copies import place_profile
+        from harness.profiling.folder import FILES
+
+        for source in sources:
+            stage = self._stage / PROFILES / source.name
+            for path in self._entries(source):
+                if path.name in FILES and (read := self._read(path)):
+                    write_synced(stage / path.name, *read)
+            try:
+                machine = place_profile(stage, self._store / PROFILES / source.name)
+            except (OSError, ValueError, OptionError) as error:
+                self._leave_out(source, str(error).replace(str(stage), str(source)))
+                continue
+            if machine is None:
+                self._merged.there += 1
+            else:
+                self._merged.came[PROFILES, machine] += 1
 
     def _asv(self) -> None:
         folder, stage = self._source / ASV, self._stage / ASV

@@ -5,6 +5,7 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
+from harness.profiling import FOLDER
 from harness.profiling.folder import Profile, read_profile
 from harness.profiling.telling import peak_text, short_name
 from harness.units import seconds_text
@@ -32,7 +33,7 @@ def stored(store: Path) -> tuple[list[Profile], list[str]]:
         At most `MOST` of them, newest first, and a line for each that cannot be read.
     """
     profiles, faults = [], []
-    for folder in sorted((store / "profiles").glob("[!.]*")):
+    for folder in sorted((store / FOLDER).glob("[!.]*")):
         try:
             profile = read_profile(folder)
             profile.read_all()

@@ -8,6 +8,7 @@ import streamlit as st
 
 from harness.markdown import plain
 from harness.outcome import Status
+from harness.profiling import FOLDER
 from reports import figures
 from reports.pages import parts
 from reports.tables.cells import FILTERS
@@ -74,7 +75,7 @@ def _outcome(found: Details) -> None:
 def _profile(store: Path, name: str, how: str) -> None:
     st.subheader("Profile")
     profile = None
-    if (store / "profiles").is_dir():
+    if (store / FOLDER).is_dir():
         # They import torch, which other pages need not wait for.
         from harness.profiling.folder import profile_of
         from reports.figures import profiles
