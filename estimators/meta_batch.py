@@ -75,12 +75,11 @@ def estimate_batch(
                 f"{estimator.title} cannot take a meta-batch at once, since its steps depend on "
                 'all problems together; use batching="loop"'
             )
-        together = _stacked(problems)
+        together = stacked(problems)
     if estimator.due:
         estimator.calibrate(problems, params)
     if batching == "vmap":
-        stacked = {name: value.expand(count, *value.shape) for name, value in params.items()}
-        result = estimator(together, stacked)
+        result = estimator(together, repeated(params, count))
         gradient = {name: value.sum(0) for name, value in result.gradient.items()}
         total = MetaBatch(gradient, result.outer_loss, result.step_size_gradient)
     else:
@@ -174,7 +173,27 @@ def _same_sizes(one: float | Params, other: float | Params) -> bool:
     return not isinstance(one, dict) and not isinstance(other, dict)
 
 
-def _stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
+def repeated(params: Mapping[str, Tensor], count: int) -> Params:
+    """Returns the same parameters for each of several problems, without a copy.
+
+    Args:
+        params: theta.
+        count: of the problems.
+    """
+    return {name: value.expand(count, *value.shape) for name, value in params.items()}
+
+
+def stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
+    """Returns one problem whose parameters are stacks, and whose losses are sums, of several.
+
+    Its inner loop at `repeated` parameters goes the way of each of the several.
+
+    Args:
+        problems: one or more, from `module_problem`, that differ in their data alone.
+
+    Raises:
+        OptionError: they differ in something else.
+    """
     first = problems[0]
     for problem in problems[1:]:
         same = isinstance(first.step_size, dict) or problem.step_size == first.step_size

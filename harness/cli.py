@@ -20,6 +20,7 @@ from harness.commands.profile import profile
 from harness.commands.regressions import regressions
 from harness.commands.run import run
 from harness.commands.summary import summary
+from harness.commands.train import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +28,9 @@ app = typer.Typer(
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
 app.command("list")(list_everything)
-for command in (run, check, summary, export, merge, bench, gate, regressions, profile, doctor):
+for command in (
+    *(run, train, check, summary, export, merge, bench, gate, regressions, profile, doctor),
+):
     app.command()(command)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import estimators
-from estimators import BilevelProblem, Params, create, estimate_batch
+from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
 from estimators.differentiation import value_and_gradient
 from estimators.meta_batch import Batching
 from estimators.options import measured_default
@@ -70,7 +70,7 @@ def meta_trained(
             _restore(state, params, optimizer)
             start = step
             break
-    batching = _batching(first, theta) if start < steps else "loop"
+    batching = batching_for(create("maml"), first, theta) if start < steps else "loop"
     for step in range(start, steps):
         mean = estimate_batch(create("maml"), meta_batch(step), params, batching=batching)
         if not math.isfinite(norm(mean.gradient)):
@@ -109,11 +109,19 @@ def _restore(state: dict[str, Any], params: Params, optimizer: torch.optim.Optim
     optimizer.load_state_dict(state["optimizer"])
 
 
-def _batching(problems: Sequence[BilevelProblem], theta: Params) -> Batching:
-    """Takes the tasks at once where small dense models make that twice as fast, if it works."""
-    if measured_default(theta).batching == "vmap":
+def batching_for(
+    estimator: Estimator, problems: Sequence[BilevelProblem], theta: Params
+) -> Batching:
+    """Takes the tasks at once where small dense models make that twice as fast, if it works.
+
+    Args:
+        estimator: which is to estimate meta-batches; it is called.
+        problems: one meta-batch.
+        theta: where.
+    """
+    if measured_default(theta).batching == "vmap" and estimator.separable:
         try:
-            estimate_batch(create("maml"), problems, theta, batching="vmap")
+            estimate_batch(estimator, problems, theta, batching="vmap")
         except (RuntimeError, ValueError):  # losses that vmap cannot take, data of several shapes
             return "loop"
         return "vmap"

@@ -3,23 +3,84 @@
 import inspect
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import torch
+from torch import nn
 
 from estimators import BilevelProblem, Estimator, Params, create, module_problem, trainable
 from harness import cache, models, tasks
 from harness.cell import MOST_TRAINED, Cell
 from harness.meta_training import META_BATCH, meta_trained
 from harness.models import MODELS
-from harness.tasks import TASKS, Batch
+from harness.tasks import TASKS, Batch, TaskFamily
 
-_TASKS_A_SEED = 1_000_000  # so that no two seeds share a task
+TASKS_A_SEED = 1_000_000
+"""So many tasks of each split a seed has: no two seeds share one."""
+
 _FIRST_TRAINED_ON = 100_000  # so that nothing is scored on what it was meta-trained on
 _FIRST_PROBE = 900_000  # so that no estimator is scored on what it was calibrated on
 assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= _FIRST_PROBE
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws a seed's tasks, as problems of one module.
+
+    Attributes:
+        cell: names task, model, depth, step size and seed.
+        family: of the tasks.
+        module: with its initial parameters.
+        dtype: of parameters and inputs; their values are the same up to rounding.
+        device: where they live.
+    """
+
+    cell: Cell
+    family: TaskFamily
+    module: nn.Module
+    dtype: torch.dtype
+    device: str
+
+    @classmethod
+    def of(cls, cell: Cell, *, dtype: torch.dtype, device: str) -> Self:
+        """Builds the module.
+
+        Args:
+            cell: see the attributes.
+            dtype: likewise.
+            device: likewise.
+        """
+        family = TASKS.create(cell.task)
+        module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
+        return cls(cell, family, module, dtype, device)
+
+    def problem(
+        self, index: int, split: str = "train", *, depth: int | None = None
+    ) -> BilevelProblem:
+        """Returns the problem that one of the seed's tasks stands for.
+
+        Args:
+            index: which of them, from 0.
+            split: see `TaskFamily.sample`.
+            depth: inner steps; those of the cell if None.
+        """
+        task = self.family.sample(self.cell.seed * TASKS_A_SEED + index, split)
+        return module_problem(
+            self.module,
+            self.family.loss,
+            self._converted(task.support),
+            self._converted(task.query),
+            step_size=self.cell.step_size,
+            steps=self.cell.depth if depth is None else depth,
+        )
+
+    def _converted(self, batch: Batch) -> Batch:
+        inputs, targets = (tensor.to(self.device) for tensor in batch)
+        floating = targets.is_floating_point()
+        return inputs.to(self.dtype), targets.to(self.dtype) if floating else targets
 
 
 def bilevel_problems(
@@ -42,32 +103,12 @@ def bilevel_problems(
     Raises:
         Diverged: meta-training does not stay finite.
     """
-    family = TASKS.create(cell.task)
-    module = MODELS.create(cell.model).build(family, cell.seed)
+    sampler = Sampler.of(cell, dtype=dtype, device=device)
     if cell.trained:
-        module.double().load_state_dict(
+        sampler.module.load_state_dict(
             checkpoint(replace(cell.chain, trained=cell.trained)), strict=False
         )
-    module.to(device=device, dtype=dtype)
-
-    def converted(batch: Batch) -> Batch:
-        inputs, targets = (tensor.to(device) for tensor in batch)
-        return inputs.to(dtype), targets.to(dtype) if targets.is_floating_point() else targets
-
-    problems = []
-    for index in indices:
-        task = family.sample(seed=cell.seed * _TASKS_A_SEED + index)
-        problems.append(
-            module_problem(
-                module,
-                family.loss,
-                converted(task.support),
-                converted(task.query),
-                step_size=cell.step_size,
-                steps=cell.depth,
-            )
-        )
-    return problems, trainable(module)
+    return [sampler.problem(index) for index in indices], trainable(sampler.module)
 
 
 @lru_cache(maxsize=4)

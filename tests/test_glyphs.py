@@ -14,6 +14,7 @@ from harness.tasks.glyph_cache import DEFAULT_SHA256, cache_file, checksum, load
 from harness.tasks.glyph_images import Images, draw_class, draw_face
 from harness.tasks.glyph_strokes import glyph_classes, pack_face, split_indices, unpack_face
 from harness.tasks.glyphs import Glyphs
+from harness.tasks.task import SPLITS
 
 # Nearest neighbour on raw Omniglot pixels, percent, by (ways, shots); from Vinyals et al.,
 # "Matching Networks for One Shot Learning", 2016, table 1, row "Pixels" (there by cosine).
@@ -72,10 +73,14 @@ def test_class_count_and_names() -> None:
 
 def test_split_is_by_alphabet() -> None:
     classes = glyph_classes()
-    train, test = split_indices("train"), split_indices("test")
-    assert sorted(train + test) == list(range(len(classes)))
-    assert not {classes[k].alphabet for k in train} & {classes[k].alphabet for k in test}
-    assert 0.25 <= len(test) / len(classes) <= 0.35
+    found = {split: split_indices(split) for split in SPLITS}
+    assert sorted(sum(found.values(), ())) == list(range(len(classes)))
+    alphabets = {split: {classes[k].alphabet for k in places} for split, places in found.items()}
+    assert not alphabets["train"] & (alphabets["validation"] | alphabets["test"])
+    assert not alphabets["validation"] & alphabets["test"]
+    shares = {split: len(places) / len(classes) for split, places in found.items()}
+    assert 0.05 <= shares["validation"] <= 0.15
+    assert 0.15 <= shares["test"] <= 0.25
 
 
 def test_no_two_classes_look_alike() -> None:
@@ -201,7 +206,7 @@ def test_unwritable_cache_folder_is_no_error(
     assert drawings == [1.0]
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", SPLITS)
 def test_task_shapes_and_balance(split: str) -> None:
     family = Glyphs(ways=7, shots=3, queries=4)
     task = family.sample(5, split)
@@ -216,7 +221,7 @@ def test_task_shapes_and_balance(split: str) -> None:
 
 def test_task_images_come_from_the_split_and_no_image_comes_twice(images: Images) -> None:
     places = {image.tobytes(): index for index, samples in enumerate(images) for image in samples}
-    for split in ("train", "test"):
+    for split in SPLITS:
         task = Glyphs(ways=20, shots=5, queries=15).sample(0, split)
         inputs = torch.cat([task.support[0], task.query[0]])
         targets = torch.cat([task.support[1], task.query[1]])
@@ -245,7 +250,7 @@ def test_loss_is_cross_entropy() -> None:
     ("options", "message"),
     [
         ({"ways": 1}, "ways=1 leaves nothing"),
-        ({"ways": 900}, "ways=900 is more than the 182 classes of the test split"),
+        ({"ways": 900}, "ways=900 is more than the 59 classes of the validation split"),
         ({"shots": 0}, "shots=0 is not at least 1"),
         ({"queries": -1}, "queries=-1 is not at least 1"),
         ({"shots": 6}, "shots=6 and queries=15 together are more than the 20 images"),
@@ -259,7 +264,7 @@ def test_bad_options_are_refused(options: dict[str, float], message: str) -> Non
 
 
 def test_bad_sample_arguments_are_refused() -> None:
-    with pytest.raises(OptionError, match="split='validation' is neither"):
-        Glyphs().sample(0, "validation")
+    with pytest.raises(OptionError, match="split='exam' is none of"):
+        Glyphs().sample(0, "exam")
     with pytest.raises(OptionError, match="seed=-1 is negative"):
         Glyphs().sample(-1)

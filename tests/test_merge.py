@@ -296,7 +296,11 @@ def test_machines_of_one_name_are_told(tmp_path: Path) -> None:
         ("store/../store", "store", "is the store that results are to come to"),
         ("store", "link", "store is the store that results are to come to"),
         ("missing", "store", "there is no missing"),
-        ("empty", "store", "no results in empty; name a folder with runs, trainings, profiles, asv or"),
+        (
+            "empty",
+            "store",
+            "no results in empty; name a folder with runs, trainings, profiles,",
+        ),
         ("file.txt", "store", "no results in file.txt"),
         ("store", "file.txt", "file.txt is no folder"),
         ("store", "file.txt/below", "cannot write to file.txt/below: Not a directory"),

@@ -87,15 +87,25 @@ class TrainingJournal(EventFile):
         """
         return cls.create_in(store / FOLDER)
 
-    def start(self, environment: dict[str, Any], training: Training) -> None:
+    def start(self, environment: dict[str, Any], training: Training, **more: Any) -> None:
         """Writes what is trained, and what with.
 
         Args:
             environment: see `harness.environment.environment`.
             training: the training.
+            **more: what else is to be known of it.
         """
         axes = asdict(training) | {"outer": dict(training.outer)}
-        self._write("start", schema=SCHEMA, environment=environment, training=axes)
+        self._write("start", schema=SCHEMA, environment=environment, training=axes, **more)
+
+    def failed(self, reason: str) -> None:
+        """Writes why the training cannot go on, and that nothing is to follow.
+
+        Args:
+            reason: as people read it.
+        """
+        self._write("failed", reason=reason)
+        self.end()
 
     def evaluation(self, step: int, split: Split, samples: Samples, *, seconds: float) -> None:
         """Writes how good the parameters are; what a step and split had before is replaced.

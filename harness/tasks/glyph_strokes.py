@@ -14,7 +14,7 @@ Face = tuple[Stroke, ...]
 class GlyphClass:
     """One character: its drawings ("faces", several for Latin letters and digits, else one).
 
-    `name` is unique; `alphabet` lies wholly in one `split`, "train" or "test". A face is a tuple
+    `name` is unique; `alphabet` lies wholly in one `split`. A face is a tuple
     of strokes, a stroke a tuple of (x, y) pen positions in Hershey's integer units, y downwards.
 
     Example:

@@ -27,8 +27,8 @@ class Glyphs(TaskFamily):
     """Classify images of `ways` characters, from `shots` examples of each.
 
     Characters are the Hershey fonts', drawn with a shaky hand; whole alphabets are held out for
-    the "test" split. At the default jitter, nearest neighbours on raw pixels of held-out
-    characters do about as well as on Omniglot.
+    the splits "validation" and "test". At the default jitter, nearest neighbours on raw pixels
+    of held-out characters do about as well as on Omniglot.
 
     Attributes:
         ways: characters a task.
@@ -91,7 +91,7 @@ class Glyphs(TaskFamily):
         in both.
 
         Raises:
-            OptionError: `split` is neither "train" nor "test", or `seed` is negative.
+            OptionError: there is no such split, or `seed` is negative.
         """
         if seed < 0:
             raise OptionError(f"glyphs: seed={seed} is negative; 0 or more")

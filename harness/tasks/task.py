@@ -48,7 +48,8 @@ class TaskFamily(ABC):
 
         Args:
             seed: 0 or more; the same seed gives the same task.
-            split: "train" or "test"; families of functions have one distribution for both.
+            split: "train", "validation" or "test"; no task of one is in another. Families of
+                functions draw them from one distribution, those of images from other classes.
         """
 
     @abstractmethod
@@ -56,20 +57,20 @@ class TaskFamily(ABC):
         """Returns the scalar loss of a model's outputs on a batch."""
 
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "validation")  # in this order since a task follows from its place
 
 
 def split_number(split: str) -> int:
     """Returns the place of a split in `SPLITS`.
 
     Args:
-        split: "train" or "test".
+        split: one of them.
 
     Raises:
-        OptionError: it is neither.
+        OptionError: it is none.
     """
     if split not in SPLITS:
-        raise OptionError(f'split={split!r} is neither "train" nor "test"')
+        raise OptionError(f"split={split!r} is none of {', '.join(SPLITS)}")
     return SPLITS.index(split)
 
 

@@ -1,0 +1,65 @@
+"""How good an initialisation is: adapted to tasks by plain gradient descent, then judged."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from estimators import BilevelProblem, Params
+from estimators.meta_batch import Batching, repeated, stacked
+from estimators.module_loss import ModuleLoss
+from harness.results.journal import Samples
+
+_AT_ONCE = 50  # tasks, whose data and graphs are in memory together
+
+
+def judge(problems: Sequence[BilevelProblem], theta: Params, batching: Batching) -> Samples:
+    """Adapts to each task by all its inner steps; judges the outcome on its queries.
+
+    Args:
+        problems: from `module_problem`, that differ in their data alone.
+        theta: where adaptation starts.
+        batching: "vmap" takes many tasks at once.
+
+    Returns:
+        By task "outer_loss", the loss on the queries; and where targets are classes "accuracy",
+        the share of queries whose largest output is at their class.
+    """
+    losses: list[float] = []
+    shares: list[float] = []
+    size = _AT_ONCE if batching == "vmap" else 1
+    for start in range(0, len(problems), size):
+        group = problems[start : start + size]
+        outputs, targets = _outputs(group, theta)
+        criterion = cast("ModuleLoss", group[0].outer_loss).criterion
+        with torch.no_grad():
+            losses += [
+                float(criterion(one, wanted)) for one, wanted in zip(outputs, targets, strict=True)
+            ]
+            if not targets.is_floating_point():
+                right = outputs.argmax(-1) == targets
+                shares += right.double().flatten(1).mean(1).tolist()
+    return {"outer_loss": losses} | ({"accuracy": shares} if shares else {})
+
+
+def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Tensor, Tensor]:
+    """Returns outputs and targets of the queries, task by task, after adaptation."""
+    loss = cast("ModuleLoss", problems[0].outer_loss)
+    if len(problems) == 1:
+        *_, phi = problems[0].trajectory(theta)
+        inputs, targets = loss.batch
+        with torch.no_grad():
+            outputs = functional_call(loss.module, loss.buffers | phi, (inputs,))
+        return outputs[None], targets[None]
+    *_, phi = stacked(problems).trajectory(repeated(theta, len(problems)))
+
+    def one(params: Params, inputs: Tensor) -> Tensor:
+        found: Tensor = functional_call(loss.module, loss.buffers | params, (inputs,))
+        return found
+
+    batches = [cast("ModuleLoss", problem.outer_loss).batch for problem in problems]
+    inputs, targets = (torch.stack(part) for part in zip(*batches, strict=True))
+    with torch.no_grad():
+        return torch.vmap(one)(phi, inputs), targets

@@ -1,0 +1,121 @@
+"""Begins a meta-training, goes on with one that was stopped, or finds it done."""
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.environment import code_state, environment
+from harness.results.journal import Samples
+from harness.results.runs import first_event, parsed
+from harness.results.trainings import FOLDER, TrainingJournal
+from harness.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended that came to its end.
+
+    Attributes:
+        step: how many steps it took.
+        best_step: whose parameters were tested, those that validated best.
+        test: samples by metric, a number for each test task.
+    """
+
+    step: int
+    best_step: int
+    test: Samples
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a training is written to.
+
+    Attributes:
+        journal: for its evaluations; None where it has ended.
+        path: of the journal.
+        checkpoint: for where it is.
+        digest: tells this training, its code and machine from others.
+        told: what the user should know, a line each.
+        end: how it ended, or why it could not go on.
+    """
+
+    journal: TrainingJournal | None
+    path: Path
+    checkpoint: Path
+    digest: str
+    told: list[str] = field(default_factory=list)
+    end: Trained | str | None = None
+
+
+def begin(
+    store: Path, recipe: Recipe, *, plugins: tuple[str, ...] = (), fresh: bool = False
+) -> Session:
+    """Opens the newest training of the same recipe, code and machine, or else a new one.
+
+    Args:
+        store: the folder of results; made if missing.
+        recipe: what is trained.
+        plugins: modules that were imported.
+        fresh: begin a new training in any case.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    made_with = environment(store, plugins)
+    training = recipe.training
+    asked = _digest([vars(training) | {"outer": dict(training.outer)}, recipe.bias_every])
+    state = _digest([asked, code_state(made_with), made_with["fingerprint"]])
+    told: list[str] = []
+    for path in [] if fresh else sorted((store / FOLDER).glob("*.jsonl"), reverse=True):
+        with suppress(OSError):
+            start = first_event(path)
+            if start.get("asked") != asked:
+                continue
+            if start.get("state") != state:
+                told = told or [f"{path} was made with other code, packages or machine."]
+                continue
+            if end := end_of(path):
+                return Session(None, path, path.with_suffix(".pt"), state, end=end)
+            try:
+                journal = TrainingJournal(path, new=False)
+            except BlockingIOError:
+                told = [f"The same training is at work on {path}."]
+                continue
+            told = [f"Going on with {path}, which was interrupted."]
+            if aside := journal.set_aside(lambda line: parsed(line) is not None):
+                told.append(f"It had broken or torn lines, which are set aside in {aside}.")
+            journal.resume(made_with)
+            return Session(journal, path, path.with_suffix(".pt"), state, told)
+    journal = TrainingJournal.create(store)
+    journal.start(made_with, training, asked=asked, state=state)
+    return Session(journal, journal.path, journal.path.with_suffix(".pt"), state, told)
+
+
+def end_of(path: Path) -> Trained | str | None:
+    """Returns how a training ended, or why it could not; None if it has not ended.
+
+    Args:
+        path: its journal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    end: Trained | str | None = None
+    steps, over = 0, False
+    for event in map(parsed, path.read_bytes().splitlines()):
+        match event:
+            case {"event": "evaluation", "split": "test", "step": int(best), "samples": dict(test)}:
+                end = Trained(steps, best, test)
+            case {"event": "evaluation", "step": int(step)}:
+                steps = max(steps, step)
+            case {"event": "failed", "reason": str(reason)}:
+                end = reason
+            case {"event": "end"}:
+                over = True
+    return end if over else None
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

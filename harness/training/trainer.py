@@ -1,0 +1,242 @@
+"""Meta-training with an estimator, recorded along the way, that goes on where it was stopped."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
+from estimators.tree import norm
+from harness.meta_training import batching_for
+from harness.outcome import Diverged
+from harness.probes.bias import cosine_distance, relative_error
+from harness.probes.curvature import largest_curvature
+from harness.probes.memory import peak_and_retained
+from harness.problems import TASKS_A_SEED, Sampler
+from harness.results.journal import Samples
+from harness.results.trainings import Split, TrainingJournal
+from harness.training.ahead import ahead
+from harness.training.checkpoints import Checkpoint
+from harness.training.evaluation import judge
+from harness.training.recipe import OPTIMISERS, Recipe
+from harness.training.session import Trained
+
+_FIRST_PROBE = TASKS_A_SEED * 9 // 10  # training takes half of a seed's tasks at most
+_MOST_PROBES = 10_000  # so that nothing is scored on what it was calibrated on
+_SAVED_EVERY = 20.0  # seconds of work that a kill may cost
+
+Told = Callable[[int, str], None]
+"""Is told after a step how many were taken, and how good it was when it was judged last."""
+
+
+class Trainer:
+    """Trains as a recipe says.
+
+    Steps of an optimiser along the mean estimate over a meta-batch. Tasks follow from the seed and
+    the number of the step, so that a training that was stopped goes on to the same end, to the
+    bit. Each `validate_every` steps it is judged on training and validation tasks; in the end,
+    on test tasks, at the parameters that validated best.
+
+    Args:
+        recipe: what is trained.
+        journal: to which evaluations go; begun.
+        checkpoint: file for where it is.
+        digest: tells this training from others.
+
+    Raises:
+        OptionError: the file is a checkpoint, but none of this training.
+    """
+
+    def __init__(
+        self, recipe: Recipe, journal: TrainingJournal, checkpoint: Path, digest: str
+    ) -> None:
+        cell = self._cell = recipe.cell
+        self._recipe, self._journal, self._path = recipe, journal, checkpoint
+        self._sampler = Sampler.of(cell, dtype=getattr(torch, cell.dtype), device=cell.device)
+        self._params = dict(self._sampler.module.named_parameters())
+        self._optimizer = OPTIMISERS[recipe.optimiser]([*self._params.values()], lr=recipe.rate)
+        self._estimator = create(cell.estimator)
+        self.state = Checkpoint(digest)
+        if checkpoint.exists():
+            self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
+        batch, theta = self._meta_batch(0), self._theta()
+        self._batching = batching_for(create(cell.estimator), batch, theta)
+        self._judging = batching_for(create("maml"), batch, theta)
+        self._classifies = not self._sampler.family.sample(0).query[1].is_floating_point()
+        self._seconds: list[float] = []
+        self._last_event = self._last_save = time.perf_counter()
+
+    def train(self, told: Told = lambda step, how: None) -> Trained:
+        """Trains to the end.
+
+        Args:
+            told: is told of every step.
+
+        Raises:
+            Diverged: an estimate is not finite.
+            OSError: the journal or the checkpoint cannot be written.
+        """
+        for how in self.steps():
+            told(self.state.step, how)
+        return self._tested()
+
+    def steps(self) -> Generator[str]:
+        """Takes one step after another, to the last or until patience is at an end.
+
+        Yields:
+            After each step, how good it was when it was judged last.
+
+        Raises:
+            Diverged: an estimate is not finite.
+            OSError: the journal or the checkpoint cannot be written.
+        """
+        recipe, state = self._recipe, self.state
+        if not state.step:
+            self._record(0, "train", self._memory())
+        how = self._judged()
+        for step, problems in ahead(self._meta_batch, state.step, recipe.steps):
+            if 0 < recipe.patience <= state.worse:
+                return
+            self._step(problems)
+            state.step = step + 1
+            if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
+                how = self._judged()
+            elif time.perf_counter() > self._last_save + _SAVED_EVERY:
+                self._save()
+            yield how
+
+    def _step(self, problems: list[BilevelProblem]) -> None:
+        start = time.perf_counter()
+        theta = self._theta()
+        if self._estimator.due:
+            self._estimator.calibrate(self._probes(self._estimator.probes), theta)
+        mean = estimate_batch(self._estimator, problems, theta, batching=self._batching)
+        if not math.isfinite(norm(mean.gradient)):
+            raise Diverged(f"the estimate of step {self.state.step} is not finite")
+        for name, value in self._params.items():
+            value.grad = mean.gradient[name]
+        self._optimizer.step()
+        self._seconds.append(time.perf_counter() - start)
+
+    def _judged(self) -> str:
+        """Judges the parameters, unless that was done; returns how good they are."""
+        recipe, state = self._recipe, self.state
+        if state.judged_step < state.step:
+            training = self._judge("train", recipe.validation_tasks)
+            self._record(state.step, "train", training | self._biased() | self._timed())
+            validation = self._judge("validation", recipe.validation_tasks)
+            self._record(state.step, "validation", validation)
+            self._score(validation)
+            self._save()
+        if self._classifies:
+            return f"accuracy {state.score:.1%}"
+        return f"loss {-state.score:.3g}"
+
+    def _score(self, samples: Samples) -> None:
+        """Keeps the parameters if they are the best so far."""
+        state = self.state
+        metric, sign = ("accuracy", 1.0) if self._classifies else ("outer_loss", -1.0)
+        state.judged_step, state.score = state.step, sign * statistics.fmean(samples[metric])
+        if state.score > state.best_score or not state.best_params:
+            state.best_step, state.best_score, state.worse = state.step, state.score, 0
+            state.best_params = {name: value.clone() for name, value in self._theta().items()}
+        else:
+            state.worse += 1
+
+    def _tested(self) -> Trained:
+        state = self.state
+        samples = self._judge("test", self._recipe.test_tasks, state.best_params)
+        self._record(state.best_step, "test", samples)
+        return Trained(state.step, state.best_step, samples)
+
+    def _judge(self, split: Split, count: int, theta: Params | None = None) -> Samples:
+        problems = [
+            self._sampler.problem(index, split, depth=self._recipe.test_depth)
+            for index in range(count)
+        ]
+        return judge(problems, theta or self._theta(), self._judging)
+
+    def _biased(self) -> Samples:
+        """Compares the estimate with the exact meta-gradient in float64, where that is wanted."""
+        every = self._recipe.bias_every
+        if not every or self.state.step % every:
+            return {}
+        sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
+        theta = {name: value.double() for name, value in self._theta().items()}
+        exact, estimator = create("adjoint"), self._copy()
+        samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
+        for index in range(self._recipe.bias_tasks):
+            problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
+            reference = exact(problem, theta).gradient
+            estimate = estimator(problem, theta).gradient
+            samples["bias"].append(relative_error(estimate, reference))
+            samples["cosine_distance"].append(cosine_distance(estimate, reference))
+            samples["curvature"].append(largest_curvature(problem, theta))
+        return samples
+
+    def _timed(self) -> Samples:
+        """Returns seconds of a step, the median since the last time."""
+        seconds, self._seconds = self._seconds, []
+        return {"step_time": [statistics.median(seconds)]} if seconds else {}
+
+    def _memory(self) -> Samples:
+        """Returns the most bytes alive while a meta-batch is estimated."""
+        estimator, problems, theta = self._copy(), self._meta_batch(0), self._theta()
+
+        def work() -> None:
+            estimate_batch(estimator, problems, theta, batching=self._batching)
+
+        work()  # what is made once, as a compiled program, is no part of a step
+        peak, _ = peak_and_retained(work, self._cell.device)
+        return {"peak_memory": [peak]}
+
+    def _copy(self) -> Estimator:
+        """Returns the estimator as it is, whose calls do not count towards its next fit."""
+        copy = create(self._cell.estimator)
+        if (fitted := _fitted(self._estimator)) is not None:
+            _fit(copy, fitted)
+        return copy
+
+    def _meta_batch(self, step: int) -> list[BilevelProblem]:
+        size = self._recipe.meta_batch
+        return [self._sampler.problem(step * size + number) for number in range(size)]
+
+    def _probes(self, count: int) -> list[BilevelProblem]:
+        return [self._sampler.problem(_FIRST_PROBE + index) for index in range(count)]
+
+    def _theta(self) -> Params:
+        return {name: value.detach() for name, value in self._params.items()}
+
+    def _record(self, step: int, split: Split, samples: Samples) -> None:
+        now = time.perf_counter()
+        self._journal.evaluation(step, split, samples, seconds=now - self._last_event)
+        self._last_event = now
+
+    def _save(self) -> None:
+        state = self.state
+        state.params, state.optimizer = self._theta(), self._optimizer.state_dict()
+        state.estimator = _fitted(self._estimator) or {}
+        state.save(self._path)
+        self._last_save = time.perf_counter()
+
+    def _restore(self, state: Checkpoint) -> None:
+        self.state = state
+        with torch.no_grad():
+            for name, value in self._params.items():
+                value.copy_(state.params[name])
+        self._optimizer.load_state_dict(state.optimizer)
+        if state.estimator:
+            _fit(self._estimator, state.estimator)
+
+
+def _fitted(estimator: Any) -> dict[str, Any] | None:
+    """Returns what an estimator has fitted, if it is of a kind that fits anything."""
+    return estimator.state_dict() if hasattr(estimator, "state_dict") else None
+
+
+def _fit(estimator: Any, fitted: dict[str, Any]) -> None:
+    estimator.load_state_dict(fitted)
