@@ -15,6 +15,7 @@ from statistics import median
 import torch
 from torch.func import functional_call
 
+from estimators import Params
 from harness.cell import Cell
 from harness.problems import Sampler
 from harness.training.recipe import Recipe
@@ -41,7 +42,7 @@ def by_hand(cell: Cell) -> Work:
             for number in range(4):
                 task = family.sample(4 * step + number)
                 (x, y), (u, v) = task.support, task.query
-                phi = dict(module.named_parameters())
+                phi: Params = dict(module.named_parameters())
                 for _ in range(cell.depth):
                     loss = family.loss(functional_call(module, phi, (_f(x),)), _f(y))
                     slopes = torch.autograd.grad(loss, [*phi.values()], create_graph=True)
