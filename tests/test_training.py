@@ -13,7 +13,8 @@ from harness.cell import Cell
 from harness.outcome import Diverged
 from harness.problems import TASKS_A_SEED, Sampler
 from harness.results.trainings import trainings
-from harness.tasks import TASKS
+from harness.tasks import TASKS, Task
+from harness.tasks.sinusoid import Sinusoid
 from harness.training.checkpoints import Checkpoint
 from harness.training.evaluation import judge
 from harness.training.recipe import Recipe
@@ -129,6 +130,31 @@ def test_looking_on_changes_nothing(tmp_path: Path) -> None:
     watched, _ = finished(tmp_path / "watched", Recipe(cell, **SHORT, bias_every=4, bias_tasks=2))
     for mine, its in zip(plain.state.params.values(), watched.state.params.values(), strict=True):
         assert torch.equal(mine, its)
+
+
+class Alike(Sinusoid):
+    """A family that takes no notice of the split, as users may write them."""
+
+    def sample(self, seed: int, split: str = "train") -> Task:
+        del split
+        drawn.append(seed)
+        return super().sample(seed)
+
+
+drawn: list[int] = []
+
+
+def test_nothing_is_judged_on_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(cell_of("fomaml", seed=1), **SHORT)
+    monkeypatch.setattr(TASKS, "create", lambda _: Alike())
+    drawn.clear()
+    finished(tmp_path, recipe)
+    training = {seed for seed in drawn if seed < 1.5 * TASKS_A_SEED}
+    judging = {seed for seed in drawn if seed >= 1.5 * TASKS_A_SEED}
+    assert training == {TASKS_A_SEED + number for number in range(12 * 4)}
+    assert len(judging) == 3 + 5
 
 
 def test_patience_ends_it(tmp_path: Path) -> None:

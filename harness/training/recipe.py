@@ -69,6 +69,11 @@ class Recipe:
         for name in ("test_depth", "patience", "bias_every"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{_told(name)} {getattr(self, name)} must be 0 or more")
+        for name in ("validation_tasks", "test_tasks"):
+            if getattr(self, name) > TASKS_A_SEED // 10:
+                raise OptionError(
+                    f"{_told(name)} {getattr(self, name)} must be {TASKS_A_SEED // 10:,} or less"
+                )
         if self.optimiser not in OPTIMISERS:
             known = " and ".join(OPTIMISERS)
             raise OptionError(f"unknown optimiser {self.optimiser!r}; there are {known}")

@@ -25,7 +25,12 @@ from harness.training.evaluation import judge
 from harness.training.recipe import OPTIMISERS, Recipe
 from harness.training.session import Trained
 
-_FIRST_PROBE = TASKS_A_SEED * 9 // 10  # training takes half of a seed's tasks at most
+# Apart from one another, since a family may draw the same task whatever the split. Training takes
+# half of a seed's tasks at most.
+_FIRST: dict[Split, int] = {
+    **{"train": 0, "validation": TASKS_A_SEED * 5 // 10, "test": TASKS_A_SEED * 7 // 10}
+}
+_FIRST_PROBE = TASKS_A_SEED * 9 // 10
 _MOST_PROBES = 10_000  # so that nothing is scored on what it was calibrated on
 _SAVED_EVERY = 20.0  # seconds of work that a kill may cost
 
@@ -66,7 +71,7 @@ class Trainer:
         batch, theta = self._meta_batch(0), self._theta()
         self._batching = batching_for(create(cell.estimator), batch, theta)
         self._judging = batching_for(create("maml"), batch, theta)
-        self._classifies = not self._sampler.family.sample(0).query[1].is_floating_point()
+        self._classifies = "accuracy" in judge(batch[:1], theta, "loop")
         self._seconds: list[float] = []
         self._last_event = self._last_save = time.perf_counter()
 
@@ -154,9 +159,10 @@ class Trainer:
         return Trained(state.step, state.best_step, samples)
 
     def _judge(self, split: Split, count: int, theta: Params | None = None) -> Samples:
+        first = _FIRST[split]
         problems = [
             self._sampler.problem(index, split, depth=self._recipe.test_depth)
-            for index in range(count)
+            for index in range(first, first + count)
         ]
         return judge(problems, theta or self._theta(), self._judging)
 
