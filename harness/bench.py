@@ -71,7 +71,7 @@ def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
     reader.join()
     made = _written_since(before, runs)
     # Exit code 2: asv went through, and a cell has failed; the table says which, and why.
-    nothing_new = commits != HEAD and not made
+    nothing_new = commits != HEAD and not made and process.returncode == 0
     if process.returncode not in (0, 2) or not (made or nothing_new):
         console.print("".join(log), markup=False, highlight=False)
         raise OptionError(

@@ -13,10 +13,12 @@ import pytest
 from rich.console import Console
 
 from estimators.errors import OptionError
-from harness.gate import pairs, trees
+from harness.gate import measuring, pairs, trees
 from harness.gate.judging import judge
-from harness.gate.measuring import Cells, stored
-from harness.gate.sides import Selection, Side, side_of
+from harness.gate.measuring import Cells, measured
+from harness.gate.plugins import foreign, within
+from harness.gate.sides import Side, cells_of, checked, side_of
+from harness.gate.stored import stored
 from harness.history.asv_results import load_asv
 from harness.history.changes import changes
 from harness.history.series import history
@@ -27,7 +29,9 @@ from tests.repositories import git
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 COMMAND = Path(sys.executable).with_name("metagrad")
-WORDS = ("--task", "quadratic", "--model", "linear", "--depth", "3", "--estimator", "ours")
+QUIET = Console(quiet=True)
+# In the order in which the command hands them on.
+WORDS = ("--estimator", "ours", "--depth", "3", "--task", "quadratic", "--model", "linear")
 CELL = "quadratic/linear/K3/alpha0.02/ours/cpu/float32/seed0/tasks8"
 Gate = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,17 +42,24 @@ class Project:
     def __init__(self, parent: Path) -> None:
         self.folder, self.hashes = write_project(parent)
         self.store = self.folder.parent / "results"
-        self.sides: dict[str, Side] = {}
+        self.measured: dict[str, Cells] = {}
 
-    def side(self, subject: str) -> Side:
-        if subject not in self.sides:
-            selection = Selection(["quick", *WORDS], frozenset(), ("ours.py",), self.store)
-            console = Console(quiet=True)
-            self.sides[subject] = side_of(self.hashes[subject], selection, console)
-        return self.sides[subject]
+    def tree(self, subject: str) -> trees.Tree:
+        side = side_of(self.hashes[subject], ("ours.py",), QUIET)
+        assert side.tree
+        return side.tree
 
     def cells(self, subject: str) -> Cells:
-        return self.side(subject).cells
+        if subject not in self.measured:
+            side = Side(subject, self.tree(subject))
+            self.measured[subject] = cells_of(side, ["quick", *WORDS], ("ours.py",), QUIET)
+        return self.measured[subject]
+
+    def journal(self, subject: str) -> Path:
+        """What was measured of a commit."""
+        self.cells(subject)
+        tree, words = self.tree(subject), ["quick", *WORDS, "--import", "ours.py"]
+        return tree.results / f"{measuring._digest(tree, words)}.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture
 def gate(project: Project) -> Gate:
     def run(*words: str, cwd: Path = project.folder) -> subprocess.CompletedProcess[str]:
-        usual = ("quick", *WORDS, "--import", "ours.py", "--store", str(project.store))
+        usual = ("quick", *WORDS, "--import", "ours.py")
         return subprocess.run(
             [COMMAND, "gate", *usual, *words],
             cwd=cwd,
@@ -92,8 +103,9 @@ def test_what_was_planted_is_found_at_its_commit_and_nothing_else(
 
 
 def test_change_points_are_at_the_same_commits(project: Project) -> None:
-    for subject, _, _ in COMMITS:
-        project.side(subject)
+    (project.store / "runs").mkdir(parents=True)
+    for number, (subject, _, _) in enumerate(COMMITS):
+        shutil.copy(project.journal(subject), project.store / "runs" / f"{number}.jsonl")
     series = history(load(project.store)[0], load_asv(project.store / "asv")[0], project.folder)
     found = changes(series)
     assert set(found["subject"]) == set(WORSE)
@@ -108,13 +120,11 @@ def test_times_of_both_are_taken_in_turns(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairs, "ROUNDS", 2)
-    base, head = (project.side(COMMITS[i][0]) for i in (0, -1))
-    assert base.tree
-    assert head.tree
+    base, head = (project.tree(COMMITS[i][0]) for i in (0, -1))
     heard: list[float] = []
     found = pairs.paired_times(
-        base.tree,
-        head.tree,
+        base,
+        head,
         [CELL, CELL.replace("ours", "fomaml"), CELL.replace("ours", "theirs")],
         plugins=["ours.py"],
         tell=lambda share, _: heard.append(share),
@@ -151,7 +161,7 @@ def test_a_cell_that_cannot_be_timed_takes_no_other_down(
         encoding="utf-8",
     )
     monkeypatch.setattr(pairs, "ROUNDS", 1)
-    tree = trees.Tree("c" * 40, "subject", tmp_path, (tmp_path,))
+    tree = trees.Tree("c" * 40, "subject", tmp_path, (tmp_path,), tmp_path)
     cells = [CELL.replace("ours", name) for name in ("bad", "fomaml")]
     limit = 1.0 if "sleep" in body else 60.0
     found = pairs.paired_times(tree, tree, cells, plugins=["bad.py"], time_limit=limit)
@@ -173,12 +183,82 @@ def test_command_writes_its_findings(project: Project, gate: Gate, tmp_path: Pat
 
 
 def test_measured_commits_are_not_measured_again(project: Project, gate: Gate) -> None:
-    project.side("Readme")
-    before = sorted((project.store / "runs").iterdir())
+    before = project.journal("Readme").stat()
     head = project.hashes["Readme"]
     done = gate("--base", head, "--head", head, "--no-times")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted((project.store / "runs").iterdir()) == before
+    after = project.journal("Readme").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_what_went_wrong_is_measured_again(project: Project) -> None:
+    path = project.journal("Readme")
+    whole = path.read_text(encoding="utf-8")
+    expected = project.cells("Readme")[CELL].samples
+    for broken in (
+        whole.replace('"status": "ok"', '"status": "failed"'),
+        "".join(whole.splitlines(keepends=True)[:-1]),  # killed before its end
+        whole.replace(project.hashes["Readme"], "c" * 40),  # of another commit
+    ):
+        assert broken != whole
+        path.write_text(broken, encoding="utf-8")
+        cells = measured(project.tree("Readme"), ["quick", *WORDS], plugins=("ours.py",))
+        assert cells[CELL].samples["bias"] == expected["bias"]
+    alone = measured(
+        project.tree("Readme"), ["quick", *WORDS, "--estimator", "fomaml"], plugins=("ours.py",)
+    )
+    assert len(alone) == 2
+    again = measured(project.tree("Readme"), ["quick", *WORDS], plugins=("ours.py",))
+    assert again.keys() == {CELL}, "not what was asked for in other words"
+
+
+def test_a_measurement_that_was_cut_short_is_none(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = project.tree("Readme")
+    (tree.work / "kill.py").write_text(
+        "import os, threading\nthreading.Timer(3, lambda: os._exit(137)).start()\n"
+        "import sys\nsys.stderr.write('noise\\n' * 50_000)\n",
+        encoding="utf-8",
+    )
+    words = ["quick", *WORDS, "--estimator", "maml", "--tasks", "20000"]
+    with pytest.raises(OptionError, match="cannot be measured"):
+        measured(tree, words, plugins=("ours.py", "kill.py"))
+
+
+def test_each_commit_has_its_own_plug_ins(project: Project, tmp_path: Path) -> None:
+    inside = project.folder / "ours.py"
+    assert within([str(inside), "a.module"]) == ("ours.py", "a.module")
+    (tmp_path / "theirs.py").touch()
+    with pytest.raises(OptionError, match="is outside the repository"):
+        within([str(tmp_path / "theirs.py")])
+    tree = project.tree("Readme")
+    for name in ("later.py", "no_such_module"):
+        with pytest.raises(OptionError, match=f"{tree.commit[:8]} lacks --import {name}"):
+            foreign(tree, [name])
+    assert foreign(tree, ["ours", "ours.py"]) == []
+    assert foreign(tree, ["json"]) == ["json"]
+    sides = [Side("base", tree), Side("head", tree, foreign=["json"])]
+    with pytest.raises(OptionError, match="head lacks --import json"):
+        checked(*sides)
+
+
+def test_a_regression_is_seen_wherever_the_file_is_named_from(project: Project, gate: Gate) -> None:
+    base, head = (project.hashes[name] for name in ("Check the curvature", "Simplify"))
+    words = ("--base", base, "--head", head, "--no-times")
+    assert gate(*words, "--import", str(project.folder / "ours.py")).returncode == 1
+
+
+def test_a_head_that_cannot_be_timed_could_not_be_measured(project: Project) -> None:
+    lost = pairs.Pairs()
+    base, head = project.tree("Our estimator"), project.tree("Readme")
+    lost.lose([CELL], pairs._Lost("ended", base), head)
+    same = project.cells("Readme")
+    judged = judge(same, same, names=("a", "b"), pairs=lost)
+    assert (judged.exit_code, judged.changes) == (0, [])
+    assert judged.notes == [f"No times of {CELL}: ended"]
+    lost.lose([CELL], pairs._Lost("ended", head), head)
+    assert judge(same, same, names=("a", "b"), pairs=lost).exit_code == 2
 
 
 def test_a_committed_waiver_lets_pass(project: Project, gate: Gate) -> None:
@@ -198,14 +278,31 @@ def test_a_committed_waiver_lets_pass(project: Project, gate: Gate) -> None:
     assert "on purpose" in done.stdout
 
 
-def test_stored_results_are_compared_without_times(project: Project, gate: Gate) -> None:
-    for subject in ("Our estimator", "Readme"):
-        project.side(subject)
-    first, second, *_ = sorted((project.store / "runs").iterdir())
-    done = gate("--base", str(first), "--head", str(second))
-    assert done.returncode in (0, 1), done.stderr
+def test_stored_results_are_compared_without_times(
+    project: Project, gate: Gate, tmp_path: Path
+) -> None:
+    first, second, worse = (
+        project.journal(name) for name in ("Check the curvature", "Readme", "Simplify")
+    )
+    done = gate("--base", str(first), "--head", str(worse))
+    assert done.returncode == 1, done.stderr
     assert "Times are not compared" in done.stdout
-    assert stored(project.store).keys() == {CELL}
+    assert "other machines" not in done.stdout
+    text = second.read_text(encoding="utf-8")
+    (fingerprint,) = stored(second).told("fingerprint")
+    other = tmp_path / "runs" / "other.jsonl"
+    other.parent.mkdir()
+    other.write_text(
+        text.replace(fingerprint, "0" * 16).replace('"changes": ""', '"changes": "beef"'),
+        encoding="utf-8",
+    )
+    done = gate("--base", str(first), "--head", str(other))
+    assert "Both sides were measured on other machines" in done.stdout
+    assert "The head was measured with uncommitted changes" in done.stdout
+    assert stored(tmp_path).cells.keys() == {CELL}
+    shutil.copy(second, tmp_path / "runs" / "mine.jsonl")
+    with pytest.raises(OptionError, match="several machines"):
+        stored(tmp_path)
     with pytest.raises(OptionError, match=r"ours\.py cannot be read"):
         stored(project.folder / "ours.py")
 
@@ -214,6 +311,7 @@ def test_stored_results_are_compared_without_times(project: Project, gate: Gate)
     ("words", "told"),
     [
         (("--base", "nowhere"), "no commit 'nowhere' in this repository"),
+        (("--base", ""), "no commit '' in this repository"),
         (("--base", "--upload-pack=x"), "no commit"),
         (("--base", "HEAD", "--estimator", "binm"), "binom"),
         (("--base", "HEAD", "--only", "depth=99"), "depth=99"),
@@ -246,7 +344,6 @@ def test_a_head_that_does_not_work_could_not_be_measured(project: Project, gate:
 
 
 def test_uncommitted_changes_are_no_part_of_it(project: Project, gate: Gate) -> None:
-    project.side("Readme")
     path = project.folder / "README.md"
     before = path.read_text(encoding="utf-8")
     path.write_text("edited", encoding="utf-8")
@@ -276,8 +373,8 @@ def test_a_package_is_installed_with_its_entry_points(
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
     tree = trees.install(trees.resolve("HEAD"))
     assert (tree.work.name, tree.subject) == ("src", "first")
+    assert tree.has("theirs"), "the package is that of the folder above"
     monkeypatch.chdir(folder)
-    shutil.rmtree(tmp_path / "cache")
     tree = trees.install(trees.resolve("HEAD"))
     code = (
         "from importlib.metadata import entry_points; import theirs; "
@@ -303,13 +400,13 @@ def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     git(tmp_path / "of-many", "commit", "-q", "-m", "first")
     monkeypatch.chdir(tmp_path / "of-many" / "one")
     (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# edited", encoding="utf-8")
-    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") == "# one"
+    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") == b"# one"
     monkeypatch.chdir(tmp_path / "of-many")
     assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") is None
 
 
 def test_all_trees_have_paths_of_one_length(project: Project) -> None:
-    made = [side.tree for side in (project.side("Readme"), project.side("Our estimator"))]
-    assert len({len(str(tree.work)) for tree in made if tree}) == 1
-    assert len({tree.work for tree in made if tree}) == len(made)
+    made = [project.tree(name) for name in ("Readme", "Our estimator")]
+    assert len({len(str(tree.work)) for tree in made}) == 1
+    assert len({tree.work for tree in made}) == len(made)
     assert all(a != b for a, b in pairwise(sorted(project.hashes.values())))

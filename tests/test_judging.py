@@ -1,8 +1,10 @@
 """What the gate makes of two sides: which changes, which verdict, which exit code."""
 
+import io
 import json
 import math
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,11 +78,16 @@ def test_rounding_and_noise_tell_nothing(changed: dict[str, Any]) -> None:
     assert judged(result(), result(**changed)).changes == []
 
 
-def test_a_metric_that_one_side_lacks_is_not_compared() -> None:
+def test_a_metric_that_is_gone_is_worse_and_a_new_one_is_welcome() -> None:
     head = result()
     del head.stages["score"].samples["retained_memory"]
     found = judged(result(retained_memory=[4]), head)
-    assert (found.changes, found.numbers) == ([], len(SAMPLES) - 2)
+    (change,) = found.regressions
+    assert (change.metric, change.about) == ("retained_memory", "is not measured any more")
+    assert (found.numbers, found.exit_code) == (len(SAMPLES) - 2, 1)
+    assert judged(head, result(retained_memory=[4])).changes == []
+    head.stages["score"].samples.clear()
+    assert judged(head, head).exit_code == 2, "nothing was compared"
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CRASHED, Status.DIVERGED, Status.SKIPPED])
@@ -202,6 +209,15 @@ def test_files_have_what_the_terminal_has(tmp_path: Any) -> None:
     told = json.loads(as_json(found))
     assert told["exit_code"] == 1
     assert {one["metric"]: one["ratio"] for one in told["changes"]}["hvps"] == pytest.approx(0.5)
+
+
+def test_what_looks_like_markup_is_told_as_it_is(tmp_path: Path) -> None:
+    odd = r"a \[/b] and [/red] and [bold]"
+    found = judged(result(), result(Status.FAILED, odd))
+    console = Console(width=300, record=True, file=io.StringIO())
+    tell(found, console)
+    assert odd in console.export_text()
+    write(found, tmp_path)
 
 
 def test_json_has_no_number_that_is_none() -> None:

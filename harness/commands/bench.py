@@ -20,7 +20,8 @@ def bench(
 ) -> int:
     """Run the asv matrix on the current commit, or on others, and print the table of the newest.
 
-    Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
+    Exit code 0: all cells were measured; 1: some went wrong, at whichever commit; 2: none could be
+    measured.
     """
     from harness.bench import run_asv
     from harness.results.store import load_run
@@ -29,4 +30,8 @@ def bench(
     if not made:
         console.print("All of them have results already.")
         return 0
-    return print_end(load_run(made[-1]))
+    *others, last = (load_run(path) for path in made)
+    wrong = sum(not table["outcome"].isin(["ok", "skipped"]).all() for table in others)
+    if wrong:
+        console.print(f"Some cells went wrong at {wrong} of the other commits.", highlight=False)
+    return max(print_end(last), int(wrong > 0))

@@ -1,12 +1,18 @@
 """`metagrad gate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from estimators.errors import OptionError
-from harness.commands.options import Imports, Only, Store, console
+from harness.commands.options import Imports, Only, console
+
+if TYPE_CHECKING:
+    from harness.gate.measuring import Cells
+    from harness.gate.pairs import Pairs
+    from harness.gate.sides import Side
+    from harness.gate.waivers import Waiver
 
 
 def gate(
@@ -28,73 +34,61 @@ def gate(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write gate.md and gate.json to.")
     ] = None,
-    store: Store = Path("results"),
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
     """Tell whether a commit has made anything worse; for pull requests.
 
-    Both commits are installed side by side. What repeats exactly is measured of each, unless the
-    store has it; times are taken in pairs. waivers.toml of the head says what is meant.
+    Both commits are installed side by side. What repeats exactly is measured of each, unless that
+    was done before; times are taken in pairs. waivers.toml of the head says what is meant.
     Exit code 0: nothing is worse; 1: something is; 2: it could not be measured, nothing could be
     compared, or a cell that worked fails now.
     """
-    from harness.gate import trees
     from harness.gate.judging import judge
-    from harness.gate.pairs import Pairs, paired_times
-    from harness.gate.sides import Selection, fine_on_both, side_of
+    from harness.gate.plugins import within
+    from harness.gate.sides import cells_of, checked, side_of
     from harness.gate.telling import tell, write
-    from harness.gate.waivers import FILE, parse
     from harness.git import git_text
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
-    from harness.running.progress import progress_bar
+    from harness.running.interruption import one_interruption
     from harness.selection import select
 
-    load_plugins(imports)
+    plugins = within(imports)
+    load_plugins(plugins)
     axes = override(read_preset(preset), task=task, model=model, estimators=estimator, depths=depth)
     planned = select(expand(axes), only or [])
     refuse_impossible(planned, named=bool(estimator))
     named = {"--estimator": estimator, "--depth": depth, "--only": only}
     named |= {"--task": [task] if task else [], "--model": [model] if model else []}
-    words = [
+    selection = [preset] + [
         word
         for option, values in named.items()
         for one in values or []
         for word in (option, str(one))
     ]
-    selection = Selection(
-        [preset, *words], frozenset(plan.cell.id for plan in planned), tuple(imports), store
-    )
-    old, new = (side_of(ref, selection, console) for ref in (base, head))
-    notes: list[str] = []
-    if new.tree and (changed := git_text("status", "--porcelain", "--untracked-files=no")):
-        count = len(changed.splitlines())
-        notes.append(f"{count} files have uncommitted changes, which are no part of {new.name}.")
-    pairs: Pairs | None = None
-    if times and old.tree and new.tree:
-        cells = fine_on_both(old, new)
-        console.print(f"Timing {len(cells)} cells in pairs", highlight=False)
-        with progress_bar(console) as show:
-            pairs = paired_times(
-                old.tree,
-                new.tree,
-                cells,
-                plugins=selection.plugins,
-                tell=lambda share, doing: show(share, 1.0, doing),
-            )
-    elif times:
+    try:
+        with one_interruption():
+            old, new = (side_of(ref, plugins, console) for ref in (base, head))
+            waivers = _waivers(new)
+            notes = checked(old, new)
+            if new.tree and (changed := git_text("status", "--porcelain", "-uno")):
+                count = len(changed.splitlines())
+                notes.append(
+                    f"{count} files have uncommitted changes, which are no part of {new.name}."
+                )
+            before, after = (cells_of(side, selection, plugins, console) for side in (old, new))
+            pairs = _pairs(old, new, before, after, plugins) if times else None
+    except KeyboardInterrupt:
+        raise OptionError("stopped; what was measured is kept for the next time") from None
+    if times and pairs is None:
         notes.append("Times are not compared: stored ones were not taken side by side.")
-    if new.tree:
-        told = trees.file_at(new.tree.commit, FILE)
-    else:
-        told = Path(FILE).read_text(encoding="utf-8") if Path(FILE).exists() else None
     judgement = judge(
-        old.cells,
-        new.cells,
+        before,
+        after,
         names=(old.name, new.name),
         pairs=pairs,
-        waivers=parse(told or ""),
+        waivers=waivers,
         notes=notes,
     )
     tell(judgement, console)
@@ -105,3 +99,38 @@ def gate(
             raise OptionError(f"cannot write to {out}: {error.strerror}") from None
         console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
     return judgement.exit_code
+
+
+def _waivers(head: "Side") -> "list[Waiver]":
+    """Returns the waivers of the head, or of this folder where it is stored results."""
+    from harness.gate.trees import file_at
+    from harness.gate.waivers import FILE, parse
+
+    if head.tree:
+        return parse(file_at(head.tree.commit, FILE) or b"")
+    try:
+        return parse(Path(FILE).read_bytes() if Path(FILE).exists() else b"")
+    except OSError as error:
+        raise OptionError(f"{FILE} cannot be read: {error.strerror}") from None
+
+
+def _pairs(
+    base: "Side", head: "Side", before: "Cells", after: "Cells", plugins: tuple[str, ...]
+) -> "Pairs | None":
+    """Times two commits in pairs; None of stored results."""
+    from harness.gate.pairs import paired_times
+    from harness.gate.sides import fine_on_both
+    from harness.running.progress import progress_bar
+
+    if not (base.tree and head.tree):
+        return None
+    cells = fine_on_both(before, after)
+    console.print(f"Timing {len(cells)} cells in pairs", highlight=False)
+    with progress_bar(console) as show:
+        return paired_times(
+            base.tree,
+            head.tree,
+            cells,
+            plugins=plugins,
+            tell=lambda share, doing: show(share, 1.0, doing),
+        )

@@ -88,7 +88,7 @@ class Judgement:
     @property
     def exit_code(self) -> int:
         """0: nothing is worse; 1: something is; 2: it could not be measured."""
-        if self.broken or not self.cells:
+        if self.broken or not self.numbers:
             return 2
         return int(bool(self.regressions))
 
@@ -128,7 +128,11 @@ def judge(
     if pairs is not None:
         numbers += len(pairs.seconds)
         found += [one for name in pairs.seconds if (one := time_change(name, pairs.seconds[name]))]
-        told += [f"No times of {name}: {why}" for name, why in pairs.errors.items()]
+        for name, why in pairs.errors.items():
+            if name in pairs.broken:
+                found.append(_outcome(name, "worse", f"it cannot be timed any more: {why}"))
+            else:
+                told.append(f"No times of {name}: {why}")
     day = today or date.today()
     changes, more = _waived(found, waivers, day)
     order = {"worse": 0, "other": 1, "better": 2}
@@ -184,11 +188,15 @@ def _outcome(name: str, verdict: Verdict, about: str) -> Change:
 
 
 def _numbers(before: CellResult, after: CellResult) -> tuple[int, list[Change]]:
-    """Returns how many numbers that repeat both have, and those that differ."""
+    """Returns how many numbers that repeat both have, and those that differ or are gone."""
     mine, other = before.samples, after.samples
     names = [name for name, metric in METRICS.items() if not metric.noisy]
     shared = [name for name in names if name in mine and name in other]
-    found = []
+    found = [
+        Change(before.id, name, "worse", _mean(mine[name]), math.nan, "is not measured any more")
+        for name in names
+        if name in mine and name not in other
+    ]
     for name in shared:
         old, new = (np.array(side[name], dtype=float) for side in (mine, other))
         base, head = float(old.mean()), float(new.mean())
@@ -198,6 +206,10 @@ def _numbers(before: CellResult, after: CellResult) -> tuple[int, list[Change]]:
             continue
         found.append(Change(before.id, name, _verdict(name, base, head), base, head, ""))
     return len(shared), found
+
+
+def _mean(samples: Sequence[float]) -> float:
+    return float(np.mean(samples))
 
 
 def _verdict(name: str, before: float, after: float) -> Verdict:
@@ -232,7 +244,7 @@ def summed_up(judgement: Judgement) -> str:
         judgement: see there.
     """
     compared = f"{judgement.numbers:,} numbers of {judgement.cells:,} cells"
-    if not judgement.cells:
+    if not judgement.numbers:
         return "Nothing could be compared."
     counts: Mapping[str, int] = {
         "worse": len(judgement.regressions),

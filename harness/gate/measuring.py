@@ -1,131 +1,114 @@
-"""What repeats exactly, of each cell at a commit: measured, unless it is in the store already."""
+"""What repeats exactly, of each cell at a commit: measured, unless that was done before."""
 
+import hashlib
+import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from estimators.errors import OptionError
 from harness.environment import environment
 from harness.gate.trees import Tree
+from harness.outcome import Status
 from harness.results.journal import Progress
-from harness.results.runs import CellResult, Run, first_event, last_progress, read_run
-from harness.results.store import read_runs
+from harness.results.runs import CellResult, Run, last_progress, read_run
 
 Cells = dict[str, CellResult]
 
-_SAME = ("fingerprint", "packages", "threads")  # of an environment, for numbers to be the same
+# Of an environment, for numbers to be the same.
+_SAME = (
+    *("fingerprint", "packages", "python", "torch", "flags", "threads", "threading", "variables"),
+)
 _COMMAND = "import sys; from harness.cli import main; sys.exit(main())"
-
-
-def stored(path: Path) -> Cells:
-    """Returns stored results.
-
-    Args:
-        path: the journal of a run, or a folder of results, of which each cell's newest counts.
-
-    Raises:
-        OptionError: it cannot be read.
-        StoreError: likewise.
-    """
-    if path.is_dir():
-        runs, problems = read_runs(path)
-        if problems:
-            raise OptionError(f"{problems[0]}; mend it or move it out of the store")
-    else:
-        try:
-            runs = [read_run(path)]
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{path} cannot be read: {error}") from None
-    return {cell.id: cell for run in runs for cell in run.cells}
+_WELL = (Status.OK, Status.SKIPPED)
 
 
 def measured(
     tree: Tree,
     selection: Sequence[str],
-    store: Path,
     *,
-    wanted: frozenset[str],
     plugins: tuple[str, ...] = (),
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> Cells:
     """Returns what a commit gives, all but times: by its own `metagrad run`, with its own code.
 
+    It is kept with the commit. Where all went well it is taken from there the next time, if it was
+    asked for in the same words, on this machine and with these packages.
+
     Args:
         tree: the commit.
         selection: arguments of `metagrad run` that say what to measure.
-        store: where results go, and may be already.
-        wanted: names of the cells that a stored run must have to be taken instead.
         plugins: modules that register more.
         tell: is told how far it is.
 
     Raises:
-        OptionError: nothing could be measured.
+        OptionError: it could not be measured to the end.
     """
-    runs = store / "runs"
-    paths = sorted(runs.glob("*.jsonl"), reverse=True)
-    here = environment(store, plugins)
-    for path in paths:
-        run = _read(path) if wanted and _began_at(path) == tree.commit else None
-        if run and _is_of(run, tree.commit, here) and wanted <= _scored(run):
-            return {cell.id: cell for cell in run.cells}
-    before = {path: path.stat().st_mtime_ns for path in paths}
-    command = [sys.executable, "-P", "-c", _COMMAND, "run", *selection, "--samples", "0"]
-    command += [word for name in plugins for word in ("--import", name)]
+    words = [*selection, *(word for name in plugins for word in ("--import", name))]
+    kept = tree.results / f"{_digest(tree, words)}.jsonl"
+    if kept.exists() and (run := _run(kept, tree)) and all(_is_well(run)):
+        return {cell.id: cell for cell in run.cells}
+    with (
+        tempfile.TemporaryDirectory(prefix="measuring-", dir=tree.results) as store,
+        tempfile.TemporaryFile("w+") as errors,
+    ):
+        code = _measure(tree, [*words, "--samples", "0", "--store", store], errors, tell)
+        made = [*Path(store, "runs").glob("*.jsonl")]
+        run = _run(made[0], tree) if made else None
+        if run is None:
+            errors.seek(0)
+            why = errors.read().strip().splitlines()[-1:] or [f"exit code {code}"]
+            raise OptionError(f"{tree.commit[:8]} cannot be measured: {why[0]}")
+        made[0].replace(kept)
+    return {cell.id: cell for cell in run.cells}
+
+
+def _measure(
+    tree: Tree, words: Sequence[str], errors: Any, tell: Callable[[Progress], None]
+) -> int:
+    """Runs `metagrad run` of a commit to its end; returns its exit code."""
     process = subprocess.Popen(
-        [*command, "--store", str(store.resolve())],
+        [sys.executable, "-P", "-c", _COMMAND, "run", *words],
         cwd=tree.work,
         env=tree.environment | {"COLUMNS": "200"},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=errors,  # a file: nobody reads a pipe meanwhile
     )
     try:
         while process.poll() is None:
-            if (fresh := _written(runs, before)) and (progress := last_progress(fresh)):
-                tell(progress)
+            for path in Path(words[-1], "runs").glob("*.jsonl"):
+                if progress := last_progress(path):
+                    tell(progress)
             time.sleep(0.1)
     except BaseException:
         process.terminate()
         process.wait()
         raise
-    _, errors = process.communicate()
-    made = _written(runs, before)
-    cells = {cell.id: cell for cell in read_run(made).cells} if made else {}
-    # Where none of its cells went well it ends like a command that could not begin.
-    if process.returncode not in (0, 1) and not cells:
-        why = errors.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
-        raise OptionError(f"{tree.commit[:8]} cannot be measured: {why[0]}")
-    return cells
+    return process.returncode
 
 
-def _written(runs: Path, before: dict[Path, int]) -> Path | None:
-    """Returns the newest journal that was written since."""
-    paths = sorted(runs.glob("*.jsonl"), reverse=True)
-    return next((one for one in paths if before.get(one) != one.stat().st_mtime_ns), None)
-
-
-def _began_at(path: Path) -> str:
-    """Returns the commit of a run; "" where it is not known. Quicker than reading all of it."""
+def _run(path: Path, tree: Tree) -> Run | None:
+    """Returns a run of a commit; None if it was cut short, or is of something else."""
     try:
-        return str(first_event(path)["environment"]["commit"])
-    except (OSError, LookupError, TypeError):
-        return ""
-
-
-def _read(path: Path) -> Run | None:
-    try:
-        return read_run(path)
+        run = read_run(path)
     except (OSError, ValueError):
         return None
+    return run if run.ended and run.environment["commit"] == tree.commit else None
 
 
-def _is_of(run: Run, commit: str, here: dict[str, object]) -> bool:
-    made = run.environment
-    same = all(made.get(name) == here.get(name) for name in _SAME)
-    return run.ended and made["commit"] == commit and not made["changes"] and same
+def _is_well(run: Run) -> list[bool]:
+    return [cell.status in _WELL for cell in run.cells]
 
 
-def _scored(run: Run) -> set[str]:
-    return {cell.id for cell in run.cells if {"score", "plan"} & cell.stages.keys()}
+def _digest(tree: Tree, words: Sequence[str]) -> str:
+    """Returns a digest of all that numbers depend on, beside the commit."""
+    here = environment()
+    facts = {name: here.get(name) for name in _SAME}
+    if not tree.has("harness"):
+        facts["source"] = here["source"]
+    told = json.dumps([facts, list(words)], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

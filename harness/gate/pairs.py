@@ -30,14 +30,38 @@ class Pairs:
     Attributes:
         seconds: by cell, for each round the median of the base's samples and of the head's.
         errors: by cell, why it has no times.
+        broken: which of them could be timed at the base.
     """
 
     seconds: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     errors: dict[str, str] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+
+    def lose(self, cells: Sequence[str], lost: "_Lost", head: Tree) -> None:
+        """Gives up cells that a worker could not time; it asks the base first.
+
+        Args:
+            cells: their names.
+            lost: why.
+            head: the commit that is judged.
+        """
+        self.errors |= dict.fromkeys(cells, str(lost))
+        if lost.tree is head:
+            self.broken |= set(cells)
+        for cell in cells:
+            self.seconds.pop(cell, None)
 
 
 class _Lost(Exception):
-    """A worker does not answer any more."""
+    """A worker does not answer any more.
+
+    Attributes:
+        tree: the commit that it has the code of.
+    """
+
+    def __init__(self, what: str, tree: Tree) -> None:
+        super().__init__(what)
+        self.tree = tree
 
 
 def paired_times(
@@ -69,7 +93,8 @@ def paired_times(
                 for side in sides:
                     side.hear(_START)
             except _Lost as lost:
-                return Pairs(errors=dict.fromkeys(cells, str(lost)))
+                found.lose(cells, lost, head)
+                return found
             for place, cell in enumerate(cells):
                 if cell in found.errors:
                     continue
@@ -77,13 +102,13 @@ def paired_times(
                 try:
                     found.seconds[cell].append(_pair(sides, cell, number, time_limit))
                 except _Lost as lost:
-                    found.errors[cell] = str(lost)
-                    found.seconds.pop(cell, None)
+                    found.lose([cell], lost, head)
                     try:
                         for side in sides:
                             side.restart(plugins)
                     except _Lost as more:
-                        return Pairs(errors=dict.fromkeys(cells, str(more)))
+                        found.lose(cells, more, head)
+                        return found
     return found
 
 
@@ -157,14 +182,15 @@ class _Side:
     def hear(self, limit: float) -> dict[str, Any]:
         name = self._tree.commit[:8]
         if not self._selector.select(limit):
-            raise _Lost(f"not done after {limit:g} s at {name}")
+            raise _Lost(f"not done after {limit:g} s at {name}", self._tree)
         line = self._output.readline()
         if not line:
             code = self._process.wait()
-            raise _Lost(f"the process of {name} ended ({code}); can that commit be timed in pairs?")
+            why = f"the process of {name} ended ({code}); can that commit be timed in pairs?"
+            raise _Lost(why, self._tree)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise _Lost(f"{answer['error']} at {name}")
+            raise _Lost(f"{answer['error']} at {name}", self._tree)
         return answer
 
     @property

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.gate.measuring import Cells, measured, stored
+from estimators.errors import OptionError
+from harness.gate.measuring import Cells, measured
+from harness.gate.plugins import foreign
+from harness.gate.stored import Stored, differences, is_stored, stored
 from harness.gate.trees import Tree, install, resolve
 from harness.outcome import Status
 from harness.running.progress import progress_bar
@@ -18,64 +21,89 @@ class Side:
 
     Attributes:
         name: what people read.
-        cells: results by cell.
         tree: the commit; None of stored results.
+        stored: results; None of a commit.
+        foreign: plug-ins that the commit has from the environment.
     """
 
     name: str
-    cells: Cells
     tree: Tree | None = None
+    stored: Stored | None = None
+    foreign: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What is to be measured.
-
-    Attributes:
-        words: arguments of `metagrad run` that say so.
-        cells: the names of the cells that they say here and now.
-        plugins: modules that register more.
-        store: the folder of results.
-    """
-
-    words: Sequence[str]
-    cells: frozenset[str]
-    plugins: tuple[str, ...]
-    store: Path
-
-
-def side_of(ref: str, selection: Selection, console: Console) -> Side:
-    """Returns a side, and tells on the terminal what that takes.
+def side_of(ref: str, plugins: Sequence[str], console: Console) -> Side:
+    """Finds a side, and installs it if it is a commit.
 
     Args:
         ref: a commit; or a file or a folder of results.
-        selection: what to measure of a commit.
+        plugins: modules that register more.
         console: where it is told.
 
     Raises:
-        OptionError: there is no such commit or it cannot be measured; results cannot be read.
+        OptionError: there is no such commit or it cannot be installed; results cannot be read.
         StoreError: a folder has no results.
     """
-    if Path(ref).exists():
-        return Side(ref, stored(Path(ref)))
+    if is_stored(ref):
+        return Side(ref, stored=stored(Path(ref)))
     commit = resolve(ref)
     name = commit[:8] if commit.startswith(ref) else f"{ref} ({commit[:8]})"
     with console.status(f"Installing {commit[:8]}"):
         tree = install(commit)
-    console.print(f"{name}: {tree.subject}", markup=False, highlight=False, soft_wrap=True)
+    return Side(name, tree, foreign=foreign(tree, plugins))
+
+
+def cells_of(
+    side: Side, selection: Sequence[str], plugins: tuple[str, ...], console: Console
+) -> Cells:
+    """Returns the results of a side, which are measured where they are not there.
+
+    Args:
+        side: the side.
+        selection: what to measure of a commit, as arguments of `metagrad run`.
+        plugins: modules that register more.
+        console: where it is told.
+
+    Raises:
+        OptionError: it could not be measured to the end.
+    """
+    if side.stored:
+        return side.stored.cells
+    assert side.tree
+    told = f"{side.name}: {side.tree.subject}"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
     with progress_bar(console) as show:
-        cells = measured(
-            tree,
-            selection.words,
-            selection.store,
-            wanted=selection.cells,
-            plugins=selection.plugins,
+        return measured(
+            side.tree,
+            selection,
+            plugins=plugins,
             tell=lambda progress: show(progress.done, progress.total, progress.doing),
         )
-    return Side(name, cells, tree)
 
 
-def fine_on_both(base: Side, head: Side) -> list[str]:
+def checked(base: Side, head: Side) -> list[str]:
+    """Returns what is to be known of two sides before they are compared, a line each.
+
+    Args:
+        base: the one.
+        head: the other.
+
+    Raises:
+        OptionError: a plug-in is part of one of them alone.
+    """
+    if base.stored and head.stored:
+        return differences(base.stored, head.stored)
+    notes = []
+    if base.tree and head.tree:
+        for name in dict.fromkeys([*base.foreign, *head.foreign]):
+            lacking = [side.name for side in (base, head) if name in side.foreign]
+            if len(lacking) == 1:
+                raise OptionError(f"{lacking[0]} lacks --import {name}")
+            notes.append(f"{name} is no part of either commit, and the same for both.")
+    return notes
+
+
+def fine_on_both(base: Cells, head: Cells) -> list[str]:
     """Returns the names of the cells that went well on both sides.
 
     Args:
@@ -84,6 +112,6 @@ def fine_on_both(base: Side, head: Side) -> list[str]:
     """
     return [
         name
-        for name, cell in base.cells.items()
-        if cell.status is Status.OK and name in head.cells and head.cells[name].status is Status.OK
+        for name, cell in base.items()
+        if cell.status is Status.OK and name in head and head[name].status is Status.OK
     ]

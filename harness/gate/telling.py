@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.gate.judging import Change, Judgement, summed_up
 from harness.markdown import plain
@@ -29,7 +30,7 @@ def tell(judgement: Judgement, console: Console) -> None:
         table = Table(*_HEAD, box=None, pad_edge=False)
         for change in judgement.changes[:_MOST]:
             style = "red" if change in judgement.regressions else ""
-            table.add_row(*(text.replace("[", r"\[") for text in _row(change)), style=style)
+            table.add_row(*map(Text, _row(change)), style=style)
         console.print(table)
         if len(judgement.changes) > _MOST:
             console.print(f"... and {len(judgement.changes) - _MOST} more.")

@@ -1,5 +1,6 @@
 """Commits installed side by side, each in a folder of its own."""
 
+import hashlib
 import io
 import os
 import shutil
@@ -28,12 +29,22 @@ class Tree:
         subject: first line of its message.
         work: where its files are: the folder in which commands for it are run.
         path: folders from which Python imports its modules, first to last.
+        results: folder for what was measured of it.
     """
 
     commit: str
     subject: str
     work: Path
     path: tuple[Path, ...]
+    results: Path
+
+    def has(self, package: str) -> bool:
+        """Tells whether it brings a package, which then is not that of this environment.
+
+        Args:
+            package: name of a top-level one.
+        """
+        return any((folder / package).is_dir() for folder in self.path)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -70,17 +81,25 @@ def install(commit: str) -> Tree:
         commit: full hash.
 
     Raises:
-        OptionError: its package cannot be built.
-        OSError: the cache cannot be written.
+        OptionError: its package cannot be built, or the cache not be written.
     """
-    place = folder() / "trees" / commit
+    try:
+        return _installed(commit, _prefix())
+    except OSError as error:
+        raise OptionError(f"{folder()} cannot be written: {error.strerror or error}") from None
+
+
+def _installed(commit: str, prefix: Path) -> Tree:
+    # What is installed depends on the folder that we are in.
+    place = folder() / "trees" / f"{commit}-{hashlib.sha256(str(prefix).encode()).hexdigest()[:8]}"
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         # Made under a name of the same length: how long paths are can change how fast code is.
-        made = Path(tempfile.mkdtemp(prefix=commit[:-8], dir=place.parent))
+        made = Path(tempfile.mkdtemp(prefix=place.name[:-8], dir=place.parent))
         try:
             _export(commit, made / "source")
-            _install(made / "source" / _prefix(), made / "site")
+            _install(made / "source", prefix, made / "site")
+            (made / "results").mkdir()
             made.rename(place)
         except OSError:
             if not place.exists():  # or another process was quicker
@@ -90,19 +109,19 @@ def install(commit: str) -> Tree:
     os.utime(place)
     for old in sorted(place.parent.iterdir(), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
-    work = place / "source" / _prefix()
+    work = place / "source" / prefix
     subject = (git_text("log", "-1", "--format=%s", commit) or "").strip()
-    return Tree(commit, subject, work, (place / "site", work))
+    return Tree(commit, subject, work, (place / "site", work), place / "results")
 
 
-def file_at(commit: str, name: str) -> str | None:
+def file_at(commit: str, name: str) -> bytes | None:
     """Returns a file of a commit, in the folder that corresponds to ours; None if it has none.
 
     Args:
         commit: full hash.
         name: of the file.
     """
-    return git_text("show", f"{commit}:./{name}")
+    return git("show", f"{commit}:./{name}")
 
 
 def _prefix() -> Path:
@@ -115,13 +134,29 @@ def _export(commit: str, target: Path) -> None:
     if archive is None:
         raise OptionError(f"git cannot export {commit}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(target, filter="data")
+        files.extractall(target, filter=_or_none)
 
 
-def _install(source: Path, target: Path) -> None:
+def _or_none(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
+    """Leaves out what leads out of the folder: links to elsewhere, which no code needs."""
+    try:
+        return tarfile.data_filter(member, target)
+    except tarfile.FilterError:
+        return None
+
+
+def _install(top: Path, prefix: Path, target: Path) -> None:
+    """Installs the project that a folder of the repository belongs to, if it is one.
+
+    Raises:
+        OptionError: it cannot be installed.
+    """
     target.mkdir()
-    if not (source / "pyproject.toml").exists():
+    around = [prefix, *prefix.parents]
+    project = next((one for one in around if (top / one / "pyproject.toml").exists()), None)
+    if project is None:
         return
+    source = top / project
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--target", str(target)]
     # Where what builds it is here, nothing has to be fetched.
@@ -130,7 +165,7 @@ def _install(source: Path, target: Path) -> None:
     done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip() or done.stdout.strip() or "no reason told").splitlines()[-1]
-        raise OptionError(f"{source.parent.name} cannot be installed: {why}")
+        raise OptionError(f"{top.parent.name[:8]} cannot be installed: {why}")
 
 
 def _backend(project: Path) -> str:

@@ -43,7 +43,7 @@ class Waiver:
         return f"{self.cell}, {self.metric}: {self.reason} (until {self.expires})"
 
 
-def parse(text: str) -> list[Waiver]:
+def parse(text: str | bytes) -> list[Waiver]:
     """Reads a file of waivers.
 
     Args:
@@ -64,7 +64,9 @@ def parse(text: str) -> list[Waiver]:
         True
     """
     try:
-        told = tomllib.loads(text)
+        told = tomllib.loads(text if isinstance(text, str) else text.decode())
+    except UnicodeDecodeError:
+        raise OptionError(f"{FILE} is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{FILE} is not TOML: {error}") from None
     entries = told.get("waiver", [])

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from estimators.errors import OptionError
 from harness.profiling.folder import read_profile, replaced_when_whole
 
 
@@ -18,16 +19,23 @@ def place_profile(draft: Path, target: Path) -> str | None:
 
     Raises:
         ValueError: the draft is no whole profile.
-        OptionError: there is something else already, or it cannot be written.
+        OptionError: there is something else already, or the profile of another machine; or it
+            cannot be written.
         OSError: the draft cannot be read, or the folder not be made.
     """
     profile = read_profile(draft)
     profile.read_all()
     made = profile.summary
-    if target.exists():
-        with suppress(OSError, ValueError):  # no profile, which is told when it is to be replaced
-            if read_profile(target).summary["at"] >= made["at"]:
-                return None
+    kept = None
+    with suppress(OSError, ValueError):  # no profile, which is told when it is to be replaced
+        kept = read_profile(target).summary
+    if kept is not None:
+        mine, its = (told["environment"].get("fingerprint") for told in (kept, made))
+        if mine != its:
+            machine = kept["environment"]["machine"]
+            raise OptionError(f"the store has a profile of its cell, made on {machine}")
+        if kept["at"] >= made["at"]:
+            return None
     target.parent.mkdir(parents=True, exist_ok=True)
     with replaced_when_whole(target, made["cell"]) as new:
         for path in draft.iterdir():

@@ -1,0 +1,94 @@
+"""Stored results, to be compared with others."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from estimators.errors import OptionError
+from harness.gate.measuring import Cells
+from harness.results.runs import read_run
+from harness.results.store import read_runs
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Results, and what they were made with.
+
+    Attributes:
+        cells: results by cell.
+        environments: those of all runs they are of.
+    """
+
+    cells: Cells
+    environments: list[dict[str, Any]]
+
+    def told(self, field: str) -> set[str]:
+        """Returns what the runs were made with.
+
+        Args:
+            field: of an environment.
+        """
+        return {_text(one.get(field)) for one in self.environments}
+
+
+def is_stored(text: str) -> bool:
+    """Tells whether a text names stored results, not a commit: a file, or a folder of results.
+
+    Args:
+        text: as the user writes it.
+    """
+    return bool(text) and (Path(text).is_file() or (Path(text) / "runs").is_dir())
+
+
+def stored(path: Path) -> Stored:
+    """Returns stored results.
+
+    Args:
+        path: the journal of a run, or a folder of results, of which each cell's newest counts.
+
+    Raises:
+        OptionError: it cannot be read, or has results of several machines.
+        StoreError: likewise.
+    """
+    if path.is_dir():
+        runs, problems = read_runs(path)
+        if problems:
+            raise OptionError(f"{problems[0]}; mend it or move it out of the store")
+    else:
+        try:
+            runs = [read_run(path)]
+        except (OSError, ValueError) as error:
+            raise OptionError(f"{path} cannot be read: {error}") from None
+    cells = {cell.id: cell for run in runs for cell in run.cells}
+    found = Stored(cells, [run.environment for run in runs])
+    if len(found.told("fingerprint")) > 1:
+        raise OptionError(f"{path} has results of several machines; name the run to compare")
+    return found
+
+
+def differences(base: Stored, head: Stored) -> list[str]:
+    """Returns what else than code two sides differ in, a line each.
+
+    Args:
+        base: the one.
+        head: the other.
+    """
+    notes = []
+    for field, what in (
+        ("fingerprint", "were measured on other machines"),
+        ("packages", "were measured with other packages"),
+        ("torch", "were measured with another build of torch"),
+        ("threads", "were measured with other numbers of threads"),
+    ):
+        if base.told(field) != head.told(field):
+            notes.append(f"Both sides {what}: numbers may differ for that alone.")
+    for name, side in (("base", base), ("head", head)):
+        if side.told("changes") != {""}:
+            notes.append(f"The {name} was measured with uncommitted changes.")
+        if len(side.told("commit")) > 1:
+            notes.append(f"The {name} has results of several commits, each cell's newest.")
+    return notes
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
