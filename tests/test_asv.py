@@ -1,6 +1,7 @@
 """The asv suite: its frozen matrix, and a real run in an environment of asv's own."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -102,6 +103,27 @@ def test_commits_that_are_not_there_are_told(tmp_path: Path, commits: str) -> No
         pytest.skip("needs a checkout")
     with pytest.raises(OptionError, match="no commits"):
         run_asv(tmp_path, Console(quiet=True), commits)
+
+
+def test_a_commit_that_asv_cannot_measure_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asv ends with 2 where each benchmark has failed, and no run was journalled."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a checkout")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("harness.bench._asv", lambda *_: None)
+    for code, raises in ((0, False), (2, True), (1, True)):
+        fake = tmp_path / f"python{code}"
+        fake.write_text(f"#!/bin/sh\necho it failed\nexit {code}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(fake))
+        console = Console(file=io.StringIO())
+        if raises:
+            with pytest.raises(OptionError, match=f"exit code {code}"):
+                run_asv(tmp_path, console, "HEAD~1..HEAD")
+        else:
+            assert run_asv(tmp_path, console, "HEAD~1..HEAD") == []
 
 
 def test_unknown_version_is_refused(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """The gate on real commits, each measured by processes with its own code."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -390,6 +393,48 @@ def test_a_package_is_installed_with_its_entry_points(
     ).stdout
     assert "theirs" in told
     assert str(tree.path[0]) in told
+
+
+def test_links_out_of_a_repository_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "file.txt").write_text("here", encoding="utf-8")
+    (folder / "absolute").symlink_to("/etc/hostname")
+    (folder / "outside").symlink_to("../../elsewhere")
+    (folder / "inside").symlink_to("file.txt")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
+    tree = trees.install(trees.resolve("HEAD"))
+    assert {one.name for one in tree.work.iterdir()} == {"file.txt", "inside"}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OptionError, match="cannot be written"):
+        trees.install(trees.resolve("HEAD"))
+
+
+def test_stopped_it_takes_its_processes_along(project: Project, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "gate", *WORDS, "--import", "ours.py", "--base", "HEAD", "--head", "HEAD"],
+        cwd=project.folder,
+        env=os.environ | {"METAGRAD_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    mine = psutil.Process(process.pid)
+    while not (children := [one for one in mine.children() if "run" in one.cmdline()]):
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "stopped" in err
+    assert not any(child.is_running() for child in children)
 
 
 def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

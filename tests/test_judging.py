@@ -177,6 +177,7 @@ ENTRY = '[[waiver]]\ncell = "*"\nmetric = "bias"\nreason = "why"\nexpires = 2030
     ("text", "told"),
     [
         ("[[waiver", "is not TOML"),
+        (ENTRY.replace("why", "für").encode("latin-1"), "is not UTF-8"),
         ("[waiver]\ncell = 'a'", "each a table"),
         ("name = 1", "each a table"),
         (ENTRY.replace('reason = "why"\n', ""), "waiver 1 must have 'reason', a text"),
@@ -186,7 +187,7 @@ ENTRY = '[[waiver]]\ncell = "*"\nmetric = "bias"\nreason = "why"\nexpires = 2030
         (ENTRY + "metrics = 1", "has metrics, unknown here"),
     ],
 )
-def test_what_is_no_waiver_is_told(text: str, told: str) -> None:
+def test_what_is_no_waiver_is_told(text: str | bytes, told: str) -> None:
     with pytest.raises(OptionError, match=told):
         parse(text)
 

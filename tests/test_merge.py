@@ -277,6 +277,22 @@ def test_of_a_cell_the_newest_profile_is_kept(tmp_path: Path) -> None:
     }
 
 
+def test_a_profile_of_another_machine_takes_no_place(tmp_path: Path) -> None:
+    axes: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 2}
+    cell_here = Cell.of(estimator="maml", **axes)
+    for name in ("mine", "theirs"):
+        write_profile(tmp_path / name, cell_here, at=f"2026-01-0{1 + (name == 'theirs')}T00:00:00")
+    file = folder_of(cell_here, tmp_path / "theirs") / SUMMARY
+    told = json.loads(file.read_text())
+    told["environment"] |= {"fingerprint": "beef", "machine": "gpu-box"}
+    file.write_text(json.dumps(told))
+    before = fingerprint(tmp_path / "mine")
+    code, _, err = invoke(command, tmp_path / "theirs", "--store", tmp_path / "mine")
+    assert code == 2
+    assert "the store has a profile of its cell, made on" in err
+    assert fingerprint(tmp_path / "mine") == before
+
+
 def test_machines_of_one_name_are_told(tmp_path: Path) -> None:
     source, store = tmp_path / "from", tmp_path / "store"
     write_run(source, A, {cell(): SCORES}, machine="ci", fingerprint="f00d")
