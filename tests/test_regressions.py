@@ -16,7 +16,7 @@ from tests.asv_files import MATRIX, write_asv
 from tests.histories import cell, write_run
 from tests.invocation import invoke
 from tests.kernel_files import KERNELS, of_commit, write
-from tests.repositories import three_commits
+from tests.repositories import git, three_commits
 from tests.store_runs import fingerprint
 
 
@@ -53,6 +53,20 @@ def write_runs(
         ]
         cells = {cell(name): one for name, one in zip(lines, samples, strict=True)}
         write_run(store, f"{number:x}" * 40, cells, at=f"2026-01-{number + 1:02}", **changed)
+
+
+def test_what_another_branch_has_made_worse_is_not_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, hashes = three_commits(tmp_path)
+    monkeypatch.chdir(folder)
+    for commit, flops in zip(hashes, (2e6, 2e6, 3e6), strict=True):
+        write_run(tmp_path, commit, {cell(): {"flops": [flops]}})
+    assert told(tmp_path)[0] == 1
+    git(folder, "checkout", "-q", hashes[1])
+    code, out, err = invoke(regressions, "--store", tmp_path)
+    assert (code, err) == (0, "metagrad: 1 commits of other branches are left out\n")
+    assert out == "Changes over 2 commits: 0 for the worse, 0 lasting.\n"
 
 
 def test_a_regression_is_told_with_all_about_it(

@@ -33,8 +33,9 @@ def regressions(
 ) -> int:
     """List the commits at which a stored number got worse, newest first.
 
-    Of the repository in the current folder, each machine by itself. p and noise are as in the
-    dashboard, "exact" stands where numbers repeat.
+    Of the repository in the current folder and what is checked out there, each machine by itself;
+    results of other branches are left out. p and noise are as in the dashboard, "exact" stands
+    where numbers repeat.
     Exit code 0: no regression lasts; 1: one does; 2: too little is stored to tell.
     """
     from harness.history.changes import changes
@@ -42,7 +43,7 @@ def regressions(
 
     if form not in _FORMS:
         raise OptionError(f"unknown format {form!r}; there is {', '.join(_FORMS)}")
-    rows = _selected(_history(store), metric or [], only or [])
+    rows = _selected(_of_branch(_history(store)), metric or [], only or [])
     commits = _commits(rows)
     found = changes(rows)
     worse = found["verdict"] == "worse"
@@ -80,6 +81,16 @@ def _history(store: Path) -> "pd.DataFrame":
     for problem in problems + more:
         typer.echo(f"metagrad: {problem}; it is left out", err=True)
     return series
+
+
+def _of_branch(series: "pd.DataFrame") -> "pd.DataFrame":
+    """Leaves out, and tells, what was measured on other branches: nothing there is lasting."""
+    from harness.history.commits import on_other_branches
+
+    others = on_other_branches(series["commit"], Path.cwd())
+    if others:
+        typer.echo(f"metagrad: {len(others)} commits of other branches are left out", err=True)
+    return series[~series["commit"].isin(others)]
 
 
 def _selected(

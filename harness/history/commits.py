@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.git import git_text
+
 COLUMNS = ("commit", "date", "subject", "number", "position")
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -63,6 +65,19 @@ def commits(
     table = table.sort_values(["when", "number", "commit"], ignore_index=True)
     table["position"] = range(len(table))
     return table[list(COLUMNS)]
+
+
+def on_other_branches(commits: "pd.Series[str]", folder: Path) -> set[str]:
+    """Returns those commits that are in the repository, but not in the history of its HEAD.
+
+    Args:
+        commits: hashes.
+        folder: of the git repository, or any folder in it.
+    """
+    every = commits.unique().tolist()
+    known = {line.split("\0")[0] for line in _git(dict.fromkeys(every, ""), folder).split("\n")}
+    here = git_text("-C", str(folder), "rev-list", "HEAD")
+    return set(every) & known - set(here.split()) if here else set()
 
 
 def _git_log(started: Mapping[str, str], folder: Path) -> pd.DataFrame:
