@@ -18,6 +18,7 @@ from harness.running.progress import Show, progress_bar
 
 _PERCENT = re.compile(r"\[\s*([\d.]+)%\]\s*\W*(.*)")
 _ASV_RANGES = ("NEW", "ALL", "EXISTING")
+_NONE_LEFT = "No commit hashes selected"  # asv ends with 1 then
 _MEASURED = 0.85  # of the bar; the rest is what asv does afterwards
 
 
@@ -71,8 +72,10 @@ def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
     reader.join()
     made = _written_since(before, runs)
     # Exit code 2: asv went through, and a cell has failed; the table says which, and why.
-    nothing_new = commits != HEAD and not made and process.returncode == 0
-    if process.returncode not in (0, 2) or not (made or nothing_new):
+    none_left = process.returncode == 0 or any(_NONE_LEFT in line for line in log)
+    if not made and commits != HEAD and none_left:
+        return []
+    if process.returncode not in (0, 2) or not made:
         console.print("".join(log), markup=False, highlight=False)
         raise OptionError(
             f"asv ended with exit code {process.returncode}; its last lines are above"

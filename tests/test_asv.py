@@ -113,9 +113,12 @@ def test_a_commit_that_asv_cannot_measure_is_no_success(
         pytest.skip("needs a checkout")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("harness.bench._asv", lambda *_: None)
-    for code, raises in ((0, False), (2, True), (1, True)):
-        fake = tmp_path / f"python{code}"
-        fake.write_text(f"#!/bin/sh\necho it failed\nexit {code}\n")
+    for code, said, raises in (
+        *((0, "", False), (2, "it failed", True), (1, "it failed", True)),
+        (1, "No commit hashes selected", False),
+    ):
+        fake = tmp_path / f"python{code}{raises}"
+        fake.write_text(f"#!/bin/sh\necho {said}\nexit {code}\n")
         fake.chmod(0o755)
         monkeypatch.setattr(sys, "executable", str(fake))
         console = Console(file=io.StringIO())

@@ -73,6 +73,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in folder.rglob("*")
+        if "__pycache__" not in path.parts  # Python's own, unless it is told not to
     }
 
 
