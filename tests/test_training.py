@@ -1,5 +1,6 @@
 """Meta-training against the same written by hand; what it records, when it ends, where it fails."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from estimators import create
 from estimators.errors import OptionError
 from harness.cell import Cell
+from harness.models import Mlp
 from harness.outcome import Diverged
 from harness.problems import TASKS_A_SEED, Sampler
 from harness.results.trainings import trainings
@@ -121,6 +123,86 @@ def test_bias_is_that_of_the_estimator(tmp_path: Path) -> None:
     )
     assert (exact < 1e-12).all()
     assert (other > 1e-3).all()
+
+
+def recorded(store: Path) -> dict[Any, list[float]]:
+    """What a store has of a training, but for how long it took."""
+    table = trainings(store)[0]
+    table = table[table["metric"] != "step_time"]
+    keys = zip(table["step"], table["split"], table["metric"], strict=True)
+    return dict(zip(keys, table["samples"], strict=True))
+
+
+@pytest.mark.parametrize("estimator", ["fomaml", "binom-calibrated(order=2, refit_every=5)"])
+def test_wherever_it_is_stopped_it_comes_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
+) -> None:
+    monkeypatch.setattr("harness.training.trainer._SAVED_EVERY", -1.0)  # saved at every step
+    recipe = Recipe(cell_of(estimator), **SHORT, bias_every=8, bias_tasks=2, patience=9)
+    alone, path = finished(tmp_path / "alone", recipe)
+    for _ in range(40):
+        session = begin(tmp_path / "stopped", recipe)
+        if session.journal is None:
+            break
+        trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
+        going = trainer.steps()
+        if next(going, None) is None:
+            trainer.train()
+            session.journal.end()
+        going.close()
+        with suppress(OSError):
+            session.journal.close()
+    assert session.end == end_of(path)
+    assert recorded(tmp_path / "stopped") == recorded(tmp_path / "alone")
+    state, expected = trainer.state, alone.state
+    assert (state.best_step, state.worse) == (expected.best_step, expected.worse)
+    for name, value in expected.params.items():
+        assert torch.equal(state.params[name], value)
+        assert torch.equal(state.best_params[name], expected.best_params[name])
+
+
+def test_a_compiled_estimator(tmp_path: Path) -> None:
+    trainer, _ = finished(tmp_path / "c", Recipe(cell_of("fomaml(compiled=True)"), **SHORT))
+    eager, _ = finished(tmp_path / "e", Recipe(cell_of("fomaml"), **SHORT))
+    for name, value in eager.state.params.items():
+        torch.testing.assert_close(trainer.state.params[name], value, rtol=1e-9, atol=1e-12)
+    table = trainings(tmp_path / "c")[0]
+    assert (table.loc[table["metric"] == "peak_memory", "value"] > 1000).all()
+
+
+def test_one_bad_validation_is_not_the_best(tmp_path: Path) -> None:
+    trainer, _ = finished(tmp_path, Recipe(cell_of("fomaml"), **SHORT))
+    trainer._score({"outer_loss": [float("nan")]})
+    assert trainer.state.best_step != 0 or trainer.state.worse
+    trainer.state.best_score = float("-inf")
+    trainer.state.step = 99
+    trainer._score({"outer_loss": [5.0]})
+    assert trainer.state.best_step == 99
+
+
+def test_a_calibrated_estimator_is_judged_as_it_will_be_used(tmp_path: Path) -> None:
+    cell = cell_of("binom-calibrated(order=2)", step_size=0.1, model="mlp-40-40(init='torch')")
+    recipe = Recipe(cell, **SHORT | {"steps": 1}, bias_every=1, bias_tasks=3)
+    finished(tmp_path / "fitted", recipe)
+    finished(tmp_path / "plain", replace(recipe, cell=replace(cell, estimator="binom(order=2)")))
+    fitted, plain = (
+        trainings(tmp_path / name)[0].query("metric == 'bias' and step == 0")["value"].item()
+        for name in ("fitted", "plain")
+    )
+    assert fitted < 0.5 * plain
+
+
+def test_what_is_frozen_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Mlp.module
+
+    def frozen(self: Mlp, family: Any) -> torch.nn.Module:
+        module = build(self, family)
+        next(module.parameters()).requires_grad_(False)
+        return module
+
+    monkeypatch.setattr(Mlp, "module", frozen)
+    trainer, _ = finished(tmp_path, Recipe(cell_of("fomaml"), **SHORT))
+    assert len(trainer.state.params) == 5
 
 
 def test_looking_on_changes_nothing(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _train(
     from harness.training.session import begin
     from harness.training.trainer import Trainer
 
-    cell, path, step = recipe.cell, store, 0
+    cell, path, trainer = recipe.cell, store, None
     name = f"{cell.estimator}, seed {cell.seed}"
     try:
         with one_interruption():
@@ -128,13 +128,13 @@ def _train(
                 _say(f"{name}: done already, in {path}; --fresh trains anew.")
                 return session.end
             trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
+            if session.goes_on is not None:
+                session.journal.resume(session.goes_on)
             step = trainer.state.step
             _say(f"Training {name}, into {path}" + (f", from step {step} on" if step else ""))
             with progress_bar(console) as show:
 
                 def told(done: int, how: str) -> None:
-                    nonlocal step
-                    step = done
                     show(done, recipe.steps, f"step {done} of {recipe.steps}, {how}")
 
                 trained = trainer.train(told)
@@ -146,13 +146,16 @@ def _train(
         typer.echo(f"metagrad: {name} diverged: {error}", err=True)
         return None
     except KeyboardInterrupt:
+        saved = max(trainer.saved_step, 0) if trainer else 0
         raise OptionError(
-            f"stopped at step {step} of {name}; the same command goes on from there"
+            f"stopped at {name}; the same command goes on from its step {saved}"
         ) from None
     except OSError as error:
+        why = error.strerror or error
+        if path == store:
+            raise OptionError(f"cannot write to {store}: {why}") from None
         raise OptionError(
-            f"cannot write {path}: {error.strerror or error}; the same command goes on from "
-            "where it was saved last"
+            f"cannot write {path}: {why}; the same command goes on from where it was saved last"
         ) from None
 
 
@@ -161,8 +164,9 @@ def _table(trained: "list[tuple[Recipe, Trained]]") -> Table:
     for recipe, end in trained:
         metric = "accuracy" if "accuracy" in end.test else "outer_loss"
         values = end.test[metric]
-        half = 1.96 * statistics.stdev(values) / math.sqrt(len(values)) if values[1:] else math.nan
-        mean = statistics.fmean(values)
+        mean, half = statistics.fmean(values), math.nan
+        if values[1:] and math.isfinite(mean):
+            half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
         shown = f"{mean:.2%} ± {half:.2%}" if metric == "accuracy" else f"{mean:.4g} ± {half:.2g}"
         table.add_row(
             escape(recipe.cell.estimator),

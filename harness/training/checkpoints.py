@@ -14,6 +14,7 @@ from estimators.errors import OptionError
 from harness.results.staging import put
 
 SCHEMA = 1
+_ANEW = "; --fresh begins anew"
 _CHECKSUM = hashlib.sha256().digest_size
 
 
@@ -84,25 +85,25 @@ class Checkpoint:
         content = path.read_bytes()
         checksum, payload = content[:_CHECKSUM], content[_CHECKSUM:]
         if hashlib.sha256(payload).digest() != checksum:
-            raise OptionError(f"{path} is no checkpoint, or a broken one")
+            raise OptionError(f"{path} is no checkpoint, or a broken one{_ANEW}")
         try:
             told: dict[str, Any] = torch.load(
                 io.BytesIO(payload), map_location="cpu", weights_only=True
             )
             schema = told.pop("schema")
             if schema != SCHEMA:
-                raise OptionError(f"{path} has schema {schema}; this version reads {SCHEMA}")
+                raise OptionError(f"{path} has schema {schema}; this version reads {SCHEMA}{_ANEW}")
             found = cls(**told)
         except OptionError:
             raise
         except Exception as error:
-            raise OptionError(f"{path} is no checkpoint: {type(error).__name__}") from None
+            raise OptionError(f"{path} is no checkpoint: {type(error).__name__}{_ANEW}") from None
         shapes, wanted = (
             {name: (tuple(value.shape), value.dtype) for name, value in params.items()}
             for params in (found.params, like)
         )
         if shapes != wanted:
-            raise OptionError(f"{path} is a checkpoint of another model")
+            raise OptionError(f"{path} is a checkpoint of another model{_ANEW}")
         if found.training != training:
-            raise OptionError(f"{path} is a checkpoint of another training")
+            raise OptionError(f"{path} is a checkpoint of another training{_ANEW}")
         return found

@@ -5,7 +5,9 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from estimators.errors import OptionError
 from harness.environment import code_state, environment
 from harness.results.journal import Samples
 from harness.results.runs import first_event, parsed
@@ -38,6 +40,7 @@ class Session:
         checkpoint: for where it is.
         digest: tells this training, its code and machine from others.
         told: what the user should know, a line each.
+        goes_on: what it goes on with, which the journal is to be told; None of a new one.
         end: how it ended, or why it could not go on.
     """
 
@@ -46,6 +49,7 @@ class Session:
     checkpoint: Path
     digest: str
     told: list[str] = field(default_factory=list)
+    goes_on: dict[str, Any] | None = None
     end: Trained | str | None = None
 
 
@@ -61,6 +65,7 @@ def begin(
         fresh: begin a new training in any case.
 
     Raises:
+        OptionError: another process is at work on it.
         OSError: the folder cannot be written.
     """
     made_with = environment(store, plugins)
@@ -81,13 +86,16 @@ def begin(
             try:
                 journal = TrainingJournal(path, new=False)
             except BlockingIOError:
-                told = [f"The same training is at work on {path}."]
-                continue
+                raise OptionError(
+                    f"the same training is at work on {path}; --fresh begins another"
+                ) from None
+            if end := end_of(path):  # since it was looked at
+                journal.close()
+                return Session(None, path, path.with_suffix(".pt"), state, end=end)
             told = [f"Going on with {path}, which was interrupted."]
             if aside := journal.set_aside(lambda line: parsed(line) is not None):
                 told.append(f"It had broken or torn lines, which are set aside in {aside}.")
-            journal.resume(made_with)
-            return Session(journal, path, path.with_suffix(".pt"), state, told)
+            return Session(journal, path, path.with_suffix(".pt"), state, told, made_with)
     journal = TrainingJournal.create(store)
     journal.start(made_with, training, asked=asked, state=state)
     return Session(journal, journal.path, journal.path.with_suffix(".pt"), state, told)

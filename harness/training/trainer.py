@@ -10,12 +10,14 @@ from typing import Any
 import torch
 
 from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
+from estimators.errors import OptionError
+from estimators.options import Compilable
 from estimators.tree import norm
 from harness.meta_training import batching_for
 from harness.outcome import Diverged
 from harness.probes.bias import cosine_distance, relative_error
 from harness.probes.curvature import largest_curvature
-from harness.probes.memory import peak_and_retained
+from harness.probes.memory import peak_and_retained, profiled_peak
 from harness.problems import TASKS_A_SEED, Sampler
 from harness.results.journal import Samples
 from harness.results.trainings import Split, TrainingJournal
@@ -46,6 +48,10 @@ class Trainer:
     bit. Each `validate_every` steps it is judged on training and validation tasks; in the end,
     on test tasks, at the parameters that validated best.
 
+    Attributes:
+        state: where it is.
+        saved_step: the step from which it goes on if it is stopped now; -1: it begins anew.
+
     Args:
         recipe: what is trained.
         journal: to which evaluations go; begun.
@@ -62,10 +68,11 @@ class Trainer:
         cell = self._cell = recipe.cell
         self._recipe, self._journal, self._path = recipe, journal, checkpoint
         self._sampler = Sampler.of(cell, dtype=getattr(torch, cell.dtype), device=cell.device)
-        self._params = dict(self._sampler.module.named_parameters())
+        named = self._sampler.module.named_parameters()
+        self._params = {name: value for name, value in named if value.requires_grad}
         self._optimizer = OPTIMISERS[recipe.optimiser]([*self._params.values()], lr=recipe.rate)
         self._estimator = create(cell.estimator)
-        self.state = Checkpoint(digest)
+        self.state, self.saved_step = Checkpoint(digest), -1
         if checkpoint.exists():
             self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
         batch, theta = self._meta_batch(0), self._theta()
@@ -108,9 +115,8 @@ class Trainer:
                 return
             self._step(problems)
             state.step = step + 1
-            if state.step % recipe.validate_every == 0 or state.step == recipe.steps:
-                how = self._judged()
-            elif time.perf_counter() > self._last_save + _SAVED_EVERY:
+            how = self._judged()
+            if time.perf_counter() > self._last_save + _SAVED_EVERY:
                 self._save()
             yield how
 
@@ -118,7 +124,10 @@ class Trainer:
         start = time.perf_counter()
         theta = self._theta()
         if self._estimator.due:
-            self._estimator.calibrate(self._probes(self._estimator.probes), theta)
+            try:
+                self._estimator.calibrate(self._probes(self._sampler), theta)
+            except OptionError as error:  # of probes that are not finite any more
+                raise Diverged(f"{error}, at step {self.state.step}") from None
         mean = estimate_batch(self._estimator, problems, theta, batching=self._batching)
         if not math.isfinite(norm(mean.gradient)):
             raise Diverged(f"the estimate of step {self.state.step} is not finite")
@@ -128,24 +137,27 @@ class Trainer:
         self._seconds.append(time.perf_counter() - start)
 
     def _judged(self) -> str:
-        """Judges the parameters, unless that was done; returns how good they are."""
+        """Judges the parameters where that is due; returns how good they were the last time."""
         recipe, state = self._recipe, self.state
-        if state.judged_step < state.step:
+        # A training that goes on may begin anywhere, and must be judged as one that never stopped.
+        due = state.step % recipe.validate_every == 0 or state.step == recipe.steps
+        if due and state.judged_step < state.step:
             training = self._judge("train", recipe.validation_tasks)
             self._record(state.step, "train", training | self._biased() | self._timed())
             validation = self._judge("validation", recipe.validation_tasks)
             self._record(state.step, "validation", validation)
             self._score(validation)
             self._save()
-        if self._classifies:
-            return f"accuracy {state.score:.1%}"
-        return f"loss {-state.score:.3g}"
+        if not math.isfinite(state.score):
+            return "loss not finite"
+        return f"accuracy {state.score:.1%}" if self._classifies else f"loss {-state.score:.3g}"
 
     def _score(self, samples: Samples) -> None:
         """Keeps the parameters if they are the best so far."""
         state = self.state
         metric, sign = ("accuracy", 1.0) if self._classifies else ("outer_loss", -1.0)
-        state.judged_step, state.score = state.step, sign * statistics.fmean(samples[metric])
+        score = sign * statistics.fmean(samples[metric])
+        state.judged_step, state.score = state.step, score if math.isfinite(score) else -math.inf
         if state.score > state.best_score or not state.best_params:
             state.best_step, state.best_score, state.worse = state.step, state.score, 0
             state.best_params = {name: value.clone() for name, value in self._theta().items()}
@@ -174,6 +186,8 @@ class Trainer:
         sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
         theta = {name: value.double() for name, value in self._theta().items()}
         exact, estimator = create("adjoint"), self._copy()
+        if estimator.due:
+            estimator.calibrate(self._probes(sampler), theta)
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
         for index in range(self._recipe.bias_tasks):
             problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
@@ -197,8 +211,14 @@ class Trainer:
             estimate_batch(estimator, problems, theta, batching=self._batching)
 
         work()  # what is made once, as a compiled program, is no part of a step
-        peak, _ = peak_and_retained(work, self._cell.device)
-        return {"peak_memory": [peak]}
+        device, compiled = (
+            self._cell.device,
+            isinstance(estimator, Compilable) and estimator.compiled,
+        )
+        # Dispatch modes cannot look into a compiled program.
+        if compiled and device == "cpu":
+            return {"peak_memory": [profiled_peak(work)]}
+        return {"peak_memory": [peak_and_retained(work, device)[0]]}
 
     def _copy(self) -> Estimator:
         """Returns the estimator as it is, whose calls do not count towards its next fit."""
@@ -211,8 +231,9 @@ class Trainer:
         size = self._recipe.meta_batch
         return [self._sampler.problem(step * size + number) for number in range(size)]
 
-    def _probes(self, count: int) -> list[BilevelProblem]:
-        return [self._sampler.problem(_FIRST_PROBE + index) for index in range(count)]
+    def _probes(self, sampler: Sampler) -> list[BilevelProblem]:
+        count = self._estimator.probes
+        return [sampler.problem(_FIRST_PROBE + index) for index in range(count)]
 
     def _theta(self) -> Params:
         return {name: value.detach() for name, value in self._params.items()}
@@ -227,10 +248,15 @@ class Trainer:
         state.params, state.optimizer = self._theta(), self._optimizer.state_dict()
         state.estimator = _fitted(self._estimator) or {}
         state.save(self._path)
-        self._last_save = time.perf_counter()
+        if self.saved_step < 0:  # what an estimator of a user's has fitted may be of any kind
+            Checkpoint.load(self._path, state.training, self._theta())
+        self.saved_step, self._last_save = state.step, time.perf_counter()
 
     def _restore(self, state: Checkpoint) -> None:
-        self.state = state
+        self.state, self.saved_step = state, state.step
+        state.best_params = {
+            name: value.to(self._params[name].device) for name, value in state.best_params.items()
+        }
         with torch.no_grad():
             for name, value in self._params.items():
                 value.copy_(state.params[name])
