@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -357,66 +358,6 @@ def test_uncommitted_changes_are_no_part_of_it(project: Project, gate: Gate) -> 
     assert "1 files have uncommitted changes" in done.stdout
 
 
-def test_a_package_is_installed_with_its_entry_points(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "package"
-    (folder / "src" / "theirs").mkdir(parents=True)
-    (folder / "src" / "theirs" / "__init__.py").write_text("", encoding="utf-8")
-    (folder / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
-        '[project]\nname = "theirs"\nversion = "1"\n'
-        '[project.entry-points."metagrad.estimators"]\ntheirs = "theirs"\n',
-        encoding="utf-8",
-    )
-    git(folder, "init", "-q")
-    git(folder, "add", ".")
-    git(folder, "commit", "-q", "-m", "first")
-    monkeypatch.chdir(folder / "src")  # a folder in a repository, and no package itself
-    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
-    tree = trees.install(trees.resolve("HEAD"))
-    assert (tree.work.name, tree.subject) == ("src", "first")
-    assert tree.has("theirs"), "the package is that of the folder above"
-    monkeypatch.chdir(folder)
-    tree = trees.install(trees.resolve("HEAD"))
-    code = (
-        "from importlib.metadata import entry_points; import theirs; "
-        "print(entry_points(group='metagrad.estimators', name='theirs'), theirs.__file__)"
-    )
-    told = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env=tree.environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "theirs" in told
-    assert str(tree.path[0]) in told
-
-
-def test_links_out_of_a_repository_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "linked"
-    folder.mkdir()
-    (folder / "file.txt").write_text("here", encoding="utf-8")
-    (folder / "absolute").symlink_to("/etc/hostname")
-    (folder / "outside").symlink_to("../../elsewhere")
-    (folder / "inside").symlink_to("file.txt")
-    git(folder, "init", "-q")
-    git(folder, "add", ".")
-    git(folder, "commit", "-q", "-m", "first")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
-    tree = trees.install(trees.resolve("HEAD"))
-    assert {one.name for one in tree.work.iterdir()} == {"file.txt", "inside"}
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OptionError, match="cannot be written"):
-        trees.install(trees.resolve("HEAD"))
-
-
 def test_stopped_it_takes_its_processes_along(project: Project, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [COMMAND, "gate", *WORDS, "--import", "ours.py", "--base", "HEAD", "--head", "HEAD"],
@@ -427,7 +368,7 @@ def test_stopped_it_takes_its_processes_along(project: Project, tmp_path: Path) 
         text=True,
     )
     mine = psutil.Process(process.pid)
-    while not (children := [one for one in mine.children() if "run" in one.cmdline()]):
+    while not (children := [one for one in mine.children() if _measures(one)]):
         time.sleep(0.02)
         assert process.poll() is None
     process.terminate()
@@ -437,17 +378,10 @@ def test_stopped_it_takes_its_processes_along(project: Project, tmp_path: Path) 
     assert not any(child.is_running() for child in children)
 
 
-def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "of-many" / "one").mkdir(parents=True)
-    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# one", encoding="utf-8")
-    git(tmp_path / "of-many", "init", "-q")
-    git(tmp_path / "of-many", "add", ".")
-    git(tmp_path / "of-many", "commit", "-q", "-m", "first")
-    monkeypatch.chdir(tmp_path / "of-many" / "one")
-    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# edited", encoding="utf-8")
-    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") == b"# one"
-    monkeypatch.chdir(tmp_path / "of-many")
-    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") is None
+def _measures(child: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # those that export the commits end at any moment
+        return "run" in child.cmdline()
+    return False
 
 
 def test_all_trees_have_paths_of_one_length(project: Project) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from estimators.errors import OptionError
-from harness.commands.ending import base_of, print_end
+from harness.commands.ending import base_of, print_end, unwritable
 from harness.commands.options import Against, Imports, Only, Store, console
 
 
@@ -136,11 +136,6 @@ def run(
             "and the same command goes on from there"
         ) from None
     except OSError as error:
-        why = error.strerror or error
-        if path == store:
-            raise OptionError(f"cannot write to {store}: {why}") from None
-        raise OptionError(
-            f"cannot write {path}: {why}; what was finished is in there, "
-            "and the same command goes on from there"
-        ) from None
+        then = "what was finished is in there, and the same command goes on from there"
+        raise unwritable(error, path, store, then) from None
     return print_end(load_run(path), base)

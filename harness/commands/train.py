@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from estimators.errors import OptionError
+from harness.commands.ending import unwritable
 from harness.commands.options import Imports, Store, console
 
 if TYPE_CHECKING:
@@ -151,12 +152,8 @@ def _train(
             f"stopped at {name}; the same command goes on from its step {saved}"
         ) from None
     except OSError as error:
-        why = error.strerror or error
-        if path == store:
-            raise OptionError(f"cannot write to {store}: {why}") from None
-        raise OptionError(
-            f"cannot write {path}: {why}; the same command goes on from where it was saved last"
-        ) from None
+        then = "the same command goes on from where it was saved last"
+        raise unwritable(error, path, store, then) from None
 
 
 def _table(trained: "list[tuple[Recipe, Trained]]") -> Table:

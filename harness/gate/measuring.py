@@ -24,7 +24,6 @@ _SAME = (
     *("fingerprint", "packages", "python", "torch", "flags", "threads", "threading", "variables"),
 )
 _COMMAND = "import sys; from harness.cli import main; sys.exit(main())"
-_WELL = (Status.OK, Status.SKIPPED)
 
 
 def measured(
@@ -50,7 +49,7 @@ def measured(
     """
     words = [*selection, *(word for name in plugins for word in ("--import", name))]
     kept = tree.results / f"{_digest(tree, words)}.jsonl"
-    if kept.exists() and (run := _run(kept, tree)) and all(_is_well(run)):
+    if kept.exists() and (run := _run(kept, tree)) and _went_well(run):
         return {cell.id: cell for cell in run.cells}
     with (
         tempfile.TemporaryDirectory(prefix="measuring-", dir=tree.results) as store,
@@ -100,8 +99,8 @@ def _run(path: Path, tree: Tree) -> Run | None:
     return run if run.ended and run.environment["commit"] == tree.commit else None
 
 
-def _is_well(run: Run) -> list[bool]:
-    return [cell.status in _WELL for cell in run.cells]
+def _went_well(run: Run) -> bool:
+    return all(cell.status in (Status.OK, Status.SKIPPED) for cell in run.cells)
 
 
 def _digest(tree: Tree, words: Sequence[str]) -> str:

@@ -37,7 +37,6 @@ class Session:
     Attributes:
         journal: for its evaluations; None where it has ended.
         path: of the journal.
-        checkpoint: for where it is.
         digest: tells this training, its code and machine from others.
         told: what the user should know, a line each.
         goes_on: what it goes on with, which the journal is to be told; None of a new one.
@@ -46,11 +45,15 @@ class Session:
 
     journal: TrainingJournal | None
     path: Path
-    checkpoint: Path
     digest: str
     told: list[str] = field(default_factory=list)
     goes_on: dict[str, Any] | None = None
     end: Trained | str | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file for where it is."""
+        return self.path.with_suffix(".pt")
 
 
 def begin(
@@ -82,7 +85,7 @@ def begin(
                 told = told or [f"{path} was made with other code, packages or machine."]
                 continue
             if end := end_of(path):
-                return Session(None, path, path.with_suffix(".pt"), state, end=end)
+                return Session(None, path, state, end=end)
             try:
                 journal = TrainingJournal(path, new=False)
             except BlockingIOError:
@@ -91,14 +94,14 @@ def begin(
                 ) from None
             if end := end_of(path):  # since it was looked at
                 journal.close()
-                return Session(None, path, path.with_suffix(".pt"), state, end=end)
+                return Session(None, path, state, end=end)
             told = [f"Going on with {path}, which was interrupted."]
             if aside := journal.set_aside(lambda line: parsed(line) is not None):
                 told.append(f"It had broken or torn lines, which are set aside in {aside}.")
-            return Session(journal, path, path.with_suffix(".pt"), state, told, made_with)
+            return Session(journal, path, state, told, made_with)
     journal = TrainingJournal.create(store)
     journal.start(made_with, training, asked=asked, state=state)
-    return Session(journal, journal.path, journal.path.with_suffix(".pt"), state, told)
+    return Session(journal, journal.path, state, told)
 
 
 def end_of(path: Path) -> Trained | str | None:

@@ -211,12 +211,9 @@ class Trainer:
             estimate_batch(estimator, problems, theta, batching=self._batching)
 
         work()  # what is made once, as a compiled program, is no part of a step
-        device, compiled = (
-            self._cell.device,
-            isinstance(estimator, Compilable) and estimator.compiled,
-        )
-        # Dispatch modes cannot look into a compiled program.
-        if compiled and device == "cpu":
+        device = self._cell.device
+        compiled = isinstance(estimator, Compilable) and estimator.compiled
+        if compiled and device == "cpu":  # dispatch modes cannot look into a program
             return {"peak_memory": [profiled_peak(work)]}
         return {"peak_memory": [peak_and_retained(work, device)[0]]}
 

@@ -1,0 +1,87 @@
+"""Commits exported and installed side by side, in repositories of other people."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from estimators.errors import OptionError
+from harness.gate import trees
+from tests.repositories import git
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+
+
+def test_a_package_is_installed_with_its_entry_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "package"
+    (folder / "src" / "theirs").mkdir(parents=True)
+    (folder / "src" / "theirs" / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "theirs"\nversion = "1"\n'
+        '[project.entry-points."metagrad.estimators"]\ntheirs = "theirs"\n',
+        encoding="utf-8",
+    )
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    monkeypatch.chdir(folder / "src")  # a folder in a repository, and no package itself
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
+    tree = trees.install(trees.resolve("HEAD"))
+    assert (tree.work.name, tree.subject) == ("src", "first")
+    assert tree.has("theirs"), "the package is that of the folder above"
+    monkeypatch.chdir(folder)
+    tree = trees.install(trees.resolve("HEAD"))
+    code = (
+        "from importlib.metadata import entry_points; import theirs; "
+        "print(entry_points(group='metagrad.estimators', name='theirs'), theirs.__file__)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=tree.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "theirs" in told
+    assert str(tree.path[0]) in told
+
+
+def test_links_out_of_a_repository_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "file.txt").write_text("here", encoding="utf-8")
+    (folder / "absolute").symlink_to("/etc/hostname")
+    (folder / "outside").symlink_to("../../elsewhere")
+    (folder / "inside").symlink_to("file.txt")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
+    tree = trees.install(trees.resolve("HEAD"))
+    assert {one.name for one in tree.work.iterdir()} == {"file.txt", "inside"}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OptionError, match="cannot be written"):
+        trees.install(trees.resolve("HEAD"))
+
+
+def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "of-many" / "one").mkdir(parents=True)
+    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# one", encoding="utf-8")
+    git(tmp_path / "of-many", "init", "-q")
+    git(tmp_path / "of-many", "add", ".")
+    git(tmp_path / "of-many", "commit", "-q", "-m", "first")
+    monkeypatch.chdir(tmp_path / "of-many" / "one")
+    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# edited", encoding="utf-8")
+    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") == b"# one"
+    monkeypatch.chdir(tmp_path / "of-many")
+    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") is None
