@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from estimators.errors import OptionError
 from harness.commands.bench import bench
 from harness.commands.check import check
+from harness.commands.data import data
 from harness.commands.doctor import doctor
 from harness.commands.export import export
 from harness.commands.gate import gate
@@ -33,6 +34,7 @@ for command in (
     *(run, train, check, summary, export, merge, bench, gate, regressions, profile, doctor),
 ):
     app.command()(command)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

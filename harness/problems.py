@@ -140,11 +140,11 @@ def origin(cell: Cell) -> str:
     Args:
         cell: names task, model and seed.
     """
-    made = (TASKS.create(cell.task), MODELS.create(cell.model))
+    made = (family := TASKS.create(cell.task), MODELS.create(cell.model))
     files = {getattr(sys.modules[type(thing).__module__], "__file__", None) for thing in made}
     sources = [Path(__file__), Path(inspect.getfile(tasks)).parent, Path(inspect.getfile(models))]
     sources += sorted(Path(file) for file in files if file)
-    return cache.digest(cell.task, cell.model, cell.seed, *sources)
+    return cache.digest(cell.task, cell.model, cell.seed, family.data(), *sources)
 
 
 def bilevel_problem(

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from estimators.errors import OptionError
+from estimators.registry import unknown
+
 
 def report(
     store: Annotated[
@@ -23,3 +26,53 @@ def report(
     for problem in made.problems:
         typer.echo(f"metagrad: {problem}; it is left out", err=True)
     return int(bool(made.problems))
+
+
+def reproduce(
+    names: Annotated[
+        list[str], typer.Argument(help="fig2, fig3a, fig3b, fig4, fig5, table1, table2; or all.")
+    ],
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="quick: embedded data, an hour for all on two cores; "
+            "paper: the paper's steps, the user's own images."
+        ),
+    ] = "quick",
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("reproduction"),
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes side by side.", show_default="cores, at most 8"),
+    ] = None,
+    store: Annotated[
+        Path, typer.Option(envvar="METAGRAD_STORE", help="The folder of results.")
+    ] = Path("results"),
+) -> int:
+    """Measure what a figure or table of the binomial method's paper is made from, and make it.
+
+    README.md shows all beside the paper's numbers; figures are SVG, the numbers behind them CSV.
+    Stopped in any way, it goes on where it was when the same command is given again.
+    Exit code 0: all is made; 1: it is, but some cells or trainings went wrong; 2: it is not.
+
+    Raises:
+        OptionError: a name or the scale is unknown, or it was stopped.
+    """
+    from harness.commands.reproduction import measure
+    from harness.reproduction import EXPERIMENTS, SCALES, needed
+    from reports.reproduction.write import write
+
+    chosen = next((one for one in SCALES if one == scale), None)
+    if chosen is None:
+        raise OptionError(unknown("scale", scale, [*SCALES]))
+    wanted = list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in EXPERIMENTS:
+            raise OptionError(unknown("figure or table", name, [*EXPERIMENTS, "all"]))
+    well = [measure(sources, store, jobs) for sources in needed(wanted, chosen)]
+    page, pieces = write(store, wanted, chosen, out)
+    for piece in pieces:
+        print(f"{piece.name}: {piece.title}")
+        for line in piece.told:
+            print(f"  {line}")
+    print(f"All of it: {page}")
+    return int(not all(well))

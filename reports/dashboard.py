@@ -14,14 +14,17 @@ from harness.results.store import StoreError
 from reports.filters import choose
 from reports.pages import overview, parts
 from reports.tables.snapshot import Snapshot, Stamp, read, stamp
+from reports.tables.view import View
 
 # The first is there when the server starts. What the others need is imported when they are opened.
 _PAGES = {
     **{"Overview": overview.__name__, "Trade-offs": "reports.pages.tradeoffs"},
     **{"Bias": "reports.pages.bias", "Cost": "reports.pages.cost"},
-    **{"Accuracy": "reports.pages.accuracy", "History": "reports.pages.history"},
-    **{"Cell": "reports.pages.cell", "Data": "reports.pages.data"},
+    **{"Accuracy": "reports.pages.accuracy", "Reproduction": "reports.pages.reproduction"},
+    **{"History": "reports.pages.history", "Cell": "reports.pages.cell"},
+    "Data": "reports.pages.data",
 }
+_OF_TRAININGS = ("Accuracy", "Reproduction")
 
 
 def main() -> None:
@@ -34,13 +37,23 @@ def main() -> None:
         with st.spinner("Reading results"):
             snapshot = _snapshot(stamp(store), store)
     except StoreError as error:
-        st.info(plain(str(error)))
+        _show_trainings(title, store, str(error))
         return
     parts.problems(snapshot.problems)
     if snapshot.cells.empty:
-        st.info(f"No results in {plain(str(store))} yet: run `make bench`, then reload this page.")
+        _show_trainings(title, store, f"no results in {store} yet; `make bench` makes some")
         return
     import_module(_PAGES[title]).show(choose(snapshot))
+
+
+def _show_trainings(title: str, store: Path, why: str) -> None:
+    """Shows a page of a store that has no cells, and so nothing to filter by."""
+    if parts.trainings_in(store)[0].empty:
+        st.info(plain(why))
+    elif title in _OF_TRAININGS:
+        import_module(_PAGES[title]).show(View.of_nothing(store))
+    else:
+        st.info("Nothing but trainings here yet: see the page Accuracy, or run `make bench`.")
 
 
 @asynccontextmanager

@@ -1,7 +1,5 @@
 """The static report: one HTML file with everything in it, and a summary in Markdown."""
 
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,14 +9,17 @@ import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader
 
-from estimators.errors import OptionError
 from harness.history.changes import changes
 from harness.markdown import code, plain
 from harness.profiling.folder import Profile
+from harness.reproduction import SCALES
 from harness.results.store import Problem, StoreError
 from harness.results.trainings import trainings
 from reports import figures
 from reports.figures import profiles
+from reports.files import put
+from reports.reproduction import pieces
+from reports.reproduction.piece import Found
 from reports.tables import cells, text
 from reports.tables.accuracy import JUDGED, curves, differences, settings, test_results
 from reports.tables.advice import advise, verdict
@@ -80,19 +81,8 @@ def write(store: Path, out: Path) -> tuple[list[Path], Report]:
         OptionError: the folder cannot be written.
     """
     report = render(store)
-    written = []
-    for name, content in (("index.html", report.page), ("summary.md", report.summary)):
-        path, draft = out / name, out / f".{secrets.token_hex(4)}-{name}"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            draft.write_text(content, encoding="utf-8")
-            draft.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                draft.unlink()
-            raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
-        written.append(path)
-    return written, report
+    pages = {"index.html": report.page, "summary.md": report.summary}
+    return put(out, {name: text.encode() for name, text in pages.items()}), report
 
 
 def render(store: Path) -> Report:
@@ -134,6 +124,7 @@ def render(store: Path) -> Report:
         environments=environments(store, table),
         models=[_spec(chart) for chart in _over_models(table)],
         trainings=[_training(rows) for rows in settings(trained)],
+        pieces=_pieces(Found(snapshot, trained)),
         profiles=[_profile(one) for one in kept],
         unreadable=faults,
         vega=_vega(),
@@ -236,6 +227,21 @@ def _over_models(table: pd.DataFrame) -> list[figures.Chart]:
                 figures.cost_against_model(deepest, cost) for cost in ("time", "peak_memory")
             ]
     return charts
+
+
+def _pieces(found: Found) -> list[dict[str, Any]]:
+    """Returns the figures and tables of the binomial method's paper that the store has."""
+    return [
+        {
+            "title": piece.title,
+            "command": f"metagrad reproduce {piece.name} --scale {scale}",
+            "told": piece.told,
+            "charts": [_spec(chart()) for chart in piece.charts],
+            "table": _text(piece.table),
+        }
+        for scale in SCALES
+        for piece in pieces(found, scale)
+    ]
 
 
 def _profile(profile: Profile) -> dict[str, Any]:

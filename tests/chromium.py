@@ -23,7 +23,15 @@ QUIET = (
 )
 # How many figures a page of a store without history or trainings has.
 FIGURES = {
-    **{"Overview": 2, "Trade-offs": 1, "Bias": 5, "Cost": 6, "Accuracy": 0, "History": 0},
+    **{
+        "Overview": 2,
+        "Trade-offs": 1,
+        "Bias": 5,
+        "Cost": 6,
+        "Accuracy": 0,
+        "Reproduction": 0,
+        "History": 0,
+    },
     **{"Cell": 1, "Data": 0},
 }
 CHARTS = "[data-testid=stVegaLiteChart] :is(canvas, svg.marks)"

@@ -1,67 +1,28 @@
 """The dashboard without a browser: what each page shows for which choice."""
 
 import asyncio
-import math
 import re
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import streamlit as st
-from streamlit.testing.v1 import AppTest
-from streamlit.util import calc_hash
 
 from harness.results.runs import read_run
-from harness.results.trainings import Split, Training, TrainingJournal
 from reports import dashboard
 from reports.quantities import QUANTITIES
 from reports.tables import snapshot
 from reports.tables.snapshot import Snapshot
+from tests.app_pages import APP, FIGURES, PAGES, figures, opened, sound, text
 from tests.kernel_files import KERNELS, of_commit, write
-from tests.stores import COMMITS, DEPTHS, MARKUP, NOTE, environment, write_run, write_store
-
-APP = str(Path(__file__).parent.parent / "app.py")
-PAGES = ("Overview", "Trade-offs", "Bias", "Cost", "Accuracy", "History", "Cell", "Data")
-# How many figures a page of a whole store has.
-FIGURES = {"Overview": 2, "Trade-offs": 1, "Bias": 5, "Cost": 6, "Cell": 1, "Data": 0}
-
-
-@pytest.fixture(autouse=True)
-def _fresh_cache() -> None:
-    st.cache_resource.clear()
+from tests.stores import COMMITS, DEPTHS, MARKUP, NOTE, write_run, write_store
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    st.cache_resource.clear()
     monkeypatch.setenv("METAGRAD_STORE", str(tmp_path))
     return tmp_path
-
-
-def opened(title: str = "Overview", **query: str) -> AppTest:
-    at = AppTest.from_file(APP, default_timeout=60)
-    for name, value in query.items():
-        at.query_params[name.replace("_", "-")] = value
-    if title != "Overview":
-        at._page_hash = calc_hash(title.lower())  # pages are functions, which have no path
-    return sound(at.run())
-
-
-def sound(at: AppTest) -> AppTest:
-    assert not at.exception
-    return at
-
-
-def figures(at: AppTest) -> int:
-    return len(at.get("vega_lite_chart") or at.get("arrow_vega_lite_chart"))
-
-
-def text(at: AppTest) -> str:
-    return "\n".join(
-        one.value
-        for kind in (at.markdown, at.info, at.success, at.warning, at.error, at.code)
-        for one in kind
-    )
 
 
 @pytest.mark.parametrize("title", PAGES)
@@ -206,50 +167,6 @@ def test_history_of_uncommitted_changes_says_that_there_is_none(store: Path) -> 
     at = opened("History")
     assert "uncommitted" in at.info[0].value
     assert figures(at) == 1  # of kernels
-
-
-def train(store: Path, estimator: str, mean: float, seed: int = 0, **changed: Any) -> None:
-    """Journals a training on the sinusoid at depth 5; `splits` are those that it has."""
-    journal = TrainingJournal.create(store)
-    splits = changed.pop("splits", ("validation", "test"))
-    setting: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5}
-    setting |= {"step_size": 0.01, "device": "cpu", "dtype": "float32", "seed": seed}
-    setting |= {"outer": {"optimiser": "adam", "steps": 20}} | changed
-    journal.start(environment(COMMITS[0]), Training(estimator, **setting))
-    evaluated: dict[Split, tuple[int, ...]] = {"validation": (0, 10, 20), "test": (20,)}
-    for split, steps in evaluated.items():
-        for step in steps if split in splits else ():
-            values = [mean, mean - 0.1, mean + 0.01 * seed + 0.001 * step]
-            journal.evaluation(step, split, {"accuracy": values}, seconds=1.0)
-    journal.end()
-
-
-def test_accuracy_shows_trainings(store: Path) -> None:
-    write_store(store)
-    assert "Nothing was meta-trained" in opened("Accuracy").info[0].value
-    for seed in range(2):
-        train(store, "maml", 0.8, seed)
-        train(store, "fomaml", 0.7, seed)
-    at = opened("Accuracy", task="sinusoid")
-    assert figures(at) == 4
-    assert "fomaml is 10.0 points below maml" in text(at)
-    # What all are compared to stays, whichever are chosen.
-    at = opened("Accuracy", task="sinusoid", estimators="fomaml")
-    assert "fomaml is 10.0 points below maml" in text(at)
-    (store / "trainings" / "x.jsonl").write_text("no JSON\n")
-    (store / "trainings" / "y.jsonl").write_text("no JSON\n")
-    at = opened("Accuracy", task="sinusoid")
-    assert len(at.warning) == 1
-    assert figures(at) == 4
-
-
-def test_accuracy_shows_several_settings_and_what_is_incomplete(store: Path) -> None:
-    write_store(store)
-    train(store, "maml", 0.8)
-    train(store, "maml", 0.7, step_size=0.1)
-    train(store, "maml", 0.7, step_size=0.2, splits=("test",))
-    train(store, "maml", math.nan, step_size=0.3)
-    assert figures(opened("Accuracy", task="sinusoid")) == 16
 
 
 def test_runs_of_unknown_commits_are_told_apart(store: Path) -> None:

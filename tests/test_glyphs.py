@@ -71,6 +71,18 @@ def test_class_count_and_names() -> None:
         assert all(unpack_face(pack_face(face)) == face for face in glyph.faces)
 
 
+def test_characters_of_every_alphabet_can_be_held_out() -> None:
+    classes = glyph_classes()
+    found = {split: set(split_indices(split, "characters")) for split in SPLITS}
+    assert sorted(k for places in found.values() for k in places) == [*range(len(classes))]
+    alphabets = {split: {classes[k].alphabet for k in places} for split, places in found.items()}
+    assert alphabets["test"] <= alphabets["train"]
+    assert len(alphabets["test"]) >= 12
+    far, near = Glyphs(), Glyphs(held_out="characters")
+    for split in SPLITS:
+        assert not torch.equal(near.sample(0, split).support[0], far.sample(0, split).support[0])
+
+
 def test_split_is_by_alphabet() -> None:
     classes = glyph_classes()
     found = {split: split_indices(split) for split in SPLITS}
@@ -250,6 +262,7 @@ def test_loss_is_cross_entropy() -> None:
     ("options", "message"),
     [
         ({"ways": 1}, "ways=1 leaves nothing"),
+        ({"held_out": "fonts"}, "held_out='fonts' is unknown; there are 'alphabets' and"),
         ({"ways": 900}, "ways=900 is more than the 59 classes of the validation split"),
         ({"shots": 0}, "shots=0 is not at least 1"),
         ({"queries": -1}, "queries=-1 is not at least 1"),

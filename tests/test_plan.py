@@ -28,7 +28,10 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
         ("full", 9 * sum(12 + 4 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50))),
         ("engines", 4 * 2 * 13),
         ("gpu", 4 * 5 * (5 + 2 * 4)),
-        ("paper", 6 * (10 + 3 * 6)),
+        ("fig3", 4 * (2 + 4 * 4)),
+        ("fig3-paper", 2 * 8 * (2 + 4 * 4)),
+        ("fig4", 4 + 2 * 4),
+        ("fig4-paper", 2 * 2 * (8 + 2 * 4)),
         ("training", 3 * 4 * (2 + 3 * 3)),
     ],
 )

@@ -19,7 +19,7 @@ from harness.results.store import StoreError
 from reports import figures, static
 from reports.commands import report
 from tests.stores import MARKUP, NOTE, environment, journal_result, write_run, write_store
-from tests.test_app import train
+from tests.test_app_trainings import train
 
 
 @pytest.fixture(scope="module")

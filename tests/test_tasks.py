@@ -102,6 +102,16 @@ def test_sinusoid_support_and_query_are_of_one_sine_within_its_ranges(seed: int)
     assert len(set(inputs.flatten().tolist())) == 40
 
 
+def test_sinusoids_of_another_test_distribution() -> None:
+    plain, shifted = Sinusoid(), Sinusoid(test_scale=3.0)
+    for split, factor in (("train", 1.0), ("validation", 1.0), ("test", 3.0)):
+        (x, y), (u, v) = plain.sample(4, split).query, shifted.sample(4, split).query
+        assert torch.equal(x, u)
+        torch.testing.assert_close(v, factor * y)
+    with pytest.raises(OptionError, match="test_scale=0"):
+        Sinusoid(test_scale=0.0)
+
+
 def test_sinusoids_fill_their_ranges() -> None:
     fits = [sine_of(*Sinusoid().sample(seed).support) for seed in range(200)]
     amplitudes, phases = [fit[0] for fit in fits], [fit[1] for fit in fits]

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -94,7 +93,7 @@ def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert re.search(r"stopped at fomaml, seed 0; the same command goes on from its step \d+", err)
+    assert "stopped; 0 of 1 training are done, in results/trainings, and the same command" in err
     assert "Traceback" not in err
 
 
@@ -126,12 +125,13 @@ def test_what_diverges_ends_with_its_code(tmp_path: Path, monkeypatch: pytest.Mo
     wild = (*TINY, "--steps", "200", "--optimiser", "sgd", "--learning-rate", "1e9")
     code, _, err = invoke(train, "--estimator", "fomaml", *wild)
     assert code == 2
-    assert "fomaml, seed 0 diverged: the estimate of step" in err
+    assert "fomaml, seed 0: diverged: the estimate of step" in err
     (path,) = Path("results/trainings").glob("*.jsonl")
     events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
     assert events[-2:] == ["failed", "end"]
     code, _, again = invoke(train, "--estimator", "fomaml", *wild)
     assert code == 2
+    assert "diverged: the estimate of step" in again
     assert "--fresh trains anew" in again
     assert [*Path("results/trainings").glob("*.jsonl")] == [path]
 
@@ -175,8 +175,9 @@ def test_a_broken_checkpoint_is_told_and_stays(
     file = journal.with_suffix(".pt")
     file.write_bytes(b"something else")
     before = journal.read_bytes()
-    with pytest.raises(OptionError, match=r"is no checkpoint, or a broken one; --fresh begins"):
-        invoke(train, *arguments)
+    code, _, err = invoke(train, *arguments)
+    assert code == 2
+    assert "is no checkpoint, or a broken one; --fresh begins" in err
     assert journal.read_bytes() == before
     assert file.read_bytes() == b"something else"
     assert invoke(train, *arguments, "--fresh")[0] == 0

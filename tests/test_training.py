@@ -182,7 +182,7 @@ def test_one_bad_validation_is_not_the_best(tmp_path: Path) -> None:
 
 def test_a_calibrated_estimator_is_judged_as_it_will_be_used(tmp_path: Path) -> None:
     cell = cell_of("binom-calibrated(order=2)", step_size=0.1, model="mlp-40-40(init='torch')")
-    recipe = Recipe(cell, **SHORT | {"steps": 1}, bias_every=1, bias_tasks=3)
+    recipe = Recipe(cell, **SHORT | {"steps": 1, "validate_every": 1}, bias_every=1, bias_tasks=3)
     finished(tmp_path / "fitted", recipe)
     finished(tmp_path / "plain", replace(recipe, cell=replace(cell, estimator="binom(order=2)")))
     fitted, plain = (

@@ -1,6 +1,5 @@
 """How a command that measures ends: with the table of what it measured."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from estimators.errors import OptionError
@@ -8,21 +7,6 @@ from harness.commands.options import console
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def unwritable(error: OSError, path: Path, store: Path, then: str) -> OptionError:
-    """Returns what to tell where results cannot be written.
-
-    Args:
-        error: what happened.
-        path: of the journal; the store as long as there is none.
-        store: the folder of results.
-        then: what of it is there, and how it goes on.
-    """
-    why = error.strerror or error
-    if path == store:
-        return OptionError(f"cannot write to {store}: {why}")
-    return OptionError(f"cannot write {path}: {why}; {then}")
 
 
 def base_of(against: str | None, measured: set[str]) -> str | None:

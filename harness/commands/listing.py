@@ -13,6 +13,7 @@ def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argu
     from harness.plan import presets
     from harness.plugins import load_plugins
     from harness.tasks import TASKS
+    from harness.training.plan import presets as training_presets
 
     load_plugins(imports)
     for registry in (ESTIMATORS, TASKS, MODELS):
@@ -21,10 +22,11 @@ def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argu
             options = registry.options(name).values()
             table.add_row(name, ", ".join(str(o).replace(" ", "") for o in options))
         console.print(table)
-    table = _columns("presets", "name", "what")
-    for name, about in presets().items():
-        table.add_row(name, about)
-    console.print(table)
+    for command, named in (("run", presets()), ("train", training_presets())):
+        table = _columns(f"presets of metagrad {command}", "name", "what")
+        for name, about in named.items():
+            table.add_row(name, about)
+        console.print(table)
     table = _columns("metrics", "name", "unit", "what")
     for metric in METRICS.values():
         table.add_row(metric.name, metric.unit, metric.about)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from estimators.errors import OptionError
-from harness.commands.ending import base_of, print_end, unwritable
+from harness.commands.cells import measure_with_progress
+from harness.commands.ending import base_of, print_end
 from harness.commands.options import Against, Imports, Only, Store, console
 
 
@@ -63,13 +64,8 @@ def run(
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
-    from harness.results.runs import read_run
     from harness.results.store import load_run
-    from harness.running.interruption import one_interruption
-    from harness.running.progress import progress_bar
-    from harness.running.resume import begin
     from harness.running.runner import Settings
-    from harness.running.runner import run as run_plan
     from harness.selection import select
 
     load_plugins(imports)
@@ -111,31 +107,5 @@ def run(
             expected = estimate(planned, settings)
         print_dry_run(expected, console)
         return 0
-    skipped = sum(bool(plan.skip) for plan in planned)
-    wanted = len(planned) - skipped
-    path = store  # until there is a journal in it
-    try:
-        with one_interruption():
-            beginning = begin(
-                store, planned, samples=samples, plugins=settings.plugins, fresh=fresh
-            )
-            path = beginning.journal.path
-            for line in beginning.told:
-                console.print(line, highlight=False, soft_wrap=True, style="yellow", markup=False)
-            console.print(
-                f"Measuring {wanted} cells into {path}; {skipped} are skipped.",
-                highlight=False,
-                soft_wrap=True,
-            )
-            with progress_bar(console) as show:
-                run_plan(planned, beginning, settings, lambda p: show(p.done, p.total, p.doing))
-    except KeyboardInterrupt:
-        ended = 0 if path == store else len(read_run(path).measured)
-        raise OptionError(
-            f"stopped; {ended} of {wanted} cells are in {path}, "
-            "and the same command goes on from there"
-        ) from None
-    except OSError as error:
-        then = "what was finished is in there, and the same command goes on from there"
-        raise unwritable(error, path, store, then) from None
+    path = measure_with_progress(planned, settings, store, fresh=fresh)
     return print_end(load_run(path), base)

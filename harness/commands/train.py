@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,42 +11,76 @@ from rich.markup import escape
 from rich.table import Table
 
 from estimators.errors import OptionError
-from harness.commands.ending import unwritable
 from harness.commands.options import Imports, Store, console
+from harness.commands.trainings import train_with_progress
 
 if TYPE_CHECKING:
-    from harness.training.recipe import Recipe
-    from harness.training.session import Trained
+    from harness.training.many import Ended
 
 
 def train(
+    preset: Annotated[
+        str | None, typer.Argument(help="Preset: see `metagrad list`; or name what to train.")
+    ] = None,
     estimator: Annotated[
-        list[str], typer.Option(help='Estimators, as "binom(order=2)"; repeatable.')
-    ],
-    task: Annotated[str, typer.Option(help="Task, as glyphs:5way-1shot.")],
-    model: Annotated[str, typer.Option(help="Model, as conv4-32.")],
-    depth: Annotated[int, typer.Option(help="K, inner steps.")] = 5,
+        list[str] | None, typer.Option(help='Estimators, as "binom(order=2)"; repeatable.')
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task, as glyphs:5way-1shot.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, as conv4-32.")] = None,
+    depth: Annotated[
+        list[int] | None,
+        typer.Option(help="K, inner steps; repeatable.", show_default="the preset's, or 5"),
+    ] = None,
     step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each, from seed 0 on.")] = 1,
-    steps: Annotated[int, typer.Option(help="Outer steps, at most.")] = 20_000,
-    optimiser: Annotated[str, typer.Option(help="Outer optimiser: adam or sgd.")] = "adam",
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings of each, from seed 0 on.", show_default="1"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Outer steps, at most.", show_default="20000")
+    ] = None,
+    optimiser: Annotated[
+        str | None, typer.Option(help="Outer optimiser: adam or sgd.", show_default="adam")
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(help="Of the outer optimiser.", show_default="1e-3; imaml 5e-4"),
     ] = None,
-    meta_batch: Annotated[int, typer.Option(help="Tasks of an outer step.")] = 4,
-    test_depth: Annotated[int, typer.Option(help="Inner steps when it is judged.")] = 10,
-    validate_every: Annotated[int, typer.Option(help="Steps between validations.")] = 200,
-    validation_tasks: Annotated[int, typer.Option(help="Tasks of a validation.")] = 100,
-    test_tasks: Annotated[int, typer.Option(help="Tasks of the test at the end.")] = 600,
+    meta_batch: Annotated[
+        int | None, typer.Option(help="Tasks of an outer step.", show_default="4")
+    ] = None,
+    test_depth: Annotated[
+        int | None, typer.Option(help="Inner steps when it is judged.", show_default="10")
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between validations.", show_default="200")
+    ] = None,
+    validation_tasks: Annotated[
+        int | None, typer.Option(help="Tasks of a validation.", show_default="100")
+    ] = None,
+    test_tasks: Annotated[
+        int | None, typer.Option(help="Tasks of the test at the end.", show_default="600")
+    ] = None,
     patience: Annotated[
-        int, typer.Option(help="Validations without a better one that end it; 0: none does.")
-    ] = 0,
+        int | None,
+        typer.Option(help="Validations without a better one that end it.", show_default="none do"),
+    ] = None,
     bias_every: Annotated[
-        int, typer.Option(help="Steps between measurements of bias, at validations; 0: none.")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+        int | None,
+        typer.Option(
+            help="Steps between measurements of bias, at validations.", show_default="none"
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cpu")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64.", show_default="float32")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings side by side.", show_default="cores; 1 on a GPU"),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train anew what is done or was interrupted.")
     ] = False,
@@ -54,126 +89,62 @@ def train(
 ) -> int:
     """Meta-train with estimators, and test what comes out on tasks never seen.
 
+    What options name stands in the place of the preset's. Without a preset, the defaults are the
+    hyperparameters of the binomial method's paper.
     Stopped in any way, it goes on where it was when the same command is given again, to the same
     end to the bit; what is done already is not trained again.
-    Exit code 0: all were trained; 1: some diverged; 2: none could be trained.
+    Exit code 0: all were trained; 1: some were not, as they diverged; 2: none could be trained.
     """
-    from harness.cell import Cell
-    from harness.plan import missing_device
     from harness.plugins import load_plugins
-    from harness.training.recipe import Recipe
+    from harness.training import plan
 
     load_plugins(imports)
-    recipes = [
-        Recipe(
-            Cell.of(
-                estimator=one,
-                task=task,
-                model=model,
-                depth=depth,
-                step_size=step_size,
-                device=device,
-                dtype=dtype,
-                seed=seed,
-            ),
-            steps=steps,
-            optimiser=optimiser,
-            learning_rate=learning_rate,
-            meta_batch=meta_batch,
-            test_depth=test_depth,
-            validate_every=validate_every,
-            validation_tasks=validation_tasks,
-            test_tasks=test_tasks,
-            patience=patience,
-            bias_every=bias_every,
-        )
-        for seed in range(seeds)
-        for one in estimator
-    ]
-    for recipe in recipes:
-        if hindrance := missing_device(recipe.cell.device) or recipe.cell.misfit():
-            raise OptionError(hindrance)
-    if bias_every % validate_every:
-        raise OptionError(
-            f"--bias-every {bias_every} must be a multiple of --validate-every {validate_every}"
-        )
-    ends = [_train(recipe, store, tuple(imports), fresh=fresh) for recipe in recipes]
-    trained = [(recipe, end) for recipe, end in zip(recipes, ends, strict=True) if end is not None]
-    if trained:
-        console.print(_table(trained), highlight=False)
-    failed = ends.count(None)
-    return 0 if not failed else 1 if failed < len(ends) else 2
+    if (task is None) != (model is None):
+        raise OptionError("--task and --model go together, as --task sinusoid --model mlp-40-40")
+    options = {
+        "settings": [(task, model)] if task else None,
+        "depths": depth,
+        "estimators": estimator,
+        **{"step_size": step_size, "seeds": seeds, "steps": steps, "optimiser": optimiser},
+        **{"learning_rate": learning_rate, "meta_batch": meta_batch, "test_depth": test_depth},
+        **{"validate_every": validate_every, "validation_tasks": validation_tasks},
+        **{"test_tasks": test_tasks, "patience": patience, "bias_every": bias_every},
+        **{"device": device, "dtype": dtype},
+    }
+    chosen = plan.preset(preset) if preset else {"depths": [5], "seeds": 1}
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    recipes = plan.recipes(chosen | given)
+    ended = train_with_progress(recipes, store, tuple(imports), jobs=jobs, fresh=fresh)
+    if any(one.trained for one in ended):
+        console.print(_table(ended), highlight=False)
+    failed = sum(one.trained is None for one in ended)
+    return 0 if not failed else 1 if failed < len(ended) else 2
 
 
-def _train(
-    recipe: "Recipe", store: Path, plugins: tuple[str, ...], *, fresh: bool
-) -> "Trained | None":
-    """Trains, or takes what was trained; None where it diverged."""
-    from harness.outcome import Diverged
-    from harness.running.interruption import one_interruption
-    from harness.running.progress import progress_bar
-    from harness.training.session import begin
-    from harness.training.trainer import Trainer
-
-    cell, path, trainer = recipe.cell, store, None
-    name = f"{cell.estimator}, seed {cell.seed}"
-    try:
-        with one_interruption():
-            session = begin(store, recipe, plugins=plugins, fresh=fresh)
-            path = session.path
-            for line in session.told:
-                _say(line, style="yellow")
-            if session.journal is None:
-                if isinstance(session.end, str):
-                    raise Diverged(f"{session.end} ({path}; --fresh trains anew)")
-                _say(f"{name}: done already, in {path}; --fresh trains anew.")
-                return session.end
-            trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
-            if session.goes_on is not None:
-                session.journal.resume(session.goes_on)
-            step = trainer.state.step
-            _say(f"Training {name}, into {path}" + (f", from step {step} on" if step else ""))
-            with progress_bar(console) as show:
-
-                def told(done: int, how: str) -> None:
-                    show(done, recipe.steps, f"step {done} of {recipe.steps}, {how}")
-
-                trained = trainer.train(told)
-            session.journal.end()
-            return trained
-    except Diverged as error:
-        if session.journal is not None:
-            session.journal.failed(str(error))
-        typer.echo(f"metagrad: {name} diverged: {error}", err=True)
-        return None
-    except KeyboardInterrupt:
-        saved = max(trainer.saved_step, 0) if trainer else 0
-        raise OptionError(
-            f"stopped at {name}; the same command goes on from its step {saved}"
-        ) from None
-    except OSError as error:
-        then = "the same command goes on from where it was saved last"
-        raise unwritable(error, path, store, then) from None
-
-
-def _table(trained: "list[tuple[Recipe, Trained]]") -> Table:
-    table = Table("estimator", "seed", "steps", "best", "test", box=None, pad_edge=False)
-    for recipe, end in trained:
-        metric = "accuracy" if "accuracy" in end.test else "outer_loss"
-        values = end.test[metric]
+def _table(ended: "Sequence[Ended]") -> Table:
+    names = ("estimator", "seed", "steps", "best", "test")
+    several = {
+        axis: len({getattr(one.recipe.cell, axis) for one in ended}) > 1
+        for axis in ("task", "model", "depth")
+    }
+    axes = [axis for axis, is_so in several.items() if is_so]
+    table = Table(*axes, *names, box=None, pad_edge=False)
+    for one in ended:
+        if one.trained is None:
+            continue
+        cell = one.recipe.cell
+        metric = "accuracy" if "accuracy" in one.trained.test else "outer_loss"
+        values = one.trained.test[metric]
         mean, half = statistics.fmean(values), math.nan
         if values[1:] and math.isfinite(mean):
             half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
         shown = f"{mean:.2%} ± {half:.2%}" if metric == "accuracy" else f"{mean:.4g} ± {half:.2g}"
         table.add_row(
-            escape(recipe.cell.estimator),
-            str(recipe.cell.seed),
-            str(end.step),
-            str(end.best_step),
+            *(escape(str(getattr(cell, axis))) for axis in axes),
+            escape(cell.estimator),
+            str(cell.seed),
+            str(one.trained.step),
+            str(one.trained.best_step),
             shown,
         )
     return table
-
-
-def _say(line: str, style: str | None = None) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)

@@ -216,7 +216,7 @@ def _about(path: Path, start: dict[str, Any]) -> dict[str, Any]:
     about |= {name: environment.get(name) for name in ("commit", "changes", "machine")}
     about |= {"fingerprint": environment.get("fingerprint", "")}
     about |= {axis: training.get(axis) for axis in TRAINING_AXES}
-    about |= {"outer": _as_text(training.get("outer"))}
+    about |= {"outer": outer_text(training.get("outer"))}
     for name, kind in _OF_TRAINING.items():
         if type(about[name]) not in _MAY_BE[kind]:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
@@ -225,7 +225,12 @@ def _about(path: Path, start: dict[str, Any]) -> dict[str, Any]:
     return about
 
 
-def _as_text(outer: Any) -> str | None:
+def outer_text(outer: Any) -> str | None:
+    """Returns the options of a training as text, in the order of their names.
+
+    Args:
+        outer: `Training.outer`; None is returned for what is no dictionary.
+    """
     if not isinstance(outer, dict):
         return None
     return ", ".join(f"{name}={value}" for name, value in sorted(outer.items()))

@@ -143,6 +143,7 @@ def in_worker(
     limits: Limits,
     plugins: tuple[str, ...] = (),
     stop: threading.Event | None = None,
+    tell: Callable[[worker.Turn], None] = lambda turn: None,
 ) -> Ending:
     """Calls a function in a fresh process, and watches that from outside.
 
@@ -152,6 +153,7 @@ def in_worker(
         limits: beyond which the process is killed, whatever it is at.
         plugins: modules for the process to import first; see `load_plugins`.
         stop: once it is set, the process is killed.
+        tell: is told of each part of the work that begins.
 
     Raises:
         Stopped: `stop` was set.
@@ -169,7 +171,7 @@ def in_worker(
             _start(process)
             its_results.close()
             its_output.close()
-            watch = _Watch(process, results, output, start, limits, stop)
+            watch = _Watch(process, results, output, start, limits, stop, tell)
             outcome, value = watch.end() or (watch.crashed(kills), None)
         finally:
             _kill(process)
@@ -187,9 +189,10 @@ class _Watch:
         start: float,
         limits: Limits,
         stop: threading.Event | None,
+        tell: Callable[[worker.Turn], None],
     ) -> None:
         self.process, self.results, self.output = process, results, output
-        self.start, self.limits, self.stop = start, limits, stop
+        self.start, self.limits, self.stop, self.tell = start, limits, stop, tell
         self.open: list[Any] = [results, output, process.sentinel]
         self.printed = b""
         self.looked = start
@@ -209,6 +212,7 @@ class _Watch:
                 said = self._said()
                 if isinstance(said, worker.Turn):
                     self.start, self.part = time.monotonic(), said.part
+                    self.tell(said)
                 elif said is not None:
                     return said
             elif self.process.sentinel in ready and not self._has_said():

@@ -78,8 +78,7 @@ def begin(
         OSError: the folder cannot be written.
     """
     made_with = environment(store, plugins)
-    plan = _digest([samples, sorted(each.cell.id + each.skip for each in planned)])
-    state = _digest([code_state(made_with), made_with["fingerprint"]])
+    plan, state = _identity(made_with, planned, samples)
     found, told = (None, []) if fresh else _interrupted(store, plan, state)
     if found:
         beginning = _going_on(found, made_with["commit"])
@@ -95,6 +94,34 @@ def begin(
     if skipped:
         beginning.journal.results("plan", skipped)
     return beginning
+
+
+def finished(
+    store: Path, planned: Sequence[Planned], *, samples: int, plugins: tuple[str, ...] = ()
+) -> Path | None:
+    """Returns the newest run of the same plan, code and machine that came to its end, if any.
+
+    Args:
+        store: the folder of results.
+        planned: the plan.
+        samples: time samples of each cell.
+        plugins: modules that workers import.
+    """
+    plan, state = _identity(environment(store, plugins), planned, samples)
+    for path in sorted((store / "runs").glob("*.jsonl"), reverse=True):
+        with suppress(OSError, ValueError):
+            start = first_event(path)
+            if (start.get("plan"), start.get("state")) == (plan, state) and read_run(path).ended:
+                return path
+    return None
+
+
+def _identity(
+    made_with: dict[str, Any], planned: Sequence[Planned], samples: int
+) -> tuple[str, str]:
+    """Returns digests of what is measured, and of the code and machine that do it."""
+    plan = _digest([samples, sorted(each.cell.id + each.skip for each in planned)])
+    return plan, _digest([code_state(made_with), made_with["fingerprint"]])
 
 
 def _going_on(journal: Journal, commit: str) -> Beginning:

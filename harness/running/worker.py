@@ -30,16 +30,18 @@ class Turn:
     """Said by a worker: I now begin with this part of my work, which has its own time limit."""
 
     part: int
+    told: str = ""
 
 
-def take_turn(part: int) -> None:
+def take_turn(part: int, told: str = "") -> None:
     """Tells the runner which part of the work begins; nothing where there is no runner.
 
     Args:
         part: its number.
+        told: what else there is to say of it.
     """
     if _runner is not None:
-        _runner.send(Turn(part))
+        _runner.send(Turn(part, told))
 
 
 def main(

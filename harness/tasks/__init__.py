@@ -1,8 +1,22 @@
 """Task families: where the bilevel problems come from."""
 
-from harness.tasks import glyphs, noise, quadratic, sinusoid
+from harness.tasks import (
+    digits,
+    glyphs,
+    images,
+    miniimagenet,
+    noise,
+    omniglot,
+    quadratic,
+    sinusoid,
+    tieredimagenet,
+)
 from harness.tasks.task import TASKS, Batch, Task, TaskFamily
 
-_BUILT_IN = (glyphs, noise, quadratic, sinusoid)  # importing registers them
+# Importing registers them.
+_BUILT_IN = (
+    *(digits, glyphs, images, miniimagenet, noise, omniglot, quadratic, sinusoid),
+    tieredimagenet,
+)
 
 __all__ = ["TASKS", "Batch", "Task", "TaskFamily"]

@@ -47,9 +47,33 @@ def glyph_classes() -> tuple[GlyphClass, ...]:
     )
 
 
+HELD_OUT = ("alphabets", "characters")
+# Of ten characters that follow one another, whatever their alphabet.
+_DEALT = (
+    "train",
+    "train",
+    "test",
+    "train",
+    "train",
+    "validation",
+    "train",
+    "train",
+    "test",
+    "train",
+)
+
+
 @cache
-def split_indices(split: str) -> tuple[int, ...]:
-    """Indices into `glyph_classes()` of the classes of `split`; empty for an unknown split."""
+def split_indices(split: str, held_out: str = "alphabets") -> tuple[int, ...]:
+    """Indices into `glyph_classes()` of the classes of `split`; empty for an unknown split.
+
+    Args:
+        split: "train", "validation" or "test".
+        held_out: one of `HELD_OUT`: whole alphabets, or characters of every alphabet.
+    """
+    if held_out == "characters":
+        places = range(len(glyph_classes()))
+        return tuple(i for i in places if _DEALT[i % len(_DEALT)] == split)
     return tuple(i for i, glyph in enumerate(glyph_classes()) if glyph.split == split)
 
 

@@ -20,6 +20,8 @@ class Sinusoid(TaskFamily):
     Attributes:
         shots: support points.
         queries: query points.
+        test_scale: amplitudes of the test split are so many times as large: a test distribution
+            that differs from what was trained and validated on.
 
     Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", ICML 2017, section 5.1.
 
@@ -30,10 +32,13 @@ class Sinusoid(TaskFamily):
 
     shots: int = 10
     queries: int = 10
+    test_scale: float = 1.0
 
     step_size = 0.01
 
     def __post_init__(self) -> None:
+        if not 0 < self.test_scale < math.inf:
+            raise OptionError(f"sinusoid: test_scale={self.test_scale} must be positive and finite")
         if self.shots < 1 or self.queries < 1:
             raise OptionError(
                 f"sinusoid: shots={self.shots} and queries={self.queries} must be 1 or more"
@@ -53,6 +58,8 @@ class Sinusoid(TaskFamily):
         """See `TaskFamily.sample`; targets are float64 [n, 1]."""
         draws = uniform((seed, split_number(split)), 2 + self.shots + self.queries)
         amplitude, phase = 0.1 + 4.9 * draws[0], math.pi * draws[1]
+        if split == "test":
+            amplitude *= self.test_scale
         inputs = torch.from_numpy(-5 + 10 * draws[2:]).unsqueeze(1)
 
         def labelled(x: Tensor) -> Batch:

@@ -52,6 +52,14 @@ class TaskFamily(ABC):
                 functions draw them from one distribution, those of images from other classes.
         """
 
+    def data(self) -> str:
+        """Returns a digest of the user's files that tasks are made from; empty if there are none.
+
+        Raises:
+            OptionError: they are not there.
+        """
+        return ""
+
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Returns the scalar loss of a model's outputs on a batch."""

@@ -74,6 +74,11 @@ class Recipe:
                 raise OptionError(
                     f"{_told(name)} {getattr(self, name)} must be {TASKS_A_SEED // 10:,} or less"
                 )
+        if self.bias_every % self.validate_every:
+            raise OptionError(
+                f"bias every {self.bias_every} steps must be a multiple of the "
+                f"{self.validate_every} from one validation to the next"
+            )
         if self.optimiser not in OPTIMISERS:
             known = " and ".join(OPTIMISERS)
             raise OptionError(f"unknown optimiser {self.optimiser!r}; there are {known}")

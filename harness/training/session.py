@@ -12,6 +12,7 @@ from harness.environment import code_state, environment
 from harness.results.journal import Samples
 from harness.results.runs import first_event, parsed
 from harness.results.trainings import FOLDER, TrainingJournal
+from harness.tasks import TASKS
 from harness.training.recipe import Recipe
 
 
@@ -59,7 +60,7 @@ class Session:
 def begin(
     store: Path, recipe: Recipe, *, plugins: tuple[str, ...] = (), fresh: bool = False
 ) -> Session:
-    """Opens the newest training of the same recipe, code and machine, or else a new one.
+    """Opens the newest training of the same recipe, code, machine and data, or else a new one.
 
     Args:
         store: the folder of results; made if missing.
@@ -68,13 +69,16 @@ def begin(
         fresh: begin a new training in any case.
 
     Raises:
-        OptionError: another process is at work on it.
+        OptionError: another process is at work on it, or the data are not there.
         OSError: the folder cannot be written.
     """
     made_with = environment(store, plugins)
     training = recipe.training
     asked = _digest([vars(training) | {"outer": dict(training.outer)}, recipe.bias_every])
-    state = _digest([asked, code_state(made_with), made_with["fingerprint"]])
+    made_from = [code_state(made_with), made_with["fingerprint"]]
+    if data := TASKS.create(recipe.cell.task).data():
+        made_from.append(data)
+    state = _digest([asked, *made_from])
     told: list[str] = []
     for path in [] if fresh else sorted((store / FOLDER).glob("*.jsonl"), reverse=True):
         with suppress(OSError):
@@ -82,7 +86,7 @@ def begin(
             if start.get("asked") != asked:
                 continue
             if start.get("state") != state:
-                told = told or [f"{path} was made with other code, packages or machine."]
+                told = told or [f"{path} was made with other code, packages, machine or data."]
                 continue
             if end := end_of(path):
                 return Session(None, path, state, end=end)

@@ -14,6 +14,7 @@ from reports.figures.bias import (
 )
 from reports.figures.cost import (
     cost_against_model,
+    cost_against_order,
     memory_against_depth,
     phases,
     time_against_depth,
@@ -38,6 +39,7 @@ __all__ = [
     "bias_by_task",
     "cosine",
     "cost_against_model",
+    "cost_against_order",
     "history",
     "learning_curves",
     "look",

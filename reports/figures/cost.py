@@ -54,6 +54,31 @@ def work_against_depth(rows: Rows) -> Chart:
     return over_depth(rows, "time_ratio", text, told=told, extra="floor")
 
 
+def cost_against_order(rows: Rows, cost: str) -> Chart:
+    """Plots a cost over order L, a line for each estimator, from FOMAML (0) to exact MAML (K).
+
+    Args:
+        rows: cells of one task, model and depth, with the column "line" that tells what line each
+            belongs to, as those of `reports.tables.cells.by_order`.
+        cost: a name in `QUANTITIES`.
+    """
+    label = QUANTITIES[cost].label
+    text = f"{label[0].upper()}{label[1:]} against order L"
+    rows, y = on_axis(rows, "y", cost, log=False)
+    if rows.empty:
+        return style.nothing(text)
+    families = [*rows["family"], *rows["line"]]
+    x = alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1))
+    chart = marks.base(rows, cost).encode(x=x, y=y)
+    joined = marks.base(rows.assign(family=rows["line"]), "line", cost).encode(x=x, y=y)
+    layers = [
+        marks.lines(joined, families, "line", "order"),
+        *marks.bars(chart, families, "y"),
+        marks.points(chart, families, cost),
+    ]
+    return style.figure(style.title_of(text, rows, *style.uncertainty(rows, cost)), layers)
+
+
 def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
     """Plots a cost over the size of the model, told by what its parameters and data take.
 

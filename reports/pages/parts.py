@@ -3,15 +3,18 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from harness.markdown import plain
 from harness.results.store import Problem
+from harness.results.trainings import FOLDER, trainings
 from reports.figures.save import svg
 from reports.figures.style import Chart
 from reports.quantities import QUANTITIES
+from reports.tables.snapshot import Stamp, stamp_of
 from reports.tables.text import as_text
 
 
@@ -57,6 +60,22 @@ def problems(found: Sequence[Problem]) -> None:
         with st.expander(f"{len(others)} more that could not be read"):
             for problem in others:
                 st.markdown(plain(str(problem)))
+
+
+def trainings_in(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """Returns the trainings of a store, and what could not be read; remembered for all readers.
+
+    Args:
+        store: the folder of results.
+    """
+    return _trainings(str(store), stamp_of((store / FOLDER).glob("*.jsonl")))
+
+
+@st.cache_resource(max_entries=2, show_spinner="Reading trainings")
+def _trainings(store: str, stamp: Stamp) -> tuple[pd.DataFrame, list[Problem]]:
+    """Reads the trainings of a store; the stamp is there for the cache."""
+    del stamp
+    return trainings(Path(store))
 
 
 def grid(table: pd.DataFrame) -> None:

@@ -1,6 +1,8 @@
 """What a reader has chosen to look at, from wide to narrow."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import pandas as pd
 
@@ -27,6 +29,16 @@ class View:
     setting: pd.DataFrame
     here: pd.DataFrame
     families: list[str]
+
+    @classmethod
+    def of_nothing(cls, store: Path) -> Self:
+        """Returns what is left of a store without cells, that may have trainings.
+
+        Args:
+            store: the folder of results.
+        """
+        none = pd.DataFrame()
+        return cls(Snapshot(store, none, none, []), none, none, none, none, [])
 
     @property
     def models(self) -> pd.DataFrame:

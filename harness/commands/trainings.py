@@ -1,0 +1,97 @@
+"""Trains what a command asks for, and tells how it goes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from estimators.errors import OptionError
+from harness.commands.options import console
+
+if TYPE_CHECKING:
+    from harness.training.many import Ended
+    from harness.training.recipe import Recipe
+
+
+def train_with_progress(
+    recipes: "Sequence[Recipe]",
+    store: Path,
+    plugins: tuple[str, ...],
+    *,
+    jobs: int | None = None,
+    fresh: bool = False,
+) -> "list[Ended]":
+    """Trains all, and tells how it goes.
+
+    Args:
+        recipes: what is trained.
+        store: the folder of results.
+        plugins: modules that were imported.
+        jobs: trainings side by side; as many as fit if None.
+        fresh: train anew what is done or was interrupted.
+
+    Returns:
+        How each ended, in the order of the recipes.
+
+    Raises:
+        OptionError: data of the user's are missing, or it was stopped.
+    """
+    from harness.results.trainings import FOLDER
+    from harness.running.interruption import one_interruption
+    from harness.running.progress import progress_bar
+    from harness.tasks import TASKS
+    from harness.training.many import default_jobs, train_all
+
+    for task in dict.fromkeys(recipe.cell.task for recipe in recipes):
+        TASKS.create(task).sample(0)  # data that are not there are told once, and before all else
+    folder = store / FOLDER
+    taken = dict.fromkeys(recipes, 0)
+    total = sum(recipe.steps for recipe in recipes)
+    ended: dict[Recipe, Ended] = {}
+    _say(f"Training {_counted(len(recipes))} into {folder}")
+    try:
+        with one_interruption(), progress_bar(console) as show:
+
+            def tell(recipe: "Recipe", step: int, how: str) -> None:
+                taken[recipe] = step
+                show(sum(taken.values()), total, f"{_name(recipe)}: step {step}, {how}")
+
+            endings = train_all(
+                recipes,
+                store,
+                jobs=jobs or default_jobs(recipes),
+                plugins=plugins,
+                fresh=fresh,
+                tell=tell,
+            )
+            for one in endings:
+                ended[one.recipe] = one
+                taken[one.recipe] = one.recipe.steps
+                for line in one.told:
+                    _say(line, style="yellow")
+                if one.known and one.trained:
+                    known = f"{folder / one.name}; --fresh trains anew"
+                    _say(f"{_name(one.recipe)}: done already, in {known}.")
+                if not one.trained:
+                    before = f" ({folder / one.name}; --fresh trains anew)" if one.known else ""
+                    why = f"{one.outcome.status}: {one.outcome.reason}{before}"
+                    typer.echo(f"metagrad: {_name(one.recipe)}: {why}", err=True)
+    except KeyboardInterrupt:
+        raise OptionError(
+            f"stopped; {len(ended)} of {_counted(len(recipes))} are done, in {folder}, "
+            "and the same command goes on with the others"
+        ) from None
+    return [ended[recipe] for recipe in recipes]
+
+
+def _name(recipe: "Recipe") -> str:
+    return f"{recipe.cell.estimator}, seed {recipe.cell.seed}"
+
+
+def _counted(number: int) -> str:
+    return f"{number} training" + "s" * (number != 1)
+
+
+def _say(line: str, style: str | None = None) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)

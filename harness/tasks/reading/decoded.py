@@ -1,0 +1,180 @@
+"""Keeps decoded images on disk, so that a data set is decoded once and not once a process.
+
+Each part is an array file, which is mapped into memory and not read, with an index of its classes
+beside it. Both are written under temporary names and named at once: processes that decode the
+same part at the same time only do too much.
+"""
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from estimators.errors import OptionError
+from harness import cache
+from harness.tasks.reading.layout import Layout, Part
+from harness.tasks.reading.pictures import Form
+
+_ABANDONED = 24 * 3600  # seconds after which an unfinished file is of a process that was killed
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a part of a data set, class by class.
+
+    Attributes:
+        names: of the classes.
+        counts: images of each class.
+        images: uint8 [images, channels, height, width], read-only.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.intp]
+    images: NDArray[np.uint8]
+
+    def of_class(self, number: int, places: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Returns some images of a class.
+
+        Args:
+            number: its place in `names`.
+            places: which of its images.
+        """
+        return self.images[int(self.counts[:number].sum()) + places]
+
+
+@lru_cache(maxsize=16)
+def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
+    """Returns a part of a data set, decoded; from the cache where it is there and whole.
+
+    A folder of the cache that cannot be written to is let be: then images are kept in memory.
+
+    Args:
+        layout: how it lies on disk.
+        folder: where.
+        part: one of the layout's.
+        form: what images are brought into.
+
+    Raises:
+        OptionError: the files are broken.
+    """
+    path = _path(layout, folder, part, form)
+    if (kept := _kept(path, form)) is not None:
+        return kept
+    images = layout.read(folder, part)
+    if not len(images.labels):
+        raise OptionError(f"{folder}: the classes of {part} have no images")
+    try:
+        _write(path, images, form)
+    except OSError:
+        return _in_memory(images, form)
+    _tidy(path)
+    return _kept(path, form) or _in_memory(images, form)
+
+
+def digest(layout: Layout, folder: Path, part: str) -> str:
+    """Returns a digest of the files of a part: their names, sizes and times of change.
+
+    Args:
+        layout: how it lies on disk.
+        folder: where.
+        part: one of the layout's.
+
+    Raises:
+        OptionError: they cannot be listed.
+    """
+    lines = []
+    for file in layout.files(folder, part):
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise OptionError(f"cannot read {file}: {error.strerror or error}") from None
+        lines.append(f"{os.path.relpath(file, folder)!r} {state.st_size} {state.st_mtime_ns}")
+    return cache.digest("\n".join(lines))
+
+
+def _path(layout: Layout, folder: Path, part: str, form: Form) -> Path:
+    """Where a part is kept: what it is, then what its files and the code that reads them are."""
+    what = cache.digest(type(layout).__name__, part, repr(form), str(folder.resolve()))[:16]
+    state = cache.digest(digest(layout, folder, part), Path(__file__).parent, PIL.__version__)[:16]
+    return cache.folder() / "images" / f"{what}-{state}.npy"
+
+
+def _kept(path: Path, form: Form) -> Decoded | None:
+    """What was written to `path`; None if it is not there or not whole."""
+    try:
+        index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        counts = np.array(index["counts"], dtype=np.intp)
+        found = Decoded(tuple(index["names"]), counts, np.load(path, mmap_mode="r"))
+    except Exception:  # a broken file fails in many ways, and decoding anew is the remedy for all
+        return None
+    shape = (int(counts.sum()), form.channels, form.size, form.size)
+    whole = found.images.shape == shape and found.images.dtype == np.uint8
+    return found if whole and len(found.names) == len(counts) else None
+
+
+def _write(path: Path, part: Part, form: Form) -> None:
+    """Decodes one image after another into the file.
+
+    It is written to and not mapped: a full disk would kill a process that maps it.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
+    temporary = Path(name)
+    shape = (len(part.labels), form.channels, form.size, form.size)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
+            start, following = file.tell(), 0
+            for place, picture in zip(_places(part), part.pictures(), strict=True):
+                pixels = form.pixels(picture)
+                if place != following:
+                    file.seek(start + int(place) * pixels.nbytes)
+                file.write(pixels.tobytes())
+                following = place + 1
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    index = {"names": list(part.names), "counts": part.counts.tolist()}
+    cache.write(path.with_suffix(".json"), json.dumps(index).encode())
+
+
+def _in_memory(part: Part, form: Form) -> Decoded:
+    images = np.empty((len(part.labels), form.channels, form.size, form.size), np.uint8)
+    for place, picture in zip(_places(part), part.pictures(), strict=True):
+        images[place] = form.pixels(picture)
+    images.setflags(write=False)
+    return Decoded(tuple(part.names), part.counts, images)
+
+
+def _places(part: Part) -> NDArray[np.intp]:
+    """Where each image comes to lie, class by class."""
+    places = np.empty(len(part.labels), np.intp)
+    places[np.argsort(part.labels, kind="stable")] = np.arange(len(part.labels))
+    return places
+
+
+def _tidy(path: Path) -> None:
+    """Deletes what was decoded of the same part before its files changed, and what was not ended.
+
+    Where the files are mapped at this time, they stay so.
+    """
+    what = path.stem.partition("-")[0]
+    try:
+        for file in path.parent.glob(f"{what}-*"):
+            old = time.time() - file.stat().st_mtime > _ABANDONED
+            if file.stem != path.stem and (file.suffix != ".tmp" or old):
+                file.unlink(missing_ok=True)
+    except OSError:  # another process is at it as well
+        return

@@ -1,0 +1,217 @@
+"""What a way of laying out a data set on disk must offer, and what such ways share."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from estimators.errors import OptionError
+from harness.tasks.reading.pictures import Picture
+
+SPLITS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
+"""How each split may be spelled in the names of files and folders."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+"""Files that are taken for images; others beside them are let be."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of a part of a data set, none of them opened yet.
+
+    Attributes:
+        names: of the classes.
+        labels: the class of each image, as its place in `names`.
+        pictures: yields the images, in the order of `labels`.
+    """
+
+    names: Sequence[str]
+    labels: NDArray[np.intp]
+    pictures: Callable[[], Iterator[Picture]]
+
+    @property
+    def counts(self) -> NDArray[np.intp]:
+        """How many images each class has."""
+        return np.bincount(self.labels, minlength=len(self.names))
+
+
+class Layout(ABC):
+    """A way in which the files of a data set lie in a folder.
+
+    Attributes:
+        about: what lies there, in a few words.
+        parts: what is read by itself: the splits, unless the data set has others.
+    """
+
+    about: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = tuple(SPLITS)
+
+    @abstractmethod
+    def wanted(self, part: str) -> str:
+        """Returns what a part's files are called.
+
+        Args:
+            part: one of `parts`.
+        """
+
+    @abstractmethod
+    def there(self, folder: Path, part: str) -> bool:
+        """Tells whether a part's files are there.
+
+        Args:
+            folder: where the data set lies.
+            part: one of `parts`.
+        """
+
+    @abstractmethod
+    def files(self, folder: Path, part: str) -> list[Path]:
+        """Returns the files that a part is made from.
+
+        Args:
+            folder: see `there`.
+            part: likewise.
+
+        Raises:
+            OptionError: they cannot be listed.
+        """
+
+    @abstractmethod
+    def read(self, folder: Path, part: str) -> Part:
+        """Reads what classes and images there are.
+
+        Args:
+            folder: see `there`.
+            part: likewise.
+
+        Raises:
+            OptionError: the files are not as they should be.
+        """
+
+
+def spelled(folder: Path, pattern: str, split: str) -> Path | None:
+    """Returns the file or folder of a split; None where there is none.
+
+    Args:
+        folder: where it lies.
+        pattern: its name, with "{}" for the split.
+        split: a key of `SPLITS`.
+
+    Raises:
+        OptionError: it is there in two spellings.
+    """
+    paths = [folder / pattern.format(one) for one in SPLITS[split]]
+    found = [path for path in paths if holds(path.exists)]
+    if len(found) > 1:
+        raise OptionError(f"{folder} has {found[0].name} and {found[1].name}; keep one of them")
+    return found[0] if found else None
+
+
+def holds(question: Callable[[], bool]) -> bool:
+    """Asks something of a path; in a folder that cannot be read, there is nothing.
+
+    Args:
+        question: a method of the path, as `is_dir`.
+    """
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def wanted(pattern: str, split: str) -> str:
+    """Returns how the file or folder of a split may be called.
+
+    Args:
+        pattern: see `spelled`.
+        split: likewise.
+    """
+    return " or ".join(pattern.format(one) for one in SPLITS[split])
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Returns the folders in a folder, sorted; hidden ones are let be.
+
+    Args:
+        folder: where to look.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    return _entries(folder, lambda entry: entry.is_dir())
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Returns the image files in a folder, sorted; hidden ones are let be.
+
+    Args:
+        folder: where to look.
+
+    Raises:
+        OptionError: it cannot be read.
+    """
+    return _entries(folder, lambda entry: entry.name.lower().endswith(SUFFIXES) and entry.is_file())
+
+
+def _entries(folder: Path, fits: "Callable[[os.DirEntry[str]], bool]") -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and fits(e)]
+    except OSError as error:
+        raise OptionError(f"cannot read {folder}: {error.strerror or error}") from None
+    return [folder / name for name in sorted(names)]
+
+
+def part_of_files(classes: Iterable[tuple[str, Sequence[Path]]]) -> Part:
+    """Makes a part of image files.
+
+    Args:
+        classes: names, and the files of each.
+    """
+    found = list(classes)
+    labels = np.repeat(np.arange(len(found)), [len(files) for _, files in found])
+
+    def pictures() -> Iterator[Picture]:
+        return (Picture(_readable(str(file)), file) for _, files in found for file in files)
+
+    return Part([_readable(name) for name, _ in found], labels.astype(np.intp), pictures)
+
+
+def part_by_labels(path: Path, labels: Any, count: int, pictures: Iterable[Picture]) -> Part:
+    """Makes a part of images with a number or a name for each.
+
+    Args:
+        path: where the labels are from, for messages.
+        labels: one for each image.
+        count: how many images there are.
+        pictures: the images; can be gone through again and again.
+
+    Raises:
+        OptionError: the labels do not fit the images.
+    """
+    try:
+        found = np.asarray(labels)
+        names, places = np.unique(found, return_inverse=True)
+        shown = [_shown(name) for name in names.tolist()]
+    except (ValueError, TypeError):  # lists of differing lengths; text that is none
+        found = np.empty(0)
+    if found.ndim != 1 or found.dtype.kind not in "iuSU":
+        raise OptionError(f"the labels of {path} are no list of whole numbers or names")
+    if len(found) != count:
+        raise OptionError(f"{path} has {len(found)} labels for {count} images")
+    if found.dtype.kind == "i" and found.min() < 0:
+        raise OptionError(f"{path} has the label {found.min()}; labels are 0 or more")
+    return Part(shown, places.astype(np.intp), lambda: iter(pictures))
+
+
+def _shown(label: Any) -> str:
+    return label.decode("latin1") if isinstance(label, bytes) else str(label)
+
+
+def _readable(name: str) -> str:
+    """A file's name as text that can be written anywhere, whatever bytes it is made of."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -1,0 +1,134 @@
+"""Trains several recipes side by side, each in a process of its own; one takes no other down."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.outcome import Diverged, Outcome, Status
+from harness.running import worker
+from harness.running.processes import Limits, in_worker, usable_processors, worker_memory
+from harness.training.recipe import Recipe
+from harness.training.session import Trained, begin
+from harness.training.trainer import Trainer
+
+Tell = Callable[[Recipe, int, str], None]
+"""Is told of a recipe how many steps it has taken, and how good it was when judged last."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a training ended.
+
+    Attributes:
+        recipe: what was trained.
+        outcome: how.
+        trained: what came out; None unless the outcome is ok.
+        name: of its journal in the store's folder of trainings; "" where there is none.
+        told: what the user should know, a line each.
+        known: whether it had ended before, and was not trained now.
+    """
+
+    recipe: Recipe
+    outcome: Outcome
+    trained: Trained | None = None
+    name: str = ""
+    told: Sequence[str] = ()
+    known: bool = False
+
+
+def train_all(
+    recipes: Sequence[Recipe],
+    store: Path,
+    *,
+    jobs: int,
+    plugins: tuple[str, ...] = (),
+    fresh: bool = False,
+    tell: Tell = lambda recipe, step, how: None,
+) -> Iterator[Ended]:
+    """Trains each recipe, or goes on with it, or takes what was trained; see `begin`.
+
+    Left early, as by Ctrl-C, it ends all processes; each training goes on from where it was saved.
+
+    Args:
+        recipes: what is trained.
+        store: the folder of results; made if missing.
+        jobs: processes side by side.
+        plugins: modules for them to import first.
+        fresh: train anew what has ended or was interrupted.
+        tell: is told of steps, from several threads.
+
+    Yields:
+        How each ended, in the order in which they do.
+    """
+    stop = threading.Event()
+    limits = Limits(math.inf, worker_memory(jobs))
+
+    def work(recipe: Recipe) -> Ended:
+        # What a process starts from may have another working folder.
+        ending = in_worker(
+            *(train_one, store.absolute(), recipe, plugins, fresh),
+            limits=limits,
+            plugins=plugins,
+            stop=stop,
+            tell=lambda turn: tell(recipe, turn.part, turn.told),
+        )
+        return ending.value or Ended(recipe, ending.outcome)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for future in as_completed([pool.submit(work, recipe) for recipe in recipes]):
+            yield future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def train_one(store: Path, recipe: Recipe, plugins: tuple[str, ...], fresh: bool) -> Ended:
+    """Trains in this process.
+
+    Args:
+        store: the folder of results.
+        recipe: what is trained.
+        plugins: modules that were imported.
+        fresh: train anew what has ended or was interrupted.
+
+    Raises:
+        OptionError: another process is at work on it, or its checkpoint is none.
+        OSError: the store cannot be written.
+    """
+    session = begin(store, recipe, plugins=plugins, fresh=fresh)
+    name, told = session.path.name, tuple(session.told)
+    if session.journal is None:
+        outcome, trained = _read(session.end)
+        return Ended(recipe, outcome, trained, name, told, known=True)
+    trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
+    if session.goes_on is not None:
+        session.journal.resume(session.goes_on)
+    try:
+        end: Trained | str = trainer.train(worker.take_turn)
+    except Diverged as error:
+        end = str(error)
+        session.journal.failed(end)
+    else:
+        session.journal.end()
+    outcome, trained = _read(end)
+    return Ended(recipe, outcome, trained, name, told)
+
+
+def default_jobs(recipes: Sequence[Recipe]) -> int:
+    """Returns how many trainings go side by side by default: one where a GPU takes them.
+
+    Args:
+        recipes: what is trained.
+    """
+    on_gpu = any(recipe.cell.device != "cpu" for recipe in recipes)
+    return 1 if on_gpu else usable_processors(most=8)
+
+
+def _read(end: Trained | str | None) -> tuple[Outcome, Trained | None]:
+    if isinstance(end, Trained):
+        return Outcome(Status.OK), end
+    return Outcome(Status.DIVERGED, end or ""), None

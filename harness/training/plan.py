@@ -1,0 +1,71 @@
+"""From presets and options to the list of recipes."""
+
+import tomllib
+from dataclasses import fields
+from importlib.resources import files
+from itertools import product
+from typing import Any
+
+from estimators.errors import OptionError
+from estimators.registry import unknown
+from harness.cell import Cell
+from harness.plan import missing_device
+from harness.training.recipe import Recipe
+
+_AXES = ("settings", "depths", "estimators", "seeds")
+_OF_CELL = ("step_size", "device", "dtype")
+_OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "cell")
+
+
+def presets() -> dict[str, str]:
+    """Returns the names of all presets with a sentence about each."""
+    return {name: entry["about"] for name, entry in _preset_file().items()}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Reads a preset from presets.toml.
+
+    Args:
+        name: one of `presets()`.
+
+    Raises:
+        OptionError: there is no such preset.
+    """
+    entries = _preset_file()
+    if name not in entries:
+        raise OptionError(unknown("preset", name, sorted(entries)))
+    return {key: value for key, value in entries[name].items() if key != "about"}
+
+
+def recipes(named: dict[str, Any]) -> list[Recipe]:
+    """Returns all recipes of a preset, or of what a user named: seed by seed.
+
+    Args:
+        named: "settings" (pairs of task and model), "depths", "estimators", "seeds" (how many,
+            from 0 on), and what else a cell or a `Recipe` takes, by its name.
+
+    Raises:
+        OptionError: something is missing, wrong, or cannot be trained here.
+    """
+    if missing := [name for name in _AXES if not named.get(name)]:
+        raise OptionError(f"nothing to train: name a preset, or {' and '.join(missing)}")
+    of_cell = {name: value for name, value in named.items() if name in _OF_CELL}
+    of_recipe = {name: value for name, value in named.items() if name in _OF_RECIPE}
+    found = [
+        Recipe(
+            Cell.of(estimator=estimator, task=task, model=model, depth=depth, seed=seed, **of_cell),
+            **of_recipe,
+        )
+        for seed, (task, model), depth, estimator in product(
+            *(range(named["seeds"]), named["settings"], named["depths"], named["estimators"])
+        )
+    ]
+    for recipe in found:
+        if hindrance := missing_device(recipe.cell.device) or recipe.cell.misfit():
+            raise OptionError(hindrance)
+    return list(dict.fromkeys(found))
+
+
+def _preset_file() -> dict[str, dict[str, Any]]:
+    packed = files("harness.training").joinpath("presets.toml")
+    return tomllib.loads(packed.read_text(encoding="utf-8"))

@@ -1,0 +1,36 @@
+"""The figures and tables of the binomial method's paper, made from a store, beside its numbers.
+
+One module each, with a function that makes it: `PIECES` has them all. The paper is Zhang et al.,
+"Binomial Gradient-Based Meta-Learning for Enhanced Meta-Gradient Estimation", ICLR 2026, arXiv
+2604.13263.
+"""
+
+from collections.abc import Callable
+
+from harness.reproduction import Scale
+from reports.reproduction import fig2, fig3a, fig3b, fig4, fig5, table1, table2
+from reports.reproduction.piece import Found, Piece
+
+PIECES: dict[str, Callable[[Found, Scale], Piece | None]] = {
+    "fig2": fig2.piece,
+    "fig3a": fig3a.piece,
+    "fig3b": fig3b.piece,
+    "fig4": fig4.piece,
+    "fig5": fig5.piece,
+    "table1": table1.piece,
+    "table2": table2.piece,
+}
+"""By name; each returns None where the store has nothing that it is made from."""
+
+
+def pieces(found: Found, scale: Scale) -> list[Piece]:
+    """Returns every figure and table for which a store has measurements, in the paper's order.
+
+    The bounds of Figure 2 need none, and alone they are no reproduction of anything measured.
+
+    Args:
+        found: what the store has.
+        scale: at which they were made.
+    """
+    made = [piece for make in PIECES.values() if (piece := make(found, scale))]
+    return made if made[1:] else []

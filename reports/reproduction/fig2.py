@@ -1,0 +1,128 @@
+"""Figure 2: the theory's bounds on the error over order L, as multiples of FOMAML's."""
+
+from functools import partial
+
+import altair as alt
+import pandas as pd
+
+from estimators.bounds import (
+    Assumption,
+    Bounded,
+    Convex,
+    StronglyConvex,
+    binom_bound,
+    fomaml_bound,
+    truncated_bound,
+)
+from harness.reproduction import Scale
+from reports.figures import marks, style
+from reports.figures.style import Chart
+from reports.reproduction.piece import DECADES, Found, Piece
+
+_DEPTH = 5
+_CURVATURES = (0.1, 0.5, 0.9)  # x = alpha H
+_CONDITION = 10.0  # H / h
+_ASSUMED = {
+    "smooth": "Theorem 3.6, ‖H_k‖ ≤ H",
+    "convex": "Theorem 3.8, 0 ≤ H_k ≤ H",
+    "strongly convex": f"H/{_CONDITION:g} ≤ H_k ≤ H",
+}
+_DASHES = ([1, 0], [6, 3], [2, 2])
+
+
+def piece(found: Found, scale: Scale) -> Piece:
+    """Computes the bounds; nothing is measured.
+
+    Args:
+        found: not looked at.
+        scale: not looked at.
+    """
+    del found, scale
+    data = _bounds()
+    wide = data.pivot_table(
+        index=["assumption", "x", "estimator"], columns="order", values="bound", sort=False
+    )
+    wide.columns = pd.Index([f"L={order}" for order in wide.columns])
+    return Piece(
+        name="fig2",
+        title=f"Bounds of theory on the error, over that of FOMAML, K={_DEPTH}",
+        charts=[partial(_chart, data[data["assumption"] == name], name) for name in _ASSUMED],
+        table=wide.reset_index(),
+        data=data,
+        told=[
+            *(_sentence(part) for _, part in data.groupby(["assumption", "x"], sort=False)),
+            "The paper's point, that binom's bound falls faster with L than that of truncation, "
+            "holds where curvature is small; its own curvature in the figure is not known here.",
+        ],
+    )
+
+
+def _assumptions(x: float) -> dict[str, Assumption]:
+    return {
+        "smooth": Bounded(x),
+        "convex": Convex(x),
+        "strongly convex": StronglyConvex(x, x / _CONDITION),
+    }
+
+
+def _bounds() -> pd.DataFrame:
+    rows = []
+    for x in _CURVATURES:
+        for name, assumed in _assumptions(x).items():
+            whole = fomaml_bound(assumed, step_size=1.0, steps=_DEPTH)
+            for estimator, bound in (("truncated", truncated_bound), ("binom", binom_bound)):
+                rows += [
+                    {
+                        **{"assumption": name, "x": x, "estimator": estimator, "order": order},
+                        "bound": bound(assumed, step_size=1.0, steps=_DEPTH, order=order) / whole,
+                    }
+                    for order in range(_DEPTH + 1)
+                ]
+    table = pd.DataFrame(rows)
+    places = {name: place for place, name in enumerate(_ASSUMED)}
+    return table.sort_values("assumption", key=lambda names: names.map(places), kind="stable")
+
+
+def _chart(data: pd.DataFrame, name: str) -> Chart:
+    shown = data[data["bound"] > 0].assign(
+        family=data["estimator"], about=data["x"].map("x={}".format)
+    )
+    families = [*shown["family"]]
+    dashes = alt.Scale(domain=[f"x={x}" for x in _CURVATURES], range=_DASHES)
+    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=500)
+    chart = alt.Chart(shown[["family", "about", "order", "bound"]]).encode(
+        x=alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1)),
+        y=alt.Y(
+            "bound:Q",
+            title="bound / bound of FOMAML",
+            scale=alt.Scale(type="log"),
+            axis=alt.Axis(format="~g", values=DECADES),
+        ),
+        color=marks.colour(families),
+        tooltip=[
+            *(alt.Tooltip(name) for name in ("family:N", "about:N", "order:Q")),
+            alt.Tooltip("bound:Q", format=".3~g"),
+        ],
+    )
+    layers = [
+        chart.mark_line(strokeWidth=1.8).encode(
+            strokeDash=alt.StrokeDash("about:N", scale=dashes, legend=legend),
+            order=alt.Order("order:Q"),
+        ),
+        chart.mark_point(filled=True, size=36, opacity=1),
+    ]
+    title = style.heading(f"Bounds, {name}", [_ASSUMED[name], f"K={_DEPTH}, x = alpha H; 0 at L=K"])
+    return style.figure(title, layers)
+
+
+def _sentence(part: pd.DataFrame) -> str:
+    first = part.iloc[0]
+    wide = part.pivot_table(index="order", columns="estimator", values="bound")
+    inner = wide.loc[1 : _DEPTH - 1]
+    below = [str(order) for order in inner.index[inner["binom"] < inner["truncated"]]]
+    orders = f"at L = {', '.join(below)}" if below else "at no order"
+    if len(below) == len(inner):
+        orders = "at every order between 0 and K"
+    return (
+        f"{first['assumption']}, alpha H = {first['x']:g}: binom's bound is the lower one {orders}."
+    )

@@ -1,0 +1,106 @@
+"""Figure 3a: the error of the estimates from one mini-batch of tasks to the next."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from harness.reproduction import Scale
+from reports.figures import marks, style
+from reports.figures.style import Chart
+from reports.reproduction import paper
+from reports.reproduction.piece import DECADES, Found, Piece
+from reports.tables.samples import samples
+
+_MINI_BATCH = 4
+_SHOWN = (
+    *("fomaml", "truncated(order=1)", "truncated(order=4)"),
+    *("binom(order=1)", "binom(order=2)", "binom(order=4)"),
+)
+_DASHES = {1: [6, 3], 2: [2, 2], 4: [1, 0]}
+_NEAR = 3.0  # a factor within which an error is called the same
+
+
+def piece(found: Found, scale: Scale) -> Piece | None:
+    """Makes the figure from errors at the initial parameters, and tells those after training.
+
+    Args:
+        found: what the store has.
+        scale: at which it was measured.
+    """
+    cells = found.cells("fig3a", scale)
+    if cells.empty:
+        return None
+    cells = cells[(cells["depth"] == cells["depth"].min()) & cells["estimator"].isin(_SHOWN)]
+    errors = samples(found.snapshot.long, cells, "bias")
+    errors = errors.assign(mini_batch=errors["sample"] // _MINI_BATCH + 1)
+    names = ["trained", "estimator", "family", "order", "mini_batch"]
+    data = errors.groupby(names, sort=False, dropna=False)["value"].mean().reset_index()
+    data = data.rename(columns={"value": "bias"})
+    medians = errors.groupby(["estimator", "trained"])["value"].median().unstack().loc[[*_SHOWN]]
+    curvature = cells.groupby("trained")["curvature"].first()
+    table = medians.rename(columns="median, {} steps".format)
+    table["paper, about"] = pd.Series(paper.MEDIAN_ERRORS)
+    # The paper's curvature is not known; the least that there is may be nearest to it.
+    places = dict.fromkeys([0, int(str(curvature.idxmin()))])
+    return Piece(
+        name="fig3a",
+        title="Error over mini-batches of tasks, sinusoid, K=5",
+        charts=[
+            partial(_chart, data[data["trained"] == place], cells[cells["trained"] == place])
+            for place in places
+        ],
+        table=table.reset_index(),
+        data=data.drop(columns="family"),
+        told=[_sentence(place, medians[place].to_dict(), curvature.loc[place]) for place in places],
+    )
+
+
+def _chart(data: pd.DataFrame, cells: pd.DataFrame) -> Chart:
+    families = [*data["family"]]
+    dashes = [_DASHES[int(number)] for number in _DASHES]
+    shown = data.assign(L=data["order"].fillna(4).map("L={}".format))
+    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=500)
+    scale = alt.Scale(domain=[f"L={order}" for order in _DASHES], range=dashes)
+    chart = alt.Chart(shown[["estimator", "family", "mini_batch", "bias", "L"]]).encode(
+        x=alt.X("mini_batch:Q", title="mini-batch", axis=alt.Axis(format="d", tickMinStep=1)),
+        y=alt.Y(
+            "bias:Q",
+            title="bias (relative error)",
+            scale=alt.Scale(type="log"),
+            axis=alt.Axis(format="~g", values=DECADES),
+        ),
+        color=marks.colour(families),
+        detail=alt.Detail("estimator:N"),
+    )
+    told = [alt.Tooltip("estimator:N"), alt.Tooltip("mini_batch:Q", title="mini-batch")]
+    layers = [
+        chart.mark_line(strokeWidth=1.6).encode(
+            strokeDash=alt.StrokeDash("L:N", scale=scale, legend=legend),
+            order=alt.Order("mini_batch:Q"),
+        ),
+        chart.mark_point(filled=True, size=22, opacity=1).encode(
+            tooltip=[*told, alt.Tooltip("bias:Q", format=".3~g")]
+        ),
+    ]
+    note = f"a point: mean over the {_MINI_BATCH} tasks of a mini-batch"
+    return style.figure(style.title_of("Bias by mini-batch", cells, note), layers)
+
+
+def _sentence(trained: int, median: Mapping[Any, float], curvature: float) -> str:
+    when = f"After {trained} steps of exact meta-training" if trained else "At the start"
+    told = [f"{when}, alpha lambda_max {curvature:.2g}:"]
+    for name, theirs in paper.MEDIAN_ERRORS.items():
+        ours = median[name]
+        within = max(ours / theirs, theirs / ours)
+        verdict = "agrees" if within <= _NEAR else f"differs by a factor of {within:.2g}"
+        told.append(f"{name} has median {ours:.2g}, in the paper about {theirs:g}: {verdict};")
+    ratio = median["binom(order=1)"] / median["truncated(order=4)"]
+    same = "agrees" if 1 / _NEAR <= ratio <= _NEAR else "does not agree"
+    told.append(
+        "binom(order=1), in the paper about as good as truncated(order=4), has "
+        f"{ratio:.2g} times its error: {same}."
+    )
+    return " ".join(told)

@@ -1,0 +1,100 @@
+"""Figure 4: time and memory of the estimators over order L, on images of miniImageNet's size."""
+
+from functools import partial
+
+import pandas as pd
+
+from harness.reproduction import Scale
+from reports import figures
+from reports.reproduction.piece import Found, Piece
+from reports.tables.cells import by_order
+
+_COSTS = ("time_ratio", "peak_memory")
+
+
+def piece(found: Found, scale: Scale) -> Piece | None:
+    """Makes the figure from timings and memory, for each task and device.
+
+    Args:
+        found: what the store has.
+        scale: at which it was measured.
+    """
+    cells = found.cells("fig4", scale)
+    if cells.empty:
+        return None
+    parts = [part for _, part in cells.groupby(["task", "device"], sort=False)]
+    tables = [_beside_exact(part) for part in parts]
+    data = pd.concat(tables, ignore_index=True)
+    columns = ["task", "device", "estimator", "order", "time", "time_ratio", "peak_memory"]
+    return Piece(
+        name="fig4",
+        title="Time and memory on 84x84 images, Conv4-32, K=5",
+        charts=[
+            partial(figures.cost_against_order, _lines(part), cost)
+            for part in parts
+            for cost in _COSTS
+        ],
+        table=_readable(data),
+        data=data[[*columns, "hvps", "serial_depth", "time_of_maml", "memory_of_maml"]],
+        told=[
+            *(sentence for table in tables for sentence in _sentences(table)),
+            "The paper has its times from a GPU that takes the products of a level at once, and "
+            "leaves out the gradient that each product computes anew; here both are counted. "
+            + _on_gpu(cells),
+        ],
+    )
+
+
+def _on_gpu(cells: pd.DataFrame) -> str:
+    if (cells["device"] == "cpu").all():
+        return (
+            "On a processor products follow one another. GPU times and utilisation: not measured."
+        )
+    return "GPU utilisation (its Figure 4c) is not measured."
+
+
+def _lines(part: pd.DataFrame) -> pd.DataFrame:
+    """Returns the lines over L; iMAML's order is that of its conjugate-gradient steps."""
+    steps = part["estimator"].str.extract(r"^imaml\(cg_steps=(\d+)\)$")[0].astype("Int64")
+    implicit = part.assign(order=steps, line="imaml")[steps.notna().to_numpy()]
+    adjoint = part[part["estimator"] == "adjoint"]
+    adjoint = adjoint.assign(order=adjoint["depth"], line="adjoint")
+    return pd.concat([by_order(part), implicit, adjoint])
+
+
+def _beside_exact(part: pd.DataFrame) -> pd.DataFrame:
+    exact = part[part["estimator"] == "maml"].iloc[0]
+    return part.assign(
+        time_of_maml=part["time"] / exact["time"],
+        memory_of_maml=part["peak_memory"] / exact["peak_memory"],
+    )
+
+
+def _readable(data: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        **{"task": "task", "device": "device", "estimator": "estimator", "time": "time (ms)"},
+        **{"time_ratio": "inner gradients", "time_of_maml": "time / maml"},
+        **{"peak_memory": "memory (MiB)", "memory_of_maml": "memory / maml"},
+        **{"hvps": "HVPs", "serial_depth": "serial"},
+    }
+    table = data[[*names]].rename(columns=names)
+    counts = {"HVPs": "Int64", "serial": "Int64"}
+    same = [name for name in ("task", "device") if table[name].nunique() == 1]
+    return table.astype(counts).drop(columns=same)
+
+
+def _sentences(part: pd.DataFrame) -> list[str]:
+    first = part.iloc[0]
+    found = {row.estimator: row for row in part.itertuples()}
+
+    def times(name: str, column: str) -> str:
+        return f"{getattr(found[name], column):.2g}"
+
+    told = [f"{first['task']} on {first['device']}, as multiples of exact MAML:"]
+    for name in ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)"):
+        if name in found:
+            told.append(
+                f"{name} takes {times(name, 'time_of_maml')} of the time and "
+                f"{times(name, 'memory_of_maml')} of the memory;"
+            )
+    return [" ".join(told)[:-1] + "."]

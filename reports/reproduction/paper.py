@@ -1,0 +1,19 @@
+"""What the paper reports, as far as its numbers are known."""
+
+MEDIAN_ERRORS = {
+    "truncated(order=4)": 1e-1,
+    "binom(order=4)": 1e-4,
+}
+"""About what the relative errors of Figure 3 are on the sinusoid at K=5."""
+
+ACCURACY = {
+    "fomaml": (44.57, 62.97, 43.53),
+    "truncated(order=2)": (44.93, 63.61, 45.93),
+    "binom(order=2)": (46.23, 63.49, 46.20),
+    "binom(order=3)": (46.00, 64.17, 46.43),
+    "maml": (46.50, 64.23, 47.03),
+}
+"""Table 1, accuracy in per cent, one run of 600 test tasks each, for `TASKS`."""
+
+TASKS = ("miniimagenet:5way-1shot", "miniimagenet:5way-5shot", "tieredimagenet:5way-1shot")
+"""The columns of Table 1: K=5 in training and 10 at test, Conv4-32."""

@@ -1,0 +1,165 @@
+"""Writes tiny image data sets in every layout that is read."""
+
+import csv
+import io
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+Classes = dict[str, Pixels]  # name: [images, height, width, 3]
+
+SPLITS = {"train": 3, "val": 2, "test": 4}  # classes
+
+
+def colour(split: str, number: int, place: int) -> tuple[int, int, int]:
+    """What every pixel of an image is: no two images are alike."""
+    return 40 * [*SPLITS].index(split) + 7 * number + 1, 10 * place + 3, 200 - place
+
+
+def classes(split: str, *, images: int = 6, size: int = 84) -> Classes:
+    """Classes of images of one colour each; the first class has an image more."""
+    return {
+        f"{split}-{number}": np.array(
+            [
+                np.full((size, size, 3), colour(split, number, place), np.uint8)
+                for place in range(images + (number == 0))
+            ]
+        )
+        for number in range(SPLITS[split])
+    }
+
+
+def as_png(image: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tree(folder: Path, *, size: int = 84, names: dict[str, str] | None = None) -> Path:
+    for split in SPLITS:
+        for name, images in classes(split, size=size).items():
+            below = folder / (names or {}).get(split, split) / name
+            below.mkdir(parents=True)
+            for place, image in enumerate(images):
+                (below / f"{place}.png").write_bytes(as_png(image))
+    return folder
+
+
+def flat(split: str) -> tuple[Pixels, list[str]]:
+    """All images of a split, of all classes in turns, and the class of each."""
+    pairs = [
+        (name, place, image) for name, c in classes(split).items() for place, image in enumerate(c)
+    ]
+    pairs.sort(key=lambda pair: pair[1])
+    return np.array([image for _, _, image in pairs]), [name for name, _, _ in pairs]
+
+
+def places(labels: list[str]) -> dict[str, list[int]]:
+    return {name: [k for k, one in enumerate(labels) if one == name] for name in sorted({*labels})}
+
+
+def write_cache_pickles(folder: Path, *, validation: str = "val", protocol: int = 4) -> Path:
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        images, labels = flat(split)
+        name = validation if split == "val" else split
+        content = {"image_data": images, "class_dict": places(labels)}
+        (folder / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(content, protocol))
+    return folder
+
+
+def write_category_pickles(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for split, name in {"train": "train_phase_train", "val": "val", "test": "test"}.items():
+        images, labels = flat(split)
+        numbers = [sorted({*labels}).index(label) for label in labels]
+        content = {b"data": images, b"labels": numbers, b"catname2label": {}}
+        path = folder / f"miniImageNet_category_split_{name}.pickle"
+        path.write_bytes(pickle.dumps(content, 2))
+    return folder
+
+
+def write_csv(folder: Path) -> Path:
+    (folder / "images").mkdir(parents=True)
+    for split in SPLITS:
+        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["filename", "label"])
+            for name, images in classes(split).items():
+                for place, image in enumerate(images):
+                    (folder / "images" / f"{name}-{place}.png").write_bytes(as_png(image))
+                    rows.writerow([f"{name}-{place}.png", name])
+    return folder
+
+
+def numbered(labels: list[str]) -> NDArray[np.int64]:
+    return np.array([sorted({*labels}).index(label) for label in labels])
+
+
+def write_png_pickles(folder: Path, *, column: bool = False) -> Path:
+    """`column`: each file as an array [bytes, 1], as older versions of OpenCV made them."""
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        images, labels = flat(split)
+        files = [np.frombuffer(as_png(image), np.uint8) for image in images]
+        files = [file[:, None] for file in files] if column else files
+        (folder / f"{split}_images_png.pkl").write_bytes(pickle.dumps(files))
+        content = {"label_specific": numbered(labels), "label_general": np.zeros(len(labels), int)}
+        (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps(content))
+    return folder
+
+
+def write_npz(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        images, labels = flat(split)
+        np.savez(folder / f"{split}_images.npz", images=images[..., ::-1])
+        content = {"labels": numbered(labels).tolist()}
+        (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps(content))
+    return folder
+
+
+def strokes(alphabet: int, character: int, place: int) -> NDArray[np.bool_]:
+    """A drawing of 105x105 as in Omniglot, True is paper: ink in a corner, unlike any other."""
+    paper = np.ones((105, 105), bool)
+    paper[: 20 + 8 * character + 2 * place, : 16 + 6 * alphabet] = False
+    return paper
+
+
+def write_omniglot(
+    folder: Path,
+    alphabets: Iterable[str] = ("Greek", "Latin"),
+    evaluation: Iterable[str] = ("Tagalog",),
+    *,
+    characters: int = 4,
+    images: int = 6,
+) -> Path:
+    number = 0
+    for part, names in (("background", alphabets), ("evaluation", evaluation)):
+        for alphabet in names:
+            for character in range(characters):
+                below = folder / f"images_{part}" / alphabet / f"character{character + 1:02}"
+                below.mkdir(parents=True)
+                for place in range(images):
+                    image = Image.fromarray(strokes(number, character, place))
+                    image.save(below / f"{number:02}{character:02}_{place:02}.png")
+            number += 1
+    return folder
+
+
+WRITERS = {
+    "cache pickles": ("miniimagenet", write_cache_pickles),
+    "category pickles": ("miniimagenet", write_category_pickles),
+    "lists": ("miniimagenet", write_csv),
+    "mini tree": ("miniimagenet", write_tree),
+    "PNG pickles": ("tieredimagenet", write_png_pickles),
+    "npz": ("tieredimagenet", write_npz),
+    "tiered tree": ("tieredimagenet", write_tree),
+    "images": ("images", write_tree),
+}
+"""Everything but Omniglot: the family that reads it, and what writes it to a folder."""

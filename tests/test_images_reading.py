@@ -1,0 +1,443 @@
+"""Image data sets on disk: each layout is read right, decoded once, and nothing else is."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from estimators.errors import OptionError
+from harness.cell import Cell
+from harness.problems import origin
+from harness.tasks import TASKS, Task
+from harness.tasks.image_files import ImageFiles
+from harness.tasks.images import Images
+from harness.tasks.omniglot import _members
+from harness.tasks.reading.decoded import decoded
+from harness.tasks.reading.pictures import Picture
+from tests.image_sets import (
+    WRITERS,
+    as_png,
+    classes,
+    colour,
+    strokes,
+    write_cache_pickles,
+    write_omniglot,
+    write_png_pickles,
+    write_tree,
+)
+
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of data sets, and an empty cache."""
+    monkeypatch.setenv("METAGRAD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
+    decoded.cache_clear()
+    yield tmp_path / "data"
+    decoded.cache_clear()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Where the images that were decoded lie."""
+    found: list[str] = []
+    whole = Picture.open
+
+    def open_and_note(picture: Picture) -> Image.Image:
+        found.append(picture.where)
+        return whole(picture)
+
+    monkeypatch.setattr(Picture, "open", open_and_note)
+    return found
+
+
+def family(name: str, **options: object) -> ImageFiles:
+    made = TASKS.create(name, **options)
+    assert isinstance(made, ImageFiles)
+    return made
+
+
+def colours(batch: torch.Tensor) -> list[tuple[int, ...]]:
+    """The one colour of each image."""
+    assert torch.equal(batch.amax(dim=(2, 3)), batch.amin(dim=(2, 3)))
+    return [tuple(image) for image in (255 * batch[:, :, 0, 0]).round().int().tolist()]
+
+
+def equal(one: Task, other: Task) -> bool:
+    pairs = zip((*one.support, *one.query), (*other.support, *other.query), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_layout_is_read_right(layout: str, data: Path) -> None:
+    name, write = WRITERS[layout]
+    write(data / "here")
+    few = family(name, folder="here", ways=2, shots=2, queries=4)
+    everything = {}
+    for split, short in SPLITS.items():
+        numbers = range(len(classes(short)))
+        counts = [len(images) for images in classes(short).values()]
+        assert few.counts(split).tolist() == counts
+        everything[split] = {
+            tuple(image[:, 0, 0].tolist())
+            for number in numbers
+            for image in few.pictures(split, number, np.arange(counts[number]))
+        }
+        assert everything[split] == {
+            colour(short, number, place) for number in numbers for place in range(counts[number])
+        }
+        for seed in range(3):
+            task = few.sample(seed, split)
+            assert equal(task, few.sample(seed, split))
+            assert not equal(task, few.sample(seed + 10, split))
+            inputs = torch.cat([task.support[0], task.query[0]])
+            targets = torch.cat([task.support[1], task.query[1]])
+            assert inputs.dtype == torch.float64
+            assert inputs.shape == (12, 3, 84, 84)
+            assert targets.tolist() == [0, 0, 1, 1, *[0] * 4, *[1] * 4]
+            shown = colours(inputs)
+            assert len({*shown}) == 12
+            # The class decides the first colour, in steps of 7.
+            pairs = {(c[0], int(t)) for c, t in zip(shown, targets, strict=True)}
+            assert len(pairs) == len({first for first, _ in pairs}) == 2
+            assert {*shown} <= everything[split]
+    assert len(set.union(*everything.values())) == sum(map(len, everything.values()))
+
+
+def test_layouts_give_the_same_tasks(data: Path) -> None:
+    tasks = []
+    for layout, (name, write) in WRITERS.items():
+        write(data / layout)
+        tasks.append(family(name, folder=layout, ways=3, queries=3).sample(1))
+    assert all(equal(tasks[0], task) for task in tasks[1:])
+
+
+@pytest.mark.parametrize("spelling", ["val", "validation"])
+def test_both_spellings_of_validation(spelling: str, data: Path) -> None:
+    write_tree(data / "tree", names={"val": spelling})
+    write_cache_pickles(data / "pickles", validation=spelling)
+    for name, folder in (("images", "tree"), ("miniimagenet", "pickles")):
+        found = family(name, folder=folder, ways=2, queries=3)
+        assert len(found.counts("validation")) == 2
+    write_tree(data / "both")
+    shutil.copytree(data / "both" / "val", data / "both" / "validation")
+    with pytest.raises(OptionError, match="both has val and validation; keep one of them"):
+        family("images", folder="both", ways=2).sample(0, "validation")
+
+
+def test_column_shaped_png_files(data: Path) -> None:
+    write_png_pickles(data / "tieredimagenet", column=True)
+    assert len(family("tieredimagenet").counts("test")) == 4
+
+
+def test_omniglot_is_shrunk_and_inverted(data: Path) -> None:
+    write_omniglot(data / "omniglot" / "omniglot-py")
+    found = family("omniglot", ways=2, queries=5, split="alphabet", rotations=False)
+    (image,) = found.pictures("train", 2, np.array([3]))
+    paper = strokes(0, 2, 3)
+    assert image.shape == (1, 28, 28)
+    assert image[0, 5, 0] == 255  # ink
+    assert image[0, -2, -2] == 0
+    share = 1 - paper.mean()
+    assert image.mean() / 255 == pytest.approx(share, abs=0.01)
+    inputs = found.sample(0).query[0]
+    assert inputs.shape == (10, 1, 28, 28)
+    assert [inputs.min().item(), inputs.max().item()] == [0, 1]
+
+
+def test_omniglot_turned_is_another_class_of_the_same_split(data: Path) -> None:
+    write_omniglot(data / "omniglot")
+    upright = family("omniglot", rotations=False, split="alphabet", ways=2, queries=5)
+    turned = family("omniglot", split="alphabet", ways=2, queries=5)
+    for split in SPLITS:
+        count = len(upright.counts(split))
+        assert len(turned.counts(split)) == 4 * count
+        for number in range(4 * count):
+            image = turned.pictures(split, number, np.arange(2))
+            straight = upright.pictures(split, number % count, np.arange(2))
+            assert np.array_equal(image, np.rot90(straight, number // count, axes=(2, 3)))
+            assert turned.class_name(split, number) == upright.class_name(split, number % count)
+
+
+def test_omniglot_by_alphabet(data: Path) -> None:
+    write_omniglot(data / "omniglot", "GFEDCBA", "ZY", characters=2)
+    found = family("omniglot", split="alphabet", rotations=False, ways=2, queries=5)
+    alphabets = {
+        split: "".join(
+            sorted({found.class_name(split, k)[0] for k in range(len(found.counts(split)))})
+        )
+        for split in SPLITS
+    }
+    assert alphabets == {"train": "ABCDE", "validation": "FG", "test": "YZ"}
+
+
+def test_omniglot_as_in_the_split_of_vinyals() -> None:
+    background = tuple(f"alphabet{k // 32}/character{k % 32:02}" for k in range(964))
+    evaluation = tuple(f"other{k // 33}/character{k % 33:02}" for k in range(659))
+    parts = (("background", background), ("evaluation", evaluation))
+    found = {split: _members("vinyals", split, parts) for split in SPLITS}
+    assert [len(members) for members in found.values()] == [1100, 100, 423]
+    assert len({*found["train"], *found["validation"], *found["test"]}) == 1623
+    # For ever the same.
+    assert [found[split][0] for split in SPLITS] == FIRST
+
+
+FIRST = [("background", 647), ("background", 725), ("background", 936)]
+
+
+def test_omniglot_of_both_sets_by_default(data: Path) -> None:
+    write_omniglot(data / "omniglot", "ABCDEF", "YZ")  # 32 characters
+    found = family("omniglot", ways=2, queries=5, rotations=False)
+    assert [len(found.counts(split)) for split in SPLITS] == [21, 2, 9]
+    assert equal(found.sample(3), found.sample(3))
+
+
+def test_images_are_resized_and_made_grey(data: Path) -> None:
+    write_tree(data / "tree", size=10)
+    found = family("images", folder="tree", size=16, channels=1, ways=3, queries=3)
+    assert found.input_shape == (1, 16, 16)
+    (image,) = found.pictures("train", 1, np.array([2]))
+    red, green, blue = colour("train", 1, 2)
+    assert image == pytest.approx(0.299 * red + 0.587 * green + 0.114 * blue, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "seen"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 9, (9, 9, 9)),
+        ("LA", (9, 0), (9, 9, 9)),
+        ("RGBA", (1, 2, 3, 0), (1, 2, 3)),
+        ("P", 0, (0, 0, 0)),
+        ("I;16", 9 * 256 + 7, (9, 9, 9)),
+    ],
+)
+def test_pixels_of_other_kinds(mode: str, value: int, seen: tuple[int, ...], data: Path) -> None:
+    write_tree(data / "tree", size=4)
+    Image.new(mode, (4, 4), value).save(data / "tree" / "train" / "train-0" / "0.png")
+    found = family("images", folder="tree", size=4, ways=2, queries=3)
+    (image,) = found.pictures("train", 0, np.array([0]))
+    assert tuple(image[:, 0, 0].tolist()) == seen
+
+
+def test_what_is_no_image_is_let_be(data: Path) -> None:
+    write_tree(data / "tree", size=4)
+    (data / "tree" / "train" / "notes.txt").write_text("not a class")
+    (data / "tree" / "train" / ".hidden").mkdir()
+    for name in ("Thumbs.db", "._0.png", "notes.txt"):
+        (data / "tree" / "train" / "train-0" / name).write_bytes(b"not an image")
+    found = family("images", folder="tree", size=4)
+    assert found.counts("train").tolist() == [7, 6, 6]
+
+
+def test_a_set_is_decoded_once(data: Path, opened: list[str]) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    task = found.sample(0)
+    assert len(opened) == 19  # of the training split alone
+    found.sample(1)
+    decoded.cache_clear()  # as in a new process
+    assert equal(family("images", folder="tree", size=8, ways=2, queries=3).sample(0), task)
+    assert len(opened) == 19
+    images = found.part("train").images
+    assert isinstance(images, np.memmap)
+    assert not images.flags.writeable
+    found.sample(0, "test")
+    assert len(opened) == 19 + 25
+    family("images", folder="tree", size=9, ways=2, queries=3).sample(0)
+    assert len(opened) == 19 + 25 + 19
+
+
+def files_in(folder: Path) -> list[Path]:
+    return sorted((folder / "images").iterdir())
+
+
+def test_changed_files_are_decoded_anew(data: Path, tmp_path: Path) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    found.sample(0)
+    before = files_in(tmp_path / "cache")
+    path = data / "tree" / "train" / "train-1" / "0.png"
+    path.write_bytes(as_png(np.full((8, 8, 3), 77, np.uint8)))
+    os.utime(path, ns=(1, 1))
+    decoded.cache_clear()
+    assert found.pictures("train", 1, np.array([0])).min() == 77
+    after = files_in(tmp_path / "cache")
+    assert len(after) == len(before) == 2
+    assert not {*before} & {*after}  # what is of no use any more was deleted
+
+
+def test_changed_files_are_other_data(data: Path) -> None:
+    write_tree(data / "tree", size=16)
+    cell = Cell.of(
+        estimator="maml",
+        task="images(folder='tree', size=16, ways=2, queries=3)",
+        model="conv4-16",
+        depth=1,
+    )
+    before = origin(cell)
+    assert origin(cell) == before
+    (data / "tree" / "train" / "train-1" / "0.png").unlink()
+    assert origin(cell) != before
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replaced(path: Path) -> None:
+    np.save(path.open("wb"), np.zeros((3, 3), np.uint8))
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("breakage", [truncated, emptied, replaced, deleted])
+def test_broken_cache_is_made_anew(
+    breakage: Callable[[Path], None], suffix: str, data: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    task = found.sample(0)
+    (path,) = [path for path in files_in(tmp_path / "cache") if path.suffix == suffix]
+    breakage(path)
+    decoded.cache_clear()
+    assert equal(found.sample(0), task)
+    assert len(opened) == 2 * 19
+    decoded.cache_clear()
+    found.sample(0)
+    assert len(opened) == 2 * 19
+
+
+def test_without_a_cache_images_stay_in_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    task = found.sample(0)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
+    decoded.cache_clear()
+    assert equal(found.sample(0), task)
+    assert not isinstance(found.part("train").images, np.memmap)
+    found.sample(1)
+    assert len(opened) == 2 * 19
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.lib.format.write_array_header_1_0", full)
+    assert found.sample(0).support[0].shape == (2, 3, 8, 8)
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_only_unfinished_files_of_long_ago_are_deleted(data: Path, tmp_path: Path) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    found.sample(0)
+    path = next(path for path in files_in(tmp_path / "cache") if path.suffix == ".npy")
+    old, new = (path.with_name(f"{path.stem}{end}.tmp") for end in ("old", "new"))
+    other = path.with_name("of-another-part.npy")
+    for file in (old, new, other):
+        file.write_bytes(b"")
+    os.utime(old, (0, 0))
+    path.unlink()
+    decoded.cache_clear()
+    found.sample(0)
+    assert [file.exists() for file in (old, new, other, path)] == [False, True, True, True]
+
+
+def test_the_folder_may_lie_anywhere(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "elsewhere" / "tree", size=8)
+    write_tree(tmp_path / "here" / "data" / "tree", size=8)
+    absolute = Images(folder=str(tmp_path / "elsewhere" / "tree"), ways=2, queries=3, size=8)
+    task = absolute.sample(0)
+    monkeypatch.delenv("METAGRAD_DATA")
+    monkeypatch.chdir(tmp_path / "here")
+    assert equal(Images(folder="tree", ways=2, queries=3, size=8).sample(0), task)
+    monkeypatch.setenv("METAGRAD_DATA", str(tmp_path / "elsewhere"))
+    assert equal(Images(folder="tree", ways=2, queries=3, size=8).sample(0), task)
+
+
+@pytest.mark.parametrize("name", ["omniglot", "miniimagenet:5way-1shot", "tieredimagenet"])
+def test_a_family_needs_its_data_only_to_draw_tasks(name: str, data: Path) -> None:
+    cell = Cell.of(estimator="maml", task=name, model="conv4-32", depth=5)
+    assert Cell.parse(cell.id) == cell
+    folder = name.partition(":")[0]
+    message = (
+        f"{folder}: nothing to read in {data / folder}, where .* is wanted; METAGRAD_DATA names "
+        f"the folder of data sets .now {data}., and `metagrad data check {data / folder}` tells"
+    )
+    with pytest.raises(OptionError, match=message):
+        TASKS.create(name).sample(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images", "images: option 'folder' is missing"),
+        ("images(folder='tree', size=0)", "images: size=0 is not between 1 and 1024"),
+        ("images(folder='tree', channels=2)", "images: channels=2 is neither 1 .grey. nor 3"),
+        ("images(folder='tree', ways=1)", "images: ways=1 leaves nothing to tell apart"),
+        ("images(folder='tree', shots=0)", "images: shots=0 is not at least 1"),
+        ("omniglot(queries=0)", "omniglot: queries=0 is not at least 1"),
+        ("omniglot(split='lake')", "omniglot: split='lake' is neither"),
+        ("digits(ways=4)", "digits: ways=4 is more than the 3 digits of the validation split"),
+        ("miniimagenet(folder=3)", "miniimagenet: folder=3 must be a string"),
+    ],
+)
+def test_bad_options_are_refused(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        TASKS.create(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ways": 4}, "images: ways=4 is more than the 3 classes of the train split"),
+        (
+            {"queries": 6},
+            "images: class train-1 of the train split has 6 images, and shots=1 and queries=6 want",
+        ),
+    ],
+)
+def test_a_split_that_is_too_small_is_told(
+    options: dict[str, int], message: str, data: Path
+) -> None:
+    write_tree(data / "tree", size=8)
+    with pytest.raises(OptionError, match=message):
+        Images(folder="tree", **({"ways": 2, "queries": 3, "size": 8} | options)).sample(0)
+
+
+def test_processes_that_decode_at_the_same_time_agree(data: Path, tmp_path: Path) -> None:
+    write_tree(data / "tree", size=32)
+    found = family("images", folder="tree", size=32, ways=2, queries=3)
+    layout, folder = found.layouts[0], data / "tree"
+    fresh = decoded.__wrapped__  # each call is what a process of its own would do
+    with ThreadPoolExecutor(4) as pool:
+        made = [*pool.map(lambda _: fresh(layout, folder, "train", found.form), range(8))]
+    assert all(np.array_equal(one.images, made[0].images) for one in made)
+    assert [path.suffix for path in files_in(tmp_path / "cache")] == [".json", ".npy"]

@@ -1,0 +1,195 @@
+"""Reproduced figures and tables: what they are made from, what they say, how they are written."""
+
+import csv
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from estimators.errors import OptionError
+from harness.commands import reproduction as measuring
+from harness.plan import Axes
+from harness.reproduction import EXPERIMENTS, SCALES, Sources, needed
+from harness.results.store import load_run
+from harness.training.recipe import Recipe
+from reports.commands import reproduce
+from reports.reproduction import PIECES, paper, pieces
+from reports.reproduction.piece import Piece
+from reports.reproduction.write import found_in, write
+from tests import reproduced
+from tests.invocation import invoke
+
+NAMES = tuple(EXPERIMENTS)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reproduced")
+    reproduced.write_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(store: Path) -> dict[str, Piece]:
+    return {piece.name: piece for piece in pieces(found_in(store), "quick")}
+
+
+def test_everything_has_what_makes_it() -> None:
+    assert list(PIECES) == list(EXPERIMENTS)
+    for name in EXPERIMENTS:
+        for scale in SCALES:
+            sources = EXPERIMENTS[name][scale]
+            assert name == "fig2" or sources.planned() or sources.recipes()
+
+
+def test_what_is_shared_is_measured_once() -> None:
+    assert len(needed(NAMES, "quick")) == 3
+    assert needed(["fig2"], "quick") == []
+    assert needed(["table1", "fig5"], "paper") == [Sources(trainings="paper")]
+
+
+def test_the_papers_hyperparameters_at_its_scale() -> None:
+    for recipe in EXPERIMENTS["table1"]["paper"].recipes():
+        assert recipe == Recipe(recipe.cell, bias_every=2000)
+        assert (recipe.steps, recipe.cell.depth, recipe.test_depth) == (20_000, 5, 10)
+        assert recipe.cell.model == "conv4-32"
+
+
+def test_a_store_of_nothing_makes_nothing(tmp_path: Path) -> None:
+    assert pieces(found_in(tmp_path), "quick") == []
+    with pytest.raises(OptionError, match="is what fig3a, table1 can be made from"):
+        write(tmp_path, ["fig2", "fig3a", "table1"], "quick", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_trainings_alone_make_their_tables(tmp_path: Path) -> None:
+    reproduced.write_trainings(tmp_path)
+    found = pieces(found_in(tmp_path), "quick")
+    assert [piece.name for piece in found] == ["fig2", "fig5", "table1", "table2"]
+    assert pieces(found_in(tmp_path), "paper") == []
+
+
+def test_bounds_are_those_of_theory(made: dict[str, Piece]) -> None:
+    data = made["fig2"].data
+    rows = data[(data["assumption"] == "convex") & np.isclose(data["x"], 0.5)]
+    found = {(row.estimator, row.order): row.bound for row in rows.itertuples()}
+    for order in range(6):
+        # Eq. 12c over the same at L=0: C(K, L+1) x^(L+1) / (K x); truncated: (K-L) x / (K x).
+        assert found["binom", order] == pytest.approx(math.comb(5, order + 1) * 0.5**order / 5)
+        assert found["truncated", order] == pytest.approx((5 - order) / 5)
+    assert "convex, alpha H = 0.9: binom's bound is the lower one at L = 4." in made["fig2"].told
+
+
+def test_errors_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
+    piece = made["fig3a"]
+    rows = piece.table.set_index("estimator")
+    assert rows.loc["binom(order=4)", "median, 0 steps"] == pytest.approx(1e-4)
+    assert rows.loc["truncated(order=4)", "paper, about"] == pytest.approx(0.1)
+    assert [line.count("agrees") for line in piece.told] == [3]
+    assert rows.loc["binom(order=1)", "median, 800 steps"] == pytest.approx(10)
+    assert set(piece.data["mini_batch"]) == set(range(1, 26))
+
+
+def test_disagreement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduced, "_error", lambda family, order, trained: 0.1)
+    reproduced.write_cells(tmp_path, "fig3a")
+    told = {piece.name: piece for piece in pieces(found_in(tmp_path), "quick")}["fig3a"].told
+    assert "binom(order=4) has median 0.1, in the paper about 0.0001: differs by" in told[0]
+
+
+def test_what_training_does_to_the_error(made: dict[str, Piece]) -> None:
+    first, *_, last = made["fig3b"].told
+    assert "better than truncated at every order" in first
+    assert "worse than FOMAML" not in first
+    assert "better than truncated at no order" in last
+    assert "worse than FOMAML at every order" in last
+    table = made["fig3b"].table
+    assert len(table) == 4 * 4
+    assert list(table.columns[-6:]) == [f"L={order}" for order in range(6)]
+    assert (table["L=5"] == 0).all()
+
+
+def test_costs_beside_exact_maml(made: dict[str, Piece]) -> None:
+    rows = made["fig4"].data.set_index("estimator")
+    assert rows.loc["binom(order=2)", "time_of_maml"] == pytest.approx(1.5)
+    assert rows.loc["binom(order=2)", "memory_of_maml"] == pytest.approx(0.4)
+    assert "not measured" in made["fig4"].told[-1]
+
+
+def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
+    table = made["table1"].table.set_index("estimator")
+    estimators = {recipe.cell.estimator for recipe in EXPERIMENTS["table1"]["quick"].recipes()}
+    assert set(table.index) == estimators
+    assert table.loc["maml", "accuracy (%)"] == "80.30 ± 0.20"
+    assert table.loc["fomaml", "less that of maml"] == "-2.00 ± 0.00"
+    assert table.loc["fomaml", "paper: miniimagenet, 5way-1shot"] == "44.57"
+    assert set(paper.ACCURACY) <= estimators
+    assert "agrees: fomaml (-2.00 points, paper -1.93)" in made["table1"].told[-1]
+
+
+def test_the_hybrid_and_its_bias(made: dict[str, Piece]) -> None:
+    table = made["table2"].table.set_index("estimator")
+    assert table.loc["hybrid(order=1, window=4)", "bias at the end"] == pytest.approx(1.1)
+    assert len(table) == 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_fit_their_schema(made: dict[str, Piece], name: str) -> None:
+    for chart in made[name].charts:
+        chart().to_dict(validate=True)
+
+
+def test_all_is_written(store: Path, tmp_path: Path) -> None:
+    page, written = write(store, NAMES, "quick", tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    for piece in written:
+        rows = [*csv.DictReader((page.parent / f"{piece.name}.csv").read_text().splitlines())]
+        assert len(rows) == len(piece.data)
+        for number in range(1, len(piece.charts) + 1):
+            file = page.parent / f"{piece.name}-{number}.svg"
+            assert f"({file.name})" in text
+            assert len([*ElementTree.parse(file).iter()]) > 50
+    assert "metagrad reproduce fig2 fig3a" in text
+    assert "01234567" in text
+    assert not [file for file in page.parent.iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("fig6",), "unknown figure or table 'fig6'"),
+        (("table1", "--scale", "huge"), "unknown scale 'huge'"),
+    ],
+)
+def test_slips_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=what):
+        invoke(reproduce, *arguments)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_is_there_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = Axes((("sinusoid", "mlp-40-40"),), (1,), ("fomaml", "maml"), tasks=2)
+    monkeypatch.setattr("harness.plan.preset", lambda name: tiny)
+    assert measuring.measure(Sources("tiny"), Path("results"), 1)
+    (run,) = Path("results/runs").iterdir()
+    assert set(load_run(run)["estimator"]) == {"fomaml", "maml"}
+    assert measuring.measure(Sources("tiny"), Path("results"), 1)
+    assert [*Path("results/runs").iterdir()] == [run]
+
+
+def test_data_that_are_missing_are_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("METAGRAD_DATA", raising=False)
+    with pytest.raises(OptionError, match="miniimagenet"):
+        invoke(reproduce, "table1", "--scale", "paper")
+    assert not [*tmp_path.iterdir()]
