@@ -9,9 +9,18 @@ recursion over points was derived for this project from Eq. 8 of arXiv 2604.1326
 from dataclasses import dataclass
 
 from estimators.differentiation import Loss
+from estimators.errors import OptionError
 from estimators.hvp import hessian_at
-from estimators.options import AUTO, Compilable, TakesProducts, at_once, check_batching
+from estimators.options import (
+    AUTO,
+    SHARDED,
+    Compilable,
+    TakesProducts,
+    at_once,
+    check_batching,
+)
 from estimators.problem import BilevelProblem
+from estimators.sharding import gathered, ranks, share
 from estimators.stack import stack, summed, unstack
 from estimators.tree import Params, axpy
 
@@ -23,8 +32,11 @@ class Cascading(TakesProducts, Compilable):
     Attributes:
         batching: "loop" goes point by point, one product after another; "vmap" and "chunk(n)" go
             level by level, all products or n at a time in one go, which takes as many times the
-            memory and suits parallel hardware; "auto" is what was measured to be best on the
-            kind of device and model at hand: "loop", but for small models.
+            memory and suits parallel hardware; "sharded" goes level by level too, and spreads the
+            products over the ranks of torch.distributed's process group, all of which have to
+            call with the same problem and parameters, and get the same estimate; "auto" is what
+            was measured to be best on the kind of device and model at hand: "loop", but for
+            small models.
     """
 
     batching: str = AUTO
@@ -32,6 +44,8 @@ class Cascading(TakesProducts, Compilable):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_batching(self.batching)
+        if self.batching == SHARDED and self.compiled:
+            raise OptionError('batching="sharded" and compiled=True do not go together')
 
     def cascade(
         self, problem: BilevelProblem, points: list[Params], g: Params, order: int, scale: float
@@ -46,11 +60,20 @@ class Cascading(TakesProducts, Compilable):
             scale: what stands for alpha.
         """
         engine = self.engine_for(g)
-        size = at_once(self.batching, g, width=len(points) - order + 1)
-        if size == 1:
+        sharded = self.batching == SHARDED
+        width = len(points) - order + 1
+        size = at_once(self.batching, g, width=-(-width // ranks()[1]) if sharded else width)
+        if size == 1 and not sharded:
             return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
         return by_level(
-            problem.inner_loss, points, g, order, scale=scale, engine=engine, at_once=size
+            problem.inner_loss,
+            points,
+            g,
+            order,
+            scale=scale,
+            engine=engine,
+            at_once=size,
+            sharded=sharded,
         )
 
 
@@ -91,6 +114,7 @@ def by_level(
     scale: float,
     engine: str,
     at_once: int | None,
+    sharded: bool = False,
 ) -> Params:
     """Returns u_L(0), level by level: L serial steps, the products of a level side by side.
 
@@ -104,19 +128,23 @@ def by_level(
         scale: alpha.
         engine: for the products.
         at_once: how many products are taken in one go through vmap; None for a whole level.
+        sharded: whether a level is spread over the ranks of the process group.
     """
     n = len(points)
     below = [g] * (n + 1)  # u_{l-1}(m) for m = 0..n; where not computed, not needed
     for level in range(1, order + 1):
         needed = list(range(order - level, n - level + 1))
+        mine = share(needed) if sharded else needed
         products: list[Params] = []
-        size = at_once or len(needed)
-        for chunk in (needed[i : i + size] for i in range(0, len(needed), size)):
+        size = at_once or max(len(mine), 1)
+        for chunk in (mine[i : i + size] for i in range(0, len(mine), size)):
             vectors = stack([below[m + 1] for m in chunk])
             hessian = hessian_at(
                 summed(loss), stack([points[m] for m in chunk]), engine=engine, points=len(chunk)
             )
             products += unstack(hessian.product(vectors, last=True))
+        if sharded:
+            products = gathered(products, len(needed), g)
         above = list(below)  # exact already, and so alike, for m > n-l
         for m, product in reversed(list(zip(needed, products, strict=True))):
             above[m] = axpy(-scale, product, above[m + 1])

@@ -16,6 +16,7 @@ from estimators.problem import BilevelProblem
 from estimators.tree import Params
 
 AUTO = "auto"
+SHARDED = "sharded"
 _SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
 _CHUNK = re.compile(r"chunk\(([1-9]\d*)\)")
 
@@ -84,24 +85,25 @@ def check_batching(text: str) -> None:
         text: the option's value.
 
     Raises:
-        OptionError: it is none of auto, loop, vmap and chunk(n).
+        OptionError: it is none of auto, loop, vmap, sharded and chunk(n).
     """
-    if text not in (AUTO, "loop", "vmap") and not _CHUNK.fullmatch(text):
-        raise OptionError(f"batching={text!r} is none of auto, loop, vmap, chunk(2), chunk(3), ...")
+    if text not in (AUTO, "loop", "vmap", SHARDED) and not _CHUNK.fullmatch(text):
+        known = "auto, loop, vmap, sharded, chunk(2), chunk(3), ..."
+        raise OptionError(f"batching={text!r} is none of {known}")
 
 
 def at_once(batching: str, params: Params, *, width: int) -> int | None:
     """Returns how many products are to be taken in one go.
 
     Args:
-        batching: "auto", "loop", "vmap" or "chunk(n)".
-        params: theta; "auto" looks at them.
-        width: how many products are independent, which "auto" looks at too.
+        batching: see `check_batching`.
+        params: theta; "auto" and "sharded" look at them.
+        width: how many products are independent here, which these look at too.
 
     Returns:
         1 for a loop, n for chunks, None for no limit.
     """
-    if batching == AUTO:
+    if batching in (AUTO, SHARDED):
         default = measured_default(params)
         batching = default.batching if width >= default.from_width else "loop"
     match = _CHUNK.fullmatch(batching)

@@ -25,11 +25,13 @@ class Sources:
         cells: a preset of `metagrad run`; "" for none.
         samples: time samples of each of its cells; 0: no times are told.
         trainings: a preset of `metagrad train`; "" for none.
+        device: where it trains; cells are on the devices of their preset.
     """
 
     cells: str = ""
     samples: int = 0
     trainings: str = ""
+    device: str = "cpu"
 
     def planned(self) -> list[Planned]:
         """Returns the cells; none where no preset is named."""
@@ -37,7 +39,9 @@ class Sources:
 
     def recipes(self) -> list[Recipe]:
         """Returns the trainings; none where no preset is named."""
-        return training_plan.recipes(training_plan.preset(self.trainings)) if self.trainings else []
+        if not self.trainings:
+            return []
+        return training_plan.recipes(training_plan.preset(self.trainings) | {"device": self.device})
 
 
 _TRAININGS: dict[Scale, Sources] = {

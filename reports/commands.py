@@ -1,5 +1,6 @@
 """Commands that the command line takes from this floor."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,24 +41,27 @@ def reproduce(
         ),
     ] = "quick",
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("reproduction"),
+    device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1.")] = "cpu",
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Processes side by side.", show_default="cores, at most 8"),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew what is there or was interrupted.")
+    ] = False,
     store: Annotated[
         Path, typer.Option(envvar="METAGRAD_STORE", help="The folder of results.")
     ] = Path("results"),
 ) -> int:
     """Measure what a figure or table of the binomial method's paper is made from, and make it.
 
-    README.md shows all beside the paper's numbers; figures are SVG, the numbers behind them CSV.
+    README.md shows it beside the paper's numbers, with all others that the store has what it takes
+    for; figures are SVG, the numbers behind them CSV.
     Stopped in any way, it goes on where it was when the same command is given again.
-    Exit code 0: all is made; 1: it is, but some cells or trainings went wrong; 2: it is not.
-
-    Raises:
-        OptionError: a name or the scale is unknown, or it was stopped.
+    Exit code 0: all is made; 1: something went wrong or is missing; 2: nothing is made.
     """
     from harness.commands.reproduction import measure
+    from harness.commands.trainings import refuse_missing_data
     from harness.reproduction import EXPERIMENTS, SCALES, needed
     from reports.reproduction.write import write
 
@@ -68,11 +72,17 @@ def reproduce(
     for name in wanted:
         if name not in EXPERIMENTS:
             raise OptionError(unknown("figure or table", name, [*EXPERIMENTS, "all"]))
-    well = [measure(sources, store, jobs) for sources in needed(wanted, chosen)]
+    sources = [replace(one, device=device) for one in needed(wanted, chosen)]
+    refuse_missing_data([recipe for one in sources for recipe in one.recipes()])
+    well = [measure(one, store, jobs, fresh=fresh) for one in sources]
     page, pieces = write(store, wanted, chosen, out)
     for piece in pieces:
-        print(f"{piece.name}: {piece.title}")
-        for line in piece.told:
-            print(f"  {line}")
+        if piece.name in wanted:
+            print(f"{piece.name}: {piece.title}")
+            for line in piece.told:
+                print(f"  {line}")
+    missing = sorted(set(wanted) - {piece.name for piece in pieces})
+    if missing:
+        typer.echo(f"metagrad: nothing to make {', '.join(missing)} from", err=True)
     print(f"All of it: {page}")
-    return int(not all(well))
+    return int(bool(missing) or not all(well))

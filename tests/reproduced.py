@@ -6,8 +6,11 @@ with each estimator of the preset.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
+from harness.cell import Cell
+from harness.outcome import Outcome, Status
 from harness.reproduction import EXPERIMENTS
 from harness.results.journal import Journal, Result, Samples
 from harness.results.trainings import Split, TrainingJournal
@@ -18,14 +21,21 @@ from tests.stores import environment
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ACCURACY = 0.8
 
+Wanted = Callable[[Cell], bool]
 
-def write_cells(store: Path, name: str) -> None:
-    """Journals the cells of a figure."""
+
+def write_cells(
+    store: Path, name: str, wanted: Wanted = lambda cell: True, commit: str = COMMIT
+) -> None:
+    """Journals those cells of a figure that are wanted; the others have failed."""
     planned = EXPERIMENTS[name]["quick"].planned()
     journal = Journal.create(store)
-    journal.start(environment(COMMIT), cells=len(planned))
+    journal.start(environment(commit), cells=len(planned))
     for plan in planned:
         cell = plan.cell
+        if not wanted(cell):
+            journal.results("score", [Result(cell, Outcome(Status.FAILED, "as asked"))])
+            continue
         family, order = family_and_order(cell.estimator)
         samples: Samples = {
             "bias": [_error(family, order or 0, cell.trained)] * cell.tasks,
@@ -40,25 +50,34 @@ def write_cells(store: Path, name: str) -> None:
     journal.end()
 
 
-def write_trainings(store: Path) -> None:
-    """Journals the trainings of the tables."""
+def write_trainings(
+    store: Path,
+    wanted: Wanted = lambda cell: True,
+    *,
+    commit: str = COMMIT,
+    better: float = 0.0,
+    events: int = 99,
+) -> None:
+    """Journals those trainings of the tables that are wanted, each as far as so many events."""
     place: defaultdict[str, int] = defaultdict(lambda: len(place))
     for recipe in EXPERIMENTS["table1"]["quick"].recipes():
-        journal = TrainingJournal.create(store)
-        journal.start(environment(COMMIT), recipe.training)
         name, seed = recipe.cell.estimator, recipe.cell.seed
-        reached = ACCURACY - 0.01 * place[name] + 0.001 * seed
-        splits: tuple[tuple[Split, tuple[int, ...]], ...] = (
-            *(("train", (0, recipe.steps)), ("validation", (0, recipe.steps))),
-            ("test", (recipe.steps,)),
-        )
-        for split, steps in splits:
-            for step in steps:
-                value = reached if step else 0.3
-                samples = {"accuracy": [value, value + 0.002], "outer_loss": [1 - value] * 2}
-                if split == "train":
-                    samples["bias"] = [0.1 * place[name]]
-                journal.evaluation(step, split, samples, seconds=1.0)
+        place[name]
+        if not wanted(recipe.cell):
+            continue
+        journal = TrainingJournal.create(store)
+        journal.start(environment(commit), recipe.training)
+        reached = ACCURACY + better - 0.01 * place[name] + 0.001 * seed
+        best = recipe.steps if seed % 2 else recipe.steps // 2
+        evaluations: list[tuple[int, Split, Samples]] = [(0, "train", {"peak_memory": [1e6]})]
+        for step, value in ((0, 0.3), (recipe.steps // 2, 0.5), (recipe.steps, reached)):
+            judged = {"accuracy": [value, value + 0.002], "outer_loss": [1 - value] * 2}
+            bias = {"bias": [0.1 * place[name] + (0.5 if step else 0.0)]}
+            evaluations += [(step, "train", judged | bias), (step, "validation", judged)]
+        tested = {"accuracy": [reached, reached + 0.002], "outer_loss": [1 - reached] * 2}
+        evaluations.append((best, "test", tested))
+        for step, split, samples in evaluations[:events]:
+            journal.evaluation(step, split, samples, seconds=1.0)
         journal.end()
 
 

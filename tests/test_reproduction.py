@@ -57,10 +57,95 @@ def test_the_papers_hyperparameters_at_its_scale() -> None:
         assert recipe.cell.model == "conv4-32"
 
 
+def test_what_fig5_shows_is_trained_at_both_scales() -> None:
+    for scale in SCALES:
+        trained = {one.cell.estimator for one in EXPERIMENTS["fig5"][scale].recipes()}
+        assert {"maml", "fomaml", "truncated(order=2)", "binom(order=2)"} <= trained
+        assert any(name.startswith("imaml") for name in trained)
+
+
+def shown(store: Path) -> dict[str, Piece]:
+    """All pieces of a store, with their figures drawn."""
+    found = {piece.name: piece for piece in pieces(found_in(store), "quick")}
+    for piece in found.values():
+        for chart in piece.charts:
+            chart().to_dict(validate=False)
+        assert not [line for line in piece.told if "nan" in line], piece.told
+    return found
+
+
+def without(estimator: str) -> reproduced.Wanted:
+    return lambda cell: cell.estimator != estimator
+
+
+def only(estimator: str) -> reproduced.Wanted:
+    return lambda cell: cell.estimator == estimator
+
+
+@pytest.mark.parametrize("name", ["fig3a", "fig4"])
+@pytest.mark.parametrize(
+    "estimator", ["maml", "fomaml", "truncated(order=4)", "binom(order=1)", "binom(order=2)"]
+)
+def test_any_estimator_may_be_missing_or_alone(tmp_path: Path, name: str, estimator: str) -> None:
+    reproduced.write_cells(tmp_path / "others", name, without(estimator))
+    told = [line for piece in shown(tmp_path / "others").values() for line in piece.told]
+    assert [line for line in told if line.startswith("Missing: ")]
+    reproduced.write_cells(tmp_path / "alone", name, only(estimator))
+    shown(tmp_path / "alone")
+
+
+def test_any_checkpoint_may_be_missing(tmp_path: Path) -> None:
+    reproduced.write_cells(
+        tmp_path, "fig3a", lambda cell: cell.trained > 0 and cell.estimator != "binom(order=2)"
+    )
+    found = shown(tmp_path)
+    assert found["fig3a"].told[0].startswith("After 100 steps")
+    assert "at every of L = 1, 3, 4" not in found["fig3b"].told[0]  # binom is worse there
+    assert "binom is better than truncated at no order" in found["fig3b"].told[0]
+
+
+@pytest.mark.parametrize("events", range(8))
+def test_trainings_may_be_anywhere(tmp_path: Path, events: int) -> None:
+    reproduced.write_trainings(tmp_path, lambda cell: cell.seed < 2, events=events)
+    shown(tmp_path)
+
+
+@pytest.mark.parametrize("estimator", ["maml", "fomaml", "hybrid(order=1, window=4)"])
+def test_one_training_alone_or_all_but_it(tmp_path: Path, estimator: str) -> None:
+    reproduced.write_trainings(tmp_path / "alone", only(estimator))
+    shown(tmp_path / "alone")
+    reproduced.write_trainings(
+        tmp_path / "others", lambda cell: cell.seed < 2 and cell.estimator != estimator
+    )
+    told = shown(tmp_path / "others")["table1"].told[-1]
+    assert told.startswith("Missing: 44 of 70 trainings")
+
+
+def test_the_newest_trainings_count_whichever_validated_best_when(tmp_path: Path) -> None:
+    reproduced.write_trainings(tmp_path, lambda cell: cell.seed == 1)  # best at the last step
+    reproduced.write_trainings(
+        tmp_path, lambda cell: cell.seed == 1 and cell.estimator != "maml", better=0.1
+    )
+    reproduced.write_trainings(
+        tmp_path, lambda cell: cell.estimator == "maml" and cell.seed == 1, better=0.1
+    )
+    rows = shown(tmp_path)["table1"].data.set_index("estimator")
+    assert rows.loc["maml", "value"] == pytest.approx(90.2)
+    assert rows.loc["fomaml", "value_less"] == pytest.approx(-2.0)
+
+
+def test_the_commit_that_has_most_of_it_is_shown(tmp_path: Path) -> None:
+    reproduced.write_cells(tmp_path, "fig4")
+    reproduced.write_cells(tmp_path, "fig4", lambda cell: cell.estimator == "maml", commit="f" * 40)
+    piece = shown(tmp_path)["fig4"]
+    assert len(piece.table) == 12
+    assert [line for line in piece.told if line.startswith("Measured at 01234567")]
+
+
 def test_a_store_of_nothing_makes_nothing(tmp_path: Path) -> None:
     assert pieces(found_in(tmp_path), "quick") == []
     with pytest.raises(OptionError, match="is what fig3a, table1 can be made from"):
-        write(tmp_path, ["fig2", "fig3a", "table1"], "quick", tmp_path / "out")
+        write(tmp_path, ["fig3a", "table1"], "quick", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -87,7 +172,7 @@ def test_errors_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     rows = piece.table.set_index("estimator")
     assert rows.loc["binom(order=4)", "median, 0 steps"] == pytest.approx(1e-4)
     assert rows.loc["truncated(order=4)", "paper, about"] == pytest.approx(0.1)
-    assert [line.count("agrees") for line in piece.told] == [3]
+    assert [line.count("agrees") for line in piece.told] == [3, 0]
     assert rows.loc["binom(order=1)", "median, 800 steps"] == pytest.approx(10)
     assert set(piece.data["mini_batch"]) == set(range(1, 26))
 
@@ -100,11 +185,12 @@ def test_disagreement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_training_does_to_the_error(made: dict[str, Piece]) -> None:
-    first, *_, last = made["fig3b"].told
-    assert "better than truncated at every order" in first
-    assert "worse than FOMAML" not in first
-    assert "better than truncated at no order" in last
-    assert "worse than FOMAML at every order" in last
+    first, *_, last, about = made["fig3b"].told
+    assert "binom is better than truncated at every order" in first
+    assert "binom is better than fomaml at every order" in first
+    assert "binom is better than truncated at no order" in last
+    assert "binom is better than fomaml at no order (10 to 10 times" in last
+    assert about.startswith("Measured at 01234567")
     table = made["fig3b"].table
     assert len(table) == 4 * 4
     assert list(table.columns[-6:]) == [f"L={order}" for order in range(6)]
@@ -115,7 +201,7 @@ def test_costs_beside_exact_maml(made: dict[str, Piece]) -> None:
     rows = made["fig4"].data.set_index("estimator")
     assert rows.loc["binom(order=2)", "time_of_maml"] == pytest.approx(1.5)
     assert rows.loc["binom(order=2)", "memory_of_maml"] == pytest.approx(0.4)
-    assert "not measured" in made["fig4"].told[-1]
+    assert "not measured" in made["fig4"].told[1]
 
 
 def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
@@ -126,12 +212,14 @@ def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     assert table.loc["fomaml", "less that of maml"] == "-2.00 ± 0.00"
     assert table.loc["fomaml", "paper: miniimagenet, 5way-1shot"] == "44.57"
     assert set(paper.ACCURACY) <= estimators
-    assert "agrees: fomaml (-2.00 points, paper -1.93)" in made["table1"].told[-1]
+    assert "agrees: fomaml (-2.00 points, paper -1.93)" in made["table1"].told[-2]
+    assert made["table1"].told[-1] == "Trained at 01234567 on here."
 
 
 def test_the_hybrid_and_its_bias(made: dict[str, Piece]) -> None:
     table = made["table2"].table.set_index("estimator")
-    assert table.loc["hybrid(order=1, window=4)", "bias at the end"] == pytest.approx(1.1)
+    assert table.loc["hybrid(order=1, window=4)", "bias at the start"] == pytest.approx(1.1)
+    assert table.loc["hybrid(order=1, window=4)", "bias at the end"] == pytest.approx(1.6)
     assert len(table) == 6
 
 
@@ -151,7 +239,7 @@ def test_all_is_written(store: Path, tmp_path: Path) -> None:
             file = page.parent / f"{piece.name}-{number}.svg"
             assert f"({file.name})" in text
             assert len([*ElementTree.parse(file).iter()]) > 50
-    assert "metagrad reproduce fig2 fig3a" in text
+    assert "metagrad reproduce all --scale quick" in text
     assert "01234567" in text
     assert not [file for file in page.parent.iterdir() if file.name.startswith(".")]
 

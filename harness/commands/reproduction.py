@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from harness.reproduction import Sources
 
 
-def measure(sources: "Sources", store: Path, jobs: int | None) -> bool:
+def measure(sources: "Sources", store: Path, jobs: int | None, *, fresh: bool = False) -> bool:
     """Measures cells and trains, but for what is in the store already.
 
     Args:
         sources: what is measured.
         store: the folder of results.
         jobs: processes side by side; as many as fit if None.
+        fresh: measure anew what is there.
 
     Returns:
         Whether all of it went well.
@@ -33,15 +34,17 @@ def measure(sources: "Sources", store: Path, jobs: int | None) -> bool:
     well = True
     if planned:
         settings = Settings(jobs=jobs or Settings.jobs, samples=sources.samples)
-        path = finished(store, planned, samples=sources.samples)
+        path = None if fresh else finished(store, planned, samples=sources.samples)
         if path:
             console.print(
-                f"{sources.cells}: measured already, in {path}.", highlight=False, soft_wrap=True
+                f"{sources.cells}: measured already, in {path}; --fresh measures anew.",
+                highlight=False,
+                soft_wrap=True,
             )
         else:
-            path = measure_with_progress(planned, settings, store)
+            path = measure_with_progress(planned, settings, store, fresh=fresh)
         well = bool(load_run(path)["outcome"].isin(["ok", "skipped"]).all())
     if recipes:
-        ended = train_with_progress(recipes, store, (), jobs=jobs)
+        ended = train_with_progress(recipes, store, (), jobs=jobs, fresh=fresh)
         well = well and all(one.trained for one in ended)
     return well

@@ -34,7 +34,9 @@ def train(
     step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(min=1, help="Trainings of each, from seed 0 on.", show_default="1"),
+        typer.Option(
+            min=1, help="Trainings of each, from seed 0 on.", show_default="the preset's, or 1"
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Outer steps, at most.", show_default="20000")
@@ -79,7 +81,9 @@ def train(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Trainings side by side.", show_default="cores; 1 on a GPU"),
+        typer.Option(
+            min=1, help="Trainings side by side.", show_default="cores, at most 8; 1 on a GPU"
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train anew what is done or was interrupted.")
@@ -89,11 +93,11 @@ def train(
 ) -> int:
     """Meta-train with estimators, and test what comes out on tasks never seen.
 
-    What options name stands in the place of the preset's. Without a preset, the defaults are the
-    hyperparameters of the binomial method's paper.
+    What options name stands in the place of the preset's; the defaults told below, which are those
+    of the binomial method's paper, of what neither names.
     Stopped in any way, it goes on where it was when the same command is given again, to the same
     end to the bit; what is done already is not trained again.
-    Exit code 0: all were trained; 1: some were not, as they diverged; 2: none could be trained.
+    Exit code 0: all were trained; 1: some diverged or went wrong; 2: none could be trained.
     """
     from harness.plugins import load_plugins
     from harness.training import plan

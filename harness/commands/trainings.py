@@ -40,11 +40,9 @@ def train_with_progress(
     from harness.results.trainings import FOLDER
     from harness.running.interruption import one_interruption
     from harness.running.progress import progress_bar
-    from harness.tasks import TASKS
     from harness.training.many import default_jobs, train_all
 
-    for task in dict.fromkeys(recipe.cell.task for recipe in recipes):
-        TASKS.create(task).sample(0)  # data that are not there are told once, and before all else
+    refuse_missing_data(recipes)
     folder = store / FOLDER
     taken = dict.fromkeys(recipes, 0)
     total = sum(recipe.steps for recipe in recipes)
@@ -69,7 +67,7 @@ def train_with_progress(
                 ended[one.recipe] = one
                 taken[one.recipe] = one.recipe.steps
                 for line in one.told:
-                    _say(line, style="yellow")
+                    _say(f"{_name(one.recipe)}: {line}", style="yellow")
                 if one.known and one.trained:
                     known = f"{folder / one.name}; --fresh trains anew"
                     _say(f"{_name(one.recipe)}: done already, in {known}.")
@@ -78,11 +76,30 @@ def train_with_progress(
                     why = f"{one.outcome.status}: {one.outcome.reason}{before}"
                     typer.echo(f"metagrad: {_name(one.recipe)}: {why}", err=True)
     except KeyboardInterrupt:
+        done = sum(one.trained is not None for one in ended.values())
+        again = "the same command without --fresh" if fresh else "the same command"
         raise OptionError(
-            f"stopped; {len(ended)} of {_counted(len(recipes))} are done, in {folder}, "
-            "and the same command goes on with the others"
+            f"stopped; {done} of {_counted(len(recipes))} are done, in {folder}, "
+            f"and {again} goes on with the others"
         ) from None
     return [ended[recipe] for recipe in recipes]
+
+
+def refuse_missing_data(recipes: "Sequence[Recipe]") -> None:
+    """Draws a task of each kind, so that data that are not there are told before all else.
+
+    Args:
+        recipes: what is to be trained.
+
+    Raises:
+        OptionError: they are not there, or too few.
+    """
+    from harness.tasks import TASKS
+    from harness.tasks.task import SPLITS
+
+    for task in dict.fromkeys(recipe.cell.task for recipe in recipes):
+        for split in SPLITS:
+            TASKS.create(task).sample(0, split)
 
 
 def _name(recipe: "Recipe") -> str:

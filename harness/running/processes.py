@@ -33,6 +33,7 @@ _WATCH_EVERY = 0.1  # seconds between looks at a worker's memory
 _GRACE = 0.5  # seconds for a worker to write where it is before it is killed
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _LONGEST = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # a socket's name has 107 bytes
+_FULL = "[Errno 28]"
 _KEPT_OUTPUT = 16_384  # bytes of what a worker printed last
 
 
@@ -85,6 +86,22 @@ def usable_processors(most: int) -> int:
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = container_limits().get("processors", math.inf)
     return max(1, int(min(most, given or 1, math.ceil(quota) if quota < most else most)))
+
+
+def refuse_full_disk(ending: Ending) -> None:
+    """Stops where a full disk ended a piece of work: that is the next one's fate too.
+
+    Args:
+        ending: how the work ended.
+
+    Raises:
+        OptionError: the disk is full.
+    """
+    if _FULL in ending.outcome.reason:
+        raise OptionError(
+            f"the disk is full ({ending.outcome.reason}); make room and "
+            "run the same command again: it goes on from here"
+        )
 
 
 class Stopped(Exception):

@@ -17,6 +17,7 @@ from harness.running.processes import Limits
 
 # The last one is what is told of a worker whose fork server was killed.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255")
+_WELL = (Status.OK, Status.SKIPPED, Status.DIVERGED)  # another time would be no different
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def begin(
 def finished(
     store: Path, planned: Sequence[Planned], *, samples: int, plugins: tuple[str, ...] = ()
 ) -> Path | None:
-    """Returns the newest run of the same plan, code and machine that came to its end, if any.
+    """Returns the newest run of the same plan, code and machine that went well, if there is one.
 
     Args:
         store: the folder of results.
@@ -111,7 +112,10 @@ def finished(
     for path in sorted((store / "runs").glob("*.jsonl"), reverse=True):
         with suppress(OSError, ValueError):
             start = first_event(path)
-            if (start.get("plan"), start.get("state")) == (plan, state) and read_run(path).ended:
+            if (start.get("plan"), start.get("state")) != (plan, state):
+                continue
+            run = read_run(path)
+            if run.ended and all(cell.status in _WELL for cell in run.cells):
                 return path
     return None
 

@@ -9,19 +9,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from estimators.errors import OptionError
 from harness.cell import Cell
 from harness.outcome import Status
 from harness.plan import Planned
 from harness.results.journal import Progress, Result
 from harness.running import measures
-from harness.running.processes import Ending, Limits, in_worker, usable_processors, worker_memory
+from harness.running.processes import (
+    Ending,
+    Limits,
+    in_worker,
+    refuse_full_disk,
+    usable_processors,
+    worker_memory,
+)
 from harness.running.resume import Beginning
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
 _SCORE_OVERHEAD, _TIME_OVERHEAD = 0.2, 0.1
-_FULL = "[Errno 28]"
 
 T = TypeVar("T")
 
@@ -209,11 +214,7 @@ class _Run:
             plugins=self.settings.plugins,
             stop=self.stop,
         )
-        if _FULL in ending.outcome.reason:  # not the cell's doing, and the next one's fate too
-            raise OptionError(
-                f"the disk is full ({ending.outcome.reason}); make room and "
-                "run the same command again: it goes on from here"
-            )
+        refuse_full_disk(ending)
         return ending
 
     def _weight(self, group: _Group) -> float:

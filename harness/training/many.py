@@ -4,12 +4,20 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from estimators.errors import OptionError
 from harness.outcome import Diverged, Outcome, Status
+from harness.results.trainings import FOLDER
 from harness.running import worker
-from harness.running.processes import Limits, in_worker, usable_processors, worker_memory
+from harness.running.processes import (
+    Limits,
+    in_worker,
+    refuse_full_disk,
+    usable_processors,
+    worker_memory,
+)
 from harness.training.recipe import Recipe
 from harness.training.session import Trained, begin
 from harness.training.trainer import Trainer
@@ -62,9 +70,17 @@ def train_all(
 
     Yields:
         How each ended, in the order in which they do.
+
+    Raises:
+        OptionError: the store cannot be written, or the disk is full.
     """
     stop = threading.Event()
+    jobs = min(jobs, len(recipes))
     limits = Limits(math.inf, worker_memory(jobs))
+    try:
+        (store / FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot write to {store}: {error.strerror or error}") from None
 
     def work(recipe: Recipe) -> Ended:
         # What a process starts from may have another working folder.
@@ -75,7 +91,12 @@ def train_all(
             stop=stop,
             tell=lambda turn: tell(recipe, turn.part, turn.told),
         )
-        return ending.value or Ended(recipe, ending.outcome)
+        refuse_full_disk(ending)
+        outcome = ending.outcome
+        if outcome.status is Status.OUT_OF_MEMORY and jobs > 1:
+            reason = f"{outcome.reason}; with fewer --jobs each may take more"
+            outcome = replace(outcome, reason=reason)
+        return ending.value or Ended(recipe, outcome)
 
     pool = ThreadPoolExecutor(jobs)
     try:

@@ -12,7 +12,10 @@ from harness.cell import Cell
 from harness.plan import missing_device
 from harness.training.recipe import Recipe
 
-_AXES = ("settings", "depths", "estimators", "seeds")
+_OPTIONS = {
+    **{"estimators": "--estimator", "settings": "--task and --model"},
+    **{"depths": "--depth", "seeds": "--seeds"},
+}
 _OF_CELL = ("step_size", "device", "dtype")
 _OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "cell")
 
@@ -47,7 +50,7 @@ def recipes(named: dict[str, Any]) -> list[Recipe]:
     Raises:
         OptionError: something is missing, wrong, or cannot be trained here.
     """
-    if missing := [name for name in _AXES if not named.get(name)]:
+    if missing := [_OPTIONS[name] for name in _OPTIONS if not named.get(name)]:
         raise OptionError(f"nothing to train: name a preset, or {' and '.join(missing)}")
     of_cell = {name: value for name, value in named.items() if name in _OF_CELL}
     of_recipe = {name: value for name, value in named.items() if name in _OF_RECIPE}

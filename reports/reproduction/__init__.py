@@ -6,6 +6,7 @@ One module each, with a function that makes it: `PIECES` has them all. The paper
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from harness.reproduction import Scale
 from reports.reproduction import fig2, fig3a, fig3b, fig4, fig5, table1, table2
@@ -32,5 +33,8 @@ def pieces(found: Found, scale: Scale) -> list[Piece]:
         found: what the store has.
         scale: at which they were made.
     """
-    made = [piece for make in PIECES.values() if (piece := make(found, scale))]
+    made = []
+    for name, make in PIECES.items():
+        if piece := make(found, scale):
+            made.append(replace(piece, told=[*piece.told, *found.about(name, scale)]))
     return made if made[1:] else []

@@ -7,10 +7,10 @@ import pandas as pd
 from harness.reproduction import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
-from reports.tables.cells import by_order, family_and_order
+from reports.tables.cells import ORDERED, by_order, family_and_order
 from reports.tables.samples import samples
 
-_LINES = ("truncated", "binom", "binom-released", "binom-calibrated")
+_DEPTH = 5
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
@@ -23,7 +23,9 @@ def piece(found: Found, scale: Scale) -> Piece | None:
     every = found.cells("fig3b", scale)
     if every.empty:
         return None
-    cells = every[every["depth"] == every["depth"].min()]
+    cells = every[every["depth"] == _DEPTH]
+    if not cells["family"].isin(ORDERED).any():
+        return None
     errors = samples(found.snapshot.long, cells, "bias")
     medians = errors.groupby(["estimator", "trained"])["value"].median()
     lines = pd.concat(
@@ -49,11 +51,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         ],
         table=table,
         data=data.rename(columns={"bias": "mean"}),
-        told=[
-            sentence
-            for trained, part in data.groupby("trained")
-            for sentence in _sentences(int(str(trained)), part)
-        ],
+        told=[_sentence(int(str(trained)), part) for trained, part in data.groupby("trained")],
     )
 
 
@@ -63,31 +61,34 @@ def _left_out(estimator: str) -> bool:
     return family == "binom-released" or order == 3
 
 
-def _sentences(trained: int, rows: pd.DataFrame) -> list[str]:
-    error = {
-        (line, int(order)): value
-        for line, order, value in zip(rows["line"], rows["order"], rows["median"], strict=True)
-    }
-    inner = sorted({order for line, order in error if line == "binom"})[1:-1]
+def _sentence(trained: int, rows: pd.DataFrame) -> str:
     when = f"After {trained} steps" if trained else "At the start"
-    told = [f"{when}, alpha lambda_max {rows['curvature'].iloc[0]:.2g}:"]
-    for other in ("truncated", "binom-released"):
-        better = [order for order in inner if error["binom", order] < error[other, order]]
-        told.append(f"binom (Eq. 8) is better than {other} {_at(better, inner)};")
-    worse = [order for order in inner if error["binom", order] > error["binom", 0]]
-    if worse:
-        told.append(f"it is worse than FOMAML {_at(worse, inner)};")
-    least = min(error["binom-calibrated", order] / error["truncated", order] for order in inner)
-    most = max(error["binom-calibrated", order] / error["truncated", order] for order in inner)
-    told.append(
-        f"the calibrated cascade has {least:.2g} to {most:.2g} times the error of truncated."
+    errors = rows.pivot_table(index="order", columns="line", values="median")
+    told = [
+        *(_compared(errors, "binom", other) for other in ("truncated", "binom-released")),
+        _compared(errors, "binom", "fomaml"),
+        _compared(errors, "binom-calibrated", "truncated"),
+    ]
+    known = "; ".join(filter(None, told)) or "too little was measured to compare"
+    return f"{when}, alpha lambda_max {rows['curvature'].iloc[0]:.2g}: {known}."
+
+
+def _compared(errors: pd.DataFrame, one: str, other: str) -> str:
+    """Says at which orders between 0 and K a line is below another; "" where none has both."""
+    if other == "fomaml" and one in errors and 0 in errors.index:
+        errors = errors.assign(fomaml=errors[one].to_dict()[0])
+    if not {one, other} <= {*errors}:
+        return ""
+    inner = errors.loc[1 : _DEPTH - 1, [one, other]].dropna()
+    if inner.empty:
+        return ""
+    ratios = inner[one] / inner[other]
+    better = [str(order) for order in ratios.index[ratios < 1]]
+    where = f"at L = {', '.join(better)} alone" if better else "at no order"
+    if len(better) == len(ratios):
+        measured = ", ".join(map(str, ratios.index))
+        where = "at every order" if len(ratios) == _DEPTH - 1 else f"at every of L = {measured}"
+    return (
+        f"{one} is better than {other} {where} "
+        f"({ratios.min():.2g} to {ratios.max():.2g} times its error)"
     )
-    return [" ".join(told)]
-
-
-def _at(orders: list[int], every: list[int]) -> str:
-    if not orders:
-        return "at no order"
-    if orders == every:
-        return "at every order"
-    return f"at L = {', '.join(map(str, orders))} alone"

@@ -10,6 +10,7 @@ from reports.reproduction.piece import Found, Piece
 from reports.tables.cells import by_order
 
 _COSTS = ("time_ratio", "peak_memory")
+_TOLD = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
@@ -63,10 +64,10 @@ def _lines(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside_exact(part: pd.DataFrame) -> pd.DataFrame:
-    exact = part[part["estimator"] == "maml"].iloc[0]
+    exact = part[part["estimator"] == "maml"]
+    time, memory = exact[["time", "peak_memory"]].mean()  # of one row, or of none
     return part.assign(
-        time_of_maml=part["time"] / exact["time"],
-        memory_of_maml=part["peak_memory"] / exact["peak_memory"],
+        time_of_maml=part["time"] / time, memory_of_maml=part["peak_memory"] / memory
     )
 
 
@@ -84,17 +85,13 @@ def _readable(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sentences(part: pd.DataFrame) -> list[str]:
+    compared = part.dropna(subset=["time_of_maml", "memory_of_maml"]).set_index("estimator")
+    time, memory = compared["time_of_maml"].to_dict(), compared["memory_of_maml"].to_dict()
+    told = [
+        f"{name} takes {time[name]:.2g} of the time and {memory[name]:.2g} of the memory"
+        for name in _TOLD
+        if name in time
+    ]
     first = part.iloc[0]
-    found = {row.estimator: row for row in part.itertuples()}
-
-    def times(name: str, column: str) -> str:
-        return f"{getattr(found[name], column):.2g}"
-
-    told = [f"{first['task']} on {first['device']}, as multiples of exact MAML:"]
-    for name in ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)"):
-        if name in found:
-            told.append(
-                f"{name} takes {times(name, 'time_of_maml')} of the time and "
-                f"{times(name, 'memory_of_maml')} of the memory;"
-            )
-    return [" ".join(told)[:-1] + "."]
+    where = f"{first['task']} on {first['device']}, as multiples of exact MAML"
+    return [f"{where}: {'; '.join(told)}."] if told else []

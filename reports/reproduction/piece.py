@@ -11,9 +11,8 @@ from harness.results.trainings import outer_text
 from reports.figures.style import Chart
 from reports.tables.snapshot import Snapshot
 
-_OF_TRAINING = (
-    *("estimator", "task", "model", "depth", "step_size", "device", "dtype", "seed", "outer"),
-)
+# A training may be on any device.
+_OF_TRAINING = ("estimator", "task", "model", "depth", "step_size", "dtype", "seed", "outer")
 
 DECADES = [10.0**power for power in range(-9, 7)]
 """Where a log axis has lines."""
@@ -53,18 +52,21 @@ class Found:
     trainings: pd.DataFrame
 
     def cells(self, name: str, scale: Scale) -> pd.DataFrame:
-        """Returns the cells of a figure, of the newest commit and machine that has any.
+        """Returns the cells of a figure, of the commit and machine that has most of them.
 
         Args:
             name: of the figure.
             scale: at which it is made.
         """
-        if self.snapshot.cells.empty:
-            return self.snapshot.cells
-        ids = {planned.cell.id for planned in EXPERIMENTS[name][scale].planned()}
         table = self.snapshot.cells
+        if table.empty:
+            return table
+        ids = {planned.cell.id for planned in EXPERIMENTS[name][scale].planned()}
         rows = table[table["cell"].isin(ids) & (table["outcome"] == "ok")]
-        return rows[rows["version"] == rows["version"].iloc[0]] if len(rows) else rows
+        if rows.empty:
+            return rows
+        counts = rows["version"].value_counts(sort=False)  # newest first, as the table is
+        return rows[rows["version"] == counts.idxmax()]
 
     def trained(self, name: str, scale: Scale) -> pd.DataFrame:
         """Returns the evaluations of a figure's or table's trainings.
@@ -79,3 +81,34 @@ class Found:
             wanted.add(tuple(axes[axis] for axis in _OF_TRAINING))
         keys = zip(*(self.trainings[axis] for axis in _OF_TRAINING), strict=True)
         return self.trainings[np.array([key in wanted for key in keys], dtype=bool)]
+
+    def about(self, name: str, scale: Scale) -> list[str]:
+        """Returns sentences on what a piece was made with, and on what of it is missing.
+
+        Args:
+            name: of the figure or table.
+            scale: at which it is made.
+        """
+        sources = EXPERIMENTS[name][scale]
+        told = []
+        if planned := sources.planned():
+            cells = self.cells(name, scale)
+            told += [f"Measured at {label}." for label in cells["version_label"].unique()]
+            every = self.snapshot.cells
+            same = every[every["version"].isin(cells["version"])]
+            skipped = set(same.loc[same["outcome"] == "skipped", "cell"])
+            lacking = {one.cell.id for one in planned} - set(cells["cell"]) - skipped
+            if lacking:
+                told.append(f"Missing: {len(lacking)} of its {len(planned)} cells.")
+        if recipes := sources.recipes():
+            rows = self.trained(name, scale)
+            rows = rows[rows["split"] == "test"]
+            where = sorted(set(zip(rows["commit"].str[:8], rows["machine"], strict=True)))
+            made = "; ".join(f"{commit or 'unknown commit'} on {at}" for commit, at in where)
+            told += [f"Trained at {made}."] if made else []
+            ended = set(zip(rows["estimator"], rows["task"], rows["seed"], strict=True))
+            asked = {(one.cell.estimator, one.cell.task, one.cell.seed) for one in recipes}
+            if left := asked - ended:
+                names = ", ".join(sorted({name for name, _, _ in left}))
+                told.append(f"Missing: {len(left)} of {len(asked)} trainings, of {names}.")
+        return told

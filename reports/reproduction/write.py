@@ -12,7 +12,7 @@ from harness.results.store import StoreError
 from harness.results.trainings import trainings
 from reports.figures.save import svg
 from reports.files import put
-from reports.reproduction import PIECES
+from reports.reproduction import pieces
 from reports.reproduction.piece import Found, Piece
 from reports.tables.snapshot import read
 from reports.tables.text import as_text
@@ -37,9 +37,11 @@ def found_in(store: Path) -> Found:
 def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[Path, list[Piece]]:
     """Writes OUT/README.md, and for each figure or table OUT/NAME-1.svg, ... and OUT/NAME.csv.
 
+    All are written that the store has anything for, so that the page tells all that is known.
+
     Args:
         store: the folder of results.
-        names: of figures and tables.
+        names: of figures and tables, one of which must be among them.
         scale: at which they were measured.
         out: the folder to write to; made if missing.
 
@@ -47,15 +49,14 @@ def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[P
         The page, and what is on it.
 
     Raises:
-        OptionError: something has not been measured, or the folder cannot be written.
+        OptionError: none of them has been measured, or the folder cannot be written.
     """
     found = found_in(store)
-    made = {name: PIECES[name](found, scale) for name in names}
-    if missing := [name for name, piece in made.items() if piece is None]:
-        raise OptionError(f"nothing in {store} is what {', '.join(missing)} can be made from")
-    pieces = [piece for piece in made.values() if piece]
+    made = pieces(found, scale)
+    if not {piece.name for piece in made} & {*names}:
+        raise OptionError(f"nothing in {store} is what {', '.join(names)} can be made from")
     files = {}
-    for piece in pieces:
+    for piece in made:
         for number, chart in enumerate(piece.charts, start=1):
             files[f"{piece.name}-{number}.svg"] = svg(chart().to_dict(validate=False))
         files[f"{piece.name}.csv"] = piece.data.to_csv(index=False).encode()
@@ -63,19 +64,5 @@ def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[P
         loader=PackageLoader("reports"), autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"plain": plain, "as_text": as_text}
-    page = environment.get_template("reproduction.md.j2").render(
-        pieces=pieces, names=names, scale=scale, made_with=_made_with(found)
-    )
-    return put(out, files | {PAGE: page.encode()})[-1], pieces
-
-
-def _made_with(found: Found) -> list[str]:
-    """Returns commits and machines of the newest measurements."""
-    told = []
-    if len(found.snapshot.cells):
-        told.append(f"cells: {found.snapshot.cells['version_label'].iloc[0]}")
-    if len(found.trainings):
-        newest = found.trainings.iloc[-1]
-        commit = newest["commit"][:8] + (" (uncommitted changes)" if newest["changes"] else "")
-        told.append(f"trainings: {commit}, {newest['machine']}")
-    return told
+    page = environment.get_template("reproduction.md.j2").render(pieces=made, scale=scale)
+    return put(out, files | {PAGE: page.encode()})[-1], made

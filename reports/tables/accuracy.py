@@ -82,8 +82,8 @@ def settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
 def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     """Returns how a metric goes along meta-training.
 
-    Of trainings that are alike but for their start the one that got furthest counts, the newest of
-    those. Commits and machines may differ from seed to seed.
+    Of trainings that are alike but for their start the newest that was tested counts, or else the
+    one that got furthest. Commits and machines may differ from seed to seed.
 
     Args:
         rows: the table of `harness.results.trainings.trainings`.
@@ -164,8 +164,10 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def _of_seeds(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     """Returns the rows of one training for each seed, with samples in the unit that is shown."""
+    # What was tested has come to its end, after however many steps.
+    tested = rows["training"].isin(rows.loc[rows["split"] == "test", "training"])
+    reached = rows.groupby("training")["step"].transform("max").where(~tested, np.inf)
     found = rows[(rows["metric"] == metric) & (rows["split"] == split)]
-    reached = found.groupby("training")["step"].transform("max")
     ranked = found.assign(reached=reached).sort_values(["reached", "started", "training"])
     chosen = ranked.drop_duplicates([*_ESTIMATOR, "seed"], keep="last")["training"]
     found = found[found["training"].isin(chosen)]

@@ -1,0 +1,72 @@
+"""Products spread over processes give the estimate of one, to rounding."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from estimators import create
+from estimators.errors import OptionError
+from estimators.sharding import share
+from harness.cell import Cell
+from harness.problems import bilevel_problem
+from tests.sharded_rank import DEPTH, SETTINGS, Found, estimates
+
+ROOT = Path(__file__).parent.parent
+LIMITS = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def ranks(folder: Path, count: int) -> list[dict[torch.dtype, Found]]:
+    """What each of several processes finds."""
+    command = [sys.executable, "-m", "tests.sharded_rank", str(folder)]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(count)], cwd=ROOT) for rank in range(count)
+    ]
+    assert [process.wait(300) for process in processes] == [0] * count
+    return [
+        {dtype: torch.load(folder / f"{rank}-{dtype}.pt", weights_only=True) for dtype in LIMITS}
+        for rank in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_it_is_the_estimate_of_one_process(tmp_path: Path, count: int) -> None:
+    found = ranks(tmp_path, count)
+    for dtype, limit in LIMITS.items():
+        alone = estimates("", dtype)
+        for name, (expected, products) in alone.items():
+            size = torch.cat([value.flatten() for value in expected.values()]).norm()
+            for rank in found:
+                gradient, _ = rank[dtype][name]
+                apart = [gradient[key] - expected[key] for key in expected]
+                assert torch.cat([one.flatten() for one in apart]).norm() <= limit * size, name
+            # None is done twice, and nobody does more than a share of each level, rounded up.
+            shares = [rank[dtype][name][1] for rank in found]
+            assert sum(shares) == products
+    task, _ = SETTINGS[0]
+    assert [rank[torch.float64][f"{task} binom(order=1%s)"][1] for rank in found] == {
+        2: [3, 2],
+        3: [2, 2, 1],
+    }[count]
+
+
+def test_all_ranks_find_the_same_to_the_bit(tmp_path: Path) -> None:
+    one, other = ranks(tmp_path, 2)
+    for name, (gradient, _) in one[torch.float32].items():
+        assert all(
+            torch.equal(value, other[torch.float32][name][0][key])
+            for key, value in gradient.items()
+        )
+
+
+def test_without_a_process_group_it_is_refused() -> None:
+    cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=DEPTH)
+    problem, params = bilevel_problem(cell, 0, dtype=torch.float64, device="cpu")
+    with pytest.raises(OptionError, match="wants a process group"):
+        create("binom(order=2, batching='sharded')")(problem, params)
+    with pytest.raises(OptionError, match="wants a process group"):
+        share([1, 2])
+    with pytest.raises(OptionError, match="do not go together"):
+        create("binom(order=2, batching='sharded', compiled=True)")
