@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from harness.tasks.tieredimagenet import TieredImageNet
 from tests.image_sets import (
     WRITERS,
     write_cache_pickles,
+    write_csv,
     write_omniglot,
     write_tree,
 )
@@ -188,18 +190,30 @@ def test_one_part_that_cannot_be_read_takes_no_other_down(folder: Path) -> None:
     assert not (folder / "run").exists()
 
 
+TOLD_OTHERWISE = {
+    "empty class": "train has 1 of 4 classes with fewer than .* empty has 0",
+    "no images at all": "train has 1 of 1 classes with fewer than .* empty has 0",
+    "missing split": "there is no train split: no folder train",
+    "no evaluation": "there is no background split: no folder images_background",
+    "empty folder": "no data set that is known in .*/here; what it lacks is above",
+}
+"""Of the broken sets, what is told of them where it is not what drawing a task tells."""
+
+
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", BROKEN)
-def test_no_broken_set_ends_in_a_traceback(name: str, folder: Path) -> None:
-    _, write, breakage, _ = BROKEN[name]
+def test_what_is_broken_is_told(name: str, folder: Path) -> None:
+    _, write, breakage, message = BROKEN[name]
     here = folder / "here"
     write(here)
     breakage(here)
-    code, told = 1, ""
     try:
-        code, _, _ = invoke(check, here)
+        code, told, _ = invoke(check, here)
     except OptionError as error:
-        told = str(error)
-    assert (code, told.count("\n")) == (1, 0)
+        code, told = 1, str(error)
+        assert "\n" not in told
+    assert code == 1
+    assert re.search(TOLD_OTHERWISE.get(name, message), told)
     assert not (here / "run").exists()
 
 
@@ -285,8 +299,29 @@ def test_names_that_are_no_text_are_told(folder: Path) -> None:
         (strange / f"{place}.png").write_bytes(b"")
     code, out, _ = invoke(check, here)
     assert code == 1
-    assert "\N{REPLACEMENT CHARACTER}" * 2 + " has 2" in out
+    assert r"\xff\xfe has 2" in out
     assert "/1.png is not a whole image" in out
+
+
+def test_names_are_told_without_codes_for_the_terminal(folder: Path) -> None:
+    here = write_tree(folder / "tree", size=4)
+    strange = here / "train" / "\x1b[2J\n"
+    strange.mkdir()
+    (strange / "0.png").write_bytes(b"")
+    _, out, _ = invoke(check, here)
+    assert r"\x1b[2J\n has 1" in out
+    assert r"train/\x1b[2J\n/0.png is not a whole image" in out
+    assert "\x1b[2J" not in out
+
+
+def test_an_image_in_two_lists_is_told(folder: Path) -> None:
+    here = write_csv(folder / "mini")
+    with (here / "test.csv").open("a") as file:
+        file.write("train-0-1.png,test-0\n./train-0-0.png,test-0\n")
+    code, out, _ = invoke(check, here)
+    assert code == 1
+    assert "- train and test share 2 images, as train-0-0.png: a test on them" in out
+    assert "validation share" not in out
 
 
 def test_a_training_on_images_of_ones_own(folder: Path) -> None:

@@ -1,7 +1,9 @@
 """Broken image data sets: one line says what is wrong and where, and nothing of them is run."""
 
+import io
 import os
 import pickle
+import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from estimators.errors import OptionError
 from harness.tasks import TASKS
 from harness.tasks.reading.decoded import decoded
-from harness.tasks.reading.pickles import unpickled
+from harness.tasks.reading.names import shown
+from harness.tasks.reading.pickles import _scalar, unpickled
 from tests.image_sets import (
     write_cache_pickles,
     write_csv,
@@ -55,6 +59,7 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_bytes(pickle.dumps(change(pickle.loads(path.read_bytes()))))
 
 
+NESTED = b"\x80\x02)" + b"2\x86" * 40 + b"."  # pairs, each of the one before twice: 2^40 places
 TRAIN = "mini-imagenet-cache-train.pkl"
 LABELS = "train_labels.pkl"
 
@@ -65,6 +70,19 @@ def with_(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size * 2 // 3)
+
+
+def with_header(path: Path, shape: tuple[int, ...]) -> None:
+    """Writes a .npz of one byte that claims another shape."""
+    header = io.BytesIO()
+    description: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue() + b"x")
+
+
+def listing(folder: Path, *rows: str) -> None:
+    (folder / "train.csv").write_text("filename,label\n" + "".join(f"{row}\n" for row in rows))
 
 
 def made_a_folder(path: Path) -> None:
@@ -95,6 +113,24 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Path], Callable[[Path], object], s
         write_tree,
         lambda d: (d / "train" / "train-1" / "2.png").write_bytes(b""),
         r"train/train-1/2.png is not a whole image: its format is unknown",
+    ),
+    "EPS for an image": (
+        "images",
+        write_tree,
+        lambda d: Image.new("RGB", (8, 8)).save(d / "train" / "train-1" / "2.png", "EPS"),
+        r"train/train-1/2.png is not a whole image: its format is unknown",
+    ),
+    "floating-point image": (
+        "images",
+        write_tree,
+        lambda d: Image.new("F", (8, 8)).save(d / "train" / "train-1" / "2.png", "TIFF"),
+        r"train/train-1/2.png has floating-point pixels; 8 or 16 bits are read",
+    ),
+    "image of 32 bits": (
+        "images",
+        write_tree,
+        lambda d: Image.new("I", (8, 8), 200).save(d / "train" / "train-1" / "2.png", "TIFF"),
+        r"train/train-1/2.png has 32-bit or signed pixels; 8 or 16 bits are read",
     ),
     "empty class": (
         "images",
@@ -138,6 +174,30 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Path], Callable[[Path], object], s
         write_csv,
         lambda d: deleted(d / "images", *(f"train-0-{k}.png" for k in range(3))),
         r"train.csv lists train-0-0.png, which is not in .*images, nor are 2 others",
+    ),
+    "list that leads up": (
+        "miniimagenet",
+        write_csv,
+        lambda d: listing(d, "../images/train-0-0.png,a"),
+        r"train.csv, line 2: ../images/train-0-0.png is not below the folder images",
+    ),
+    "list that leads away": (
+        "miniimagenet",
+        write_csv,
+        lambda d: listing(d, f"{d}/images/train-0-0.png,a"),
+        r"train.csv, line 2: /.*/train-0-0.png is not below the folder images",
+    ),
+    "image listed twice": (
+        "miniimagenet",
+        write_csv,
+        lambda d: listing(d, "train-0-0.png,a", "./train-0-0.png,a"),
+        r"train.csv, line 3: ./train-0-0.png is listed for a second time",
+    ),
+    "image listed for two classes": (
+        "miniimagenet",
+        write_csv,
+        lambda d: listing(d, "train-0-0.png,a", "train-0-0.png,b"),
+        r"train.csv, line 3: train-0-0.png is listed for a second time",
     ),
     "no columns": (
         "miniimagenet",
@@ -241,6 +301,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Path], Callable[[Path], object], s
         lambda d: rewrite(d / LABELS, with_(label_specific=[[1], [2, 3]])),
         r"labels of .*train_labels.pkl are no list of whole numbers or names",
     ),
+    "labels without end": (
+        "tieredimagenet",
+        write_png_pickles,
+        lambda d: (d / LABELS).write_bytes(NESTED),
+        r"labels of .*train_labels.pkl are no list of whole numbers or names",
+    ),
     "labels that are not whole": (
         "tieredimagenet",
         write_png_pickles,
@@ -276,6 +342,24 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Path], Callable[[Path], object], s
         write_npz,
         lambda d: np.savez(d / "train_images.npz", other=np.zeros(3)),
         r"train_images.npz has no array that is called images",
+    ),
+    "npz of less than nothing": (
+        "tieredimagenet",
+        write_npz,
+        lambda d: with_header(d / "train_images.npz", (-1, 84, 84, 3)),
+        r"the images of .*train_images.npz are uint8 \[-1, 84, 84, 3\], not uint8",
+    ),
+    "npz of negative sides": (
+        "tieredimagenet",
+        write_npz,
+        lambda d: with_header(d / "train_images.npz", (19, -84, -84, 3)),
+        r"the images of .*train_images.npz are uint8 \[19, -84, -84, 3\], not uint8",
+    ),
+    "npz of huge images": (
+        "tieredimagenet",
+        write_npz,
+        lambda d: with_header(d / "train_images.npz", (19, 2**32, 2**32, 3)),
+        r"are uint8 \[19, 4294967296, 4294967296, 3\], .* of at most 256 MiB each",
     ),
     "npz of objects": (
         "tieredimagenet",
@@ -329,6 +413,7 @@ PLAIN: dict[str, Any] = {
     "byte names": np.array([b"a", b"bc"]),
     "objects": np.array(["a", 3], dtype=object),
     "empty": np.zeros((0, 3)),
+    "places": range(3, 9, 2),
     "numbers": [1, 2.5, True, None, np.int64(3), np.float32(0.5), 2**70],
     "containers": (OrderedDict(a=1), {1, 2}, frozenset({3}), b"x", bytearray(b"y")),
     "text": {"é": "ü"},
@@ -390,6 +475,19 @@ def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
         (numpy_function("_codecs.encode", "a", "zip"), "the encoding 'zip'"),
         (numpy_function("numpy.core.multiarray.scalar", "O", b"12345678"), "an array of 'O'"),
         (pickle.dumps(np.zeros(3, "u1,O")), "the numpy.dtype .*V9.*"),
+        (numpy_function("builtins.bytearray", 2_500_000_000), "a bytearray of 2500000000"),
+        (numpy_function("builtins.bytes", 2_500_000_000), "a bytes of 2500000000"),
+        (numpy_function("builtins.list", range(10**9)), r"a list of range\(0, 1000000000\)"),
+        (numpy_function("__builtin__.tuple", range(10**9)), r"a tuple of range\(0, 1000000000\)"),
+        (numpy_function("builtins.set", range(10**9)), r"a set of range\(0, 1000000000\)"),
+        (numpy_function("builtins.str", [1]), r"a str of \[1\]"),
+        (b"\x80\x02]r\xff\xff\xff\xff.", "4294967295 places in memory"),
+        (b"(lp4294967295\n.", "4294967295 places in memory"),
+        (
+            b"U\x03abc0\x8e\x02\x00\x00\x00\x00\x00\x00\x00..r\xff\xff\xff\x0f.",
+            "268435455 places in memory",
+        ),
+        (b"cos\n\x1b[2J\n.", r"os.\\x1b\[2J"),
     ],
 )
 def test_what_a_pickle_must_not_ask_for(content: bytes, what: str, tmp_path: Path) -> None:
@@ -434,3 +532,36 @@ def test_fuzzed_pickles_end_in_one_line(tmp_path: Path) -> None:
             unpickled(tmp_path / "file.pkl")
         except OptionError:
             continue
+
+
+def test_what_a_pickle_may_call_stays_as_it_is(tmp_path: Path) -> None:
+    # scalar.__dict__ = {"__defaults__": (1,)}, and the same as an attribute.
+    for state in (b"}U\x0c__defaults__K\x01\x85s", b"N}U\x0c__defaults__K\x01\x85s\x86"):
+        content = b"\x80\x02cnumpy.core.multiarray\nscalar\n" + state + b"b."
+        (tmp_path / "file.pkl").write_bytes(content)
+        with pytest.raises(OptionError, match=r"file.pkl asks for another _scalar, which"):
+            unpickled(tmp_path / "file.pkl")
+        assert _scalar.__defaults__ is None
+        assert "__defaults__" not in vars(_scalar)
+
+
+def test_shared_containers_are_gone_through_once(tmp_path: Path) -> None:
+    (tmp_path / "file.pkl").write_bytes(NESTED)
+    found, depth = unpickled(tmp_path / "file.pkl"), 0
+    while found:
+        assert found[0] is found[1]
+        found, depth = found[0], depth + 1
+    assert depth == 40
+    shared = [np.arange(3)]
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps([(shared, 1), (shared, 2)]))
+    one, other = unpickled(tmp_path / "file.pkl")
+    assert one[0] is other[0]
+    assert one[0][0].tolist() == [0, 1, 2]
+
+
+def test_names_are_shown_in_printable_characters() -> None:
+    assert shown("Ångström 鳥") == "Ångström 鳥"
+    assert shown("a\n\x1b[2J\u202eb") == r"a\n\x1b[2J\u202eb"
+    assert shown(b"\xe9\x07") == r"é\x07"
+    assert shown(np.int64(3)) == "3"
+    assert len(shown([[[[[[[[["x" * 1000]]]]]]]]])) < 100

@@ -1,5 +1,6 @@
 """Image data sets on disk: each layout is read right, decoded once, and nothing else is."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from PIL import Image
 
 from estimators.errors import OptionError
 from harness.cell import Cell
-from harness.problems import origin
+from harness.problems import TASKS_A_SEED, origin
 from harness.tasks import TASKS, Task
 from harness.tasks.image_files import ImageFiles
 from harness.tasks.images import Images
@@ -200,6 +201,46 @@ def test_omniglot_of_both_sets_by_default(data: Path) -> None:
     assert equal(found.sample(3), found.sample(3))
 
 
+@pytest.mark.parametrize("split", [*SPLITS])
+def test_omniglot_with_a_character_in_both_parts(split: str, data: Path) -> None:
+    write_omniglot(data / "omniglot", ("Greek", "Latin"), ("Greek",))
+    message = (
+        "omniglot: the character Greek/character01 of images_evaluation is in images_background"
+    )
+    for rule in ("vinyals", "alphabet"):
+        with pytest.raises(OptionError, match=message):
+            family("omniglot", ways=2, queries=5, split=rule).sample(0, split)
+
+
+@pytest.mark.parametrize("split", [*SPLITS])
+def test_omniglot_with_an_alphabet_in_both_parts(split: str, data: Path) -> None:
+    write_omniglot(data / "omniglot", "ABC", ("Z",))
+    below = data / "omniglot" / "images_evaluation"
+    (below / "A").mkdir()
+    (below / "Z" / "character01").rename(below / "A" / "other")
+    assert len(family("omniglot").counts("test")) > 0
+    with pytest.raises(OptionError, match="omniglot: the alphabet A is in images_background and"):
+        family("omniglot", ways=2, queries=5, split="alphabet").sample(0, split)
+
+
+def test_omniglot_needs_no_evaluation_to_train_by_alphabet(data: Path) -> None:
+    write_omniglot(data / "omniglot", "ABC", ())
+    found = family("omniglot", ways=2, queries=5, split="alphabet")
+    assert found.sample(0).support[0].shape == (2, 1, 28, 28)
+    with pytest.raises(OptionError, match="has no folder images_evaluation"):
+        found.sample(0, "test")
+
+
+def test_characters_whose_names_are_no_text_stay_apart(data: Path) -> None:
+    write_omniglot(data / "omniglot", "A", "Z")
+    greek = data / "omniglot" / "images_background" / "A"
+    for number, name in ((1, b"\xff"), (2, b"\xfe")):
+        (greek / f"character{number:02}").rename(greek / os.fsdecode(name))
+    found = family("omniglot", rotations=False)
+    assert sum(len(found.counts(split)) for split in SPLITS) == 8
+    assert {r"A/\xff", r"A/\xfe"} < {*found.part("background").names}
+
+
 def test_images_are_resized_and_made_grey(data: Path) -> None:
     write_tree(data / "tree", size=10)
     found = family("images", folder="tree", size=16, channels=1, ways=3, queries=3)
@@ -218,14 +259,39 @@ def test_images_are_resized_and_made_grey(data: Path) -> None:
         ("RGBA", (1, 2, 3, 0), (1, 2, 3)),
         ("P", 0, (0, 0, 0)),
         ("I;16", 9 * 256 + 7, (9, 9, 9)),
+        ("I;16B", 65535, (255, 255, 255)),
+        ("CMYK", (0, 0, 0, 255), (0, 0, 0)),
     ],
 )
 def test_pixels_of_other_kinds(mode: str, value: int, seen: tuple[int, ...], data: Path) -> None:
     write_tree(data / "tree", size=4)
-    Image.new(mode, (4, 4), value).save(data / "tree" / "train" / "train-0" / "0.png")
+    kind = "TIFF" if mode in ("I;16B", "CMYK") else "PNG"
+    Image.new(mode, (4, 4), value).save(data / "tree" / "train" / "train-0" / "0.png", kind)
     found = family("images", folder="tree", size=4, ways=2, queries=3)
     (image,) = found.pictures("train", 0, np.array([0]))
     assert tuple(image[:, 0, 0].tolist()) == seen
+
+
+def test_images_are_turned_upright(data: Path) -> None:
+    write_tree(data / "tree", size=4)
+    picture = Image.fromarray(np.array([[0, 0], [200, 200]], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # it was taken with the camera turned by 90 degrees
+    for name, kind in (("0.png", "PNG"), ("1.png", "TIFF")):
+        path = data / "tree" / "train" / "train-0" / name
+        picture.save(path, kind, exif=exif)
+    found = family("images", folder="tree", size=2, channels=1)
+    for image in found.pictures("train", 0, np.array([0, 1])):
+        assert image.tolist() == [[[200, 0], [200, 0]]]
+
+
+def test_photographs_in_several_sizes_are_jpeg(data: Path) -> None:
+    write_tree(data / "tree", size=4)
+    path = data / "tree" / "train" / "train-0" / "0.png"
+    whole = Image.new("RGB", (4, 4), (9, 9, 9))
+    whole.save(path, "MPO", save_all=True, append_images=[whole])
+    found = family("images", folder="tree", size=4)
+    assert set(found.pictures("train", 0, np.array([0])).flat) == {9}
 
 
 def test_what_is_no_image_is_let_be(data: Path) -> None:
@@ -283,10 +349,45 @@ def test_changed_files_are_other_data(data: Path) -> None:
         model="conv4-16",
         depth=1,
     )
-    before = origin(cell)
-    assert origin(cell) == before
+    (data / "tree" / "train" / "empty").mkdir()
+    origins = [origin(cell)]
+    assert origin(cell) == origins[0]
+    (data / "tree" / "train" / "empty").rmdir()
+    origins.append(origin(cell))
     (data / "tree" / "train" / "train-1" / "0.png").unlink()
-    assert origin(cell) != before
+    origins.append(origin(cell))
+    assert len({*map(repr, origins)}) == 3
+
+
+def test_a_folder_spelled_otherwise_is_the_same_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(data / "tree", size=4)
+    (tmp_path / "link").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    found = family("images", folder="tree", size=4)
+    digests = set()
+    for spelling in (data, data / ".." / "data", tmp_path / "link", Path("data")):
+        monkeypatch.setenv("METAGRAD_DATA", str(spelling))
+        digests.add(found.data())
+    data.rename(tmp_path / "moved")
+    monkeypatch.setenv("METAGRAD_DATA", str(tmp_path / "moved"))
+    assert len({*digests, found.data()}) == 1
+
+
+@pytest.mark.parametrize("name", ["images", "omniglot"])
+def test_a_class_without_images_is_no_longer_one_when_it_is_gone(name: str, data: Path) -> None:
+    if name == "images":
+        empty = write_tree(data / "here", size=8) / "train" / "@eaDir"
+    else:
+        empty = write_omniglot(data / "here") / "images_background" / "Greek" / "@eaDir"
+    empty.mkdir()
+    found = family(name, folder="here", ways=2, queries=3)
+    part = found.layouts[0].parts[0]
+    assert 0 in found.part(part).counts
+    empty.rmdir()
+    decoded.cache_clear()
+    assert 0 not in found.part(part).counts
 
 
 def truncated(path: Path) -> None:
@@ -352,6 +453,43 @@ def test_a_disk_that_is_full_leaves_nothing_behind(
     assert files_in(tmp_path / "cache") == []
 
 
+def test_much_is_not_kept_in_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("harness.tasks.reading.decoded._MOST_IN_MEMORY", 19 * 3 * 64)
+    assert found.sample(0).support[0].shape == (2, 3, 8, 8)
+    decoded.cache_clear()
+    monkeypatch.setattr("harness.tasks.reading.decoded._MOST_IN_MEMORY", 19 * 3 * 64 - 1)
+    message = (
+        r"tree: train decoded is 0.0 GiB, which cannot be kept in .*/file/images: "
+        "Not a directory; METAGRAD_CACHE names the folder of the cache"
+    )
+    with pytest.raises(OptionError, match=message):
+        found.sample(0)
+
+
+def test_what_was_decoded_of_a_folder_that_is_gone_is_deleted(data: Path, tmp_path: Path) -> None:
+    for name in ("one", "other", "third"):
+        write_tree(data / name, size=8)
+    for name in ("one", "other"):
+        family("images", folder=name, size=8).part("train")
+    assert len(files_in(tmp_path / "cache")) == 4
+    shutil.rmtree(data / "one")
+    (tmp_path / "cache" / "images" / "broken.json").write_text("[")
+    family("images", folder="third", size=8).part("train")
+    folders = [
+        json.loads(path.read_text())["folder"]
+        for path in files_in(tmp_path / "cache")
+        if path.suffix == ".json" and path.name != "broken.json"
+    ]
+    assert sorted(folders) == [str(data / "other"), str(data / "third")]
+    assert len(files_in(tmp_path / "cache")) == 5
+
+
 def test_only_unfinished_files_of_long_ago_are_deleted(data: Path, tmp_path: Path) -> None:
     write_tree(data / "tree", size=8)
     found = family("images", folder="tree", size=8, ways=2, queries=3)
@@ -412,6 +550,14 @@ def test_a_family_needs_its_data_only_to_draw_tasks(name: str, data: Path) -> No
 def test_bad_options_are_refused(text: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         TASKS.create(text)
+
+
+def test_seeds_that_could_meet_another_split_are_refused(data: Path) -> None:
+    write_tree(data / "tree", size=8)
+    found = family("images", folder="tree", size=8, ways=2, queries=3)
+    found.sample(4293 * TASKS_A_SEED + TASKS_A_SEED - 1, "validation")
+    with pytest.raises(OptionError, match="seed=4294967296 of a task is above 4294967295"):
+        found.sample(2**32)
 
 
 @pytest.mark.parametrize(

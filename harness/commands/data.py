@@ -33,6 +33,7 @@ def check(
     nothing to read.
     """
     from harness.running.progress import progress_bar
+    from harness.tasks.reading.names import shown_file
     from harness.tasks.survey import below, findings, lacking, survey
 
     with progress_bar(console) as show:
@@ -40,7 +41,7 @@ def check(
     if found is None:
         _tell_nothing(list(lacking(path)))
         for folder, family in below(path):
-            _say(f"- but {folder} looks like {family}", style="yellow")
+            _say(f"- but {shown_file(str(folder))} looks like {family}", style="yellow")
         raise OptionError(f"no data set that is known in {path}; what it lacks is above")
     _say(f"{found.family.family}, as {found.layout.about}, in {path}")
     console.print(_table(found), highlight=False)

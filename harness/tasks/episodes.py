@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from estimators.errors import OptionError
 from harness.tasks.task import Batch, Task, TaskFamily, split_number
 
+_LAST_SEED = 2**32 - 1  # a larger one is two words of the key, like a seed and what follows it
 _EPISODE_STREAM = 2  # keeps these random streams apart from all others of the same seed
 
 
@@ -90,10 +91,15 @@ class FewShot(TaskFamily):
         in both.
 
         Raises:
-            OptionError: there is no such split, it is too small, or `seed` is negative.
+            OptionError: there is no such split, it is too small, or `seed` is out of its range.
         """
         if seed < 0:
             raise OptionError(f"{self.family}: seed={seed} is negative; 0 or more")
+        if seed > _LAST_SEED:
+            raise OptionError(
+                f"{self.family}: seed={seed} of a task is above {_LAST_SEED}; the seed of a cell, "
+                "which has a million tasks, is at most 4293"
+            )
         key = np.random.SeedSequence((seed, _EPISODE_STREAM, split_number(split)))
         counts = self._sufficient(split)
         words = np.random.PCG64(key)

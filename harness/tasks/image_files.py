@@ -61,7 +61,7 @@ class ImageFiles(FewShot):
         """See `TaskFamily.data`."""
         folder, layout = self._found()
         parts = [part for part in layout.parts if layout.there(folder, part)]
-        return cache.digest(str(folder), *(digest(layout, folder, part) for part in parts))
+        return cache.digest(*(digest(layout, folder, part) for part in parts))
 
     def part(self, name: str) -> Decoded:
         """Returns the images of a part of the data set, from the cache or decoded.

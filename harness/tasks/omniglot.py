@@ -91,11 +91,10 @@ class Omniglot(ImageFiles):
 
     def _characters(self, split: str) -> tuple[Character, ...]:
         """The characters of a split."""
+        folder, layout = self._found()
+        parts = [part for part in layout.parts if layout.there(folder, part)]
         if self.split == "alphabet":
-            parts = ["evaluation" if split == "test" else "background"]
-        else:
-            folder, layout = self._found()
-            parts = [part for part in layout.parts if layout.there(folder, part)]
+            self.part(_part_of(split))  # it has to be there
         return _members(self.split, split, tuple((part, self.part(part).names) for part in parts))
 
 
@@ -109,8 +108,19 @@ def _members(
         rule: "vinyals" or "alphabet".
         split: "train", "validation" or "test".
         parts: of the data set, each with the names of its characters.
+
+    Raises:
+        OptionError: a character would be in two places.
     """
-    named = {name: (part, place) for part, names in parts for place, name in enumerate(names)}
+    named: dict[str, Character] = {}
+    for part, names in parts:
+        for place, name in enumerate(names):
+            if name in named:
+                raise OptionError(
+                    f"omniglot: the character {name} of images_{part} is in "
+                    f"images_{named[name][0]} already; keep one of them"
+                )
+            named[name] = part, place
     if rule == "vinyals":
         shuffled = sorted(named, key=lambda name: hashlib.sha256(name.encode()).digest())
         ends = [len(named) * end // _WHOLE for end in (_TRAINED_ON, _TRAINED_ON + _VALIDATED_ON)]
@@ -119,14 +129,23 @@ def _members(
             "validation": shuffled[ends[0] : ends[1]],
             "test": shuffled[ends[1] :],
         }[split]
-    elif split == "test":
-        chosen = sorted(named)
-    else:
-        alphabets = sorted({name.partition("/")[0] for name in named})
-        held_out = set(alphabets[len(alphabets) - math.ceil(len(alphabets) / _SHARE_VALIDATED) :])
-        chosen = [
-            name
-            for name in sorted(named)
-            if (name.partition("/")[0] in held_out) == (split == "validation")
-        ]
-    return tuple(named[name] for name in chosen)
+        return tuple(named[name] for name in chosen)
+    alphabets = {part: {name.partition("/")[0] for name in names} for part, names in parts}
+    if len(parts) > 1 and (shared := set.intersection(*alphabets.values())):
+        raise OptionError(
+            f"omniglot: the alphabet {min(shared)} is in images_background and in "
+            "images_evaluation; split='alphabet' wants each in one of them"
+        )
+    here = _part_of(split)
+    held_out = {*sorted(alphabets[here])[-math.ceil(len(alphabets[here]) / _SHARE_VALIDATED) :]}
+    return tuple(
+        named[name]
+        for name in sorted(named)
+        if named[name][0] == here
+        and (split == "test" or (name.partition("/")[0] in held_out) == (split == "validation"))
+    )
+
+
+def _part_of(split: str) -> str:
+    """The part that a split by alphabets is taken from."""
+    return "evaluation" if split == "test" else "background"

@@ -16,6 +16,7 @@ from harness.tasks.images import Images
 from harness.tasks.miniimagenet import MiniImageNet
 from harness.tasks.omniglot import Omniglot
 from harness.tasks.reading.layout import Layout, subfolders
+from harness.tasks.reading.names import shown
 from harness.tasks.reading.trees import Tree
 from harness.tasks.task import TASKS
 from harness.tasks.tieredimagenet import TieredImageNet
@@ -35,7 +36,7 @@ class PartSurvey:
         names: of the classes.
         counts: images of each class, broken ones too.
         sizes: (width, height) of whole images, each once.
-        modes: Pillow's names of how their pixels are stored.
+        modes: Pillow's names of what their pixels are: "L" or "RGB".
         broken: what is wrong with single images.
         unreadable: why it cannot be read at all; empty where it can.
     """
@@ -175,6 +176,17 @@ def findings(found: Survey) -> Iterator[str]:
                 f"{one.part} and {other.part} share {len(shared)} classes, as {shared[0]}: "
                 "a test on them is none of classes never seen"
             )
+    listed = {
+        one.part: {*found.layout.files(found.folder, one.part)}
+        for one in found.parts
+        if not one.unreadable
+    }
+    for part, another in combinations(listed, 2):
+        if twice := sorted(listed[part] & listed[another]):
+            yield (
+                f"{part} and {another} share {len(twice)} images, as {shown(twice[0].name)}: "
+                "a test on them is none of images never seen"
+            )
 
 
 def usable(found: Survey) -> bool:
@@ -208,7 +220,7 @@ def spelling(found: Survey) -> str:
         if len(sizes) == 1 and 16 <= (side := sizes.pop()) <= Images.size:
             options["size"] = side
         modes = {mode for part in readable for mode in part.modes}
-        if modes and modes <= {"1", "L", "LA", "I;16", "I"}:
+        if modes == {"L"}:
             options["channels"] = 1
     return TASKS.canonical(
         f"{family.family}({', '.join(f'{key}={value!r}' for key, value in options.items())})"

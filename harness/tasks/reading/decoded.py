@@ -7,6 +7,7 @@ same part at the same time only do too much.
 
 import json
 import os
+import stat
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from estimators.errors import OptionError
 from harness import cache
 from harness.tasks.reading.layout import Layout, Part
+from harness.tasks.reading.names import shown_file
 from harness.tasks.reading.pictures import Form
 
+_MOST_IN_MEMORY = 2**30  # bytes of a part that cannot be kept on disk
 _ABANDONED = 24 * 3600  # seconds after which an unfinished file is of a process that was killed
 
 
@@ -53,7 +56,7 @@ class Decoded:
 def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
     """Returns a part of a data set, decoded; from the cache where it is there and whole.
 
-    A folder of the cache that cannot be written to is let be: then images are kept in memory.
+    Where the cache cannot be written to, images are kept in memory, up to 1 GiB of them.
 
     Args:
         layout: how it lies on disk.
@@ -62,7 +65,7 @@ def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
         form: what images are brought into.
 
     Raises:
-        OptionError: the files are broken.
+        OptionError: the files are broken, or too many to be kept in memory.
     """
     path = _path(layout, folder, part, form)
     if (kept := _kept(path, form)) is not None:
@@ -70,16 +73,28 @@ def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
     images = layout.read(folder, part)
     if not len(images.labels):
         raise OptionError(f"{folder}: the classes of {part} have no images")
+    why = "it is gone again"
     try:
-        _write(path, images, form)
-    except OSError:
-        return _in_memory(images, form)
-    _tidy(path)
-    return _kept(path, form) or _in_memory(images, form)
+        _write(path, images, form, folder)
+    except OSError as error:
+        why = error.strerror or str(error)
+    else:
+        _tidy(path)
+        if (kept := _kept(path, form)) is not None:
+            return kept
+    if (size := len(images.labels) * form.channels * form.size**2) > _MOST_IN_MEMORY:
+        raise OptionError(
+            f"{folder}: {part} decoded is {size / 2**30:.1f} GiB, which cannot be kept in "
+            f"{path.parent}: {why}; METAGRAD_CACHE names the folder of the cache"
+        )
+    return _in_memory(images, form)
 
 
 def digest(layout: Layout, folder: Path, part: str) -> str:
     """Returns a digest of the files of a part: their names, sizes and times of change.
+
+    Of folders it is the names alone: a class that is empty counts, a file that is no image does
+    not.
 
     Args:
         layout: how it lies on disk.
@@ -94,8 +109,13 @@ def digest(layout: Layout, folder: Path, part: str) -> str:
         try:
             state = file.stat()
         except OSError as error:
-            raise OptionError(f"cannot read {file}: {error.strerror or error}") from None
-        lines.append(f"{os.path.relpath(file, folder)!r} {state.st_size} {state.st_mtime_ns}")
+            raise OptionError(
+                f"cannot read {shown_file(str(file))}: {error.strerror or error}"
+            ) from None
+        line = repr(os.path.relpath(file, folder))
+        if not stat.S_ISDIR(state.st_mode):
+            line += f" {state.st_size} {state.st_mtime_ns}"
+        lines.append(line)
     return cache.digest("\n".join(lines))
 
 
@@ -119,7 +139,7 @@ def _kept(path: Path, form: Form) -> Decoded | None:
     return found if whole and len(found.names) == len(counts) else None
 
 
-def _write(path: Path, part: Part, form: Form) -> None:
+def _write(path: Path, part: Part, form: Form, folder: Path) -> None:
     """Decodes one image after another into the file.
 
     It is written to and not mapped: a full disk would kill a process that maps it.
@@ -146,7 +166,11 @@ def _write(path: Path, part: Part, form: Form) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    index = {"names": list(part.names), "counts": part.counts.tolist()}
+    index = {
+        "folder": str(folder.resolve()),
+        "names": list(part.names),
+        "counts": part.counts.tolist(),
+    }
     cache.write(path.with_suffix(".json"), json.dumps(index).encode())
 
 
@@ -166,7 +190,7 @@ def _places(part: Part) -> NDArray[np.intp]:
 
 
 def _tidy(path: Path) -> None:
-    """Deletes what was decoded of the same part before its files changed, and what was not ended.
+    """Deletes what was decoded before files changed or their folder went, and what was not ended.
 
     Where the files are mapped at this time, they stay so.
     """
@@ -176,5 +200,17 @@ def _tidy(path: Path) -> None:
             old = time.time() - file.stat().st_mtime > _ABANDONED
             if file.stem != path.stem and (file.suffix != ".tmp" or old):
                 file.unlink(missing_ok=True)
+        for index in path.parent.glob("*.json"):
+            if _is_orphan(index):
+                index.with_suffix(".npy").unlink(missing_ok=True)
+                index.unlink(missing_ok=True)
     except OSError:  # another process is at it as well
         return
+
+
+def _is_orphan(index: Path) -> bool:
+    try:
+        folder = json.loads(index.read_text(encoding="utf-8"))["folder"]
+        return not Path(folder).exists()
+    except (ValueError, TypeError, LookupError):  # of another version, or broken: not known
+        return False

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimators.errors import OptionError
+from harness.tasks.reading.names import shown, shown_file
 from harness.tasks.reading.pictures import Picture
 
 SPLITS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
@@ -70,7 +71,7 @@ class Layout(ABC):
 
     @abstractmethod
     def files(self, folder: Path, part: str) -> list[Path]:
-        """Returns the files that a part is made from.
+        """Returns the files that a part is made from, and the folders that are its classes.
 
         Args:
             folder: see `there`.
@@ -162,7 +163,8 @@ def _entries(folder: Path, fits: "Callable[[os.DirEntry[str]], bool]") -> list[P
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if not e.name.startswith(".") and fits(e)]
     except OSError as error:
-        raise OptionError(f"cannot read {folder}: {error.strerror or error}") from None
+        where = shown_file(str(folder))
+        raise OptionError(f"cannot read {where}: {error.strerror or error}") from None
     return [folder / name for name in sorted(names)]
 
 
@@ -176,9 +178,9 @@ def part_of_files(classes: Iterable[tuple[str, Sequence[Path]]]) -> Part:
     labels = np.repeat(np.arange(len(found)), [len(files) for _, files in found])
 
     def pictures() -> Iterator[Picture]:
-        return (Picture(_readable(str(file)), file) for _, files in found for file in files)
+        return (Picture(shown_file(str(file)), file) for _, files in found for file in files)
 
-    return Part([_readable(name) for name, _ in found], labels.astype(np.intp), pictures)
+    return Part([shown_file(name) for name, _ in found], labels.astype(np.intp), pictures)
 
 
 def part_by_labels(path: Path, labels: Any, count: int, pictures: Iterable[Picture]) -> Part:
@@ -193,11 +195,11 @@ def part_by_labels(path: Path, labels: Any, count: int, pictures: Iterable[Pictu
     Raises:
         OptionError: the labels do not fit the images.
     """
+    flat = labels if _is_flat(labels) else ()
     try:
-        found = np.asarray(labels)
+        found = np.asarray(flat)
         names, places = np.unique(found, return_inverse=True)
-        shown = [_shown(name) for name in names.tolist()]
-    except (ValueError, TypeError):  # lists of differing lengths; text that is none
+    except (ValueError, TypeError):  # kinds that do not go together; text that is none
         found = np.empty(0)
     if found.ndim != 1 or found.dtype.kind not in "iuSU":
         raise OptionError(f"the labels of {path} are no list of whole numbers or names")
@@ -205,13 +207,13 @@ def part_by_labels(path: Path, labels: Any, count: int, pictures: Iterable[Pictu
         raise OptionError(f"{path} has {len(found)} labels for {count} images")
     if found.dtype.kind == "i" and found.min() < 0:
         raise OptionError(f"{path} has the label {found.min()}; labels are 0 or more")
-    return Part(shown, places.astype(np.intp), lambda: iter(pictures))
+    called = [shown(name) for name in names.tolist()]
+    return Part(called, places.astype(np.intp), lambda: iter(pictures))
 
 
-def _shown(label: Any) -> str:
-    return label.decode("latin1") if isinstance(label, bytes) else str(label)
-
-
-def _readable(name: str) -> str:
-    """A file's name as text that can be written anywhere, whatever bytes it is made of."""
-    return os.fsencode(name).decode("utf-8", "replace")
+def _is_flat(labels: Any) -> bool:
+    """Tells lists of single things from what numpy would unfold, however large it becomes."""
+    if isinstance(labels, np.ndarray):
+        return True
+    single = (str, bytes, int, float, np.generic)
+    return isinstance(labels, (list, tuple)) and all(isinstance(one, single) for one in labels)

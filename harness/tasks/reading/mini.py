@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator
 from operator import index
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from harness.tasks.reading.layout import (
     spelled,
     wanted,
 )
+from harness.tasks.reading.names import shown
 from harness.tasks.reading.pickles import unpickled
 from harness.tasks.reading.pictures import Picture
 
@@ -58,7 +59,7 @@ class CachePickles(Layout):
         )
         if pixels is None or labels is None:
             raise OptionError(
-                f"{file} has {', '.join(map(str, content)) or 'nothing'}; what is wanted is "
+                f"{file} has {', '.join(map(shown, content)) or 'nothing'}; what is wanted is "
                 "image_data with class_dict, or data with labels"
             )
         images = image_array(file, pixels)
@@ -114,17 +115,23 @@ class CsvSplits(Layout):
     def _listed(self, folder: Path, part: str) -> dict[str, list[Path]]:
         path = self._list(folder, part)
         found: dict[str, list[Path]] = {}
+        seen: set[Path] = set()
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file)
                 if not {"filename", "label"} <= set(rows.fieldnames or ()):
                     raise OptionError(f"{path} has no columns filename and label in its first line")
                 for row in rows:
-                    if not row["filename"] or not row["label"]:
-                        raise OptionError(
-                            f"{path}, line {rows.line_num}: filename or label missing"
-                        )
-                    found.setdefault(row["label"], []).append(folder / "images" / row["filename"])
+                    where = f"{path}, line {rows.line_num}"
+                    name, label = row["filename"], row["label"]
+                    if not name or not label:
+                        raise OptionError(f"{where}: filename or label missing")
+                    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+                        raise OptionError(f"{where}: {shown(name)} is not below the folder images")
+                    if (image := folder / "images" / name) in seen:
+                        raise OptionError(f"{where}: {shown(name)} is listed for a second time")
+                    seen.add(image)
+                    found.setdefault(label, []).append(image)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise OptionError(f"cannot read {path}: {error}") from None
         if not found:
@@ -132,7 +139,7 @@ class CsvSplits(Layout):
         absent = [file for files in found.values() for file in files if not holds(file.is_file)]
         if absent:
             raise OptionError(
-                f"{path} lists {absent[0].name}, which is not in {folder / 'images'}"
+                f"{path} lists {shown(absent[0].name)}, which is not in {folder / 'images'}"
                 + (f", nor are {len(absent) - 1} others" if absent[1:] else "")
             )
         return found
@@ -182,7 +189,7 @@ def _labels(path: Path, classes: dict[Any, Any], count: int) -> list[str]:
     """
     labels: list[str | None] = [None] * count
     for key, places in classes.items():
-        name = key.decode("latin1") if isinstance(key, bytes) else str(key)
+        name = shown(key)
         try:
             for place in map(index, places):
                 if not 0 <= place < count:

@@ -5,16 +5,20 @@ a name stands for what is in `_ALLOWED` or for nothing. numpy's arrays are put t
 functions of this file: numpy's own crash on some pickles, and take descriptions of memory on trust.
 """
 
+import os
 import pickle
+import reprlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from estimators.errors import OptionError
+from harness.tasks.reading.memo import largest_place
+from harness.tasks.reading.names import shown
 
 
 def unpickled(path: Path) -> Any:
@@ -31,8 +35,8 @@ def unpickled(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            content = _Unpickler(file, encoding="latin1").load()
-        content = _plain(content)
+            _check_places(file)
+            content = _plain(_Unpickler(file, encoding="latin1").load(), {})
     except _Forbidden as error:
         raise OptionError(
             f"{path} asks for {error}, which no pickle of images needs; nothing of it was run"
@@ -49,8 +53,23 @@ def unpickled(path: Path) -> Any:
     return content
 
 
+def _check_places(file: BinaryIO) -> None:
+    """Goes through the file and back to its beginning.
+
+    Raises:
+        _Forbidden: it names more places in memory than it has bytes.
+    """
+    if (place := largest_place(file)) > os.fstat(file.fileno()).st_size:
+        raise _Forbidden(f"{place} places in memory")
+    file.seek(0)
+
+
 def _text(key: Any) -> Any:
     return key.decode("latin1") if isinstance(key, bytes) else key
+
+
+_Memo = dict[int, tuple[object, object]]
+"""By the id of a container, the container, so that no other gets its id, and its plain form."""
 
 
 class _Forbidden(Exception):
@@ -62,7 +81,7 @@ class _Dtype:
 
     def __init__(self, name: object) -> None:
         if not isinstance(name, str) or np.dtype(name).kind not in "biufSUO":
-            raise _Forbidden(f"the numpy.dtype {name!r}")
+            raise _Forbidden(f"the numpy.dtype {reprlib.repr(name)}")
         self.real = np.dtype(name)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -86,23 +105,38 @@ def _array(content: Any, dtype: object, shape: Any, order: Any) -> NDArray[Any]:
     kind = _real(dtype)
     if kind.kind != "O":
         return np.frombuffer(_bytes(content), kind).reshape(shape, order=order)
+    if not isinstance(content, list):
+        raise _Forbidden("an array of objects that are not listed")
     objects = np.empty(len(content), kind)
+    memo: _Memo = {}
     for place, one in enumerate(content):
-        objects[place] = _plain(one)
+        objects[place] = _plain(one, memo)
     return objects.reshape(shape, order=order)
 
 
-def _plain(value: Any) -> Any:
-    """Puts arrays in the place of what stands for them, in lists and dictionaries too."""
+def _plain(value: Any, memo: _Memo) -> Any:
+    """Puts arrays in the place of what stands for them, in lists and dictionaries too.
+
+    Args:
+        value: where to look.
+        memo: what was done already: forty pairs, each of the one before twice, have 2^40 places.
+    """
     if isinstance(value, _Array):
         return value.real
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) in memo:
+        return memo[id(value)][1]
+    if isinstance(value, tuple):
+        new = tuple([_plain(one, memo) for one in value])
+        memo[id(value)] = value, new
+        return new
+    memo[id(value)] = value, value
     if isinstance(value, dict):
         for key, one in value.items():
-            value[key] = _plain(one)
-    elif isinstance(value, list):
-        value[:] = map(_plain, value)
-    elif isinstance(value, tuple):
-        return tuple(map(_plain, value))
+            value[key] = _plain(one, memo)
+    else:
+        value[:] = [_plain(one, memo) for one in value]
     return value
 
 
@@ -135,32 +169,47 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_ALLOWED: dict[str, Callable[..., Any] | str] = {
+class _Allowed:
+    """Stands for what a pickle may call; unlike a function, it has nothing that can be changed.
+
+    Args:
+        call: what is called.
+        kinds: all that its arguments may be, where a small one could ask for much memory.
+    """
+
+    __slots__ = ("_call", "_kinds")
+
+    def __init__(self, call: Callable[..., Any], kinds: tuple[type, ...] = (object,)) -> None:
+        self._call, self._kinds = call, kinds
+
+    def __call__(self, *arguments: object) -> Any:
+        for one in arguments:
+            if not isinstance(one, self._kinds):
+                raise _Forbidden(f"a {self._call.__name__} of {reprlib.repr(one)}")
+        return self._call(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise _Forbidden(f"another {self._call.__name__}")
+
+
+_TEXT = (str, bytes, bytearray)
+_CONTAINERS = (*_TEXT, list, tuple, set, frozenset, dict)
+_ALLOWED: dict[str, _Allowed | str] = {
     "numpy.ndarray": "ndarray",  # an argument of the next: what it stands for is not called
-    "numpy.core.multiarray._reconstruct": _empty_array,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy.core.numeric._frombuffer": _array,
-    "numpy.dtype": _dtype,
-    "_codecs.encode": _encoded,
-    "collections.OrderedDict": OrderedDict,
-    "collections.defaultdict": defaultdict,
+    "numpy.core.multiarray._reconstruct": _Allowed(_empty_array),
+    "numpy.core.multiarray.scalar": _Allowed(_scalar),
+    "numpy.core.numeric._frombuffer": _Allowed(_array),
+    "numpy.dtype": _Allowed(_dtype),
+    "_codecs.encode": _Allowed(_encoded),
+    "collections.OrderedDict": _Allowed(OrderedDict),
+    "collections.defaultdict": _Allowed(defaultdict),
+    "builtins.str": _Allowed(str, _TEXT),
+    "builtins.xrange": _Allowed(range),  # as protocols up to 2 have it
     **{
-        f"builtins.{one.__name__}": one
-        for one in (
-            bool,
-            bytearray,
-            bytes,
-            dict,
-            float,
-            frozenset,
-            int,
-            list,
-            range,
-            set,
-            str,
-            tuple,
-        )
+        f"builtins.{one.__name__}": _Allowed(one, _CONTAINERS)
+        for one in (bytearray, bytes, frozenset, list, set, tuple)
     },
+    **{f"builtins.{one.__name__}": _Allowed(one) for one in (bool, dict, float, int, range)},
 }
 
 
@@ -169,5 +218,5 @@ class _Unpickler(pickle.Unpickler):
         spelled = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
         found = _ALLOWED.get(f"{spelled}.{name}")
         if found is None:
-            raise _Forbidden(f"{module}.{name}")
+            raise _Forbidden(shown(f"{module}.{name}"))
         return found

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from estimators.errors import OptionError
+
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+"""What is opened, whatever a file is called: of the others, EPS starts Ghostscript."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,42 @@ class Picture:
     content: Path | bytes | NDArray[np.uint8]
 
     def open(self) -> Image.Image:
-        """Returns the whole image, decoded.
+        """Returns the whole image, upright, of mode "L" (shades of grey) or "RGB".
 
         Raises:
-            OptionError: it is broken, or no image.
+            OptionError: it is broken, no image, or of numbers that are no shades.
         """
         if isinstance(self.content, np.ndarray):
             return Image.fromarray(self.content)
         source = io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content
         try:
-            with Image.open(source) as image:
+            with Image.open(source, formats=_FORMATS) as image:
                 image.load()
-                return image
+                ImageOps.exif_transpose(image, in_place=True)
+                return _of_8_bits(image)
+        except _NoShades as error:
+            raise OptionError(f"{self.where} has {error} pixels; 8 or 16 bits are read") from None
         except Exception as error:  # a broken image fails in many ways
             raise OptionError(f"{self.where} is not a whole image: {_why(error)}") from None
+
+
+class _NoShades(Exception):
+    """Pixels of which nobody knows what is black and what is white."""
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise _NoShades("floating-point")
+    # Before version 11, Pillow opens PNG files of 16 bits as if they were of 32.
+    if image.mode == "I" and image.format != "PNG":
+        raise _NoShades("32-bit or signed")
+    if image.mode.startswith("I"):  # Pillow would cut off at 255
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("1", "L", "LA"):
+        return image.convert("L")
+    if image.mode == "P":  # a palette may hold transparency, which "RGB" alone warns of
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
 
 
 def _why(error: Exception) -> str:
@@ -69,17 +94,9 @@ class Form:
             picture: the image.
 
         Raises:
-            OptionError: it is broken, or of numbers that are no shades.
+            OptionError: see `Picture.open`.
         """
-        image = picture.open()
-        if image.mode == "F":
-            raise OptionError(f"{picture.where} has floating-point pixels; 8 or 16 bits are read")
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-            wide = np.clip(np.asarray(image), 0, 2**16 - 1)
-            image = Image.fromarray((wide >> 8).astype(np.uint8))
-        if image.mode == "P":  # a palette may hold transparency, which "RGB" alone warns of
-            image = image.convert("RGBA")
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = picture.open().convert("L" if self.channels == 1 else "RGB")
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(self.size, self.size, self.channels)

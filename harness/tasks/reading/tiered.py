@@ -1,5 +1,6 @@
 """The files in which tieredImageNet is handed on, besides folders of images."""
 
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 
 from estimators.errors import OptionError
 from harness.tasks.reading.layout import Layout, Part, part_by_labels, spelled, wanted
+from harness.tasks.reading.names import shown
 from harness.tasks.reading.pickles import unpickled
 from harness.tasks.reading.pictures import Picture
 
 LABELS = "{}_labels.pkl"
+_LARGEST = 2**28  # bytes of an image: it is read as a whole
 
 
 class _WithLabels(Layout):
@@ -107,7 +110,7 @@ class _Zipped:
             with zipfile.ZipFile(self._path) as archive, archive.open("images.npy") as file:
                 shape = self._header(file)
                 yield shape
-                size = int(np.prod(shape[1:]))
+                size = math.prod(shape[1:])
                 for place in range(shape[0]):
                     content = file.read(size)
                     if len(content) < size:
@@ -126,10 +129,11 @@ class _Zipped:
         shape, fortran, dtype = (
             read if version == (1, 0) else np.lib.format.read_array_header_2_0
         )(file)
-        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape or fortran:
+        fits = dtype == np.uint8 and not fortran and len(shape) == 4 and shape[3] == 3
+        if not fits or min(shape) < 1 or math.prod(shape[1:]) > _LARGEST:
             raise OptionError(
                 f"the images of {self._path} are {dtype} {list(shape)}, "
-                "not uint8 [images, height, width, 3]"
+                f"not uint8 [images, height, width, 3] of at most {_LARGEST >> 20} MiB each"
             )
         return tuple(shape)
 
@@ -141,7 +145,7 @@ def _labels(path: Path) -> Any:
             if key in content:
                 return content[key]
         raise OptionError(
-            f"{path} has {', '.join(map(str, content)) or 'nothing'}; what is wanted is "
+            f"{path} has {', '.join(map(shown, content)) or 'nothing'}; what is wanted is "
             "label_specific or labels"
         )
     return content

@@ -30,7 +30,7 @@ class Tree(Layout):
 
     def files(self, folder: Path, part: str) -> list[Path]:
         """See `Layout.files`."""
-        return [file for one in self._classes(folder, part) for file in image_files(one)]
+        return _with_images(self._classes(folder, part))
 
     def read(self, folder: Path, part: str) -> Part:
         """See `Layout.read`."""
@@ -60,7 +60,7 @@ class OmniglotTree(Layout):
 
     def files(self, folder: Path, part: str) -> list[Path]:
         """See `Layout.files`."""
-        return [file for one in self._characters(folder, part) for file in image_files(one)]
+        return _with_images(self._characters(folder, part))
 
     def read(self, folder: Path, part: str) -> Part:
         """See `Layout.read`; a class is called alphabet/character."""
@@ -74,6 +74,10 @@ class OmniglotTree(Layout):
         if not (found := [one for alphabet in subfolders(path) for one in subfolders(alphabet)]):
             raise OptionError(f"{path} has no folders <alphabet>/<character>")
         return found
+
+
+def _with_images(classes: list[Path]) -> list[Path]:
+    return [*classes, *(file for one in classes for file in image_files(one))]
 
 
 def _omniglot(folder: Path, part: str) -> Path:
