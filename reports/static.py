@@ -233,7 +233,7 @@ def _pieces(found: Found) -> list[dict[str, Any]]:
     """Returns the figures and tables of the binomial method's paper that the store has."""
     return [
         {
-            "title": piece.title,
+            "title": f"{piece.name}: {piece.title}",
             "command": f"metagrad reproduce {piece.name} --scale {scale}",
             "told": piece.told,
             "charts": [_spec(chart()) for chart in piece.charts],

@@ -23,7 +23,7 @@ def show(view: View) -> None:
     if not made:
         st.info("Nothing yet: run `metagrad reproduce all`, which takes an hour on two cores.")
     for scale, piece in made:
-        st.header(plain(piece.title))
+        st.header(plain(f"{piece.name}: {piece.title}"))
         st.markdown(f"`metagrad reproduce {piece.name} --scale {scale}`")
         st.markdown("\n".join(f"- {plain(line)}" for line in piece.told))
         parts.figures(*piece.charts, part=f"{piece.name}-{scale}")

@@ -89,7 +89,7 @@ def _chart(data: pd.DataFrame, name: str) -> Chart:
     )
     families = [*shown["family"]]
     dashes = alt.Scale(domain=[f"x={x}" for x in _CURVATURES], range=_DASHES)
-    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=500)
+    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400)
     chart = alt.Chart(shown[["family", "about", "order", "bound"]]).encode(
         x=alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1)),
         y=alt.Y(

@@ -68,7 +68,7 @@ def _chart(data: pd.DataFrame, cells: pd.DataFrame) -> Chart:
     families = [*data["family"]]
     dashes = [_DASHES[int(number)] for number in _DASHES]
     shown = data.assign(L=data["order"].fillna(4).map("L={}".format))
-    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=500)
+    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400)
     scale = alt.Scale(domain=[f"L={order}" for order in _DASHES], range=dashes)
     chart = alt.Chart(shown[["estimator", "family", "mini_batch", "bias", "L"]]).encode(
         x=alt.X("mini_batch:Q", title="mini-batch", axis=alt.Axis(format="d", tickMinStep=1)),
