@@ -1,8 +1,9 @@
 """Trains what a command asks for, and tells how it goes."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -40,10 +41,13 @@ def train_with_progress(
     from harness.results.trainings import FOLDER
     from harness.running.interruption import one_interruption
     from harness.running.progress import progress_bar
-    from harness.training.many import default_jobs, train_all
+    from harness.training.many import default_jobs, train_all, train_together
+    from harness.training.ranks import started_together
 
     refuse_missing_data(recipes)
     folder = store / FOLDER
+    if among_others := started_together():
+        console.quiet = os.environ["RANK"] != "0"
     taken = dict.fromkeys(recipes, 0)
     total = sum(recipe.steps for recipe in recipes)
     ended: dict[Recipe, Ended] = {}
@@ -55,13 +59,11 @@ def train_with_progress(
                 taken[recipe] = step
                 show(sum(taken.values()), total, f"{_name(recipe)}: step {step}, {how}")
 
-            endings = train_all(
-                recipes,
-                store,
-                jobs=jobs or default_jobs(recipes),
-                plugins=plugins,
-                fresh=fresh,
-                tell=tell,
+            how: dict[str, Any] = {"plugins": plugins, "fresh": fresh, "tell": tell}
+            endings = (
+                train_together(recipes, store, **how)
+                if among_others
+                else train_all(recipes, store, jobs=jobs or default_jobs(recipes), **how)
             )
             for one in endings:
                 ended[one.recipe] = one

@@ -5,11 +5,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from estimators.errors import OptionError
 from harness.outcome import Diverged, Outcome, Status
-from harness.results.trainings import FOLDER
+from harness.results.trainings import FOLDER, TrainingJournal
 from harness.running import worker
 from harness.running.processes import (
     Limits,
@@ -18,9 +19,10 @@ from harness.running.processes import (
     usable_processors,
     worker_memory,
 )
+from harness.training.ranks import ALONE, Ranks, together
 from harness.training.recipe import Recipe
-from harness.training.session import Trained, begin
-from harness.training.trainer import Trainer
+from harness.training.session import Session, Trained, begin
+from harness.training.trainer import Told, Trainer
 
 Tell = Callable[[Recipe, int, str], None]
 """Is told of a recipe how many steps it has taken, and how good it was when judged last."""
@@ -107,7 +109,45 @@ def train_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def train_one(store: Path, recipe: Recipe, plugins: tuple[str, ...], fresh: bool) -> Ended:
+def train_together(
+    recipes: Sequence[Recipe],
+    store: Path,
+    *,
+    plugins: tuple[str, ...] = (),
+    fresh: bool = False,
+    tell: Tell = lambda recipe, step, how: None,
+) -> Iterator[Ended]:
+    """Trains one recipe after another in this process and those that torchrun has started with it.
+
+    Args:
+        recipes: what is trained; the same in all processes.
+        store: the folder of results, which all processes share.
+        plugins: modules that were imported.
+        fresh: train anew what has ended or was interrupted.
+        tell: is told of steps.
+
+    Yields:
+        How each ended.
+    """
+    gpus = any(recipe.cell.device != "cpu" for recipe in recipes)
+    with together(gpus=gpus) as ranks:
+        for recipe in recipes:
+            yield train_one(
+                *(store.absolute(), recipe, plugins, fresh),
+                ranks=ranks,
+                told=partial(tell, recipe),
+            )
+
+
+def train_one(
+    store: Path,
+    recipe: Recipe,
+    plugins: tuple[str, ...],
+    fresh: bool,
+    *,
+    ranks: Ranks = ALONE,
+    told: Told = worker.take_turn,
+) -> Ended:
     """Trains in this process.
 
     Args:
@@ -115,28 +155,39 @@ def train_one(store: Path, recipe: Recipe, plugins: tuple[str, ...], fresh: bool
         recipe: what is trained.
         plugins: modules that were imported.
         fresh: train anew what has ended or was interrupted.
+        ranks: this process among those that train together.
+        told: is told of every step.
 
     Raises:
         OptionError: another process is at work on it, or its checkpoint is none.
         OSError: the store cannot be written.
     """
-    session = begin(store, recipe, plugins=plugins, fresh=fresh)
-    name, told = session.path.name, tuple(session.told)
-    if session.journal is None:
+    journals: list[TrainingJournal | None] = [None]
+
+    def opened() -> Session:
+        session = begin(store, recipe, plugins=plugins, fresh=fresh)
+        journals.append(session.journal)
+        return replace(session, journal=None)
+
+    session, journal = ranks.first(opened), journals[-1]
+    name, lines = session.path.name, tuple(session.told)
+    if session.end is not None:
         outcome, trained = _read(session.end)
-        return Ended(recipe, outcome, trained, name, told, known=True)
-    trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
-    if session.goes_on is not None:
-        session.journal.resume(session.goes_on)
+        return Ended(recipe, outcome, trained, name, lines, known=True)
+    trainer = Trainer(recipe, journal, session.checkpoint, session.digest, ranks)
+    if journal and session.goes_on is not None:
+        journal.resume(session.goes_on)
     try:
-        end: Trained | str = trainer.train(worker.take_turn)
+        end: Trained | str = trainer.train(told)
     except Diverged as error:
         end = str(error)
-        session.journal.failed(end)
+        if journal:
+            journal.failed(end)
     else:
-        session.journal.end()
+        if journal:
+            journal.end()
     outcome, trained = _read(end)
-    return Ended(recipe, outcome, trained, name, told)
+    return Ended(recipe, outcome, trained, name, lines)
 
 
 def default_jobs(recipes: Sequence[Recipe]) -> int:

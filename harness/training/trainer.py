@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
 from estimators.errors import OptionError
 from estimators.options import Compilable
-from estimators.tree import norm
+from estimators.tree import norm, scaled
 from harness.meta_training import batching_for
 from harness.outcome import Diverged
 from harness.probes.bias import cosine_distance, relative_error
@@ -24,6 +25,7 @@ from harness.results.trainings import Split, TrainingJournal
 from harness.training.ahead import ahead
 from harness.training.checkpoints import Checkpoint
 from harness.training.evaluation import judge
+from harness.training.ranks import ALONE, Ranks
 from harness.training.recipe import OPTIMISERS, Recipe
 from harness.training.session import Trained
 
@@ -57,16 +59,32 @@ class Trainer:
         journal: to which evaluations go; begun.
         checkpoint: file for where it is.
         digest: tells this training from others.
+        ranks: this process among those that train together. Each estimates some tasks of a
+            meta-batch and judges some tasks; rank 0 alone writes.
 
     Raises:
-        OptionError: the file is a checkpoint, but none of this training.
+        OptionError: the file is a checkpoint, but none of this training; there are more ranks than
+            tasks in a meta-batch, or they do not see the same checkpoint.
     """
 
     def __init__(
-        self, recipe: Recipe, journal: TrainingJournal, checkpoint: Path, digest: str
+        self,
+        recipe: Recipe,
+        journal: TrainingJournal | None,
+        checkpoint: Path,
+        digest: str,
+        ranks: Ranks = ALONE,
     ) -> None:
+        if ranks.count > recipe.meta_batch:
+            raise OptionError(
+                f"{ranks.count} processes are more than the {recipe.meta_batch} tasks of a "
+                "meta-batch; start fewer, or take a larger --meta-batch"
+            )
         cell = self._cell = recipe.cell
+        if cell.device != "cpu" and ranks.count > 1:
+            cell = self._cell = replace(cell, device=f"cuda:{ranks.local}")
         self._recipe, self._journal, self._path = recipe, journal, checkpoint
+        self._ranks = ranks
         self._sampler = Sampler.of(cell, dtype=getattr(torch, cell.dtype), device=cell.device)
         named = self._sampler.module.named_parameters()
         self._params = {name: value for name, value in named if value.requires_grad}
@@ -75,6 +93,11 @@ class Trainer:
         self.state, self.saved_step = Checkpoint(digest), -1
         if checkpoint.exists():
             self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
+        steps = ranks.gathered({"step": [float(self.state.step)]})["step"]
+        if len(set(steps)) > 1:
+            raise OptionError(
+                f"not all processes see {checkpoint}: the store must be in a folder that all share"
+            )
         batch, theta = self._meta_batch(0), self._theta()
         self._batching = batching_for(create(cell.estimator), batch, theta)
         self._judging = batching_for(create("maml"), batch, theta)
@@ -107,7 +130,7 @@ class Trainer:
             OSError: the journal or the checkpoint cannot be written.
         """
         recipe, state = self._recipe, self.state
-        if not state.step:
+        if not state.step and not self._ranks.rank:
             self._record(0, "train", self._memory())
         how = self._judged()
         for step, problems in ahead(self._meta_batch, state.step, recipe.steps):
@@ -128,11 +151,14 @@ class Trainer:
                 self._estimator.calibrate(self._probes(self._sampler), theta)
             except OptionError as error:  # of probes that are not finite any more
                 raise Diverged(f"{error}, at step {self.state.step}") from None
-        mean = estimate_batch(self._estimator, problems, theta, batching=self._batching)
-        if not math.isfinite(norm(mean.gradient)):
+        mean = estimate_batch(self._estimator, problems, theta, batching=self._batching).gradient
+        if self._ranks.count > 1:
+            total = self._ranks.summed(scaled(len(problems), mean))
+            mean = scaled(1 / self._recipe.meta_batch, total)
+        if not math.isfinite(norm(mean)):
             raise Diverged(f"the estimate of step {self.state.step} is not finite")
         for name, value in self._params.items():
-            value.grad = mean.gradient[name]
+            value.grad = mean[name]
         self._optimizer.step()
         self._seconds.append(time.perf_counter() - start)
 
@@ -174,9 +200,10 @@ class Trainer:
         first = _FIRST[split]
         problems = [
             self._sampler.problem(index, split, depth=self._recipe.test_depth)
-            for index in range(first, first + count)
+            for index in self._ranks.share(range(first, first + count))
         ]
-        return judge(problems, theta or self._theta(), self._judging)
+        mine = judge(problems, theta or self._theta(), self._judging)
+        return self._ranks.gathered(mine)
 
     def _biased(self) -> Samples:
         """Compares the estimate with the exact meta-gradient in float64, where that is wanted."""
@@ -189,14 +216,14 @@ class Trainer:
         if estimator.due:
             estimator.calibrate(self._probes(sampler), theta)
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
-        for index in range(self._recipe.bias_tasks):
+        for index in self._ranks.share(range(self._recipe.bias_tasks)):
             problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
             reference = exact(problem, theta).gradient
             estimate = estimator(problem, theta).gradient
             samples["bias"].append(relative_error(estimate, reference))
             samples["cosine_distance"].append(cosine_distance(estimate, reference))
             samples["curvature"].append(largest_curvature(problem, theta))
-        return samples
+        return self._ranks.gathered(samples)
 
     def _timed(self) -> Samples:
         """Returns seconds of a step, the median since the last time."""
@@ -226,7 +253,8 @@ class Trainer:
 
     def _meta_batch(self, step: int) -> list[BilevelProblem]:
         size = self._recipe.meta_batch
-        return [self._sampler.problem(step * size + number) for number in range(size)]
+        numbers = self._ranks.share(range(step * size, (step + 1) * size))
+        return [self._sampler.problem(number) for number in numbers]
 
     def _probes(self, sampler: Sampler) -> list[BilevelProblem]:
         count = self._estimator.probes
@@ -237,10 +265,13 @@ class Trainer:
 
     def _record(self, step: int, split: Split, samples: Samples) -> None:
         now = time.perf_counter()
-        self._journal.evaluation(step, split, samples, seconds=now - self._last_event)
+        if self._journal:
+            self._journal.evaluation(step, split, samples, seconds=now - self._last_event)
         self._last_event = now
 
     def _save(self) -> None:
+        if self._ranks.rank:
+            return
         state = self.state
         state.params, state.optimizer = self._theta(), self._optimizer.state_dict()
         state.estimator = _fitted(self._estimator) or {}
