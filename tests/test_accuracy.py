@@ -97,12 +97,20 @@ def test_curves() -> None:
     assert found["order"].to_list() == [2, 2]
 
 
-def test_the_training_that_got_furthest_counts_and_then_the_newest() -> None:
+def test_the_newest_that_was_tested_counts_or_else_the_one_that_got_furthest() -> None:
     old, new = rows("maml", [0.1], started="2026-01"), rows("maml", [0.2], started="2026-02")
-    began = rows("maml", [0.3], started="2026-03", step=1)
-    assert test_results(table(new, old, began), "accuracy")["value"].to_list() == [20.0]
-    again = table(new, old, rows("maml", [0.4], started="2026-02", step=200))
-    assert test_results(again, "accuracy")["value"].to_list() == [40.0]
+    assert test_results(table(new, old), "accuracy")["value"].to_list() == [20.0]
+    # Which step was the best is no matter of how far it got.
+    newest = rows("maml", [0.3], started="2026-03", step=1)
+    assert test_results(table(new, newest, old), "accuracy")["value"].to_list() == [30.0]
+    far, near, again = (
+        rows("maml", [value], started=started, step=step, split="validation")
+        for value, started, step in ((0.4, "2026-04", 9), (0.5, "2026-05", 5), (0.6, "2026-06", 9))
+    )
+    judged = curves(table(far, near), "accuracy", "validation")
+    assert judged["value"].to_list() == pytest.approx([40.0])
+    judged = curves(table(far, again, near), "accuracy", "validation")
+    assert judged["value"].to_list() == pytest.approx([60.0])
 
 
 def test_settings_are_never_mixed() -> None:

@@ -1,5 +1,7 @@
 """What meta-training with each estimator comes to: along the way, in the end, beside exact MAML."""
 
+import textwrap
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from reports.figures.style import GREY, Chart, Rows
 from reports.tables.accuracy import EXACT, quantity
 
 _NOTHING = "No training here has these numbers."
+_LINE = 60  # characters that fit below a title where two figures share a page
 _ROW = 26  # pixels of an estimator where each has a row
 # Lines of one colour, such as the orders of one estimator, are told apart by their dashes.
 _DASHES = ([1, 0], [7, 3], [2, 2], [9, 2, 2, 2])
@@ -143,7 +146,8 @@ def _title(text: str, rows: Rows, what: str) -> alt.TitleParams:
     outer = shown["outer"].iloc[0].replace("_", " ").replace("=", " ")
     missing = sorted(set(rows["estimator"]) - set(shown["estimator"]))
     left_out = f"without a finite number: {', '.join(missing)}" if missing else ""
-    return style.title_of(text, shown, outer, _intervals(shown, what), left_out)
+    told = textwrap.wrap(outer, _LINE)
+    return style.title_of(text, shown, *told, _intervals(shown, what), left_out)
 
 
 def _intervals(rows: Rows, what: str) -> str:
