@@ -231,7 +231,7 @@ def test_unknown_engine_is_refused(spec: str, engine: str) -> None:
 @pytest.mark.parametrize("name", ["binom", "binom-released"])
 @pytest.mark.parametrize("batching", ["", "map", "chunk", "chunk()", "chunk(0)", "chunk(-1)"])
 def test_unknown_batching_is_refused(name: str, batching: str) -> None:
-    with pytest.raises(OptionError, match=r"none of auto, loop, vmap, chunk\(2\)"):
+    with pytest.raises(OptionError, match=r"none of auto, loop, vmap, sharded, chunk\(2\)"):
         create(name, order=1, batching=batching)
 
 
