@@ -1,17 +1,16 @@
 """From presets and axes to the list of cells, each with the reason for which it is skipped."""
 
-import tomllib
 from collections import Counter
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from itertools import product
 from typing import Any
 
 import torch
 
 from estimators.errors import OptionError
-from estimators.registry import Spec, unknown
+from estimators.registry import Spec
 from harness.cell import Cell
+from harness.presets import about, entry
 
 ALL_ORDERS = "all"
 
@@ -57,7 +56,7 @@ class Planned:
 
 def presets() -> dict[str, str]:
     """Returns the names of all presets with a sentence about each."""
-    return {name: entry["about"] for name, entry in _preset_file().items()}
+    return about("harness")
 
 
 def preset(name: str) -> Axes:
@@ -69,11 +68,7 @@ def preset(name: str) -> Axes:
     Raises:
         OptionError: there is no such preset.
     """
-    entries = _preset_file()
-    if name not in entries:
-        raise OptionError(unknown("preset", name, sorted(entries)))
-    entry = {key: _frozen(value) for key, value in entries[name].items() if key != "about"}
-    return Axes(**entry)
+    return Axes(**{key: _frozen(value) for key, value in entry("harness", name).items()})
 
 
 def expand(axes: Axes) -> list[Planned]:
@@ -173,10 +168,6 @@ def _estimators(axes: Axes, depth: int) -> list[str]:
     orders = range(depth + 1) if axes.orders == ALL_ORDERS else axes.orders
     ordered = [str(Spec(name, {"order": order})) for name in axes.ordered for order in orders]
     return [*axes.estimators, *ordered]
-
-
-def _preset_file() -> dict[str, dict[str, Any]]:
-    return tomllib.loads(files("harness").joinpath("presets.toml").read_text(encoding="utf-8"))
 
 
 def _frozen(value: Any) -> Any:

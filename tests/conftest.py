@@ -50,3 +50,15 @@ def plugins_forgotten() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith("faulty"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder of image data sets, and an empty cache."""
+    from harness.tasks.reading.decoded import decoded
+
+    monkeypatch.setenv("METAGRAD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
+    decoded.cache_clear()
+    yield tmp_path / "data"
+    decoded.cache_clear()

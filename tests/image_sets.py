@@ -7,12 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from harness.tasks import TASKS, Task
+from harness.tasks.image_files import ImageFiles
 
 Pixels = NDArray[np.uint8]
 Classes = dict[str, Pixels]  # name: [images, height, width, 3]
 
+NESTED = b"\x80\x02)" + b"2\x86" * 40 + b"."  # pairs, each of the one before twice: 2^40 places
 SPLITS = {"train": 3, "val": 2, "test": 4}  # classes
 
 
@@ -163,3 +168,14 @@ WRITERS = {
     "images": ("images", write_tree),
 }
 """Everything but Omniglot: the family that reads it, and what writes it to a folder."""
+
+
+def family(name: str, **options: object) -> ImageFiles:
+    made = TASKS.create(name, **options)
+    assert isinstance(made, ImageFiles)
+    return made
+
+
+def equal(one: Task, other: Task) -> bool:
+    pairs = zip((*one.support, *one.query), (*other.support, *other.query), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)

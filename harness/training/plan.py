@@ -1,15 +1,13 @@
 """From presets and options to the list of recipes."""
 
-import tomllib
 from dataclasses import fields
-from importlib.resources import files
 from itertools import product
 from typing import Any
 
 from estimators.errors import OptionError
-from estimators.registry import unknown
 from harness.cell import Cell
 from harness.plan import missing_device
+from harness.presets import about, entry
 from harness.training.recipe import Recipe
 
 _OPTIONS = {
@@ -22,7 +20,7 @@ _OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "cell
 
 def presets() -> dict[str, str]:
     """Returns the names of all presets with a sentence about each."""
-    return {name: entry["about"] for name, entry in _preset_file().items()}
+    return about("harness.training")
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -34,10 +32,7 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         OptionError: there is no such preset.
     """
-    entries = _preset_file()
-    if name not in entries:
-        raise OptionError(unknown("preset", name, sorted(entries)))
-    return {key: value for key, value in entries[name].items() if key != "about"}
+    return entry("harness.training", name)
 
 
 def recipes(named: dict[str, Any]) -> list[Recipe]:
@@ -67,8 +62,3 @@ def recipes(named: dict[str, Any]) -> list[Recipe]:
         if hindrance := missing_device(recipe.cell.device) or recipe.cell.misfit():
             raise OptionError(hindrance)
     return list(dict.fromkeys(found))
-
-
-def _preset_file() -> dict[str, dict[str, Any]]:
-    packed = files("harness.training").joinpath("presets.toml")
-    return tomllib.loads(packed.read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from reports.figures.cost import (
     work_and_serial_depth,
 )
 from reports.figures.history import history
+from reports.figures.reproduced import bias_by_mini_batch, bounds_against_order
 from reports.figures.samples import samples_in_order
 from reports.figures.style import HEIGHT, PALETTE, Chart, Rows, look
 from reports.figures.tradeoffs import bias_against_memory, bias_against_time, tradeoff
@@ -36,7 +37,9 @@ __all__ = [
     "bias_against_order",
     "bias_against_time",
     "bias_along_training",
+    "bias_by_mini_batch",
     "bias_by_task",
+    "bounds_against_order",
     "cosine",
     "cost_against_model",
     "cost_against_order",

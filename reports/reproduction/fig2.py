@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import altair as alt
 import pandas as pd
 
 from estimators.bounds import (
@@ -15,9 +14,8 @@ from estimators.bounds import (
     truncated_bound,
 )
 from harness.reproduction import Scale
-from reports.figures import marks, style
-from reports.figures.style import Chart
-from reports.reproduction.piece import DECADES, Found, Piece
+from reports import figures
+from reports.reproduction.piece import Found, Piece
 
 _DEPTH = 5
 _CURVATURES = (0.1, 0.5, 0.9)  # x = alpha H
@@ -27,7 +25,6 @@ _ASSUMED = {
     "convex": "Theorem 3.8, 0 ≤ H_k ≤ H",
     "strongly convex": f"H/{_CONDITION:g} ≤ H_k ≤ H",
 }
-_DASHES = ([1, 0], [6, 3], [2, 2])
 
 
 def piece(found: Found, scale: Scale) -> Piece:
@@ -46,7 +43,10 @@ def piece(found: Found, scale: Scale) -> Piece:
     return Piece(
         name="fig2",
         title=f"Bounds of theory on the error, over that of FOMAML, K={_DEPTH}",
-        charts=[partial(_chart, data[data["assumption"] == name], name) for name in _ASSUMED],
+        charts=[
+            partial(figures.bounds_against_order, data[data["assumption"] == name], _ASSUMED[name])
+            for name in _ASSUMED
+        ],
         table=wide.reset_index(),
         data=data,
         told=[
@@ -81,38 +81,6 @@ def _bounds() -> pd.DataFrame:
     table = pd.DataFrame(rows)
     places = {name: place for place, name in enumerate(_ASSUMED)}
     return table.sort_values("assumption", key=lambda names: names.map(places), kind="stable")
-
-
-def _chart(data: pd.DataFrame, name: str) -> Chart:
-    shown = data[data["bound"] > 0].assign(
-        family=data["estimator"], about=data["x"].map("x={}".format)
-    )
-    families = [*shown["family"]]
-    dashes = alt.Scale(domain=[f"x={x}" for x in _CURVATURES], range=_DASHES)
-    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400)
-    chart = alt.Chart(shown[["family", "about", "order", "bound"]]).encode(
-        x=alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1)),
-        y=alt.Y(
-            "bound:Q",
-            title="bound / bound of FOMAML",
-            scale=alt.Scale(type="log"),
-            axis=alt.Axis(format="~g", values=DECADES),
-        ),
-        color=marks.colour(families),
-        tooltip=[
-            *(alt.Tooltip(name) for name in ("family:N", "about:N", "order:Q")),
-            alt.Tooltip("bound:Q", format=".3~g"),
-        ],
-    )
-    layers = [
-        chart.mark_line(strokeWidth=1.8).encode(
-            strokeDash=alt.StrokeDash("about:N", scale=dashes, legend=legend),
-            order=alt.Order("order:Q"),
-        ),
-        chart.mark_point(filled=True, size=36, opacity=1),
-    ]
-    title = style.heading(f"Bounds, {name}", [_ASSUMED[name], f"K={_DEPTH}, x = alpha H; 0 at L=K"])
-    return style.figure(title, layers)
 
 
 def _sentence(part: pd.DataFrame) -> str:

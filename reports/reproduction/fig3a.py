@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
 from harness.reproduction import Scale
-from reports.figures import marks, style
-from reports.figures.style import Chart
+from reports import figures
 from reports.reproduction import paper
-from reports.reproduction.piece import DECADES, Found, Piece
+from reports.reproduction.piece import Found, Piece
 from reports.tables.samples import samples
 
 _MINI_BATCH = 4
@@ -19,7 +17,6 @@ _SHOWN = (
     *("fomaml", "truncated(order=1)", "truncated(order=4)"),
     *("binom(order=1)", "binom(order=2)", "binom(order=4)"),
 )
-_DASHES = {1: [6, 3], 2: [2, 2], 4: [1, 0]}
 _NEAR = 3.0  # a factor within which an error is called the same
 
 
@@ -52,7 +49,11 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         name="fig3a",
         title="Error over mini-batches of tasks, sinusoid, K=5",
         charts=[
-            partial(_chart, data[data["trained"] == place], cells[cells["trained"] == place])
+            partial(
+                figures.bias_by_mini_batch,
+                data[data["trained"] == place],
+                cells[cells["trained"] == place],
+            )
             for place in places
         ],
         table=table.reset_index(),
@@ -62,37 +63,6 @@ def piece(found: Found, scale: Scale) -> Piece | None:
             for place in places
         ],
     )
-
-
-def _chart(data: pd.DataFrame, cells: pd.DataFrame) -> Chart:
-    families = [*data["family"]]
-    dashes = [_DASHES[int(number)] for number in _DASHES]
-    shown = data.assign(L=data["order"].fillna(4).map("L={}".format))
-    legend = alt.Legend(title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400)
-    scale = alt.Scale(domain=[f"L={order}" for order in _DASHES], range=dashes)
-    chart = alt.Chart(shown[["estimator", "family", "mini_batch", "bias", "L"]]).encode(
-        x=alt.X("mini_batch:Q", title="mini-batch", axis=alt.Axis(format="d", tickMinStep=1)),
-        y=alt.Y(
-            "bias:Q",
-            title="bias (relative error)",
-            scale=alt.Scale(type="log"),
-            axis=alt.Axis(format="~g", values=DECADES),
-        ),
-        color=marks.colour(families),
-        detail=alt.Detail("estimator:N"),
-    )
-    told = [alt.Tooltip("estimator:N"), alt.Tooltip("mini_batch:Q", title="mini-batch")]
-    layers = [
-        chart.mark_line(strokeWidth=1.6).encode(
-            strokeDash=alt.StrokeDash("L:N", scale=scale, legend=legend),
-            order=alt.Order("mini_batch:Q"),
-        ),
-        chart.mark_point(filled=True, size=22, opacity=1).encode(
-            tooltip=[*told, alt.Tooltip("bias:Q", format=".3~g")]
-        ),
-    ]
-    note = f"a point: mean over the {_MINI_BATCH} tasks of a mini-batch"
-    return style.figure(style.title_of("Bias by mini-batch", cells, note), layers)
 
 
 def _sentence(trained: int, median: Mapping[Any, float], curvature: float) -> str:

@@ -14,9 +14,6 @@ from reports.tables.snapshot import Snapshot
 # A training may be on any device.
 _OF_TRAINING = ("estimator", "task", "model", "depth", "step_size", "dtype", "seed", "outer")
 
-DECADES = [10.0**power for power in range(-9, 7)]
-"""Where a log axis has lines."""
-
 
 @dataclass(frozen=True)
 class Piece:
