@@ -11,7 +11,7 @@ import tempfile
 import tomllib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from estimators.errors import OptionError
 from harness.cache import folder
@@ -134,15 +134,17 @@ def _export(commit: str, target: Path) -> None:
     if archive is None:
         raise OptionError(f"git cannot export {commit}")
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        files.extractall(target, filter=_or_none)
+        # The filters of the standard library are not in every Python 3.11.
+        files.extraction_filter = lambda member, path: member
+        files.extractall(target, [member for member in files if not _leads_out(member)])
 
 
-def _or_none(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
-    """Leaves out what leads out of the folder: links to elsewhere, which no code needs."""
-    try:
-        return tarfile.data_filter(member, target)
-    except tarfile.FilterError:
-        return None
+def _leads_out(member: tarfile.TarInfo) -> bool:
+    """Tells whether this is a link to elsewhere, which no code needs; git writes no other ways."""
+    if not member.issym():
+        return False
+    leads_to = os.path.normpath(PurePosixPath(member.name).parent / member.linkname)
+    return PurePosixPath(leads_to).is_absolute() or leads_to.split("/")[0] == ".."
 
 
 def _install(top: Path, prefix: Path, target: Path) -> None:
