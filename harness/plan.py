@@ -1,15 +1,15 @@
 """From presets and axes to the list of cells, each with the reason for which it is skipped."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-import torch
-
 from estimators.errors import OptionError
 from estimators.registry import Spec
 from harness.cell import Cell
+from harness.devices import missing_device
 from harness.presets import about, entry
 
 ALL_ORDERS = "all"
@@ -71,11 +71,12 @@ def preset(name: str) -> Axes:
     return Axes(**{key: _frozen(value) for key, value in entry("harness", name).items()})
 
 
-def expand(axes: Axes) -> list[Planned]:
+def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) -> list[Planned]:
     """Returns every cell of a matrix, in the order of its axes; nothing is filtered out.
 
     Args:
         axes: the matrix.
+        missing: tells why a device cannot be had; None when it can.
 
     Raises:
         OptionError: a part of it is wrong, or it is empty.
@@ -100,7 +101,7 @@ def expand(axes: Axes) -> list[Planned]:
             )
             if cell not in seen:
                 seen.add(cell)
-                planned.append(Planned(cell, missing_device(cell.device) or cell.misfit() or ""))
+                planned.append(Planned(cell, missing(cell.device) or cell.misfit() or ""))
     if not planned:
         raise OptionError("nothing to measure: name a task, a model, a depth and an estimator")
     return planned
@@ -148,20 +149,6 @@ def refuse_impossible(planned: list[Planned], *, named: bool) -> None:
     for skips in groups.values():
         if all(skips):
             raise OptionError(f"nothing to measure: {Counter(skips).most_common(1)[0][0]}")
-
-
-def missing_device(device: str) -> str | None:
-    """Tells that a device is not in this machine; None when it is.
-
-    Args:
-        device: "cpu" or "cuda:N".
-    """
-    if device == "cpu":
-        return None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(device.partition(":")[2]) < count:
-        return None
-    return f"{device} is not in this machine"
 
 
 def _estimators(axes: Axes, depth: int) -> list[str]:

@@ -13,7 +13,8 @@ from harness.plan import Axes, expand
 from harness.problems import bilevel_problem
 from harness.results.runs import read_run
 from harness.running.resume import begin
-from harness.running.runner import Settings, run
+from harness.running.runner import run
+from harness.running.settings import Settings
 
 VERSION = 1
 

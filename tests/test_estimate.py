@@ -14,7 +14,7 @@ from harness.cell import Cell
 from harness.plan import Axes, Planned, expand
 from harness.running.dry_run import print_dry_run
 from harness.running.estimate import Estimate, Part, estimate, products
-from harness.running.runner import Settings
+from harness.running.settings import Settings
 
 PLAN = Axes(
     settings=(("quadratic", "linear"),),

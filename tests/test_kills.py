@@ -20,7 +20,8 @@ from harness.results.journal import Progress
 from harness.results.runs import read_run
 from harness.results.store import load_sound
 from harness.running.resume import begin
-from harness.running.runner import Settings, run
+from harness.running.runner import run
+from harness.running.settings import Settings
 from tests import commands
 from tests.commands import TINY, Command, estimators, events, finish, journals, stages
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from estimators import OptionError
-from harness.plan import Axes, expand, missing_device, override, preset, presets, refuse_impossible
+from harness.devices import missing_device
+from harness.plan import Axes, expand, override, preset, presets, refuse_impossible
 
 SMALL = Axes(
     settings=(("sinusoid", "mlp-40-40"),),

@@ -14,7 +14,8 @@ from harness.results.journal import Journal, Progress, Result
 from harness.results.runs import read_run
 from harness.running.processes import Limits
 from harness.running.resume import Beginning, begin
-from harness.running.runner import Settings, run
+from harness.running.runner import run
+from harness.running.settings import Settings
 
 LIMITS = Limits(seconds=60, memory=2e9)
 LIMITED = {"seconds": 60.0, "memory": 2e9}

@@ -25,7 +25,8 @@ from harness.results.journal import Progress
 from harness.results.runs import CellResult, read_run
 from harness.results.store import load_sound
 from harness.running.resume import begin
-from harness.running.runner import Settings, run
+from harness.running.runner import run
+from harness.running.settings import Settings
 
 FAULTY = "tests.faulty"
 SETTINGS = Settings(jobs=2, samples=6, time_limit=6.0, plugins=(FAULTY,))

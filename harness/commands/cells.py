@@ -8,12 +8,20 @@ from estimators.errors import OptionError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
+    from harness.executors.executor import Executor
+    from harness.executors.opening import Opened
     from harness.plan import Planned
-    from harness.running.runner import Settings
+    from harness.results.journal import Progress
+    from harness.running.settings import Settings
 
 
 def measure_with_progress(
-    planned: "Sequence[Planned]", settings: "Settings", store: Path, *, fresh: bool = False
+    planned: "Sequence[Planned]",
+    settings: "Settings",
+    store: Path,
+    *,
+    fresh: bool = False,
+    executor: "Executor | None" = None,
 ) -> Path:
     """Measures all, or goes on with a run of the same that was stopped.
 
@@ -22,6 +30,7 @@ def measure_with_progress(
         settings: how to run.
         store: the folder of results.
         fresh: begin anew where an interrupted run could go on.
+        executor: who does the work; this machine if None.
 
     Returns:
         The journal.
@@ -55,7 +64,11 @@ def measure_with_progress(
                 soft_wrap=True,
             )
             with progress_bar(console) as show:
-                run(list(planned), beginning, settings, lambda p: show(p.done, p.total, p.doing))
+
+                def tell(progress: "Progress") -> None:
+                    show(progress.done, progress.total, progress.doing)
+
+                run(list(planned), beginning, settings, tell, executor)
     except KeyboardInterrupt:
         ended = 0 if path == store else len(read_run(path).measured)
         raise OptionError(
@@ -71,3 +84,22 @@ def measure_with_progress(
             "and the same command goes on from there"
         ) from None
     return path
+
+
+def tell_beforehand(planned: "Sequence[Planned]", settings: "Settings", found: "Opened") -> None:
+    """Tells what would be measured, for how long, and what would be asked of a cluster.
+
+    Args:
+        planned: cells, and which to skip.
+        settings: how to run.
+        found: who would do the work.
+    """
+    from harness.executors.asked import print_asked
+    from harness.running.dry_run import print_dry_run
+    from harness.running.estimate import estimate
+
+    with console.status("Timing a few gradients of each task and model"):
+        expected = estimate(list(planned), settings, found.executor)
+    print_dry_run(expected, console)
+    if found.where:
+        print_asked(found, list(planned), settings.samples, console)

@@ -24,8 +24,8 @@ def profile(
     `metagrad report` shows the profiles of the store.
     """
     from harness.cell import Cell
+    from harness.devices import missing_device
     from harness.outcome import Status
-    from harness.plan import missing_device
     from harness.plugins import load_plugins
     from harness.profiling.folder import folder_of, read_profile, replaced_when_whole
     from harness.profiling.record import record

@@ -28,7 +28,7 @@ def measure(sources: "Sources", store: Path, jobs: int | None, *, fresh: bool = 
     """
     from harness.results.store import load_run
     from harness.running.resume import finished
-    from harness.running.runner import Settings
+    from harness.running.settings import Settings
 
     planned, recipes = sources.planned(), sources.recipes()
     well = True

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from estimators.errors import OptionError
-from harness.commands.cells import measure_with_progress
+from harness.commands.cells import measure_with_progress, tell_beforehand
 from harness.commands.ending import base_of, print_end
-from harness.commands.options import Against, Imports, Only, Store, console
+from harness.commands.options import Against, Imports, Only, Store
+from harness.executors.kind import Kind
 
 
 def run(
@@ -30,7 +31,20 @@ def run(
     ] = 7,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="Worker processes side by side.", show_default="cores, at most 8"),
+        typer.Option(
+            min=1, help="Worker processes, or jobs of SLURM.", show_default="cores, at most 8"
+        ),
+    ] = None,
+    executor: Annotated[
+        Kind, typer.Option(help="Who does the work: see docs/scaling.md.", show_default=True)
+    ] = Kind.LOCAL,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of a Dask scheduler that runs, for --executor dask.",
+            show_default="workers on this machine",
+        ),
     ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds that a score or a time sample may take.")
@@ -61,11 +75,12 @@ def run(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
+    from harness.executors.opening import opened
     from harness.plan import expand, override, refuse_impossible
     from harness.plan import preset as read_preset
     from harness.plugins import load_plugins
     from harness.results.store import load_run
-    from harness.running.runner import Settings
+    from harness.running.settings import Settings
     from harness.selection import select
 
     load_plugins(imports)
@@ -89,9 +104,6 @@ def run(
         step_size=step_size,
         trained=trained,
     )
-    planned = select(expand(axes), only or [])
-    refuse_impossible(planned, named=bool(estimator))
-    base = base_of(against, {plan.cell.estimator for plan in planned})
     settings = Settings(
         jobs=jobs or Settings.jobs,
         samples=samples,
@@ -99,13 +111,16 @@ def run(
         memory_limit=memory_limit * 2**30 if memory_limit else None,
         plugins=tuple(imports),
     )
-    if dry_run:
-        from harness.running.dry_run import print_dry_run
-        from harness.running.estimate import estimate
-
-        with console.status("Timing a few gradients of each task and model"):
-            expected = estimate(planned, settings)
-        print_dry_run(expected, console)
-        return 0
-    path = measure_with_progress(planned, settings, store, fresh=fresh)
+    # What is wrong is told before anyone is asked to work.
+    anywhere = select(expand(axes, missing=lambda device: None), only or [])
+    refuse_impossible(anywhere, named=bool(estimator))
+    base = base_of(against, {plan.cell.estimator for plan in anywhere})
+    devices = tuple(dict.fromkeys(plan.cell.device for plan in anywhere if not plan.skip))
+    with opened(executor, settings, devices, scheduler=scheduler, dry=dry_run) as found:
+        planned = select(expand(axes, missing=found.executor.missing), only or [])
+        refuse_impossible(planned, named=bool(estimator))
+        if dry_run:
+            tell_beforehand(planned, settings, found)
+            return 0
+        path = measure_with_progress(planned, settings, store, fresh=fresh, executor=found.executor)
     return print_end(load_run(path), base)

@@ -6,7 +6,7 @@ from typing import Any
 
 from estimators.errors import OptionError
 from harness.gate.measuring import Cells
-from harness.results.runs import read_run
+from harness.results.runs import Run, read_run
 from harness.results.store import read_runs
 
 
@@ -60,10 +60,15 @@ def stored(path: Path) -> Stored:
         except (OSError, ValueError) as error:
             raise OptionError(f"{path} cannot be read: {error}") from None
     cells = {cell.id: cell for run in runs for cell in run.cells}
-    found = Stored(cells, [run.environment for run in runs])
+    found = Stored(cells, [made for run in runs for made in _environments(run)])
     if len(found.told("fingerprint")) > 1:
         raise OptionError(f"{path} has results of several machines; name the run to compare")
     return found
+
+
+def _environments(run: Run) -> list[dict[str, Any]]:
+    """Returns those in which the cells of a run were measured."""
+    return list(run.machines.values()) or [run.environment]
 
 
 def differences(base: Stored, head: Stored) -> list[str]:

@@ -135,6 +135,7 @@ def _write_json(runs: list[Run], file: BinaryIO) -> None:
                 "started": run.started,
                 "schema": run.schema,
                 "environment": run.environment,
+                "machines": run.machines,
             }
             for run in runs
         ],

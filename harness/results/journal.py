@@ -162,6 +162,10 @@ class EventFile:
 class Journal(EventFile):
     """The journal of one run; see `EventFile`."""
 
+    def __init__(self, path: Path, *, new: bool) -> None:
+        super().__init__(path, new=new)
+        self._machines: set[str] = set()  # whose environments are in it
+
     @classmethod
     def create(cls, store: Path) -> Self:
         """Starts the journal of a new run.
@@ -191,6 +195,7 @@ class Journal(EventFile):
         *,
         seconds: float = 0.0,
         limits: dict[str, float] | None = None,
+        machine: dict[str, Any] | None = None,
     ) -> None:
         """Writes how one stage of some cells ended, all of them or none.
 
@@ -199,7 +204,12 @@ class Journal(EventFile):
             results: one a cell; more than one where they were measured in turns.
             seconds: wall time that it took.
             limits: "seconds" and bytes of "memory" beyond which it would have been stopped.
+            machine: environment of the machine that did it, if it is not the run's.
         """
+        name = machine["fingerprint"] if machine else ""
+        if name and name not in self._machines:
+            self._write("machine", sync=False, name=name, environment=machine)
+            self._machines.add(name)
         written = [
             {
                 "id": result.cell.id,
@@ -218,6 +228,7 @@ class Journal(EventFile):
             seconds=round(seconds, 4),
             limits=limits or {},
             results=written,
+            on=name,
         )
 
     def progress(self, progress: Progress) -> None:

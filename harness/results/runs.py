@@ -28,6 +28,7 @@ class StageResult:
         notes: what a reader of the samples should know.
         seconds: wall time of the piece of work, which several cells may have shared.
         limits: "seconds" and bytes of "memory" that it had.
+        machine: that did it, by its fingerprint; "" if it is the run's own.
     """
 
     status: Status
@@ -37,6 +38,7 @@ class StageResult:
     notes: list[str]
     seconds: float
     limits: dict[str, float]
+    machine: str = ""
 
 
 def _rank(stage: str) -> int:
@@ -79,6 +81,12 @@ class CellResult:
         return {k: v for stage in self.stages.values() for k, v in stage.samples.items()}
 
     @property
+    def machine(self) -> str:
+        """Fingerprint of the machine that timed it, or else did the rest; "" for the run's own."""
+        known = [self.stages[stage] for stage in sorted(self.stages, key=_rank)]
+        return known[-1].machine
+
+    @property
     def notes(self) -> list[str]:
         """What a reader of the samples should know."""
         return [note for stage in self.stages.values() for note in stage.notes]
@@ -93,6 +101,7 @@ class Run:
         schema: version of the journal.
         started: ISO 8601 time, UTC.
         environment: see `harness.environment.environment`.
+        machines: environments of other machines that did work, by fingerprint.
         cells: in the order in which they were first heard of.
         faults: lines that could not be read, one sentence each.
         ended: whether it is whole.
@@ -102,9 +111,22 @@ class Run:
     schema: int
     started: str
     environment: dict[str, Any]
+    machines: dict[str, dict[str, Any]]
     cells: list[CellResult]
     faults: list[str]
     ended: bool
+
+    def made_with(self, cell: CellResult) -> dict[str, Any]:
+        """Returns the environment that a cell was measured in.
+
+        A skipped one goes with the others: what began a run on a cluster may have measured nothing.
+
+        Args:
+            cell: one of `cells`.
+        """
+        if "plan" in cell.stages and self.machines:
+            return next(iter(self.machines.values()))
+        return self.machines.get(cell.machine, self.environment)
 
     @property
     def measured(self) -> list[CellResult]:
@@ -135,6 +157,7 @@ def read_run(path: Path) -> Run:
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         raise ValueError(f"it has schema {schema}, this version reads 1 to {SCHEMA}")
     cells: dict[str, CellResult] = {}
+    machines: dict[str, dict[str, Any]] = {}
     faults: list[str] = []
     kind = "start"
     for number, line in enumerate(lines, start=1):
@@ -144,6 +167,10 @@ def read_run(path: Path) -> Run:
             continue
         try:
             kind = event["event"]
+            if kind == "machine":
+                name, made_with = event["name"], event["environment"]
+                _check_texts([name, made_with["machine"]])
+                machines[name] = made_with
             for stage, result in _results(event):
                 if result["id"] not in cells:
                     _check_texts([result["id"], *result["cell"].keys()])
@@ -159,11 +186,14 @@ def read_run(path: Path) -> Run:
         _check_texts([started, *(environment[name] for name in ("commit", "changes", "machine"))])
     except (KeyError, TypeError) as error:
         raise ValueError(f"line 1: an event lacks what it should have ({error})") from None
+    code = {name: environment[name] for name in ("commit", "changes")}
     return Run(
         name=path.stem,
         schema=schema,
         started=started,
         environment=environment,
+        # Their code is the run's, wherever their workers have it.
+        machines={name: made | code for name, made in machines.items()},
         cells=list(cells.values()),
         faults=faults,
         ended=kind == "end",
@@ -188,7 +218,8 @@ def _stage_result(event: dict[str, Any], result: dict[str, Any]) -> StageResult:
     if not set(map(type, chain.from_iterable(samples.values()))) <= _NUMBERS:
         raise ValueError("a sample is not a number")
     notes = result.get("notes", [])
-    _check_texts([result["reason"], *notes])
+    machine = event.get("on", "")
+    _check_texts([result["reason"], *notes, machine])
     return StageResult(
         status=Status(result["status"]),
         reason=result["reason"],
@@ -197,6 +228,7 @@ def _stage_result(event: dict[str, Any], result: dict[str, Any]) -> StageResult:
         notes=notes,
         seconds=event.get("seconds", 0.0),
         limits=event.get("limits", {}),
+        machine=machine,
     )
 
 

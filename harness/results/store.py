@@ -25,11 +25,16 @@ AXES: dict[str, type] = {
 
 # What the table says of a run and of a cell, and as what.
 _OF_RUN: dict[str, type] = {
-    **{"run": str, "started": str, "commit": str, "changes": str, "machine": str},
-    **{"fingerprint": str, "schema": int},
+    **{"run": str, "started": str, "commit": str, "changes": str, "schema": int},
 }
-_OF_CELL: dict[str, type] = {"cell": str, **AXES, "outcome": str, "reason": str, "notes": str}
-COLUMNS = (*_OF_RUN, *_OF_CELL, "metric", "value", "low", "high", "samples", "unit")
+_OF_CELL: dict[str, type] = {
+    **{"machine": str, "fingerprint": str, "cell": str, **AXES},
+    **{"outcome": str, "reason": str, "notes": str},
+}
+COLUMNS = (
+    *("run", "started", "commit", "changes", "machine", "fingerprint", "schema", "cell", *AXES),
+    *("outcome", "reason", "notes", "metric", "value", "low", "high", "samples", "unit"),
+)
 
 _DEFAULTS = {"trained": 0}  # of axes that cells have not always had
 _MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  # in JSON
@@ -203,11 +208,12 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
         "started": [run.started for run in runs],
         "commit": [run.environment["commit"] for run in runs],
         "changes": [run.environment["changes"] for run in runs],
-        "machine": [run.environment["machine"] for run in runs],
-        "fingerprint": [str(run.environment.get("fingerprint", "")) for run in runs],
         "schema": [run.schema for run in runs],
     }
+    made_with = [run.made_with(cell) for run in runs for cell in run.cells]
     about_cell = {
+        "machine": [one["machine"] for one in made_with],
+        "fingerprint": [str(one.get("fingerprint", "")) for one in made_with],
         "cell": [cell.id for cell in cells],
         **{axis: [_axis(cell, axis) for cell in cells] for axis in AXES},
         "outcome": [str(cell.status) for cell in cells],

@@ -19,6 +19,7 @@ from estimators.hvp import hvp
 from estimators.options import measured_default
 from estimators.tree import leaves
 from harness.cell import Cell
+from harness.executors.executor import Executor
 from harness.meta_training import META_BATCH
 from harness.outcome import Status
 from harness.plan import Planned
@@ -28,7 +29,7 @@ from harness.probes.time import LEAST_SECONDS
 from harness.problems import bilevel_problem
 from harness.running import measures
 from harness.running.processes import Ending, in_worker
-from harness.running.runner import Settings
+from harness.running.settings import Settings
 
 _COMPILATION = 30.0  # seconds of one compilation, about; a cell is compiled three times
 _CALLS = 5  # in its dtype, for a score: resident memory, HVPs, live memory, FLOPs, launches
@@ -122,7 +123,9 @@ class Timed:
     task: float
 
 
-def estimate(planned: list[Planned], settings: Settings) -> Estimate:
+def estimate(
+    planned: list[Planned], settings: Settings, executor: Executor | None = None
+) -> Estimate:
     """Estimates how long `harness.running.runner.run` takes for a plan on this machine.
 
     In workers, one inner gradient g, one outer gradient o and one HVP h of each task and model are
@@ -133,8 +136,10 @@ def estimate(planned: list[Planned], settings: Settings) -> Estimate:
     Args:
         planned: the plan; skipped cells take no time.
         settings: how it is to be run.
+        executor: who is to do it, on machines like this one; this machine if None.
     """
-    machine = _Machine(settings)
+    workers = executor.workers if executor else settings.jobs
+    machine = _Machine(settings, workers, executor.timed_at_once if executor else 1)
     parts: dict[tuple[str, str, int, str], list[Planned]] = {}
     for plan in planned:
         cell = plan.cell
@@ -149,7 +154,7 @@ def estimate(planned: list[Planned], settings: Settings) -> Estimate:
         except _NotTimed as error:
             remarks[f"not estimated: {error}"] += len(cells)
         told.append(Part(*key, len(cells), len(plans) - len(cells), seconds))
-    return Estimate(told, machine.start, settings.jobs, remarks)
+    return Estimate(told, machine.start, workers, remarks)
 
 
 def time_units(cell: Cell) -> Timed:
@@ -203,8 +208,8 @@ class _NotTimed(Exception):
 class _Machine:
     """What takes how long here; nothing is timed twice."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, workers: int, timed_at_once: int) -> None:
+        self.settings, self.workers, self.timed_at_once = settings, workers, timed_at_once
         self.start = self._in_worker(os.getpid).seconds  # of the first worker
         self._worker = self._in_worker(os.getpid).seconds  # of any other
         self._score = self._least_score()
@@ -228,7 +233,7 @@ class _Machine:
                 beside += self._score + prepared + _score(cell, estimator, timed)
                 if self.settings.samples:
                     alone += self._time(call) + prepared
-        return beside / self.settings.jobs + alone
+        return beside / self.workers + alone / self.timed_at_once
 
     def _training(self, groups: Iterable[Cell]) -> float:
         """Seconds of meta-training; what is trained longer goes on from what is trained less."""

@@ -59,12 +59,14 @@ class Ending:
         value: what it returned; None unless the outcome is ok.
         seconds: wall time, start of the worker included.
         part: of the work, that the worker was at; see `harness.running.worker.take_turn`.
+        machine: environment of the machine that did it, if that is another one.
     """
 
     outcome: Outcome
     value: Any = None
     seconds: float = 0.0
     part: int = 0
+    machine: dict[str, Any] | None = None
 
 
 def worker_memory(jobs: int) -> float:

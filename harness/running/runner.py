@@ -1,60 +1,30 @@
-"""Runs a plan in worker processes and journals each piece of work as it ends."""
+"""Runs a plan, piece of work by piece of work, and journals each as it ends."""
 
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.cell import Cell
+from harness.executors.executor import Executor
+from harness.executors.local import Local
 from harness.outcome import Status
 from harness.plan import Planned
 from harness.results.journal import Progress, Result
-from harness.running import measures
-from harness.running.processes import (
-    Ending,
-    Limits,
-    in_worker,
-    refuse_full_disk,
-    usable_processors,
-    worker_memory,
-)
+from harness.running.processes import Ending
 from harness.running.resume import Beginning
+from harness.running.settings import Settings
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
 _SCORE_OVERHEAD, _TIME_OVERHEAD = 0.2, 0.1
 
+_LOOK_EVERY = 5.0  # seconds of silence after which it is told why nothing ends
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run.
-
-    Attributes:
-        jobs: worker processes side by side; timing always has the machine for itself.
-        samples: time samples of each cell, 6 or more for a rank test; 0 to take no times.
-        time_limit: seconds after which a piece of work is stopped: a reference, a score, one
-            sample of time.
-        memory_limit: bytes of resident memory beyond which a worker is stopped; an equal share
-            of most of the machine's when None.
-        plugins: modules that workers import first; see `load_plugins`.
-    """
-
-    jobs: int = usable_processors(most=8)
-    samples: int = 7
-    time_limit: float = 3600.0
-    memory_limit: float | None = None
-    plugins: tuple[str, ...] = ()
-
-    @property
-    def limits(self) -> Limits:
-        """What one piece of work may take."""
-        return Limits(self.time_limit, self.memory_limit or worker_memory(self.jobs))
+E = TypeVar("E")
 
 
 @dataclass
@@ -62,7 +32,7 @@ class _Group:
     """Cells that differ in their estimator alone."""
 
     name: Cell
-    reference: Path
+    reference: Any = None
     cells: list[Cell] = field(default_factory=list)
     unscored: list[Cell] = field(default_factory=list)
     timed: bool = False
@@ -76,26 +46,28 @@ def run(
     beginning: Beginning,
     settings: Settings,
     tell: Callable[[Progress], None] = lambda progress: None,
+    executor: Executor | None = None,
 ) -> None:
     """Measures what is planned and not there yet; a failing cell is recorded, the rest goes on.
 
     First the float64 reference of each group, then everything but time of each cell, in fresh
-    processes side by side; then time, group by group, with the machine for itself.
+    processes side by side; then time, group by group, on devices that do nothing else.
 
     Args:
         planned: cells, and which to skip for which reason.
         beginning: where each result goes as soon as it is there, and what is there already.
         settings: how to run.
-        tell: called after each piece of work.
+        tell: called after each piece of work, from any thread.
+        executor: who does the work; this machine if None.
 
     Raises:
-        OptionError: the disk is full.
+        OptionError: the disk is full, or the executor cannot go on.
         OSError: the journal cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="metagrad-") as scratch:
+        with Local(settings) if executor is None else nullcontext(executor) as work:
             cells = [plan.cell for plan in planned if not plan.skip]
-            _Run(cells, Path(scratch), beginning, settings, tell).all()
+            _Run(cells, beginning, settings, tell, work).all()
         beginning.journal.end()
     except BaseException:
         beginning.journal.close()
@@ -106,31 +78,30 @@ class _Run:
     def __init__(
         self,
         cells: list[Cell],
-        scratch: Path,
         beginning: Beginning,
         settings: Settings,
         tell: Callable[[Progress], None],
+        executor: Executor,
     ) -> None:
         self.journal, self.settings, self.tell = beginning.journal, settings, tell
-        self.limits = settings.limits
-        self.stop = threading.Event()
+        self.executor = executor
+        self.writing = threading.Lock()
         self.done = 0.0
         self.good: set[Cell] = set()
-        self.groups = self._groups(cells, scratch, beginning)
+        self.groups = self._groups(cells, beginning)
         self.total = float(sum(len(group.cells) for group in self.groups))
 
     def all(self) -> None:
-        self._work(os.getpid)  # once it has imported torch, clocks may run
+        self.executor.ready()
         self.references()
         self.total = sum(self._weight(group) for group in self.groups)
         self.scores()
-        for group in self.groups:
-            if not group.timed:
-                self.times(group)
+        self.timings()
 
     def references(self) -> None:
         def compute(group: _Group) -> Ending:
-            return self._work(measures.reference, group.name, group.reference)
+            ending, group.reference = self.executor.reference(group.name)
+            return ending
 
         wanted = [group for group in self.groups if group.unscored]
         # One chain of meta-training passes all checkpoints that are wanted of it, and keeps them.
@@ -140,10 +111,11 @@ class _Run:
         first = [g for g in wanted if g.name.trained == longest[g.name.chain]]
         for groups in (first, [group for group in wanted if group not in first]):
             for group, ending in self._side_by_side(groups, compute):
-                group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.settings.jobs
+                group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.executor.workers
                 # One task in float32 rather than all in float64, twice for warming up.
                 runs = (self.settings.samples + 2) / (2 * group.name.tasks)
-                group.time_weight = _TIME_OVERHEAD + runs * ending.seconds
+                at_once = self.executor.timed_at_once
+                group.time_weight = (_TIME_OVERHEAD + runs * ending.seconds) / at_once
                 if ending.outcome.status is not Status.OK:
                     group.failure = ending
                 self._tell(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
@@ -151,19 +123,30 @@ class _Run:
     def scores(self) -> None:
         def compute(item: tuple[_Group, Cell]) -> Ending:
             group, cell = item
-            return group.failure or self._work(measures.score, cell, group.reference)
+            return group.failure or self.executor.score(cell, group.reference)
 
+        left = {group.name: len(group.unscored) for group in self.groups}
         items = [(group, cell) for group in self.groups for cell in group.unscored]
         for (group, cell), ending in self._side_by_side(items, compute):
             self._journal("score", [Result(cell, ending.outcome, ending.value or {})], ending)
             if ending.outcome.status is Status.OK:
                 self.good.add(cell)
+            left[group.name] -= 1
+            if not left[group.name]:
+                group.reference = None  # on a cluster, its memory
             self._tell(group.score_weight, f"{cell.estimator} on {cell.task}, depth {cell.depth}")
+
+    def timings(self) -> None:
+        waiting = [group for group in self.groups if not group.timed]
+        if self.executor.timed_at_once > 1:  # the longest first, so that at the end few wait
+            waiting.sort(key=lambda group: -group.time_weight * len(group.cells))
+        for _ in self._side_by_side(waiting, self.times, self.executor.timed_at_once):
+            pass
 
     def times(self, group: _Group) -> None:
         cells = [cell for cell in group.cells if cell in self.good]
         while cells:
-            ending = self._work(measures.time_group, cells, self.settings.samples)
+            ending = self.executor.time(cells, self.settings.samples)
             if ending.outcome.status is Status.OK:
                 results = [
                     Result(cell, ending.outcome, samples, notes)
@@ -180,54 +163,52 @@ class _Run:
         )
 
     def _journal(self, stage: str, results: list[Result], ending: Ending) -> None:
-        self.journal.results(
-            stage,
-            results,
-            seconds=ending.seconds,
-            limits={"seconds": self.limits.seconds, "memory": self.limits.memory},
-        )
+        limits = self.executor.limits
+        with self.writing:
+            self.journal.results(
+                stage,
+                results,
+                seconds=ending.seconds,
+                limits={"seconds": limits.seconds, "memory": limits.memory},
+                machine=ending.machine,
+            )
 
     def _tell(self, more: float, doing: str) -> None:
-        self.done += more
-        progress = Progress(self.done, self.total, doing)
-        self.journal.progress(progress)
+        with self.writing:
+            self.done += more
+            progress = Progress(self.done, self.total, doing)
+            self.journal.progress(progress)
         self.tell(progress)
 
     def _side_by_side(
-        self, items: list[T], compute: Callable[[T], Ending]
-    ) -> Iterator[tuple[T, Ending]]:
-        pool = ThreadPoolExecutor(self.settings.jobs)
+        self, items: list[T], compute: Callable[[T], E], at_once: int | None = None
+    ) -> Iterator[tuple[T, E]]:
+        pool = ThreadPoolExecutor(at_once or self.executor.in_flight)
         try:
             futures = {pool.submit(compute, item): item for item in items}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            left: set[Future[E]] = set(futures)
+            while left:
+                done, left = wait(left, _LOOK_EVERY, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield futures[future], future.result()
+                if not done and (trouble := self.executor.trouble()):
+                    self._tell(0.0, trouble)
+        except BaseException:
+            self.executor.stop()
+            raise
         finally:
-            self.stop.set()  # some are at work only if we were interrupted
             pool.shutdown(wait=True, cancel_futures=True)
-            self.stop.clear()
-
-    def _work(self, function: Callable[..., Any], *arguments: Any) -> Ending:
-        ending = in_worker(
-            function,
-            *arguments,
-            limits=self.limits,
-            plugins=self.settings.plugins,
-            stop=self.stop,
-        )
-        refuse_full_disk(ending)
-        return ending
 
     def _weight(self, group: _Group) -> float:
         timing = 0.0 if group.timed else group.time_weight * len(group.cells)
         return group.score_weight * len(group.unscored) + timing
 
-    def _groups(self, cells: list[Cell], scratch: Path, beginning: Beginning) -> list[_Group]:
+    def _groups(self, cells: list[Cell], beginning: Beginning) -> list[_Group]:
         groups: dict[Cell, _Group] = {}
         for cell in cells:
-            path = scratch / f"{len(groups)}.pt"
-            group = groups.setdefault(cell.group, _Group(cell.group, path))
+            group = groups.setdefault(cell.group, _Group(cell.group))
             group.cells.append(cell)
-            scored = beginning.stage(cell.id, "score", self.limits)
+            scored = beginning.stage(cell.id, "score", self.executor.limits)
             if scored is None:
                 group.unscored.append(cell)
             elif scored.status is Status.OK:
@@ -236,7 +217,7 @@ class _Run:
             group.timed = not self.settings.samples or (
                 not group.unscored
                 and all(
-                    beginning.stage(cell.id, "time", self.limits)
+                    beginning.stage(cell.id, "time", self.executor.limits)
                     for cell in group.cells
                     if cell in self.good
                 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from estimators.errors import OptionError
 from harness.cell import Cell
-from harness.plan import missing_device
+from harness.devices import missing_device
 from harness.presets import about, entry
 from harness.training.recipe import Recipe
 

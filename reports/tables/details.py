@@ -17,7 +17,7 @@ class Details:
 
     Attributes:
         result: how each stage of it ended.
-        environment: what the run was made with, by name.
+        environment: what the cell was made with, by name.
         metrics: "metric", "value", "low", "high", "unit", "samples" (how many) and "about", a row
             each; in the units that are shown.
     """
@@ -43,7 +43,8 @@ def details(snapshot: Snapshot, run: str, cell: str) -> Details:
     result = next((one for one in read.cells if one.id == cell), None)
     if result is None:
         raise ValueError("it has no such cell any more")
-    return Details(result, facts(read.environment, read.started), _metrics(snapshot, run, cell))
+    made_with = facts(read.made_with(result), read.started)
+    return Details(result, made_with, _metrics(snapshot, run, cell))
 
 
 def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:

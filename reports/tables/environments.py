@@ -25,9 +25,12 @@ def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
     """
     newest = table.sort_values(["started", "run"]).drop_duplicates("version", keep="last")
     found = []
-    for run, started in zip(newest["run"], newest["started"], strict=True):
+    for run, started, fingerprint in newest[["run", "started", "fingerprint"]].itertuples(
+        index=False
+    ):
         with suppress(OSError, ValueError):
-            made = read_run(store / "runs" / f"{run}.jsonl").environment
+            read = read_run(store / "runs" / f"{run}.jsonl")
+            made = read.machines.get(fingerprint, read.environment)
             found.append(facts(made, started))
     return found
 

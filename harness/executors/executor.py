@@ -1,0 +1,74 @@
+"""What the runner asks of whoever does the work."""
+
+from typing import Any, Protocol
+
+from harness.cell import Cell
+from harness.running.processes import Ending, Limits
+
+
+class Executor(Protocol):
+    """Does pieces of work, each in a fresh process; to be called from many threads.
+
+    Attributes:
+        limits: what one piece of work may take.
+    """
+
+    limits: Limits
+
+    @property
+    def workers(self) -> int:
+        """How many pieces of work are done side by side."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many pieces of work are to be asked for at a time."""
+
+    @property
+    def timed_at_once(self) -> int:
+        """How many groups are timed side by side."""
+
+    def missing(self, device: str) -> str | None:
+        """Tells that nobody here has a device; None when somebody does.
+
+        Args:
+            device: "cpu" or "cuda:N".
+        """
+
+    def ready(self) -> None:
+        """Gets ready to work: afterwards, what takes time is the work.
+
+        Raises:
+            OptionError: nobody can do any.
+        """
+
+    def reference(self, group: Cell) -> tuple[Ending, Any]:
+        """Computes what all cells of a group are scored against; see `measures.reference`.
+
+        Args:
+            group: the cells' name.
+
+        Returns:
+            How that ended, and what `score` wants as the reference.
+        """
+
+    def score(self, cell: Cell, reference: Any) -> Ending:
+        """Measures everything of a cell but time; see `measures.score`.
+
+        Args:
+            cell: the cell.
+            reference: of its group.
+        """
+
+    def time(self, cells: list[Cell], samples: int) -> Ending:
+        """Times cells in turns, on a device that does nothing else; see `measures.time_group`.
+
+        Args:
+            cells: that differ in their estimator alone.
+            samples: how many of each.
+        """
+
+    def stop(self) -> None:
+        """Ends all work at once; nothing is asked for afterwards."""
+
+    def trouble(self) -> str:
+        """Tells what keeps the work from going on at the moment, in a few words; "" if nothing."""

@@ -1,0 +1,75 @@
+"""Worker processes of this machine."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+from harness.cell import Cell
+from harness.devices import missing_device
+from harness.running import measures
+from harness.running.processes import Ending, in_worker, refuse_full_disk
+from harness.running.settings import Settings
+
+
+class Local:
+    """Does work in processes of this machine; timing has the machine for itself.
+
+    Args:
+        settings: how many processes, and what they may take.
+    """
+
+    timed_at_once = 1
+
+    def __init__(self, settings: Settings) -> None:
+        self.limits = settings.limits
+        self.workers = self.in_flight = settings.jobs
+        self._plugins = settings.plugins
+        self._stop = threading.Event()
+        self._numbers = count()
+
+    def __enter__(self) -> Self:
+        self._scratch = tempfile.TemporaryDirectory(prefix="metagrad-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    def missing(self, device: str) -> str | None:
+        """See `Executor`."""
+        return missing_device(device)
+
+    def ready(self) -> None:
+        """Starts what workers are forked from, which takes a while to import torch."""
+        self._work(os.getpid)
+
+    def reference(self, group: Cell) -> tuple[Ending, Path]:
+        """See `Executor`."""
+        path = Path(self._scratch.name) / f"{next(self._numbers)}.pt"
+        return self._work(measures.reference, group, path), path
+
+    def score(self, cell: Cell, reference: Path) -> Ending:
+        """See `Executor`."""
+        return self._work(measures.score, cell, reference)
+
+    def time(self, cells: list[Cell], samples: int) -> Ending:
+        """See `Executor`."""
+        return self._work(measures.time_group, cells, samples)
+
+    def stop(self) -> None:
+        """See `Executor`."""
+        self._stop.set()
+
+    def trouble(self) -> str:
+        """See `Executor`."""
+        return ""
+
+    def _work(self, function: Callable[..., Any], *arguments: Any) -> Ending:
+        ending = in_worker(
+            function, *arguments, limits=self.limits, plugins=self._plugins, stop=self._stop
+        )
+        refuse_full_disk(ending)
+        return ending
