@@ -1,7 +1,7 @@
 """Dask clusters: one that runs already, one on this machine, one of jobs that SLURM runs."""
 
 import logging
-import shutil
+import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 import dask
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed.utils import silence_logging_cmgr
 
 from estimators.errors import OptionError
 from harness.devices import missing_device
@@ -23,6 +24,7 @@ Found = tuple[Cluster, str, str]
 """The executor, where it is in a few words, and the script of each job of SLURM's."""
 
 _CONNECT = 15.0  # seconds
+_LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 _JOB = {"cores": 1, "memory": "8 GiB"}  # where the user's configuration of Dask tells nothing
 
 
@@ -45,7 +47,7 @@ def running(settings: Settings, address: str) -> Generator[Found]:
     except (OSError, TimeoutError, ValueError) as error:
         why = " ".join(str(error).split())
         raise OptionError(f"no Dask scheduler answers at {address}: {why}") from None
-    with client:
+    with client, silence_logging_cmgr(logging.CRITICAL):
         devices, count = devices_of(client), len(client.scheduler_info(n_workers=-1)["workers"])
         if not devices:
             raise OptionError(
@@ -79,6 +81,7 @@ def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) 
         f"{device}-{number}": {
             "cls": Nanny,
             "options": {
+                **_LOOPBACK,
                 "nthreads": 1,
                 "resources": {device: 1},
                 "memory_limit": 0,
@@ -89,7 +92,7 @@ def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) 
     }
     scheduler = {
         "cls": Scheduler,
-        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False},
+        "options": {**_LOOPBACK, "port": 0, "dashboard": False},
     }
     # They start processes of their own.
     with (
@@ -123,34 +126,54 @@ def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Ge
     Raises:
         OptionError: more than one device is wanted, or SLURM does not take the jobs.
     """
-    kinds = sorted({device.partition(":")[0] for device in devices})
-    if len(kinds) > 1:
+    if set(devices) not in ({"cpu"}, {"cuda:0"}):
         raise OptionError(
-            "all jobs of SLURM are alike: measure with --device cpu and with --device cuda:0, "
+            "a job of SLURM has one device: measure with --device cpu and with --device cuda:0, "
             "one after the other"
         )
-    device = "cpu" if kinds == ["cpu"] else "cuda:0"
-    if not dry and not shutil.which("sbatch"):
-        raise OptionError("there is no sbatch here: SLURM takes jobs on a machine that has it")
+    (device,) = set(devices)
     config: dict[str, Any] = dask.config.get("jobqueue.slurm")
     cores, memory = (config[name] or default for name, default in _JOB.items())
     extra = ["--gres=gpu:1"] if device == "cuda:0" else []
     limits = Limits(settings.time_limit, settings.memory_limit or _share(str(memory)))
-    try:
-        cluster = SLURMCluster(
-            n_workers=0 if dry else settings.jobs,
+    # Nannies are not used: their workers may not start processes.
+    with (
+        SLURMCluster(
             cores=cores,
             memory=memory,
             processes=1,
-            nanny=False,  # whose children may not start processes
+            nanny=False,
             worker_extra_args=[*config["worker-extra-args"], "--resources", f"{device}=1"],
             job_extra_directives=[*config["job-extra-directives"], *extra],
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise OptionError(f"SLURM does not take the jobs: {' '.join(str(error).split())}") from None
-    with cluster, Client(cluster, set_as_default=False) as client:
+            scheduler_options={"dashboard_address": ":0"} | config["scheduler-options"],
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        script = cluster.job_script()
+        if not dry:
+            _check_with_slurm(script)
+            cluster.scale(jobs=settings.jobs)
         found = _cluster(client, settings.jobs, settings, limits, frozenset({device}))
-        yield found, f"{settings.jobs} jobs of SLURM", cluster.job_script()
+        yield found, f"{settings.jobs} jobs of SLURM", script
+
+
+def _check_with_slurm(script: str) -> None:
+    """Has SLURM look at the script of a job: what it finds when jobs are handed in is lost.
+
+    Raises:
+        OptionError: there is no SLURM, or it does not take such a job.
+    """
+    try:
+        subprocess.run(
+            ["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=True
+        )
+    except FileNotFoundError:
+        raise OptionError(
+            "there is no sbatch here: SLURM takes jobs on a machine that has it"
+        ) from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        raise OptionError(f"SLURM does not take the jobs: {' '.join(told.split())}") from None
 
 
 def _cluster(
