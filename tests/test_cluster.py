@@ -13,7 +13,7 @@ from harness.metrics import METRICS
 from harness.results.runs import Run, read_run
 from harness.results.store import load
 from tests.commands import COMMAND, TINY, estimators, processes, variables, wait_for
-from tests.dask_cluster import DaskCluster, dask_cluster, kill_in_midst, stages_of
+from tests.dask_cluster import DaskCluster, dask_cluster, kill_in_midst, stages_of, wait_for_results
 
 EXACT = [metric.name for metric in METRICS.values() if not metric.noisy]
 MANY = tuple(part for seed in range(20) for part in ("--seed", str(seed)))
@@ -106,7 +106,7 @@ def test_a_lost_workers_cells_are_run_again_and_once(tmp_path: Path) -> None:
 def test_interrupted_it_goes_on_without_the_cluster(cluster: DaskCluster, tmp_path: Path) -> None:
     arguments = (*TINY, *estimators("fomaml", "maml"), *MANY, "--depth", "1", "--samples", "0")
     command = start(tmp_path, *arguments, *on(cluster))
-    wait_for(lambda: sum(stages_of(journal(tmp_path)).values()) >= 2)
+    wait_for_results(journal(tmp_path), 2)
     command.send_signal(signal.SIGINT)
     _, error = command.communicate(timeout=60)
     assert command.returncode == 2
@@ -122,7 +122,7 @@ def test_a_scheduler_that_is_lost_is_told_and_nothing_else_is(tmp_path: Path) ->
     arguments = (*TINY, *estimators("fomaml", "maml"), *MANY, "--depth", "1", "--samples", "0")
     with dask_cluster(tmp_path / "cluster") as cluster:
         command = start(tmp_path, *arguments, *on(cluster))
-        wait_for(lambda: sum(stages_of(journal(tmp_path)).values()) >= 2)
+        wait_for_results(journal(tmp_path), 2)
         cluster.scheduler.kill()
         _, error = command.communicate(timeout=120)
     assert command.returncode == 2

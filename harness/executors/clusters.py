@@ -23,7 +23,7 @@ from harness.running.settings import Settings
 Found = tuple[Cluster, str, str]
 """The executor, where it is in a few words, and the script of each job of SLURM's."""
 
-_CONNECT = 15.0  # seconds
+_CONNECT = 10.0  # seconds
 _LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 _JOB = {"cores": 1, "memory": "8 GiB"}  # where the user's configuration of Dask tells nothing
 
@@ -47,7 +47,7 @@ def running(settings: Settings, address: str) -> Generator[Found]:
     except (OSError, TimeoutError, ValueError) as error:
         why = " ".join(str(error).split())
         raise OptionError(f"no Dask scheduler answers at {address}: {why}") from None
-    with client, silence_logging_cmgr(logging.CRITICAL):
+    with client, silence_logging_cmgr(logging.CRITICAL, root="distributed.client"):
         devices, count = devices_of(client), len(client.scheduler_info(n_workers=-1)["workers"])
         if not devices:
             raise OptionError(
