@@ -165,6 +165,15 @@ _TABLE = (
         "Time of one estimate that went into anything else: Hessian-vector products and sums.",
     ),
     Metric(
+        "utilisation",
+        "GPU utilisation",
+        "%",
+        True,
+        "median",
+        "Share of the time in which kernels run on the GPU while the estimate is repeated.",
+        "higher",
+    ),
+    Metric(
         "peak_memory",
         "peak memory",
         "B",

@@ -73,6 +73,8 @@ def reproduce(
         if name not in EXPERIMENTS:
             raise OptionError(unknown("figure or table", name, [*EXPERIMENTS, "all"]))
     sources = [replace(one, device=device) for one in needed(wanted, chosen)]
+    if device != "cpu" and not any(one.trainings for one in sources):
+        raise OptionError(f"{', '.join(wanted)}: nothing is trained, which --device is for")
     refuse_missing_data([recipe for one in sources for recipe in one.recipes()])
     well = [measure(one, store, jobs, fresh=fresh) for one in sources]
     page, pieces = write(store, wanted, chosen, out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.cell import Cell
 from harness.outcome import Outcome, Status
-from harness.reproduction import EXPERIMENTS
+from harness.reproduction import EXPERIMENTS, Scale
 from harness.results.journal import Journal, Result, Samples
 from harness.results.trainings import Split, TrainingJournal
 from reports.tables.cells import family_and_order
@@ -25,10 +25,19 @@ Wanted = Callable[[Cell], bool]
 
 
 def write_cells(
-    store: Path, name: str, wanted: Wanted = lambda cell: True, commit: str = COMMIT
+    store: Path,
+    name: str,
+    wanted: Wanted = lambda cell: True,
+    commit: str = COMMIT,
+    *,
+    scale: Scale = "quick",
+    utilisation: float | None = None,
 ) -> None:
-    """Journals those cells of a figure that are wanted; the others have failed."""
-    planned = EXPERIMENTS[name]["quick"].planned()
+    """Journals those cells of a figure that are wanted; the others have failed.
+
+    Those on a GPU have the utilisation that is given, if any.
+    """
+    planned = EXPERIMENTS[name][scale].planned()
     journal = Journal.create(store)
     journal.start(environment(commit), cells=len(planned))
     for plan in planned:
@@ -46,6 +55,8 @@ def write_cells(
         journal.results("score", [Result(cell, OK, samples)])
         seconds = 0.2 if family == "maml" else 0.1 * (1 + (order or 0))
         times: Samples = {"time": [seconds] * 7, "time_ratio": [100 * seconds] * 7}
+        if utilisation is not None and cell.device != "cpu":
+            times["utilisation"] = [utilisation] * 7
         journal.results("time", [Result(cell, OK, times)])
     journal.end()
 

@@ -13,7 +13,7 @@ from harness.results.store import long_table, read_runs
 from reports.tables.cells import cells
 from tests.large_store import write_large_store
 
-ON_CUDA = {"reserved_memory"}
+ON_CUDA = {"reserved_memory", "utilisation"}
 
 
 @pytest.fixture(scope="module")

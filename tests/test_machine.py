@@ -1,46 +1,17 @@
-"""What a run says of the machine that it is made on: processor, limits, GPUs, fingerprint."""
+"""What a run says of the machine that it is made on: processor, limits, fingerprint."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from harness.environment import environment, fingerprint
 from harness.environment.cgroups import limits, throttled
-from harness.environment.gpus import gpus, visible
 from harness.environment.moment import moment
 from harness.environment.processor import model, overheated, processor
 from harness.environment.steadiness import steadiness
 from tests.environment_files import ALWAYS, write
-
-GPU = "0, GPU-11aa, NVIDIA H200, 580.159.03, 143771, 345, 1980, 0, 700.00, 0x0000000000000001\n"
-HOT = "1, GPU-22bb, NVIDIA H200, 580.159.03, 143771, 1200, 1980, 98, [N/A], 0x0000000000000044\n"
-
-
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a program `nvidia-smi` first in the path, and lets torch be one that has CUDA."""
-
-    def install(script: str) -> None:
-        program = tmp_path / "bin" / "nvidia-smi"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        program.chmod(0o755)
-
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    return install
-
-
-def answer(text: str, knows: str = "clocks_event_reasons") -> str:
-    return f"case $1 in *{knows}*) printf '{text}' ;; *) exit 2 ;; esac"
 
 
 def test_fingerprint_tells_machines_apart(tmp_path: Path) -> None:
@@ -155,69 +126,6 @@ def test_limits_of_control_groups(
     root = write(tmp_path, {"proc/self/cgroup": groups, "sys/fs/cgroup/x": ""} | mounted)
     assert limits(root) == expected
     assert throttled(root) == stops
-
-
-@pytest.mark.parametrize("knows", ["clocks_event_reasons", "clocks_throttle_reasons"])
-def test_gpus_are_what_the_driver_tells(driver: Callable[[str], None], knows: str) -> None:
-    driver(answer(GPU + HOT, knows))
-    idle, hot = gpus()
-    assert idle == {
-        "index": "0",
-        "id": "GPU-11aa",
-        "name": "NVIDIA H200",
-        "driver": "580.159.03",
-        "memory": 143771 * 2**20,
-        "mhz": 345,
-        "most_mhz": 1980,
-        "busy": 0,
-        "power_limit": 700,
-        "slowed": [],
-    }
-    assert hot["slowed"] == ["heat", "power limit"]
-    assert "power_limit" not in hot
-
-
-@pytest.mark.parametrize("script", ["exit 9", "printf 'No devices were found\\n'", "printf '\\n'"])
-def test_driver_without_gpus_is_none(driver: Callable[[str], None], script: str) -> None:
-    driver(script)
-    assert gpus() == []
-
-
-def test_visible_gpus_are_chosen_as_cuda_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [{"index": str(i), "id": f"GPU-{i}{i}", "name": f"gpu {i}"} for i in range(3)]
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    for chosen, names in {
-        "": [],
-        "0,2": ["gpu 0", "gpu 2"],
-        "2, 1": ["gpu 2", "gpu 1"],
-        "GPU-1": ["gpu 1"],
-        "1,-1,2": ["gpu 1"],
-        "7": [],
-    }.items():
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-        assert visible(found) == names, chosen
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert len(visible(found)) == 3
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert visible(found) == []
-
-
-def test_cuda_is_not_initialised(driver: Callable[[str], None]) -> None:
-    driver(answer(GPU))
-    # A build without CUDA raises where CUDA would be initialised, one with CUDA says so.
-    script = (
-        "import torch; torch.version.cuda = '13.0'\n"
-        "from harness.environment import environment\n"
-        "from harness.environment.steadiness import steadiness\n"
-        "from harness.doctor import findings\n"
-        "known = environment(); findings(known, steadiness())\n"
-        "assert known['devices'] == ['NVIDIA H200'], known['devices']\n"
-        "assert not torch.cuda.is_initialized()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_bare_system_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
         ("quick", 3 * 3 * (5 + 2 * 3)),
         ("full", 9 * sum(12 + 4 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50))),
         ("engines", 4 * 2 * 13),
-        ("gpu", 4 * 5 * (5 + 2 * 4)),
+        ("gpu", 5 * 4 * (6 + 2 * 4)),
         ("fig3", 4 * (2 + 4 * 4)),
         ("fig3-paper", 2 * 8 * (2 + 4 * 4)),
         ("fig4", 4 + 2 * 4),
@@ -41,6 +41,16 @@ def test_presets_expand(name: str, cells: int) -> None:
     assert len(planned) == cells
     assert len({plan.cell.id for plan in planned}) == cells
     assert presets()[name]
+
+
+def test_gpu_holds_deep_trajectories_beside_the_exact_gradient() -> None:
+    cells = {
+        (one.cell.model, one.cell.depth, one.cell.estimator, one.cell.misfit())
+        for one in expand(preset("gpu"))
+    }
+    for model in ("mlp-40-40", "conv4-32"):
+        for estimator in ("maml", "adjoint", "binom(order=2)"):
+            assert (model, 20, estimator, None) in cells
 
 
 def test_quick_holds_what_everybody_asks_for() -> None:
@@ -82,15 +92,14 @@ def test_absent_devices_are_kept_with_their_reason() -> None:
     skips = {(plan.cell.device, plan.skip) for plan in planned}
     assert skips == {
         ("cpu", ""),
-        ("cuda:0", "cuda:0 is not in this machine"),
-        ("cuda:1", "cuda:1 is not in this machine"),
+        *((device, missing_device(device)) for device in ("cuda:0", "cuda:1")),
     }
     assert all(plan.skip for plan in expand(preset("gpu")))
 
 
 def test_no_machine_has_a_hundred_gpus() -> None:
     assert missing_device("cpu") is None
-    assert missing_device("cuda:100") == "cuda:100 is not in this machine"
+    assert (missing_device("cuda:100") or "").startswith("cuda:100: ")
 
 
 def test_cells_are_in_the_order_of_the_axes_and_single() -> None:
@@ -147,7 +156,7 @@ def test_a_named_estimator_must_fit_somewhere() -> None:
 
 @without_gpu
 def test_a_plan_of_which_nothing_can_be_measured_is_refused() -> None:
-    with pytest.raises(OptionError, match="nothing to measure: cuda:0 is not in this machine"):
+    with pytest.raises(OptionError, match="nothing to measure: cuda:0: "):
         refuse_impossible(expand(preset("gpu")), named=False)
 
 

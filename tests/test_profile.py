@@ -306,7 +306,7 @@ def test_a_fault_is_one_line_and_leaves_nothing(
     ("name", "reason"),
     [
         ("nonsense", "nonsense"),
-        (cell_of("fomaml").id.replace("/cpu/", "/cuda:99/"), "not in this machine"),
+        (cell_of("fomaml").id.replace("/cpu/", "/cuda:99/"), "cuda:99: "),
         (cell_of("fomaml").id.replace("fomaml", "truncated(order=9)"), "outside"),
     ],
 )

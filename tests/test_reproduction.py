@@ -19,6 +19,7 @@ from reports.reproduction import PIECES, paper, pieces
 from reports.reproduction.piece import Piece
 from reports.reproduction.write import found_in, write
 from tests import reproduced
+from tests.figure_rows import heading
 from tests.invocation import invoke
 
 NAMES = tuple(EXPERIMENTS)
@@ -204,6 +205,26 @@ def test_costs_beside_exact_maml(made: dict[str, Piece]) -> None:
     assert "not measured" in made["fig4"].told[1]
 
 
+def test_utilisation_where_the_driver_tells_it(tmp_path: Path) -> None:
+    """A figure for each task on the GPU, and none of the CPU, which has no such thing."""
+    told: dict[float | None, Piece] = {}
+    for known in (None, 62.5):
+        store = tmp_path / str(known)
+        reproduced.write_cells(store, "fig4", scale="paper", utilisation=known)
+        (told[known],) = (one for one in pieces(found_in(store), "paper") if one.name == "fig4")
+    without, piece = told[None], told[62.5]
+    titles = [heading(chart())[0] for chart in piece.charts]
+    assert titles.count("GPU utilisation against order L") == 2
+    assert len(titles) == 2 * (2 + 3) == len(without.charts) + 2
+    rows = piece.data.set_index(["task", "device", "estimator"])["utilisation"]
+    assert set(rows.xs("cuda:0", level="device")) == {62.5}
+    assert rows.xs("cpu", level="device").isna().all()
+    assert "GPU utilisation (%)" in piece.table
+    assert any("is its Figure 4c" in line for line in piece.told)
+    assert "utilisation" not in without.data
+    assert any("Figure 4c) is not measured" in line for line in without.told)
+
+
 def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     table = made["table1"].table.set_index("estimator")
     estimators = {recipe.cell.estimator for recipe in EXPERIMENTS["table1"]["quick"].recipes()}
@@ -249,6 +270,8 @@ def test_all_is_written(store: Path, tmp_path: Path) -> None:
     [
         (("fig6",), "unknown figure or table 'fig6'"),
         (("table1", "--scale", "huge"), "unknown scale 'huge'"),
+        (("table1", "--device", "cuda:99"), "cuda:99: "),
+        (("fig3a", "fig4", "--device", "cuda"), "fig3a, fig4: nothing is trained"),
     ],
 )
 def test_slips_are_told(

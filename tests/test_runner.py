@@ -32,7 +32,7 @@ FAULTY = "tests.faulty"
 SETTINGS = Settings(jobs=2, samples=6, time_limit=6.0, plugins=(FAULTY,))
 TASKS = 2
 # Of trainings alone, of some estimators, and of GPUs.
-ON_CPU = set(METRICS) - {"accuracy", "own_bias", "bound", "reserved_memory"}
+ON_CPU = set(METRICS) - {"accuracy", "own_bias", "bound", "reserved_memory", "utilisation"}
 MORE: dict[str, set[str]] = {
     "good": set(),
     "fomaml": {"bound"},

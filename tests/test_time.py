@@ -1,7 +1,6 @@
 """Timing on a clock that the work itself moves, and what is told of a busy machine."""
 
 import gc
-import os
 import random
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +21,6 @@ from harness.cell import Cell
 from harness.probes import time as probe
 from harness.probes.disturbance import (
     Reading,
-    gpu_notes,
     machine_notes,
     read,
     sample_notes,
@@ -288,34 +285,6 @@ def test_counters_of_throttling_are_read(tmp_path: Path) -> None:
         (folder / "cpu.stat").write_text(f"usage_usec 7\nnr_periods 5\nnr_throttled {count}\n")
     assert read(tmp_path).throttled == 5
     assert not seconds_waited(tmp_path)
-
-
-@pytest.mark.parametrize("known", ["clocks_event_reasons", "clocks_throttle_reasons"])
-def test_what_slows_the_gpu_in_use_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
-) -> None:
-    """By drivers of both names for it, which refuse a query with the other's."""
-    rest = "NVIDIA H200, 580.159.03, 143771, 1200, 1980, 98, 700.00"
-    slowed = {"11aa": "0x1", "22bb": "0x44", "33cc": "0x8"}
-    lines = [f"{i}, GPU-{gpu}, {rest}, {why}" for i, (gpu, why) in enumerate(slowed.items())]
-    driver = tmp_path / "nvidia-smi"
-    answer = "\\n".join(lines)
-    driver.write_text(f"#!/bin/sh\ncase $1 in *{known}*) printf '{answer}' ;; *) exit 2 ;; esac\n")
-    driver.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    def notes(uuid: str) -> list[str]:
-        properties = SimpleNamespace(uuid=uuid)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-        return gpu_notes("cuda:0")
-
-    assert notes("11aa") == []  # idle, which is no fault
-    assert notes("22bb") == ["the GPU was slowed down at the end by heat and power limit"]
-    assert notes("33cc") == ["the GPU was slowed down at the end by hardware"]
-    assert notes("44dd") == []
-    assert gpu_notes("cpu") == []
-    driver.write_text("#!/bin/sh\nexit 9\n")
-    assert notes("22bb") == []
 
 
 def test_readings_only_grow() -> None:

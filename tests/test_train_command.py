@@ -142,7 +142,7 @@ def test_what_diverges_ends_with_its_code(tmp_path: Path, monkeypatch: pytest.Mo
         (("--estimator", "nomaml", *TINY), "unknown estimator 'nomaml'"),
         (("--estimator", "binom(order=9)", *TINY), "order=9 is outside 0..5"),
         (("--estimator", "fomaml", *TINY, "--bias-every", "30"), "must be a multiple"),
-        (("--estimator", "fomaml", *TINY, "--device", "cuda:7"), "cuda:7"),
+        (("--estimator", "fomaml", *TINY, "--device", "cuda:7"), "cuda:7: "),
         (
             ("--estimator", "fomaml", "--task", "sinusoid", "--model", "conv4-32"),
             "conv4 needs images",

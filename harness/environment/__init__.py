@@ -33,6 +33,8 @@ MACHINE = "METAGRAD_MACHINE"
 def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[str, Any]:
     """Returns code, machine and versions, ready for JSON; CUDA is not initialised.
 
+    torch's flags are fixed in this process, so that they are told as they are in workers.
+
     Commit and changes are those of the folder the process works in, or the commit is the one that
     asv has installed. The fields at the top are always there, "" if unknown; within the nested
     ones what is unknown is left out.
@@ -66,7 +68,7 @@ def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[
         "torch": build.build(),
         "threading": build.threading(),
         "variables": build.variables(),
-        "flags": build.flags(),
+        "flags": build.fixed_flags(),
         "moment": moment(store),
     }
 

@@ -63,13 +63,25 @@ def variables() -> dict[str, str]:
     }
 
 
-def flags() -> dict[str, Any]:
-    """Returns the precision of float32 products and what is asked of cuDNN, in this process."""
-    cudnn = torch.backends.cudnn
+def fixed_flags() -> dict[str, Any]:
+    """Fixes how torch multiplies and convolves in this process, as for all that is measured.
+
+    float32 stands for IEEE's: torch lets convolutions on GPUs round to TF32, to ten bits. cuDNN
+    takes algorithms that repeat their results to the bit, and tries none out: which one is quickest
+    would differ from run to run, and with it the result, the time and the memory taken.
+
+    Returns:
+        What torch says of it afterwards, for the record.
+    """
+    cudnn: Any = torch.backends.cudnn
+    torch.set_float32_matmul_precision("highest")
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+    cudnn.benchmark, cudnn.deterministic = False, True
     return known(
         matmul_precision=torch.get_float32_matmul_precision(),
         cuda_matmul=torch.backends.cuda.matmul.fp32_precision,
-        cudnn_convolution=cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        cudnn_convolution=cudnn.conv.fp32_precision,
+        cudnn_recurrent=cudnn.rnn.fp32_precision,
         cudnn_enabled=cudnn.enabled,
         cudnn_benchmark=cudnn.benchmark,
         cudnn_deterministic=cudnn.deterministic,

@@ -1,48 +1,40 @@
 """NVIDIA GPUs as their driver tells of them, without CUDA being initialised."""
 
 import os
-import subprocess
 from typing import Any
 
+import pynvml
 import torch
 
 from harness.environment.files import known
+from harness.environment.nvml import driver, told
 
-_FIELDS = {
-    "index": "index",
-    "id": "uuid",
-    "name": "name",
-    "driver": "driver_version",
-    "memory": "memory.total",
-    "mhz": "clocks.sm",
-    "most_mhz": "clocks.max.sm",
-    "busy": "utilization.gpu",
-    "power_limit": "power.limit",
-}
-# As nvml.h numbers them. Idle clocks (1) and chosen ones (2, 0x100) are no fault.
+# Idle clocks and chosen ones are no fault.
 _SLOWED = {
-    0x4: "power limit",
-    0x8: "hardware",
-    0x20: "heat",
-    0x40: "heat",
-    0x80: "power supply",
+    pynvml.nvmlClocksThrottleReasonSwPowerCap: "power limit",
+    pynvml.nvmlClocksThrottleReasonHwSlowdown: "hardware",
+    pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: "heat",
+    pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "heat",
+    pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "power supply",
 }
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Asks `nvidia-smi` for all GPUs; what is not known of one is left out.
+    """Asks the driver for all GPUs; what is not known of one is left out.
 
     Returns:
-        For each "index", "id", "name", "driver", "memory" in bytes, "mhz" and "most_mhz" of the
-        multiprocessors' clock, "busy" in per cent, "power_limit" in watts, and "slowed": all that
-        holds the clock down now.
+        For each "index", "id", "name", "driver", "cuda" (the newest that the driver can),
+        "capability", "cores", "memory" in bytes, "ecc", "mig" (whether it is divided), "mhz" and
+        "most_mhz" of the multiprocessors' clock, "memory_mhz", "busy" in per cent, "power_limit" in
+        watts, and "slowed": all that holds the clock down now. [] without a driver.
     """
-    # The field was renamed with driver 535, and an unknown field fails the whole query.
-    for reasons in ("clocks_event_reasons.active", "clocks_throttle_reasons.active"):
-        lines = _query([*_FIELDS.values(), reasons])
-        if lines is not None:
-            return [_gpu(line) for line in lines if line.count(",") == len(_FIELDS)]
-    return []
+    with driver() as there:
+        if not there:
+            return []
+        count = told(pynvml.nvmlDeviceGetCount) or 0
+        handles = [told(pynvml.nvmlDeviceGetHandleByIndex, index) for index in range(count)]
+        # One that has fallen off the bus keeps its number.
+        return [_gpu(index, one) for index, one in enumerate(handles) if one is not None]
 
 
 def visible(found: list[dict[str, Any]]) -> list[str]:
@@ -70,43 +62,48 @@ def visible(found: list[dict[str, Any]]) -> list[str]:
     return names
 
 
-def _query(fields: list[str]) -> list[str] | None:
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
-    except (FileNotFoundError, subprocess.TimeoutExpired):  # no use in asking again
-        return []
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.splitlines()
+def slowed(handle: Any) -> list[str]:
+    """Returns what holds a GPU's clock down now.
+
+    Args:
+        handle: what the driver knows it by.
+    """
+    # The function was renamed with driver 535; each of the two is there with some drivers alone.
+    bits = told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
+    if bits is None:
+        bits = told(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+    return sorted({why for bit, why in _SLOWED.items() if bits & bit})
 
 
-def _gpu(line: str) -> dict[str, Any]:
-    *values, reasons = (value.strip() for value in line.split(","))
-    told = {
-        field: "" if "N/A" in value or "Not Supported" in value else value
-        for field, value in zip(_FIELDS, values, strict=True)
-    }
-    memory = _whole(told["memory"])
-    bits = int(reasons, 16) if reasons.startswith("0x") else 0
+def _gpu(index: int, handle: Any) -> dict[str, Any]:
+    memory = told(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    capability = told(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    ecc = told(pynvml.nvmlDeviceGetEccMode, handle)
+    mig = told(pynvml.nvmlDeviceGetMigMode, handle)
+    used = told(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    milliwatts = told(pynvml.nvmlDeviceGetPowerManagementLimit, handle)
     return {
-        "index": told["index"],
-        "id": told["id"],
-        "name": told["name"],
+        "index": str(index),
+        "id": told(pynvml.nvmlDeviceGetUUID, handle) or "",
+        "name": told(pynvml.nvmlDeviceGetName, handle) or "",
         **known(
-            driver=told["driver"],
-            memory=memory * 2**20 if memory else None,
-            mhz=_whole(told["mhz"]),
-            most_mhz=_whole(told["most_mhz"]),
-            busy=_whole(told["busy"]),
-            power_limit=_whole(told["power_limit"]),
+            driver=told(pynvml.nvmlSystemGetDriverVersion),
+            cuda=_version(told(pynvml.nvmlSystemGetCudaDriverVersion_v2)),
+            capability=None if capability is None else ".".join(map(str, capability)),
+            cores=told(pynvml.nvmlDeviceGetNumGpuCores, handle),
+            memory=None if memory is None else memory.total,
+            ecc=None if ecc is None else bool(ecc[0]),
+            mig=None if mig is None else bool(mig[0]),
+            mhz=told(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+            most_mhz=told(pynvml.nvmlDeviceGetMaxClockInfo, handle, pynvml.NVML_CLOCK_SM),
+            memory_mhz=told(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+            busy=None if used is None else used.gpu,
+            power_limit=None if milliwatts is None else round(milliwatts / 1000),
         ),
-        "slowed": sorted({why for bit, why in _SLOWED.items() if bits & bit}),
+        "slowed": slowed(handle),
     }
 
 
-def _whole(text: str) -> int | None:
-    try:
-        return round(float(text))
-    except ValueError:
-        return None
+def _version(number: int | None) -> str | None:
+    """Writes 12080 as CUDA does: 12.8."""
+    return None if number is None else f"{number // 1000}.{number % 1000 // 10}"

@@ -3,7 +3,9 @@
 import os
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +32,8 @@ class Local:
         self._plugins = settings.plugins
         self._stop = threading.Event()
         self._numbers = count()
+        # What workers side by side took of a card's memory would add up.
+        self._cards: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def __enter__(self) -> Self:
         self._scratch = tempfile.TemporaryDirectory(prefix="metagrad-")
@@ -49,11 +53,13 @@ class Local:
     def reference(self, group: Cell) -> tuple[Ending, Path]:
         """See `Executor`."""
         path = Path(self._scratch.name) / f"{next(self._numbers)}.pt"
-        return self._work(measures.reference, group, path), path
+        with self._turn_on(group.device):
+            return self._work(measures.reference, group, path), path
 
     def score(self, cell: Cell, reference: Path) -> Ending:
         """See `Executor`."""
-        return self._work(measures.score, cell, reference)
+        with self._turn_on(cell.device):
+            return self._work(measures.score, cell, reference)
 
     def time(self, cells: list[Cell], samples: int) -> Ending:
         """See `Executor`."""
@@ -66,6 +72,10 @@ class Local:
     def trouble(self) -> str:
         """See `Executor`."""
         return ""
+
+    def _turn_on(self, device: str) -> AbstractContextManager[object]:
+        """Has one worker at a time on each card; on the CPU as many as there are."""
+        return nullcontext() if device == "cpu" else self._cards[device]
 
     def _work(self, function: Callable[..., Any], *arguments: Any) -> Ending:
         ending = in_worker(

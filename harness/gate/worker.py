@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from harness.cell import Cell
+from harness.environment.build import fixed_flags
 from harness.plugins import load_plugins
 from harness.probes.time import Series, series_of
 from harness.problems import bilevel_problem, prepared_estimator
@@ -31,6 +32,7 @@ def main() -> None:
             try:
                 if "plugins" in request:
                     load_plugins(request["plugins"])
+                    fixed_flags()
                 elif "cell" in request:
                     series = None  # the one before need not be there any more
                     series = _prepared(request["cell"])

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
+import pynvml
 from scipy.stats import kendalltau
 
 from harness.environment.cgroups import throttled
-from harness.environment.gpus import gpus
+from harness.environment.gpus import slowed
+from harness.environment.nvml import gpu_of, told
 from harness.environment.processor import overheated
 
 # Above what quiet runs reach on two virtual processors (17 groups, 91 series of 7 samples): there
@@ -132,22 +133,26 @@ def machine_notes(before: Reading, after: Reading) -> list[str]:
 
 
 def gpu_notes(device: str) -> list[str]:
-    """Tells what slows a GPU down now; nothing where nothing does, or its driver does not tell.
-
-    It asks nvidia-smi, which comes with the driver and takes a tenth of a second.
+    """Tells who else has a GPU in use and what slows it down now, where its driver tells.
 
     Args:
         device: where work was timed.
     """
     if not device.startswith("cuda"):
         return []
-    # By its identity: torch counts only the GPUs that it may use.
-    used = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    return [
-        f"the GPU was slowed down at the end by {' and '.join(gpu['slowed'])}"
-        for gpu in gpus()
-        if gpu["id"] == used and gpu["slowed"]
-    ]
+    with gpu_of(device) as gpu:
+        if gpu is None:
+            return []
+        notes = []
+        # One is this process. Which one, a container often cannot know: it has numbers of its own.
+        running = told(pynvml.nvmlDeviceGetComputeRunningProcesses, gpu) or ()
+        others = len({process.pid for process in running}) - 1
+        if others > 0:
+            who = "another process" if others == 1 else f"{others} other processes"
+            notes.append(f"{who} had the GPU in use at the end")
+        if reasons := slowed(gpu):
+            notes.append(f"the GPU was slowed down at the end by {' and '.join(reasons)}")
+        return notes
 
 
 def waiting_notes(waited: float, wall: float) -> list[str]:

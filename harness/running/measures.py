@@ -20,6 +20,7 @@ from harness.probes.launches import count_launches
 from harness.probes.memory import baseline_memory, peak_and_retained, profiled_peak, reserved_memory
 from harness.probes.resident import resident_growth
 from harness.probes.time import Timing, Work, interleaved_times
+from harness.probes.utilisation import utilisation
 from harness.problems import bilevel_problem, prepared_estimator
 from harness.references import save_reference
 from harness.results.journal import Samples
@@ -93,8 +94,10 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
         samples: how many samples of each.
 
     Returns:
-        Cell by cell the samples of "time", "time_ratio" and of each phase, and notes on them.
+        Cell by cell the samples of "time", "time_ratio", of each phase and, where its driver tells,
+        of a GPU's utilisation; and notes on them.
     """
+    device = cells[0].device
     problem, params = _first_task(cells[0])
     unit: Work = partial(value_and_gradient, problem.inner_loss, leaves(params))
     works = [unit]
@@ -104,10 +107,16 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
     one, *times = interleaved_times(
         works,
         samples=samples,
-        device=cells[0].device,
+        device=device,
         take_turn=lambda number: take_turn(max(0, number - 1)),
     )
-    return [(_samples(timing, one), _notes(timing, one)) for timing in times]
+    told = [(_samples(timing, one), _notes(timing, one)) for timing in times]
+    if device != "cpu":  # last, so that it disturbs no timing
+        for index, (work, (found, _)) in enumerate(zip(works[1:], told, strict=True)):
+            take_turn(index)
+            if readings := utilisation(work, device):
+                found["utilisation"] = readings
+    return told
 
 
 def _notes(timing: Timing, unit: Timing) -> list[str]:

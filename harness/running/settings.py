@@ -10,7 +10,8 @@ class Settings:
     """How to run.
 
     Attributes:
-        jobs: worker processes side by side; on one machine, timing always has it for itself.
+        jobs: worker processes side by side, of which one at a time is on each card; on one
+            machine, timing always has it for itself.
         samples: time samples of each cell, 6 or more for a rank test; 0 to take no times.
         time_limit: seconds after which a piece of work is stopped: a reference, a score, one
             sample of time.

@@ -13,6 +13,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+from harness.environment.build import fixed_flags
 from harness.outcome import Outcome, Status, outcome_of
 from harness.plugins import load_plugins
 
@@ -71,6 +72,7 @@ def main(
     faulthandler.register(TELL_WHERE, all_threads=True)
     try:
         load_plugins(plugins)
+        fixed_flags()  # after plug-ins, which may be written for something else as well
         ending = Outcome(Status.OK), function(*arguments)
     except BaseException as error:  # SystemExit, too, is how an estimator can end
         # Exceptions are turned into outcomes here, since not every one can be sent.

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from estimators.errors import OptionError
+from harness.environment.build import fixed_flags
 from harness.outcome import Diverged, Outcome, Status
 from harness.results.trainings import FOLDER, TrainingJournal
 from harness.running import worker
@@ -129,6 +130,7 @@ def train_together(
     Yields:
         How each ended.
     """
+    fixed_flags()
     gpus = any(recipe.cell.device != "cpu" for recipe in recipes)
     with together(gpus=gpus) as ranks:
         for recipe in recipes:

@@ -9,7 +9,7 @@ from reports import figures
 from reports.reproduction.piece import Found, Piece
 from reports.tables.cells import by_order
 
-_COSTS = ("time_ratio", "peak_memory")
+_COSTS = ("time_ratio", "peak_memory", "utilisation")
 _TOLD = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
 
 
@@ -25,18 +25,22 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         return None
     parts = [part for _, part in cells.groupby(["task", "device"], sort=False)]
     tables = [_beside_exact(part) for part in parts]
-    data = pd.concat(tables, ignore_index=True)
-    columns = ["task", "device", "estimator", "order", "time", "time_ratio", "peak_memory"]
+    # Utilisation is of GPUs alone, and of those whose driver tells it.
+    costs = [cost for cost in _COSTS if cells[cost].notna().any()]
+    axes = ("task", "device", "estimator", "order")
+    others = ("hvps", "serial_depth", "time_of_maml", "memory_of_maml")
+    data = pd.concat(tables, ignore_index=True)[[*axes, "time", *costs, *others]]
     return Piece(
         name="fig4",
         title="Time and memory on 84x84 images, Conv4-32, K=5",
         charts=[
             partial(figures.cost_against_order, _lines(part), cost)
             for part in parts
-            for cost in _COSTS
+            for cost in costs
+            if part[cost].notna().any()
         ],
         table=_readable(data),
-        data=data[[*columns, "hvps", "serial_depth", "time_of_maml", "memory_of_maml"]],
+        data=data,
         told=[
             *(sentence for table in tables for sentence in _sentences(table)),
             "The paper has its times from a GPU that takes the products of a level at once, and "
@@ -51,7 +55,9 @@ def _on_gpu(cells: pd.DataFrame) -> str:
         return (
             "On a processor products follow one another. GPU times and utilisation: not measured."
         )
-    return "GPU utilisation (its Figure 4c) is not measured."
+    if cells["utilisation"].isna().all():
+        return "GPU utilisation (its Figure 4c) is not measured: the driver does not tell it."
+    return "GPU utilisation is its Figure 4c, as the driver tells it."
 
 
 def _lines(part: pd.DataFrame) -> pd.DataFrame:
@@ -75,10 +81,11 @@ def _readable(data: pd.DataFrame) -> pd.DataFrame:
     names = {
         **{"task": "task", "device": "device", "estimator": "estimator", "time": "time (ms)"},
         **{"time_ratio": "inner gradients", "time_of_maml": "time / maml"},
+        **{"utilisation": "GPU utilisation (%)"},
         **{"peak_memory": "memory (MiB)", "memory_of_maml": "memory / maml"},
         **{"hvps": "HVPs", "serial_depth": "serial"},
     }
-    table = data[[*names]].rename(columns=names)
+    table = data[[name for name in names if name in data]].rename(columns=names)
     counts = {"HVPs": "Int64", "serial": "Int64"}
     same = [name for name in ("task", "device") if table[name].nunique() == 1]
     return table.astype(counts).drop(columns=same)

@@ -1,0 +1,55 @@
+"""How much of the time a GPU is at work while an estimate is repeated on it."""
+
+from collections.abc import Callable
+from threading import Event, Thread
+from time import perf_counter
+
+import pynvml
+import torch
+
+from harness.environment.nvml import gpu_of, told
+
+# The driver tells the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU. For
+# the longest window it would tell of what was before; more often than in the shortest, the same.
+_WINDOWS = (1 / 6, 1.0)
+_SECONDS = 2.0  # so that at least six windows, or one long one, are of the work alone
+
+
+def utilisation(work: Callable[[], object], device: str) -> list[float]:
+    """Returns the share of the time in which kernels of repeated work were running, in per cent.
+
+    The driver measures it, whoever asks, and is asked from a thread of its own. Its buffer of older
+    samples would need none, but how long a time each of those covers is not documented.
+
+    Args:
+        work: what to repeat, for about two seconds; it is waited for each time.
+        device: a CUDA device.
+
+    Returns:
+        Readings in the order of time; none where the driver does not tell, as of parts of a GPU.
+    """
+    readings: list[float] = []
+    ended = Event()
+
+    def watch() -> None:
+        pause, longest = _WINDOWS
+        until = longest
+        while not ended.wait(until):
+            if (rates := told(pynvml.nvmlDeviceGetUtilizationRates, gpu)) is not None:
+                readings.append(float(rates.gpu))
+            until = pause
+
+    with gpu_of(device) as gpu:
+        if gpu is None or told(pynvml.nvmlDeviceGetUtilizationRates, gpu) is None:
+            return []
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            end = perf_counter() + _SECONDS
+            while perf_counter() < end:
+                work()
+                torch.cuda.synchronize(device)
+        finally:
+            ended.set()
+            watcher.join()
+    return readings

@@ -1,0 +1,71 @@
+"""How torch multiplies and convolves: alike in all processes that measure, and recorded so."""
+
+import math
+from collections.abc import Generator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.environment import environment
+from harness.running.processes import Limits, in_worker
+from harness.training import many
+from harness.training.ranks import ALONE
+
+FIXED = {
+    **{"matmul_precision": "highest", "cuda_matmul": "ieee"},
+    **{"cudnn_convolution": "ieee", "cudnn_recurrent": "ieee"},
+    **{"cudnn_benchmark": False, "cudnn_deterministic": True},
+}
+# What is often found at the top of a training script.
+FAST = """import torch
+torch.backends.cudnn.benchmark = True
+torch.backends.cudnn.deterministic = False
+torch.backends.cudnn.conv.fp32_precision = "tf32"
+torch.set_float32_matmul_precision("high")
+"""
+
+
+def held() -> dict[str, Any]:
+    """What torch says in this process, with nothing changed."""
+    cudnn: Any = torch.backends.cudnn
+    return {
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cuda_matmul": torch.backends.cuda.matmul.fp32_precision,
+        "cudnn_convolution": cudnn.conv.fp32_precision,
+        "cudnn_recurrent": cudnn.rnn.fp32_precision,
+        "cudnn_benchmark": cudnn.benchmark,
+        "cudnn_deterministic": cudnn.deterministic,
+    }
+
+
+@pytest.fixture
+def fast() -> Generator[None]:
+    """A process that somebody has told to be quick rather than right."""
+    exec(FAST)
+    assert held() != FIXED
+    yield
+    environment()  # sets them again
+
+
+def test_workers_have_them_whatever_a_plug_in_says(tmp_path: Path) -> None:
+    plugin = tmp_path / "fast.py"
+    plugin.write_text(FAST, encoding="utf-8")
+    ending = in_worker(held, limits=Limits(60.0, math.inf), plugins=(str(plugin),))
+    assert ending.value == FIXED
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_record_says_what_holds_in_workers() -> None:
+    assert environment()["flags"].items() >= FIXED.items()
+
+
+@pytest.mark.usefixtures("fast")
+def test_trainings_in_this_process_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "together", lambda **_: nullcontext(ALONE))
+    assert [*many.train_together([], tmp_path)] == []
+    assert held() == FIXED
