@@ -6,14 +6,17 @@ from l = n-m on, so that level l needs the points m = L-l .. n-l alone: L(n-L+1)
 recursion over points was derived for this project from Eq. 8 of arXiv 2604.13263.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from estimators.differentiation import Loss
 from estimators.errors import OptionError
-from estimators.hvp import hessian_at
+from estimators.hvp import hessian_at, hvp
 from estimators.options import (
     AUTO,
     SHARDED,
+    STREAMS,
     Compilable,
     TakesProducts,
     at_once,
@@ -22,7 +25,11 @@ from estimators.options import (
 from estimators.problem import BilevelProblem
 from estimators.sharding import gathered, ranks, share
 from estimators.stack import stack, summed, unstack
+from estimators.streams import side_by_side
 from estimators.tree import Params, axpy
+
+Products = Callable[[Loss, Sequence[Params], Sequence[Params]], list[Params]]
+"""Takes the product of the loss's Hessian at each point with the vector of the same place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +39,10 @@ class Cascading(TakesProducts, Compilable):
     Attributes:
         batching: "loop" goes point by point, one product after another; "vmap" and "chunk(n)" go
             level by level, all products or n at a time in one go, which takes as many times the
-            memory and suits parallel hardware; "sharded" goes level by level too, and spreads the
-            products over the ranks of torch.distributed's process group, all of which have to
+            memory and suits parallel hardware; "streams" goes level by level too, with one
+            product after another, on a few CUDA streams in turns: a GPU can work on several of
+            them, and what has no streams works on them in order; "sharded" spreads the products
+            of a level over the ranks of torch.distributed's process group, all of which have to
             call with the same problem and parameters, and get the same estimate; "auto" is what
             was measured to be best on the kind of device and model at hand: "loop", but for
             small models.
@@ -44,8 +53,8 @@ class Cascading(TakesProducts, Compilable):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_batching(self.batching)
-        if self.batching == SHARDED and self.compiled:
-            raise OptionError('batching="sharded" and compiled=True do not go together')
+        if self.batching in (SHARDED, STREAMS) and self.compiled:
+            raise OptionError(f'batching="{self.batching}" and compiled=True do not go together')
 
     def cascade(
         self, problem: BilevelProblem, points: list[Params], g: Params, order: int, scale: float
@@ -61,19 +70,16 @@ class Cascading(TakesProducts, Compilable):
         """
         engine = self.engine_for(g)
         sharded = self.batching == SHARDED
-        width = len(points) - order + 1
-        size = at_once(self.batching, g, width=-(-width // ranks()[1]) if sharded else width)
-        if size == 1 and not sharded:
-            return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
+        if self.batching == STREAMS:
+            products: Products = partial(_streamed, engine=engine)
+        else:
+            width = len(points) - order + 1
+            size = at_once(self.batching, g, width=-(-width // ranks()[1]) if sharded else width)
+            if size == 1 and not sharded:
+                return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
+            products = partial(_batched, engine=engine, at_once=size)
         return by_level(
-            problem.inner_loss,
-            points,
-            g,
-            order,
-            scale=scale,
-            engine=engine,
-            at_once=size,
-            sharded=sharded,
+            problem.inner_loss, points, g, order, scale=scale, products=products, sharded=sharded
         )
 
 
@@ -112,13 +118,12 @@ def by_level(
     order: int,
     *,
     scale: float,
-    engine: str,
-    at_once: int | None,
+    products: Products,
     sharded: bool = False,
 ) -> Params:
     """Returns u_L(0), level by level: L serial steps, the products of a level side by side.
 
-    For hardware that can do several products at a time; memory grows with `at_once`.
+    For hardware that can do several products at a time.
 
     Args:
         loss: the inner loss.
@@ -126,8 +131,7 @@ def by_level(
         g: the outer gradient.
         order: L, 0 <= L <= n.
         scale: alpha.
-        engine: for the products.
-        at_once: how many products are taken in one go through vmap; None for a whole level.
+        products: takes those of a level, or this process's share of them.
         sharded: whether a level is spread over the ranks of the process group.
     """
     n = len(points)
@@ -135,21 +139,44 @@ def by_level(
     for level in range(1, order + 1):
         needed = list(range(order - level, n - level + 1))
         mine = share(needed) if sharded else needed
-        products: list[Params] = []
-        size = at_once or max(len(mine), 1)
-        for chunk in (mine[i : i + size] for i in range(0, len(mine), size)):
-            vectors = stack([below[m + 1] for m in chunk])
-            hessian = hessian_at(
-                summed(loss), stack([points[m] for m in chunk]), engine=engine, points=len(chunk)
-            )
-            products += unstack(hessian.product(vectors, last=True))
+        found = products(loss, [points[m] for m in mine], [below[m + 1] for m in mine])
         if sharded:
-            products = gathered(products, len(needed), g)
+            found = gathered(found, len(needed), g)
         above = list(below)  # exact already, and so alike, for m > n-l
-        for m, product in reversed(list(zip(needed, products, strict=True))):
+        for m, product in reversed(list(zip(needed, found, strict=True))):
             above[m] = axpy(-scale, product, above[m + 1])
         below = above
     return below[0]
+
+
+def _batched(
+    loss: Loss,
+    points: Sequence[Params],
+    vectors: Sequence[Params],
+    *,
+    engine: str,
+    at_once: int | None,
+) -> list[Params]:
+    """Takes `at_once` products in one go through vmap, or all of them; memory grows with it."""
+    found: list[Params] = []
+    size = at_once or max(len(points), 1)
+    for start in range(0, len(points), size):
+        chunk = points[start : start + size]
+        hessian = hessian_at(summed(loss), stack(chunk), engine=engine, points=len(chunk))
+        found += unstack(hessian.product(stack(vectors[start : start + size]), last=True))
+    return found
+
+
+def _streamed(
+    loss: Loss, points: Sequence[Params], vectors: Sequence[Params], *, engine: str
+) -> list[Params]:
+    """Takes one product after another, each on the next of a few streams."""
+    works = [
+        partial(hvp, loss, point, vector, engine=engine)
+        for point, vector in zip(points, vectors, strict=True)
+    ]
+    device = next(iter(points[0].values())).device
+    return side_by_side(works, device)
 
 
 def elementary_sums(

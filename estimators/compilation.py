@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from estimators.estimator import Estimator, MetaGradient
 
 _VARIANTS = 64  # shapes, depths, step sizes, ... that one estimator is compiled for
+_INDUCTOR: dict[str, dict[str, bool]] = {
+    # The program's glue in C++ rather than Python: half the time of a small model on a CPU.
+    "cpu": {"cpp_wrapper": True},
+    # Hundreds of small kernels launched by one call, as a CUDA graph.
+    "cuda": {"triton.cudagraphs": True},
+}
 
 
 def compiled_estimate(
@@ -46,9 +52,32 @@ def compiled_estimate(
         ) from error
     except (Unsupported, BackendCompilerFailed) as error:
         raise OptionError(f"{estimator.title} cannot be compiled here: {_reason(error)}") from error
+    if device == "cuda":
+        return _copied(result)
     # A program may return a parameter that it did not change as it is: the caller's own memory.
-    adapted = {name: value.clone() for name, value in result.adapted.items()}
-    return replace(result, adapted=adapted)
+    return replace(result, adapted=_copies(result.adapted))
+
+
+def _copied(result: "MetaGradient") -> "MetaGradient":
+    """Returns what a CUDA graph computed in memory of its own: the next launch overwrites that.
+
+    Inputs may lie elsewhere at each call: inductor copies them to where they were at capture. No
+    new step is marked (`torch.compiler.cudagraph_mark_step_begin`): the program wants no backward,
+    so that each call begins one by itself; and once one is marked by hand, all other compiled
+    programs of the process wait for such marks too.
+    """
+    sizes = result.step_size_gradient
+    return replace(
+        result,
+        gradient=_copies(result.gradient),
+        outer_loss=result.outer_loss.clone(),
+        adapted=_copies(result.adapted),
+        step_size_gradient=None if sizes is None else _copies(sizes),
+    )
+
+
+def _copies(params: Params) -> Params:
+    return {name: value.clone() for name, value in params.items()}
 
 
 def _reason(error: BaseException) -> str:
@@ -67,7 +96,6 @@ def _compiled(
         dynamic=False,
         recompile_limit=_VARIANTS,
         isolate_recompiles=True,
-        # The program's glue in C++ rather than Python: half the time of a small model on a CPU.
-        options={"cpp_wrapper": True} if device == "cpu" else None,
+        options=_INDUCTOR.get(device),
     )
     return run

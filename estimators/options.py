@@ -17,6 +17,7 @@ from estimators.tree import Params
 
 AUTO = "auto"
 SHARDED = "sharded"
+STREAMS = "streams"
 _SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
 _CHUNK = re.compile(r"chunk\(([1-9]\d*)\)")
 
@@ -29,7 +30,8 @@ class Compilable(Estimator):
         compiled: compile the whole estimate with torch.compile, at the first call and again for
             other shapes, dtypes, depths, step sizes, loss functions, and numbers in these (make
             them tensors). That takes from half a minute to minutes; then small models run
-            several times as fast. Needs a C++ compiler.
+            several times as fast. On CUDA the whole program is launched at once, as a CUDA graph.
+            Needs a C++ compiler.
     """
 
     compiled: bool = False
@@ -85,10 +87,10 @@ def check_batching(text: str) -> None:
         text: the option's value.
 
     Raises:
-        OptionError: it is none of auto, loop, vmap, sharded and chunk(n).
+        OptionError: it is none of auto, loop, vmap, chunk(n), streams and sharded.
     """
-    if text not in (AUTO, "loop", "vmap", SHARDED) and not _CHUNK.fullmatch(text):
-        known = "auto, loop, vmap, sharded, chunk(2), chunk(3), ..."
+    if text not in (AUTO, "loop", "vmap", STREAMS, SHARDED) and not _CHUNK.fullmatch(text):
+        known = "auto, loop, vmap, chunk(2), chunk(3), ..., streams, sharded"
         raise OptionError(f"batching={text!r} is none of {known}")
 
 
@@ -96,7 +98,7 @@ def at_once(batching: str, params: Params, *, width: int) -> int | None:
     """Returns how many products are to be taken in one go.
 
     Args:
-        batching: see `check_batching`.
+        batching: see `check_batching`; not "streams", which batches nothing.
         params: theta; "auto" and "sharded" look at them.
         width: how many products are independent here, which these look at too.
 

@@ -24,6 +24,7 @@ from reports.tables import cells, text
 from reports.tables.accuracy import JUDGED, curves, differences, settings, test_results
 from reports.tables.advice import advise, verdict
 from reports.tables.budgets import by_memory
+from reports.tables.crossing import CROSSINGS, crossings, over_exact, told
 from reports.tables.environments import environments
 from reports.tables.over_commits import History, changes_told, read_history
 from reports.tables.overview import failures
@@ -42,6 +43,7 @@ _AT_DEPTH = (
     figures.bias_against_order,
     figures.cosine,
     figures.work_and_serial_depth,
+    figures.time_against_serial_depth,
     figures.phases,
 )
 _OVER_COMMITS = ("bias", "time_ratio", "peak_memory")
@@ -123,6 +125,8 @@ def render(store: Path) -> Report:
         contents=snapshot.contents,
         environments=environments(store, table),
         models=[_spec(chart) for chart in _over_models(table)],
+        crossings=_crossings(snapshot, table),
+        crossings_told=CROSSINGS,
         trainings=[_training(rows) for rows in settings(trained)],
         pieces=_pieces(Found(snapshot, trained)),
         profiles=[_profile(one) for one in kept],
@@ -227,6 +231,25 @@ def _over_models(table: pd.DataFrame) -> list[figures.Chart]:
                 figures.cost_against_model(deepest, cost) for cost in ("time", "peak_memory")
             ]
     return charts
+
+
+def _crossings(snapshot: Snapshot, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns where estimators are as quick as exact MAML, for each task and device that has it."""
+    parts = []
+    for _, rows in table.groupby(["version", "task", "device", "rest", "trained"], sort=False):
+        compared = over_exact(snapshot.long, rows, table)
+        found = crossings(compared)
+        if not found.empty:
+            first = rows.iloc[0]
+            parts.append(
+                {
+                    "title": f"{first['task']}, {first['device']} of {first['machine_label']}",
+                    "about": first["rest"],
+                    "chart": _spec(figures.time_over_exact(compared, found)),
+                    "table": _text(told(found)),
+                }
+            )
+    return parts
 
 
 def _pieces(found: Found) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ PAGES = (
     "Data",
 )
 # How many figures a page of a whole store has.
-FIGURES = {"Overview": 2, "Trade-offs": 1, "Bias": 5, "Cost": 6, "Cell": 1, "Data": 0}
+FIGURES = {"Overview": 2, "Trade-offs": 1, "Bias": 5, "Cost": 8, "Cell": 1, "Data": 0}
 
 
 def opened(title: str = "Overview", **query: str) -> AppTest:

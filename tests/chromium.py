@@ -27,7 +27,7 @@ FIGURES = {
         "Overview": 2,
         "Trade-offs": 1,
         "Bias": 5,
-        "Cost": 6,
+        "Cost": 8,
         "Accuracy": 0,
         "Reproduction": 0,
         "History": 0,

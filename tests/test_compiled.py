@@ -15,13 +15,16 @@ from estimators import (
     OptionError,
     Params,
     available,
+    compilation,
     create,
     estimate_batch,
     module_problem,
     trainable,
 )
 from estimators.registry import ESTIMATORS
+from harness.cell import Cell
 from harness.conformance.cases import case
+from harness.problems import bilevel_problem
 from tests.oracle import flatten, relative_error
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
@@ -47,7 +50,7 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def regression(seed: int, *, shots: int = 6) -> tuple[BilevelProblem, Params]:
+def regression(seed: int, *, shots: int = 6, steps: int = 2) -> tuple[BilevelProblem, Params]:
     """Closures made anew for each task, as people write them."""
     source = torch.Generator().manual_seed(seed)
 
@@ -66,7 +69,7 @@ def regression(seed: int, *, shots: int = 6) -> tuple[BilevelProblem, Params]:
         return mse_loss(outputs(params, query_x), query_y)
 
     params = {"first": draw(2, 4), "second": draw(4, 1)}
-    return BilevelProblem(inner_loss, outer_loss, step_size=0.2, steps=2), params
+    return BilevelProblem(inner_loss, outer_loss, step_size=0.2, steps=steps), params
 
 
 @pytest.mark.parametrize("name", COMPILABLE)
@@ -79,6 +82,16 @@ def test_compiled_equals_eager_on_one_task_after_another(name: str) -> None:
     problem, params = regression(1)
     assert_same(compiled(problem, params), eager(problem, params))
     assert graphs() == before, "new data of the same shape was compiled for again"
+
+
+@pytest.mark.parametrize("batching", ["vmap", "chunk(2)"])
+def test_products_of_a_level_are_batched_in_compiled_programs_too(batching: str) -> None:
+    compiled = create("binom(order=2)", batching=batching, compiled=True)
+    before = graphs()
+    for seed in (6, 7):
+        problem, params = regression(seed, steps=5)
+        assert_same(compiled(problem, params), create("binom(order=2)")(problem, params))
+    assert graphs() == before + 1
 
 
 def test_other_shapes_and_depths_are_compiled_for_anew() -> None:
@@ -143,6 +156,44 @@ def test_other_engines_are_refused() -> None:
         create("adjoint(compiled=True, engine='reverse')")
     with pytest.raises(OptionError, match="'func', not 'finite-difference'"):
         create("adjoint(compiled=True, engine='finite-difference')")
+
+
+@pytest.mark.parametrize("batching", ["streams", "sharded"])
+def test_ways_that_are_no_part_of_one_program_are_refused(batching: str) -> None:
+    message = f'batching="{batching}" and compiled=True do not go together'
+    with pytest.raises(OptionError, match=message):
+        create("binom(order=2, compiled=True)", batching=batching)
+
+
+def tensors(result: MetaGradient) -> list[Tensor]:
+    sizes = result.step_size_gradient or {}
+    every = (result.gradient, result.adapted, sizes)
+    return [result.outer_loss, *(value for each in every for value in each.values())]
+
+
+def test_copies_of_what_a_cuda_graph_returns_share_no_memory() -> None:
+    problem, params = regression(8)
+    sizes = {name: torch.full_like(value, 0.1) for name, value in params.items()}
+    for step_size in (0.1, sizes):
+        result = create("maml")(replace(problem, step_size=step_size), params)
+        copy = compilation._copied(result)
+        assert_same(copy, result)
+        assert (copy.step_size_gradient is None) == (result.step_size_gradient is None)
+        before = {tensor.data_ptr() for tensor in tensors(result)}
+        assert before.isdisjoint(tensor.data_ptr() for tensor in tensors(copy))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batching", ["loop", "vmap", "chunk(2)"])
+def test_cuda_graphs_are_launched_anew_for_data_anywhere(batching: str) -> None:
+    compiled = create("binom(order=2)", batching=batching, compiled=True)
+    cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=5)
+    kept = []
+    for index in range(6):  # each task is somewhere else in memory
+        problem, params = bilevel_problem(cell, index, dtype=torch.float64, device="cuda:0")
+        kept.append((compiled(problem, params), create("binom(order=2)")(problem, params)))
+    for one, other in kept:
+        assert_same(one, other)
 
 
 def test_estimator_that_looks_at_its_numbers_has_no_such_option() -> None:

@@ -18,7 +18,7 @@ from tests.oracle import Loss, flatten, relative_error, unflatten
 TOLERANCE = dict.fromkeys(ENGINES, 1e-10) | {"finite-difference": 1e-5}
 # Forward mode does not know the backward of `mse_loss`, which is the loss of "mlp".
 PAIRS = [(e, name) for e in ENGINES for name in NAMES if (e, name) != ("forward", "mlp")]
-BATCHINGS = ["loop", "vmap", "chunk(2)", "chunk(3)"]
+BATCHINGS = ["loop", "vmap", "chunk(2)", "chunk(3)", "streams"]
 DEPTH = 5
 
 every_pair = pytest.mark.parametrize(("engine", "name"), PAIRS)
@@ -229,9 +229,11 @@ def test_unknown_engine_is_refused(spec: str, engine: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["binom", "binom-released"])
-@pytest.mark.parametrize("batching", ["", "map", "chunk", "chunk()", "chunk(0)", "chunk(-1)"])
+@pytest.mark.parametrize(
+    "batching", ["", "map", "chunk", "chunk()", "chunk(0)", "chunk(-1)", "streams(2)"]
+)
 def test_unknown_batching_is_refused(name: str, batching: str) -> None:
-    with pytest.raises(OptionError, match=r"none of auto, loop, vmap, sharded, chunk\(2\)"):
+    with pytest.raises(OptionError, match=r"none of auto, loop, vmap, chunk\(2\), .* streams"):
         create(name, order=1, batching=batching)
 
 
@@ -282,7 +284,7 @@ def test_table_that_is_shipped_names_engines_and_batchings_that_exist() -> None:
         for row in rows.values():
             assert row.engine in ENGINES
             check_batching(row.batching)
-            assert row.batching != "auto"
+            assert row.batching not in ("auto", "streams", "sharded")
 
 
 @pytest.mark.usefixtures("planted")

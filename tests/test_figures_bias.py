@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from reports import figures
-from reports.figures.lines import _apart
+from reports.figures.lines import apart
 from reports.tables.spread import spread
 from tests.figure_rows import data, heading, layers, make_rows
 
@@ -216,7 +216,7 @@ def test_without_samples_there_are_none_by_task() -> None:
 
 def test_labels_at_the_ends_of_lines_keep_apart() -> None:
     places = np.sort(np.random.default_rng(1).random(8)) * 0.2
-    moved = _apart(places, gap=0.1, top=1.0)
+    moved = apart(places, gap=0.1, top=1.0)
     assert all(np.diff(moved) >= 0.1 - 1e-12)
     assert moved[-1] <= 1.0 + 1e-12
-    assert _apart(np.array([0.0, 0.5]), gap=0.1, top=1.0) == [0.0, 0.5]
+    assert apart(np.array([0.0, 0.5]), gap=0.1, top=1.0) == [0.0, 0.5]

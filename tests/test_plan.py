@@ -29,6 +29,8 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
         ("full", 9 * sum(12 + 4 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50))),
         ("engines", 4 * 2 * 13),
         ("gpu", 5 * 4 * (6 + 2 * 4)),
+        ("batching", 3 * 4 * 7),
+        ("batching-compiled", 2 * 2 * 6),
         ("fig3", 4 * (2 + 4 * 4)),
         ("fig3-paper", 2 * 8 * (2 + 4 * 4)),
         ("fig4", 4 + 2 * 4),

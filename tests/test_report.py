@@ -36,8 +36,10 @@ def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
     assert "sinusoid, mlp-40-40, cpu of here" in page
     assert "quadratic, linear, cpu of here" in page
     assert page.count("<summary>Depth 5</summary>") == 2
-    # Two tasks, each with four figures over depth and seven at each of two depths.
-    assert page.count('<script type="application/json">') == 2 * (4 + 2 * 7)
+    # Two tasks, each with four figures over depth and eight at each of two depths; and one each for
+    # where estimators are as quick as exact MAML.
+    assert page.count('<script type="application/json">') == 2 * (4 + 2 * 8 + 1)
+    assert page.count('<a href="#crossings">') == 1
     assert "binom(order=3)" in page
     assert "not done after 1 s" in page
     assert NOTE in page

@@ -68,5 +68,3 @@ def test_without_a_process_group_it_is_refused() -> None:
         create("binom(order=2, batching='sharded')")(problem, params)
     with pytest.raises(OptionError, match="wants a process group"):
         share([1, 2])
-    with pytest.raises(OptionError, match="do not go together"):
-        create("binom(order=2, batching='sharded', compiled=True)")

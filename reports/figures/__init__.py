@@ -22,6 +22,7 @@ from reports.figures.cost import (
     work_and_serial_depth,
 )
 from reports.figures.history import history
+from reports.figures.parallel import time_against_serial_depth, time_over_exact
 from reports.figures.reproduced import bias_by_mini_batch, bounds_against_order
 from reports.figures.samples import samples_in_order
 from reports.figures.style import HEIGHT, PALETTE, Chart, Rows, look
@@ -52,6 +53,8 @@ __all__ = [
     "samples_in_order",
     "test_accuracy",
     "time_against_depth",
+    "time_against_serial_depth",
+    "time_over_exact",
     "tradeoff",
     "work_against_depth",
     "work_and_serial_depth",

@@ -83,11 +83,17 @@ def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
     told = [", ".join(map(str, sorted(together[place]))) for place in places]
     last = last.assign(told=told, place=heights)
     ends = last.drop_duplicates(["family", along, "told"]).sort_values("place", kind="stable")
-    return ends.assign(place=np.exp(_apart(ends["place"].to_numpy(), gap, every.max())))
+    return ends.assign(place=np.exp(apart(ends["place"].to_numpy(), gap, every.max())))
 
 
-def _apart(places: "np.ndarray[Any, np.dtype[np.float64]]", gap: float, top: float) -> list[float]:
-    """Moves rising places up, and from the top down again, until none are nearer than a gap."""
+def apart(places: "np.ndarray[Any, np.dtype[np.float64]]", gap: float, top: float) -> list[float]:
+    """Moves places up, and from the top down again, until none are nearer than a gap.
+
+    Args:
+        places: rising.
+        gap: the least distance between two.
+        top: where the last one ends up at most, if it is not above already.
+    """
     found = [float(place) for place in places]
     for i in range(1, len(found)):
         found[i] = max(found[i], found[i - 1] + gap)

@@ -1,20 +1,16 @@
 """One metric against another, with the Pareto front."""
 
-from typing import Any
-
 import altair as alt
 import pandas as pd
 
 from harness.metrics import METRICS
 from reports.figures import marks, style
+from reports.figures.multiples import multiples
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.quantities import QUANTITIES
 from reports.tables.cells import without_order
 from reports.tables.pareto import pareto
-
-PANEL = (300, 240)
-"""Width and height of a small multiple: Vega-Lite cannot fit several panels to a page."""
 
 _FADED = 0.35
 
@@ -75,7 +71,7 @@ def tradeoff(
     heading = style.title_of(text, rows, legend, *style.uncertainty(rows, y, x))
     if by is None:
         return style.figure(heading, layers)
-    return _multiples(heading, layers, rows)
+    return multiples(heading, layers, [*rows["panel"].drop_duplicates()])
 
 
 def bias_against_time(rows: Rows) -> Chart:
@@ -120,26 +116,3 @@ def _front(chart: alt.Chart) -> alt.Chart:
     )
     found: alt.Chart = front.encode(order=alt.Order(chart.encoding.x.shorthand))
     return found
-
-
-def _multiples(heading: alt.TitleParams, layers: list[Any], rows: Rows) -> Chart:
-    layered: alt.LayerChart = alt.LayerChart(
-        data=layers[0].data, layer=[_without_data(layer) for layer in layers]
-    )
-    panels = alt.Facet(
-        "panel:N",
-        title=None,
-        sort=[*rows["panel"].drop_duplicates()],
-        header=alt.Header(labelFontWeight="bold", labelColor=GREY),
-    )
-    width, height = PANEL
-    found: alt.FacetChart = layered.properties(width=width, height=height).facet(panels, columns=2)
-    # Axes of their own, or those of an odd panel stand below an empty place.
-    found = found.properties(title=heading).resolve_axis(x="independent", y="independent")
-    return found
-
-
-def _without_data(layer: alt.Chart) -> alt.Chart:
-    copy = layer.copy(deep=False)
-    copy.data = alt.Undefined
-    return copy

@@ -2,8 +2,11 @@
 
 from functools import partial
 
+import streamlit as st
+
 from reports import figures
 from reports.pages import parts
+from reports.tables.crossing import CROSSINGS, crossings, over_exact, told
 from reports.tables.view import View
 
 
@@ -20,5 +23,14 @@ def show(view: View) -> None:
         partial(figures.cost_against_model, view.models),
         partial(figures.work_and_serial_depth, view.here),
         partial(figures.phases, view.here),
+        partial(figures.time_against_serial_depth, view.here),
     )
+    snapshot = view.snapshot
+    compared = over_exact(snapshot.long, view.curves, snapshot.cells)
+    found = crossings(compared)
+    st.subheader("As quick as exact MAML")
+    parts.figures(partial(figures.time_over_exact, compared, found))
+    if not found.empty:
+        st.markdown(CROSSINGS)
+        parts.grid(told(found))
     parts.explained("time_ratio", "time", "peak_memory", "hvps", "serial_depth", "time_inner_loop")

@@ -46,6 +46,11 @@ class View:
         return self._alike("rest", "trained", "depth")
 
     @property
+    def curves(self) -> pd.DataFrame:
+        """Rows of the task that differ from those at the chosen depth in model or depth alone."""
+        return self._alike("rest", "trained")
+
+    @property
     def training(self) -> pd.DataFrame:
         """Rows of the task that differ from those at the chosen depth in meta-training alone."""
         return self._alike("model", "rest", "depth")

@@ -1,0 +1,194 @@
+"""Where estimators become as quick as exact MAML, in tables and figures."""
+
+import json
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from reports import figures
+from reports.figures.parallel import way
+from reports.tables.crossing import crossing, crossings, over_exact, told
+from reports.tables.snapshot import in_few_parts
+from tests.figure_rows import data, heading, layers, make_rows
+
+VMAP = "binom(batching='vmap', order=2)"
+
+
+def cells(depths: tuple[int, ...] = (5, 20), **ratios: list[float]) -> pd.DataFrame:
+    """Rows of maml and of what is named: estimator's label to a time ratio for each depth."""
+    names = {"vmap": VMAP, "adjoint": "adjoint", "maml": "maml"}
+    rows = make_rows(*(names[label] for label in ratios), depths=depths)
+    flat = [ratios[label][place] for place in range(len(depths)) for label in ratios]
+    rows = rows.assign(time_ratio=flat, version="v", cell=[f"c{n}" for n in range(len(rows))])
+    return rows.assign(version_label="v", serial_depth=2.0)
+
+
+def long_of(rows: pd.DataFrame, *spread: float) -> pd.DataFrame:
+    """Their samples of time: the time ratio, times each of some factors."""
+    taken = [[value * factor for factor in spread or (1.0,)] for value in rows["time_ratio"]]
+    long = pd.DataFrame({"run": rows["run"], "cell": rows["cell"], "samples": taken})
+    return long.assign(metric="time")
+
+
+def compared(rows: pd.DataFrame, *spread: float) -> pd.DataFrame:
+    return over_exact(long_of(rows, *spread), rows, rows)
+
+
+@pytest.mark.parametrize(
+    ("depths", "ratios", "expected"),
+    [
+        ([5, 20], [2.0, 0.5], 10.0),  # halfway in both logarithms
+        ([5, 20, 50], [2.0, 1.0, 0.5], 20.0),
+        ([5, 20], [1.0, 0.9], 0.0),
+        ([5], [0.9], 0.0),
+        ([5, 20], [3.0, 1.2], math.inf),
+        ([5, 20], [0.5, 1.2], math.inf),  # what was quicker once, but is not at the end
+        ([5, 20, 80, 320], [2.0, 0.5, 2.0, 0.5], 160.0),  # the last of several
+        ([5, 20, 80], [0.5, 2.0, 0.5], 40.0),
+    ],
+)
+def test_crossing_is_the_depth_from_which_on_no_more_time_is_taken(
+    depths: list[float], ratios: list[float], expected: float
+) -> None:
+    assert crossing(depths, ratios) == pytest.approx(expected)
+
+
+def test_ratios_are_taken_sample_by_sample() -> None:
+    rows = cells(vmap=[20.0, 30.0], maml=[10.0, 60.0])
+    long = long_of(rows)
+    long["samples"] = [[20.0, 40.0, 30.0], [10.0, 10.0, 10.0], [30.0] * 3, [60.0, 30.0, 20.0]]
+    found = over_exact(long, rows, rows).set_index(["estimator", "depth"])
+    assert found.loc[(VMAP, 5), "over_exact"] == 3
+    low, high = (found.loc[(VMAP, 5), f"over_exact_{end}"] for end in ("low", "high"))
+    assert (low, high) == (2.5, 3.5)
+    assert found.loc[(VMAP, 20), "over_exact"] == 1
+    assert found.loc[("maml", 20), "over_exact"] == 1
+
+
+@pytest.mark.parametrize(
+    "column", ["version", "task", "model", "device", "rest", "trained", "depth"]
+)
+def test_only_like_is_compared_with_like(column: str) -> None:
+    rows = cells((5,), vmap=[20.0], maml=[10.0])
+    other: Any = 7 if column in ("trained", "depth") else "another"
+    rows.loc[rows["estimator"] == "maml", column] = other
+    assert set(compared(rows)["estimator"]) == {"maml"}
+    assert crossings(compared(rows)).empty
+
+
+def test_maml_with_options_is_no_exact_unrolled_one() -> None:
+    rows = cells((5,), vmap=[20.0], maml=[10.0])
+    rows["estimator"] = rows["estimator"].replace("maml", "maml(compiled=True)")
+    assert compared(rows).empty
+    assert crossings(compared(rows)).empty
+    assert told(crossings(compared(rows))).empty
+
+
+def test_times_of_two_runs_are_not_compared() -> None:
+    rows = cells((5, 20), vmap=[20.0, 5.0], maml=[10.0, 10.0])
+    long, newer = long_of(rows), (rows["estimator"] == "maml") & (rows["depth"] == 20)
+    rows.loc[newer, "run"] = "newer"
+    later = long_of(rows[newer].assign(time_ratio=40.0))
+    found = over_exact(pd.concat([long, later]), rows, rows).set_index(["estimator", "depth"])
+    assert found.loc[(VMAP, 20), "over_exact"] == pytest.approx(0.5)  # by exact MAML of its own run
+    alone = over_exact(pd.concat([long[~newer.to_numpy()], later]), rows, rows)
+    assert set(alone.loc[alone["estimator"] == VMAP, "depth"]) == {5}
+
+
+def test_depths_without_maml_are_left_out() -> None:
+    rows = cells((5, 20, 50), vmap=[20.0, 15.0, 5.0], maml=[10.0, 10.0, 10.0])
+    rows = rows[(rows["estimator"] != "maml") | (rows["depth"] != 20)]
+    (found,) = crossings(compared(rows)).to_dict("records")
+    assert found["depths"] == 2
+    assert found["from_depth"] == pytest.approx(math.sqrt(5 * 50))
+
+
+def test_it_is_told_in_words_with_the_least_ratio_and_quartiles() -> None:
+    rows = cells(vmap=[20.0, 5.0], adjoint=[15.0, 13.0], maml=[10.0, 10.0])
+    found = told(crossings(compared(rows)))
+    assert dict(zip(found["estimator"], found["as quick as maml"], strict=True)) == {
+        VMAP: "from K=10 on",
+        "adjoint": "at none measured (least ratio 1.30 at K=20)",
+    }
+    assert set(found["by quartiles"]) == {"10", "none"}
+    rows = cells(vmap=[5.0, 5.0], adjoint=[5.0, 13.0], maml=[10.0, 10.0])
+    found = told(crossings(compared(rows)))
+    assert list(found["as quick as maml"]) == [
+        "at every depth measured",
+        "not at the deepest (least ratio 0.50 at K=5)",
+    ]
+
+
+def test_interval_is_that_of_the_quartiles_of_ratios() -> None:
+    rows = cells(vmap=[20.0, 5.0], maml=[10.0, 10.0])
+    long = long_of(rows)
+    factors = {VMAP: (0.4, 1.0, 2.5), "maml": (1.0, 1.0, 1.0)}
+    long["samples"] = [
+        [value * factor for factor in factors[name]]
+        for name, value in zip(rows["estimator"], rows["time_ratio"], strict=True)
+    ]
+    (found,) = crossings(over_exact(long, rows, rows)).to_dict("records")
+    low, middle, high = (found[f"from_depth{end}"] for end in ("_low", "", "_high"))
+    assert middle == pytest.approx(10)
+    assert 5 < low < middle < high < 20
+
+
+def test_figure_has_a_panel_for_each_model_and_marks_crossings() -> None:
+    rows = cells(vmap=[20.0, 5.0], adjoint=[15.0, 13.0], maml=[10.0, 10.0])
+    other = rows.assign(model="mlp-100-100", cell="other " + rows["cell"])
+    table = compared(in_few_parts(pd.concat([rows, other], ignore_index=True)))
+    chart = figures.time_over_exact(table, crossings(table))
+    spec = chart.to_dict()
+    json.dumps(spec, allow_nan=False)  # as a browser reads it
+    assert spec["facet"]["sort"] == ["mlp-40-40", "mlp-100-100"]
+    dots, rings = layers(chart, "point")
+    assert rings["encoding"]["y"]["field"] == "crossed"
+    assert dots["encoding"]["y"]["scale"]["type"] == "log"
+    assert dots["encoding"]["x"]["scale"]["type"] == "log"
+    drawn = data(chart)
+    crossed = [(row["model"], row["depth"]) for row in drawn if row["crossed"]]
+    assert crossed == [("mlp-100-100", 10), ("mlp-40-40", 10)]
+    assert {row["way"] for row in drawn if row["place"]} == {"2, vmap"}
+    assert sum(row["one"] == 1 for row in drawn) == 2  # a line at 1 in each panel
+    assert "rings" in heading(chart)[1]
+    assert "mlp" not in heading(chart)[1]
+
+
+def test_figure_says_that_exact_maml_is_missing() -> None:
+    rows = cells((5,), vmap=[20.0])
+    chart = figures.time_over_exact(compared(rows), crossings(compared(rows)))
+    assert "Exact MAML was not timed" in str(chart.to_dict())
+
+
+def test_exact_maml_alone_is_drawn_without_a_crossing() -> None:
+    table = compared(cells(maml=[10.0, 10.0]))
+    drawn = data(figures.time_over_exact(table, crossings(table)))
+    assert [row["over_exact"] for row in drawn] == [1, 1]
+    assert not any(row.get("crossed") for row in drawn)
+
+
+def test_times_stand_over_serial_depth_with_their_options() -> None:
+    rows = cells((5,), vmap=[20.0], adjoint=[21.0], maml=[10.0]).assign(serial_depth=[2, 5, 5])
+    chart = figures.time_against_serial_depth(rows)
+    assert [row["serial_depth"] for row in data(chart)] == [2, 5, 5]
+    (names,) = layers(chart, "text")
+    assert names["encoding"]["text"]["field"] == "way"
+    assert [row["way"] for row in data(chart, "text")] == ["2, vmap"]
+    assert "No cell here" in str(figures.time_against_serial_depth(rows.head(0)).to_dict())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        ("maml", ""),
+        ("binom(order=2)", "2"),
+        ("binom(batching='vmap', compiled=True, order=2)", "2, compiled, vmap"),
+        ("binom(batching='vmap', engine='func', order=2)", "2, vmap, func"),
+        ("maml(checkpoint='sqrt')", "sqrt"),
+        ("who(ever", ""),
+    ],
+)
+def test_options_are_told_in_short(estimator: str, expected: str) -> None:
+    assert way(estimator) == expected

@@ -1,0 +1,126 @@
+"""Products of a level on a few CUDA streams: who waits for whom, and the same estimates."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from estimators import Params, create, streams
+from estimators.streams import side_by_side
+from harness.cell import Cell
+from harness.problems import bilevel_problem
+from tests.oracle import flatten, relative_error
+
+CUDA = torch.device("cuda", 0)
+SPECS = (
+    "binom(order=1{})",
+    "binom(order=2{})",
+    "binom(order=5{})",
+    "binom-released(order=2{})",
+    "hybrid(order=2, window=4{})",
+)
+SETTINGS = [("sinusoid", "mlp-40-40"), ("glyphs:5way-1shot", "conv4-16")]
+
+every_setting = pytest.mark.parametrize(("task", "model"), SETTINGS)
+
+
+class FakeTensor:
+    """Notes the streams that it is said to be used by."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.record_stream = lambda stream: log.append(f"{name} used by {stream.name}")
+
+
+class FakeStream:
+    """Notes which stream it waits for."""
+
+    def __init__(self, log: list[str], name: str) -> None:
+        self.name = name
+        self.wait_stream = lambda other: log.append(f"{name} waits for {other.name}")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of a CUDA of two side streams, without one."""
+    noted: list[str] = []
+    main, sides = FakeStream(noted, "main"), [FakeStream(noted, f"side {n}") for n in (0, 1)]
+
+    @contextmanager
+    def on(stream: FakeStream) -> Any:
+        noted.append(f"on {stream.name}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(streams, "_streams", lambda device: tuple(sides))
+    return noted
+
+
+def working(log: list[str], name: str) -> Callable[[], Params]:
+    def work() -> Any:
+        log.append(f"{name} is made")
+        return {"w": FakeTensor(log, name)}
+
+    return work
+
+
+def test_streams_take_turns_and_wait_at_both_ends(log: list[str]) -> None:
+    side_by_side([working(log, name) for name in "abc"], CUDA)
+    assert log == [
+        *("side 0 waits for main", "side 1 waits for main"),
+        *("on side 0", "a is made", "on side 1", "b is made", "on side 0", "c is made"),
+        *("main waits for side 0", "main waits for side 1"),
+        *("a used by main", "b used by main", "c used by main"),
+    ]
+
+
+def test_no_more_streams_are_waited_for_than_have_work(log: list[str]) -> None:
+    side_by_side([working(log, "a")], CUDA)
+    assert not any("side 1" in line for line in log)
+
+
+def test_failing_work_is_waited_for(log: list[str]) -> None:
+    def fails() -> Params:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        side_by_side([working(log, "a"), fails], CUDA)
+    assert log[-2:] == ["main waits for side 0", "main waits for side 1"]
+
+
+def test_without_streams_works_are_done_in_order() -> None:
+    works: list[Callable[[], Params]] = [
+        partial(dict[str, Tensor], w=torch.tensor(float(n))) for n in range(6)
+    ]
+    found = side_by_side(works, torch.device("cpu"))
+    assert [int(one["w"]) for one in found] == [*range(6)]
+
+
+def same_as_in_a_loop(spec: str, task: str, model: str, device: str, **options: Any) -> None:
+    cell = Cell.of(estimator="maml", task=task, model=model, depth=5)
+    problem, params = bilevel_problem(cell, 0, dtype=torch.float64, device=device)
+    streamed = create(spec.format(", batching='streams'"), **options)(problem, params)
+    loop = create(spec.format(", batching='loop'"), **options)(problem, params)
+    assert relative_error(streamed.gradient, flatten(loop.gradient)) < 1e-12
+    assert (streamed.hvps, streamed.serial_depth) == (loop.hvps, loop.serial_depth)
+
+
+@every_setting
+@pytest.mark.parametrize("spec", SPECS)
+def test_estimate_is_that_of_the_loop(spec: str, task: str, model: str) -> None:
+    same_as_in_a_loop(spec, task, model, "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_setting
+@pytest.mark.parametrize("engine", ["reverse", "func", "finite-difference"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_estimate_on_a_gpu_is_that_of_the_loop_every_time(
+    spec: str, engine: str, task: str, model: str
+) -> None:
+    for _ in range(5):  # a stream that does not wait is not wrong each time
+        same_as_in_a_loop(spec, task, model, "cuda:0", engine=engine)
