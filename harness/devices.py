@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from harness.environment.nvml import driver
 
 @cache  # a matrix asks for each of its cells, and to open a driver takes time
 def missing_device(device: str) -> str | None:
-    """Tells why a device cannot be used here; None when it can. CUDA is not initialised.
+    """Tells why a device cannot be used here; None when it can.
 
     Args:
         device: "cpu" or "cuda:N".
@@ -19,9 +20,19 @@ def missing_device(device: str) -> str | None:
     if device == "cpu":
         return None
     count = torch.cuda.device_count()
-    if int(device.partition(":")[2]) < count:
-        return None
-    return f"{device}: {_why(count)}"
+    if int(device.partition(":")[2]) >= count:
+        return f"{device}: {_why(count)}"
+    if too_old := _too_old(gpus()):
+        return f"{device}: {too_old}"
+    return None
+
+
+def _too_old(found: list[dict[str, Any]]) -> str:
+    """Tells that a driver is too old for this torch: any of CUDA's major version will do."""
+    able, wanted = (found[0].get("cuda") if found else None), torch.version.cuda
+    if able and wanted and int(able.partition(".")[0]) < int(wanted.partition(".")[0]):
+        return f"this torch is for CUDA {wanted}, the driver here for no more than {able}"
+    return ""
 
 
 def _why(count: int) -> str:

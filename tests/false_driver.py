@@ -10,9 +10,11 @@ import pytest
 
 SOURCE = Path(__file__).with_name("nvml.c")
 # A build of torch for CUDA counts GPUs by the same library; no GPU is ever asked to compute.
-BUILT_WITH_CUDA = (
-    "import torch\ntorch.version.cuda = '13.0'\ntorch.cuda._is_compiled = lambda: True\n"
-)
+BUILT_WITH_CUDA = """
+import torch
+torch.version.cuda = '12.9'
+torch.cuda._is_compiled = lambda: True
+"""
 
 
 def compiled(folder: Path) -> Path:

@@ -48,7 +48,7 @@ int nvmlShutdown(void) { return OK; }
 int nvmlSystemGetDriverVersion(char *to, unsigned size) { return text(to, size, "580.159.03"); }
 
 int nvmlSystemGetCudaDriverVersion_v2(int *to) {
-    *to = 12080;
+    *to = number("FALSE_CUDA", 12080);
     return OK;
 }
 

@@ -177,10 +177,10 @@ def test_page_fits_a_phone(page: Page, dashboard: str, name: str) -> None:
 def test_report_draws_from_a_file(page: Page, store: Path, tmp_path: Path) -> None:
     page.goto(static.write(store, tmp_path)[0][0].as_uri())
     drawn = page.locator(".chart svg.marks")
-    # For each of two tasks: four figures over depth, seven at the depth that is open.
-    expect(drawn).to_have_count(22)
+    # For each of two tasks: four figures over depth, eight at the open depth; and crossings.
+    expect(drawn).to_have_count(25)
     page.get_by_text("Depth 2", exact=True).first.click()
-    expect(drawn).to_have_count(29)
+    expect(drawn).to_have_count(33)
     drawn.first.locator("path[aria-roledescription=point]").last.hover()
     page.locator("#vg-tooltip-element.visible").wait_for()
     assert "estimator" in page.locator("#vg-tooltip-element").inner_text()

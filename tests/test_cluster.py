@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.environment import code_state
 from harness.metrics import METRICS
 from harness.results.runs import Run, read_run
 from harness.results.store import load
@@ -175,7 +176,10 @@ def test_workers_on_this_machine(tmp_path: Path) -> None:
     arguments = (*TINY, *estimators("fomaml", "maml"), "--depth", "1")
     code, out, error = run(tmp_path, *arguments, "--executor", "dask", "--jobs", "2")
     assert (code, error) == (0, ""), out
-    assert [cell.status for cell in read_run(journal(tmp_path)).cells] == ["ok", "ok"]
+    read = read_run(journal(tmp_path))
+    assert [cell.status for cell in read.cells] == ["ok", "ok"]
+    (machine,) = read.machines.values()
+    assert machine["state"] == code_state(read.environment)  # threads, variables and all
     assert not processes(tmp_path)
 
 

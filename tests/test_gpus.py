@@ -115,6 +115,10 @@ def test_why_a_device_cannot_be_used(driver: Path) -> None:
         ),
         ("cuda:0", {"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES='' leaves no GPU, of 2"),
         ("cuda:0", {"CUDA_VISIBLE_DEVICES": "GPU-22"}, None),
+        (
+            *("cuda:0", {"FALSE_CUDA": "11080"}),
+            "this torch is for CUDA 12.9, the driver here for no more than 11.8",
+        ),
     ]
     told = each(
         driver,

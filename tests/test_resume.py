@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness.cell import Cell
+from harness.executors.executor import WORKERS_LOST
 from harness.outcome import Outcome, Status
 from harness.plan import Planned
 from harness.results.journal import Journal, Progress, Result
@@ -72,6 +73,13 @@ def test_an_interrupted_run_goes_on_in_its_file(tmp_path: Path) -> None:
     assert found.samples == {"bias": [0.5]}
     assert beginning.stage(cell("maml").id, "time", LIMITS) is None
     assert beginning.stage(cell("fomaml").id, "score", LIMITS) is None
+
+
+def test_why_cells_are_skipped_does_not_matter(tmp_path: Path) -> None:
+    """Another executor has other words for it, and other devices."""
+    path = interrupt(tmp_path, scored("maml"))
+    for_others = [Planned(PLAN[0].cell, "nobody has its device"), *PLAN[1:]]
+    assert start(tmp_path, for_others).journal.path == path
 
 
 def test_killed_between_start_and_plan(tmp_path: Path) -> None:
@@ -220,6 +228,7 @@ def test_unknown_fields_survive(tmp_path: Path) -> None:
         ({"status": Status.CRASHED, "reason": "ended by SIGSEGV (a.py:1 in f)"}, LIMITS, False),
         ({"status": Status.CRASHED, "reason": "ended by SIGKILL"}, LIMITS, True),
         ({"status": Status.CRASHED, "reason": "ended by SIGTERM (a.py:1 in f)"}, LIMITS, True),
+        ({"status": Status.CRASHED, "reason": f"4 {WORKERS_LOST} at it"}, LIMITS, True),
     ],
     ids=str,
 )

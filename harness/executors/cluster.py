@@ -1,24 +1,33 @@
 """The workers of a Dask cluster."""
 
+import asyncio
+import concurrent.futures
 import secrets
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from distributed import Client, Future, KilledWorker
 
 from estimators.errors import OptionError
 from harness.cell import Cell
 from harness.executors import remote
+from harness.executors.executor import WORKERS_LOST
 from harness.executors.remote import Order
 from harness.outcome import Outcome, Status
 from harness.running.processes import Ending, Limits, Stopped, refuse_full_disk
 
 _LOOK_EVERY = 0.5  # seconds
+_PATIENCE = 5.0  # seconds, with a scheduler or workers that do not answer
+_RENEW_EVERY = 60.0  # seconds, in which a worker that was lost may also come back by itself
 _LEAST_IN_FLIGHT = 16  # for workers that come later
+_GONE = (asyncio.CancelledError, concurrent.futures.CancelledError, OSError, TimeoutError)
+
+T = TypeVar("T")
 
 
 class Cluster:
@@ -35,6 +44,8 @@ class Cluster:
         plugins: modules that are imported before.
         code: see `harness.executors.remote.code_of`.
         devices: that workers have; more may come.
+        timed_at_once: how many groups are timed side by side; as many as there are workers if None.
+        renew: starts workers anew that were lost.
     """
 
     def __init__(
@@ -46,9 +57,12 @@ class Cluster:
         plugins: tuple[str, ...],
         code: dict[str, Any],
         devices: frozenset[str],
+        timed_at_once: int | None = None,
+        renew: Callable[[], object] = lambda: None,
     ) -> None:
         self.limits = limits
-        self.workers = self.timed_at_once = workers
+        self.workers = workers
+        self.timed_at_once = timed_at_once or workers
         self.in_flight = max(2 * workers, _LEAST_IN_FLIGHT)
         self._client = client
         self._order = Order(secrets.token_hex(8), limits, plugins, code)
@@ -57,6 +71,8 @@ class Cluster:
         self._numbers = count()
         self._wanted: Counter[str] = Counter()
         self._counting = threading.Lock()
+        self._machine: dict[str, Any] | None = None  # one of those that work
+        self._renew, self._renewed = renew, time.monotonic()
 
     def missing(self, device: str) -> str | None:
         """See `Executor`."""
@@ -72,8 +88,10 @@ class Cluster:
         """See `Executor`; the reference stays on the workers."""
         made = self._submit(remote.reference, self._order, group, cell=group)
         with self._wanting(group.device):
-            # It needs no device, and is quick: before all else.
-            told = self._client.submit(remote.told, made, pure=False, priority=10)
+            # Quick, and so before all else, where the device is, be it free or not.
+            told = self._client.submit(
+                remote.told, made, pure=False, priority=10, resources={group.device: 0}
+            )
             return self._ending(told), made
 
     def score(self, cell: Cell, reference: Future[remote.Made]) -> Ending:
@@ -89,17 +107,22 @@ class Cluster:
             )
 
     def stop(self) -> None:
-        """See `Executor`."""
+        """See `Executor`; workers that do not answer are not waited for."""
         self._stop.set()
-        with suppress(OSError, TimeoutError, RuntimeError):  # the scheduler may be what is gone
-            self._client.run(remote.stop, self._order.run, on_error="ignore")
+        _Answer(lambda: self._client.run(remote.stop, self._order.run)).wait(_PATIENCE)
 
     def trouble(self) -> str:
-        """See `Executor`."""
-        if self._client.status != "running":
+        """See `Executor`; has lost workers started anew, where somebody can."""
+        asked = _Answer(lambda: workers_of(self._client))
+        if self._client.status != "running" or not asked.wait(_PATIENCE):
             return "the scheduler does not answer"
-        have = devices_of(self._client)
-        lacking = sorted(device for device in +self._wanted if device not in have)
+        there = asked.result()
+        if len(there) < self.workers and time.monotonic() - self._renewed > _RENEW_EVERY:
+            self._renew()
+            self._renewed = time.monotonic()
+        have = devices_of(there)
+        with self._counting:
+            lacking = sorted(device for device in +self._wanted if device not in have)
         return f"waiting for a worker that has {' and '.join(lacking)}" if lacking else ""
 
     def _submit(self, function: Callable[..., Any], *arguments: Any, cell: Cell) -> Future[Any]:
@@ -128,43 +151,69 @@ class Cluster:
             Stopped: `stop` was called.
             OptionError: the scheduler is gone, or a worker cannot work.
         """
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        while not done.wait(_LOOK_EVERY):
+        answer = _Answer(future.result)
+        while not answer.wait(_LOOK_EVERY):
             if self._stop.is_set():
                 raise Stopped
-        if future.status in ("cancelled", "lost"):
-            if self._stop.is_set():
-                raise Stopped
-            raise OptionError(
-                "the connection to the cluster's scheduler was lost; when it is there "
-                "again, the same command goes on"
-            )
         try:
-            ending = future.result()
+            ending = answer.result()
         except KilledWorker as error:
-            deaths = error.allowed_failures + 1
-            reason = f"{deaths} workers of the cluster were lost while they were at it"
-            return Ending(Outcome(Status.CRASHED, reason))
+            reason = f"{error.allowed_failures + 1} {WORKERS_LOST} while they were at it"
+            return Ending(Outcome(Status.CRASHED, reason), machine=self._machine)
+        except OptionError:
+            raise
+        # What Dask raises when its scheduler goes is of many kinds, and not always an Exception.
+        except BaseException as error:
+            if self._stop.is_set():
+                raise Stopped from None
+            if isinstance(error, _GONE):
+                raise OptionError(
+                    "the connection to the cluster's scheduler was lost; when it is there "
+                    "again, the same command goes on"
+                ) from None
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OptionError(f"a worker of the cluster cannot work: {what}") from error
         refuse_full_disk(ending)
+        self._machine = ending.machine
         return ending
 
 
-def devices_of(client: Client) -> frozenset[str]:
-    """Returns the names of all resources that workers of a cluster have.
+class _Answer(Generic[T]):
+    """Calls something that may never return; it is not waited for longer than one wants to."""
+
+    def __init__(self, ask: Callable[[], T]) -> None:
+        self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._ask = ask
+        threading.Thread(target=self._call, daemon=True).start()
+
+    def _call(self) -> None:
+        try:
+            self._future.set_result(self._ask())
+        except BaseException as error:
+            self._future.set_exception(error)
+
+    def wait(self, seconds: float) -> bool:
+        """Tells whether it has returned, or raised something, after so many seconds."""
+        return bool(concurrent.futures.wait([self._future], seconds).done)
+
+    def result(self) -> T:
+        """Returns what it returned, or raises what it raised."""
+        return self._future.result()
+
+
+def workers_of(client: Client) -> list[dict[str, Any]]:
+    """Asks a scheduler for its workers.
 
     Args:
-        client: connected to its scheduler.
+        client: connected to it.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+
+
+def devices_of(workers: Iterable[dict[str, Any]]) -> frozenset[str]:
+    """Returns the names of all resources that workers have.
+
+    Args:
+        workers: see `workers_of`.
+    """
     return frozenset(name for one in workers for name, have in one["resources"].items() if have)
-
-
-def least_memory(client: Client) -> float | None:
-    """Returns the least bytes of memory that a worker of a cluster has; None if none tells.
-
-    Args:
-        client: connected to its scheduler.
-    """
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return min((one["memory_limit"] for one in workers if one["memory_limit"]), default=None)

@@ -3,27 +3,34 @@
 import logging
 import subprocess
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dask
 from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.utils import silence_logging_cmgr
+from distributed.security import Security
 
 from estimators.errors import OptionError
 from harness.devices import missing_device
 from harness.environment import environment
-from harness.executors.cluster import Cluster, devices_of, least_memory
+from harness.executors.cluster import Cluster, devices_of, workers_of
 from harness.executors.remote import code_of
 from harness.running.processes import Limits, worker_memory
 from harness.running.settings import Settings
+
+# What these would log is told as an error of the command, or is no trouble.
+for _name in ("distributed", "distributed.client", "tornado.application"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 Found = tuple[Cluster, str, str]
 """The executor, where it is in a few words, and the script of each job of SLURM's."""
 
 _CONNECT = 10.0  # seconds
+_ANSWERS = 60.0  # seconds, in which SLURM does
+_PROTOCOLS = ("tcp", "tls", "ucx", "ws", "wss")
 _LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
 _JOB = {"cores": 1, "memory": "8 GiB"}  # where the user's configuration of Dask tells nothing
 
@@ -42,19 +49,24 @@ def running(settings: Settings, address: str) -> Generator[Found]:
     Raises:
         OptionError: no scheduler answers, or it has no worker.
     """
+    kind, there, _ = address.rpartition("://")
+    if there and kind not in _PROTOCOLS:
+        raise OptionError(f"--scheduler {address}: write it as tcp://10.0.0.1:8786")
     try:
         client = Client(address, timeout=_CONNECT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, TypeError, ValueError, RuntimeError) as error:
         why = " ".join(str(error).split())
         raise OptionError(f"no Dask scheduler answers at {address}: {why}") from None
-    with client, silence_logging_cmgr(logging.CRITICAL, root="distributed.client"):
-        devices, count = devices_of(client), len(client.scheduler_info(n_workers=-1)["workers"])
+    with client:
+        workers = workers_of(client)
+        devices, count = devices_of(workers), len(workers)
         if not devices:
             raise OptionError(
                 f"of the {count} workers of {address} none names its device; start them as "
                 f"`dask worker {address} --no-nanny --nthreads 1 --resources cpu=1`, or cuda:0=1"
             )
-        memory = settings.memory_limit or least_memory(client) or worker_memory(1)
+        told = min((one["memory_limit"] for one in workers if one["memory_limit"]), default=None)
+        memory = settings.memory_limit or told or worker_memory(1)
         limits = Limits(settings.time_limit, memory)
         yield (
             _cluster(client, count, settings, limits, devices),
@@ -74,9 +86,13 @@ def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) 
 
     Yields:
         What does the work.
+
+    Raises:
+        OptionError: they cannot be started.
     """
     there = [device for device in dict.fromkeys(devices) if not missing_device(device)]
     names = [device for device in there for _ in range(settings.jobs if device == "cpu" else 1)]
+    security = Security.temporary()  # other users of this machine could give orders
     workers = {
         f"{device}-{number}": {
             "cls": Nanny,
@@ -86,26 +102,40 @@ def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) 
                 "resources": {device: 1},
                 "memory_limit": 0,
                 "silence_logs": logging.CRITICAL,
+                "security": security,
             },
         }
         for number, device in enumerate(names)
     }
     scheduler = {
         "cls": Scheduler,
-        "options": {**_LOOPBACK, "port": 0, "dashboard": False},
+        "options": {**_LOOPBACK, "port": 0, "protocol": "tls://", "security": security},
     }
-    # They start processes of their own.
-    with (
-        dask.config.set({"distributed.worker.daemon": False}),
-        SpecCluster(
-            workers={} if dry else workers, scheduler=scheduler, silence_logs=logging.CRITICAL
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        memory = settings.memory_limit or worker_memory(len(names))
-        limits = Limits(settings.time_limit, memory)
-        where = f"{len(names)} workers on this machine"
-        yield _cluster(client, len(names), settings, limits, frozenset(there)), where, ""
+    config = {
+        "distributed.worker.daemon": False,  # they start processes of their own
+        "distributed.nanny.pre-spawn-environ": {},  # which changes how fast memory is given out
+    }
+    how: dict[str, Any] = {"scheduler": scheduler, "security": security}
+    limits = Limits(settings.time_limit, settings.memory_limit or worker_memory(max(len(names), 1)))
+    with dask.config.set(config), ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(
+                SpecCluster(workers={} if dry else workers, silence_logs=logging.CRITICAL, **how)
+            )
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        except (OSError, RuntimeError, TimeoutError) as error:
+            why = " ".join(str(error).split())
+            raise OptionError(f"no Dask workers can be started here: {why}") from None
+        found = _cluster(
+            client,
+            len(names),
+            settings,
+            limits,
+            frozenset(there),
+            # The CPU is timed with the machine for itself; cards wait for a core each at most.
+            timed_at_once=1 if "cpu" in there else max(len(there), 1),
+        )
+        yield found, f"{len(names)} workers on this machine", ""
 
 
 @contextmanager
@@ -136,24 +166,30 @@ def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Ge
     cores, memory = (config[name] or default for name, default in _JOB.items())
     extra = ["--gres=gpu:1"] if device == "cuda:0" else []
     limits = Limits(settings.time_limit, settings.memory_limit or _share(str(memory)))
-    # Nannies are not used: their workers may not start processes.
     with (
         SLURMCluster(
             cores=cores,
             memory=memory,
             processes=1,
-            nanny=False,
+            nanny=False,  # whose workers may not start processes
             worker_extra_args=[*config["worker-extra-args"], "--resources", f"{device}=1"],
             job_extra_directives=[*config["job-extra-directives"], *extra],
             scheduler_options={"dashboard_address": ":0"} | config["scheduler-options"],
+            protocol="tls://",  # whoever could reach the scheduler could give orders
+            security=Security.temporary(),
+            # For the keys of workers: jobs begin in this folder, too.
+            shared_temp_directory=config["shared-temp-directory"] or str(Path.cwd()),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         script = cluster.job_script()
+        hand_in = partial(cluster.scale, jobs=settings.jobs)  # those that are not there yet
         if not dry:
             _check_with_slurm(script)
-            cluster.scale(jobs=settings.jobs)
-        found = _cluster(client, settings.jobs, settings, limits, frozenset({device}))
+            hand_in()
+        found = _cluster(
+            client, settings.jobs, settings, limits, frozenset({device}), renew=hand_in
+        )
         yield found, f"{settings.jobs} jobs of SLURM", script
 
 
@@ -165,19 +201,29 @@ def _check_with_slurm(script: str) -> None:
     """
     try:
         subprocess.run(
-            ["sbatch", "--test-only"], input=script, capture_output=True, text=True, check=True
+            ["sbatch", "--test-only"],
+            input=script,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_ANSWERS,
         )
     except FileNotFoundError:
         raise OptionError(
             "there is no sbatch here: SLURM takes jobs on a machine that has it"
         ) from None
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or str(error)
         raise OptionError(f"SLURM does not take the jobs: {' '.join(told.split())}") from None
 
 
 def _cluster(
-    client: Client, workers: int, settings: Settings, limits: Limits, devices: frozenset[str]
+    client: Client,
+    workers: int,
+    settings: Settings,
+    limits: Limits,
+    devices: frozenset[str],
+    **how: Any,
 ) -> Cluster:
     # The workers are in other folders.
     plugins = (str(Path(one).resolve()) if one.endswith(".py") else one for one in settings.plugins)
@@ -188,6 +234,7 @@ def _cluster(
         plugins=tuple(plugins),
         code=code_of(environment(plugins=settings.plugins)),
         devices=devices,
+        **how,
     )
 
 

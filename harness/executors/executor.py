@@ -5,6 +5,9 @@ from typing import Any, Protocol
 from harness.cell import Cell
 from harness.running.processes import Ending, Limits
 
+WORKERS_LOST = "workers of the cluster were lost"
+"""In the reason of a crash that another time would be none."""
+
 
 class Executor(Protocol):
     """Does pieces of work, each in a fresh process; to be called from many threads.

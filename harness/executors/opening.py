@@ -1,13 +1,14 @@
 """Opens what a user has named to do the work: this machine, a Dask cluster, SLURM."""
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from estimators.errors import OptionError
 from harness.executors.executor import Executor
 from harness.executors.kind import Kind
 from harness.executors.local import Local
+from harness.running.interruption import held_back
 from harness.running.settings import Settings
 
 
@@ -68,5 +69,11 @@ def opened(
         cluster = clusters.on_this_machine(settings, devices, dry=dry)
     else:
         cluster = clusters.running(settings, scheduler)
-    with cluster as (executor, where, script):
+    stack = ExitStack()
+    try:
+        with held_back():  # half a cluster could not be closed, and jobs would not be cancelled
+            executor, where, script = stack.enter_context(cluster)
         yield Opened(executor, where, script)
+    finally:
+        with held_back():
+            stack.close()

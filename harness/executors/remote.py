@@ -1,12 +1,14 @@
 """What a Dask worker does: one piece of work at a time, in a fresh process of its machine."""
 
+import math
 import multiprocessing
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ from distributed import get_worker
 
 from estimators.errors import OptionError
 from harness.cell import Cell
-from harness.environment import environment
+from harness.environment import code_state, environment
 from harness.environment.code import source
 from harness.outcome import Status
 from harness.running import measures
 from harness.running.processes import Ending, Limits, in_worker
 
 _SOURCE = source()  # as it is imported here; files may change while a worker lives
+_LOOKING = Limits(seconds=600.0, memory=math.inf)  # at the machine, which starts much else first
 _stops: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 Code = dict[str, Any]
@@ -62,8 +65,7 @@ def reference(order: Order, group: Cell) -> Made:
         order: what comes with each piece.
         group: the cells' name.
     """
-    with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
-        path = Path(folder) / "reference.pt"
+    with _reference_file() as path:
         ending = _work(order, measures.reference, group, path)
         return ending, path.read_bytes() if ending.outcome.status is Status.OK else b""
 
@@ -85,9 +87,11 @@ def score(order: Order, cell: Cell, made: Made) -> Ending:
         cell: the cell.
         made: by `reference`, of its group.
     """
-    with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
-        path = Path(folder) / "reference.pt"
-        path.write_bytes(made[1])
+    ending, content = made
+    if ending.outcome.status is not Status.OK:  # computed again, after a loss, with less luck
+        return ending
+    with _reference_file() as path:
+        path.write_bytes(content)
         return _work(order, measures.score, cell, path)
 
 
@@ -111,16 +115,30 @@ def stop(run: str) -> None:
     _stops[run].set()
 
 
+@contextmanager
+def _reference_file() -> Generator[Path]:
+    """Yields the name of a file that is gone afterwards.
+
+    Raises:
+        OptionError: it cannot be written here.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
+            yield Path(folder) / "reference.pt"
+    except OSError as error:
+        raise OptionError(f"{_here()} cannot keep a file for a while: {error}") from None
+
+
 def _work(order: Order, function: Callable[..., Any], *arguments: Any) -> Ending:
     how: dict[str, Any] = {"limits": order.limits, "plugins": order.plugins}
-    machine = _machine(order.run, order.limits, order.plugins)
+    machine = _machine(order.run, order.plugins)
     _refuse_other_code(order.code, code_of(machine))
     ending = in_worker(function, *arguments, **how, stop=_stops[order.run])
     return replace(ending, machine=machine)
 
 
-@cache
-def _machine(run: str, limits: Limits, plugins: tuple[str, ...]) -> dict[str, Any]:
+@lru_cache(maxsize=4)
+def _machine(run: str, plugins: tuple[str, ...]) -> dict[str, Any]:
     """Returns the environment here, as a process finds it that does a piece of this run's work.
 
     Raises:
@@ -131,13 +149,14 @@ def _machine(run: str, limits: Limits, plugins: tuple[str, ...]) -> dict[str, An
             f"{_here()} may not start processes of its own; start it with --no-nanny, or with "
             "DASK_DISTRIBUTED__WORKER__DAEMON=False"
         )
-    ending = in_worker(environment, None, plugins, limits=limits, plugins=plugins)
+    ending = in_worker(environment, None, plugins, limits=_LOOKING, plugins=plugins)
     if ending.outcome.status is not Status.OK:
         raise OptionError(f"{_here()} cannot work: {ending.outcome.reason}")
     found: dict[str, Any] = ending.value
     if found["source"] != _SOURCE:
         raise OptionError(f"the code has changed since {_here()} was started: start it anew")
-    return found
+    # Two workers of a machine may have other threads, variables or drivers.
+    return found | {"state": code_state(found)}
 
 
 def _refuse_other_code(wanted: Code, here: Code) -> None:

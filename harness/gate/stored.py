@@ -68,7 +68,7 @@ def stored(path: Path) -> Stored:
 
 def _environments(run: Run) -> list[dict[str, Any]]:
     """Returns those in which the cells of a run were measured."""
-    return list(run.machines.values()) or [run.environment]
+    return [run.made_with(cell) for cell in run.measured] or [run.environment]
 
 
 def differences(base: Stored, head: Stored) -> list[str]:

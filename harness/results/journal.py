@@ -204,9 +204,10 @@ class Journal(EventFile):
             results: one a cell; more than one where they were measured in turns.
             seconds: wall time that it took.
             limits: "seconds" and bytes of "memory" beyond which it would have been stopped.
-            machine: environment of the machine that did it, if it is not the run's.
+            machine: environment of the machine that did it, if it is not the run's, with the
+                "state" of its code; see `harness.environment.code_state`.
         """
-        name = machine["fingerprint"] if machine else ""
+        name = f"{machine['fingerprint']}-{machine['state']}" if machine else ""
         if name and name not in self._machines:
             self._write("machine", sync=False, name=name, environment=machine)
             self._machines.add(name)

@@ -28,7 +28,7 @@ class StageResult:
         notes: what a reader of the samples should know.
         seconds: wall time of the piece of work, which several cells may have shared.
         limits: "seconds" and bytes of "memory" that it had.
-        machine: that did it, by its fingerprint; "" if it is the run's own.
+        machine: that did it, by its name in the journal; "" if it is the run's own.
     """
 
     status: Status
@@ -82,7 +82,7 @@ class CellResult:
 
     @property
     def machine(self) -> str:
-        """Fingerprint of the machine that timed it, or else did the rest; "" for the run's own."""
+        """Name of the machine that timed it, or else did the rest; "" for the run's own."""
         known = [self.stages[stage] for stage in sorted(self.stages, key=_rank)]
         return known[-1].machine
 
@@ -101,7 +101,7 @@ class Run:
         schema: version of the journal.
         started: ISO 8601 time, UTC.
         environment: see `harness.environment.environment`.
-        machines: environments of other machines that did work, by fingerprint.
+        machines: environments of other machines that did work, by names of their own.
         cells: in the order in which they were first heard of.
         faults: lines that could not be read, one sentence each.
         ended: whether it is whole.

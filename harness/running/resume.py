@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.environment import code_state, environment
+from harness.executors.executor import WORKERS_LOST
 from harness.outcome import Outcome, Status
 from harness.plan import Planned
 from harness.results.journal import Journal, Result
 from harness.results.runs import CellResult, StageResult, first_event, parsed, read_run
 from harness.running.processes import Limits
 
-# The last one is what is told of a worker whose fork server was killed.
-_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255")
+# The last but one is what is told of a worker whose fork server was killed.
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255", WORKERS_LOST)
 _WELL = (Status.OK, Status.SKIPPED, Status.DIVERGED)  # another time would be no different
 
 
@@ -124,7 +125,7 @@ def _identity(
     made_with: dict[str, Any], planned: Sequence[Planned], samples: int
 ) -> tuple[str, str]:
     """Returns digests of what is measured, and of the code and machine that do it."""
-    plan = _digest([samples, sorted(each.cell.id + each.skip for each in planned)])
+    plan = _digest([samples, sorted([each.cell.id, bool(each.skip)] for each in planned)])
     return plan, _digest([code_state(made_with), made_with["fingerprint"]])
 
 

@@ -1,7 +1,9 @@
 """Runs a plan, piece of work by piece of work, and journals each as it ends."""
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from harness.running.settings import Settings
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
 _SCORE_OVERHEAD, _TIME_OVERHEAD = 0.2, 0.1
 
-_LOOK_EVERY = 5.0  # seconds of silence after which it is told why nothing ends
+_LOOK_EVERY = 5.0  # seconds, at whoever does the work; after as many of silence it is told why
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -103,7 +105,9 @@ class _Run:
             ending, group.reference = self.executor.reference(group.name)
             return ending
 
-        wanted = [group for group in self.groups if group.unscored]
+        wanted = _by_turns(
+            (group for group in self.groups if group.unscored), lambda group: group.name.device
+        )
         # One chain of meta-training passes all checkpoints that are wanted of it, and keeps them.
         longest: dict[Cell, int] = {}
         for name in (group.name for group in wanted):
@@ -127,6 +131,7 @@ class _Run:
 
         left = {group.name: len(group.unscored) for group in self.groups}
         items = [(group, cell) for group in self.groups for cell in group.unscored]
+        items = _by_turns(items, lambda item: item[1].device)
         for (group, cell), ending in self._side_by_side(items, compute):
             self._journal("score", [Result(cell, ending.outcome, ending.value or {})], ending)
             if ending.outcome.status is Status.OK:
@@ -140,7 +145,8 @@ class _Run:
         waiting = [group for group in self.groups if not group.timed]
         if self.executor.timed_at_once > 1:  # the longest first, so that at the end few wait
             waiting.sort(key=lambda group: -group.time_weight * len(group.cells))
-        for _ in self._side_by_side(waiting, self.times, self.executor.timed_at_once):
+        at_once = self.executor.in_flight if self.executor.timed_at_once > 1 else 1
+        for _ in self._side_by_side(waiting, self.times, at_once):
             pass
 
     def times(self, group: _Group) -> None:
@@ -181,18 +187,21 @@ class _Run:
         self.tell(progress)
 
     def _side_by_side(
-        self, items: list[T], compute: Callable[[T], E], at_once: int | None = None
+        self, items: Iterable[T], compute: Callable[[T], E], at_once: int | None = None
     ) -> Iterator[tuple[T, E]]:
         pool = ThreadPoolExecutor(at_once or self.executor.in_flight)
         try:
             futures = {pool.submit(compute, item): item for item in items}
             left: set[Future[E]] = set(futures)
+            looked = time.monotonic()
             while left:
                 done, left = wait(left, _LOOK_EVERY, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield futures[future], future.result()
-                if not done and (trouble := self.executor.trouble()):
-                    self._tell(0.0, trouble)
+                if time.monotonic() - looked >= _LOOK_EVERY:
+                    looked = time.monotonic()
+                    if (trouble := self.executor.trouble()) and not done:
+                        self._tell(0.0, trouble)
         except BaseException:
             self.executor.stop()
             raise
@@ -223,3 +232,13 @@ class _Run:
                 )
             )
         return list(groups.values())
+
+
+def _by_turns(items: Iterable[T], device: Callable[[T], str]) -> list[T]:
+    """Returns items so that each device's come in turns, or some would wait for work."""
+    counted: Counter[str] = Counter()
+    places: list[tuple[int, T]] = []
+    for item in items:
+        places.append((counted[device(item)], item))
+        counted[device(item)] += 1
+    return [item for _, item in sorted(places, key=lambda place: place[0])]

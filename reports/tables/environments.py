@@ -30,7 +30,8 @@ def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
     ):
         with suppress(OSError, ValueError):
             read = read_run(store / "runs" / f"{run}.jsonl")
-            made = read.machines.get(fingerprint, read.environment)
+            all_made = [*read.machines.values(), read.environment]
+            made = next(one for one in all_made if one.get("fingerprint", "") == fingerprint)
             found.append(facts(made, started))
     return found
 
