@@ -1,6 +1,7 @@
 """Dask clusters: one that runs already, one on this machine, one of jobs that SLURM runs."""
 
 import logging
+import signal
 import subprocess
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.security import Security
 
@@ -18,7 +18,7 @@ from harness.devices import missing_device
 from harness.environment import environment
 from harness.executors.cluster import Cluster, devices_of, workers_of
 from harness.executors.remote import code_of
-from harness.running.processes import Limits, worker_memory
+from harness.running.processes import Limits, fresh_processes, start_fork_server, worker_memory
 from harness.running.settings import Settings
 
 # What these would log is told as an error of the command, or is no trouble.
@@ -113,14 +113,16 @@ def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) 
     }
     config = {
         "distributed.worker.daemon": False,  # they start processes of their own
+        "distributed.worker.multiprocessing-method": fresh_processes().get_start_method(),
         "distributed.nanny.pre-spawn-environ": {},  # which changes how fast memory is given out
     }
     how: dict[str, Any] = {"scheduler": scheduler, "security": security}
     limits = Limits(settings.time_limit, settings.memory_limit or worker_memory(max(len(names), 1)))
     with dask.config.set(config), ExitStack() as stack:
         try:
+            start_fork_server()  # out of reach of Ctrl-C, like all that it forks
             cluster = stack.enter_context(
-                SpecCluster(workers={} if dry else workers, silence_logs=logging.CRITICAL, **how)
+                SpecCluster({} if dry else workers, silence_logs=logging.CRITICAL, **how)
             )
             client = stack.enter_context(Client(cluster, set_as_default=False))
         except (OSError, RuntimeError, TimeoutError) as error:
@@ -162,12 +164,13 @@ def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Ge
             "one after the other"
         )
     (device,) = set(devices)
+    cluster_of_slurm = _slurm_cluster()
     config: dict[str, Any] = dask.config.get("jobqueue.slurm")
     cores, memory = (config[name] or default for name, default in _JOB.items())
     extra = ["--gres=gpu:1"] if device == "cuda:0" else []
     limits = Limits(settings.time_limit, settings.memory_limit or _share(str(memory)))
     with (
-        SLURMCluster(
+        cluster_of_slurm(
             cores=cores,
             memory=memory,
             processes=1,
@@ -191,6 +194,24 @@ def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Ge
             client, settings.jobs, settings, limits, frozenset({device}), renew=hand_in
         )
         yield found, f"{settings.jobs} jobs of SLURM", script
+
+
+def _slurm_cluster() -> type[Any]:
+    """Imports dask-jobqueue, and gives Ctrl-C back, which this import takes for itself.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise OptionError(
+            f"--executor slurm needs {error.name}: pip install 'metagrad-bench[dask]'"
+        ) from None
+    signal.signal(signal.SIGINT, before)
+    found: type[Any] = SLURMCluster
+    return found
 
 
 def _check_with_slurm(script: str) -> None:

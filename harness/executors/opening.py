@@ -8,7 +8,7 @@ from estimators.errors import OptionError
 from harness.executors.executor import Executor
 from harness.executors.kind import Kind
 from harness.executors.local import Local
-from harness.running.interruption import held_back
+from harness.running.interruption import held_back, ignored
 from harness.running.settings import Settings
 
 
@@ -75,5 +75,5 @@ def opened(
             executor, where, script = stack.enter_context(cluster)
         yield Opened(executor, where, script)
     finally:
-        with held_back():
+        with ignored():
             stack.close()

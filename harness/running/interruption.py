@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import NoReturn
 
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -54,3 +55,27 @@ def held_back() -> Generator[None]:
             signal.signal(number, handler)
         for caught in held:
             signal.raise_signal(caught)
+
+
+@contextmanager
+def ignored() -> Generator[None]:
+    """Takes no notice of Ctrl-C and the like, where all is about to end anyway."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def out_of_reach() -> Generator[None]:
+    """Keeps Ctrl-C and the end of the terminal from threads and programs that are started here.
+
+    What is blocked stays so in them, and reaches us afterwards.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import connection, forkserver, get_all_start_methods, get_context
+from multiprocessing import (
+    connection,
+    forkserver,
+    get_all_start_methods,
+    get_context,
+    resource_tracker,
+)
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -25,13 +31,12 @@ from estimators.errors import OptionError
 from harness.environment.cgroups import limits as container_limits
 from harness.outcome import Outcome, Status, place
 from harness.running import worker
-from harness.running.interruption import held_back
+from harness.running.interruption import held_back, out_of_reach
 
 _MIB = 2**20
 _SHARE = 0.9  # of the machine's memory, for all workers together
 _WATCH_EVERY = 0.1  # seconds between looks at a worker's memory
 _GRACE = 0.5  # seconds for a worker to write where it is before it is killed
-_FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _LONGEST = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # a socket's name has 107 bytes
 _FULL = "[Errno 28]"
 _KEPT_OUTPUT = 16_384  # bytes of what a worker printed last
@@ -126,7 +131,7 @@ def fresh_processes() -> BaseContext:
 
 
 @cache
-def _start_fork_server() -> None:
+def start_fork_server() -> None:
     """Starts what workers are forked from, out of reach of Ctrl-C and of the working folder.
 
     It would otherwise end in the midst of importing torch, and print where it was; and take a
@@ -146,12 +151,11 @@ def _start_fork_server() -> None:
     fresh_processes()
     was_safe = "PYTHONSAFEPATH" in os.environ
     os.environ["PYTHONSAFEPATH"] = "1"
-    # What is blocked stays so in a program that is started, and reaches us afterwards.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
     try:
-        forkserver.ensure_running()
+        resource_tracker.ensure_running()  # which lets signals through when it is started
+        with out_of_reach():
+            forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not was_safe:
             del os.environ["PYTHONSAFEPATH"]
 
@@ -326,7 +330,7 @@ def _start(process: BaseProcess) -> None:
     main = vars(sys.modules["__main__"])
     # A fork server that is left in the midst of a request tells of it, with a traceback.
     with _starting, held_back():
-        _start_fork_server()
+        start_fork_server()
         told: dict[str, Any] = {
             name: main[name] for name in ("__file__", "__spec__") if name in main
         }
