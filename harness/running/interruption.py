@@ -2,9 +2,9 @@
 
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -19,19 +19,12 @@ def one_interruption() -> Generator[None]:
     """
 
     def interrupt(*_: object) -> NoReturn:
-        for number in before:
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    known = {number: signal.getsignal(number) for number in _SIGNALS}
-    before = {number: handler for number, handler in known.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
+    with _handled_by(interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -44,28 +37,36 @@ def held_back() -> Generator[None]:
         yield
         return
     held: list[int] = []
-    known = {number: signal.getsignal(number) for number in _SIGNALS}
-    before = {number: handler for number, handler in known.items() if handler != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, lambda number, _: held.append(number))
     try:
-        yield
+        with _handled_by(lambda number, _: held.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for caught in held:
             signal.raise_signal(caught)
 
 
 @contextmanager
 def ignored() -> Generator[None]:
-    """Takes no notice of Ctrl-C and the like, where all is about to end anyway."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    """Takes no notice of Ctrl-C and the like, where all is about to end anyway.
+
+    Only for the main thread.
+    """
+    with _handled_by(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], object] | signal.Handlers) -> Generator[None]:
+    """Gives signals to another handler for a while, but for those that are ignored already."""
+    known = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: one for number, one in known.items() if one != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, one in before.items():
+            signal.signal(number, one)
 
 
 @contextmanager
