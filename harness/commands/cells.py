@@ -8,8 +8,7 @@ from estimators.errors import OptionError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
-    from harness.executors.executor import Executor
-    from harness.executors.opening import Opened
+    from harness.executors.executor import Executor, Opened
     from harness.plan import Planned
     from harness.results.journal import Progress
     from harness.running.settings import Settings

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from harness.executors.opening import Opened
+from harness.executors.executor import Opened
 from harness.plan import Planned
 
 

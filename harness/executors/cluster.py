@@ -114,9 +114,10 @@ class Cluster:
     def trouble(self) -> str:
         """See `Executor`; has lost workers started anew, where somebody can."""
         asked = _Answer(lambda: workers_of(self._client))
-        if self._client.status != "running" or not asked.wait(_PATIENCE):
+        try:
+            there = asked.result(_PATIENCE)
+        except _GONE:  # pieces of work find out for themselves whether that is for good
             return "the scheduler does not answer"
-        there = asked.result()
         if len(there) < self.workers and time.monotonic() - self._renewed > _RENEW_EVERY:
             self._renew()
             self._renewed = time.monotonic()
@@ -196,9 +197,9 @@ class _Answer(Generic[T]):
         """Tells whether it has returned, or raised something, after so many seconds."""
         return bool(concurrent.futures.wait([self._future], seconds).done)
 
-    def result(self) -> T:
-        """Returns what it returned, or raises what it raised."""
-        return self._future.result()
+    def result(self, seconds: float | None = None) -> T:
+        """Returns what it returned or raises what it raised; TimeoutError after so many seconds."""
+        return self._future.result(seconds)
 
 
 def workers_of(client: Client) -> list[dict[str, Any]]:

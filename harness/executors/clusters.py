@@ -1,7 +1,6 @@
 """Dask clusters: one that runs already, one on this machine, one of jobs that SLURM runs."""
 
 import logging
-import signal
 import subprocess
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+from dask_jobqueue.slurm import SLURMCluster
 from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.security import Security
 
@@ -17,6 +17,7 @@ from estimators.errors import OptionError
 from harness.devices import missing_device
 from harness.environment import environment
 from harness.executors.cluster import Cluster, devices_of, workers_of
+from harness.executors.executor import Opened
 from harness.executors.remote import code_of
 from harness.running.processes import Limits, fresh_processes, start_fork_server, worker_memory
 from harness.running.settings import Settings
@@ -24,9 +25,6 @@ from harness.running.settings import Settings
 # What these would log is told as an error of the command, or is no trouble.
 for _name in ("distributed", "distributed.client", "tornado.application"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-Found = tuple[Cluster, str, str]
-"""The executor, where it is in a few words, and the script of each job of SLURM's."""
 
 _CONNECT = 10.0  # seconds
 _ANSWERS = 60.0  # seconds, in which SLURM does
@@ -36,7 +34,7 @@ _JOB = {"cores": 1, "memory": "8 GiB"}  # where the user's configuration of Dask
 
 
 @contextmanager
-def running(settings: Settings, address: str) -> Generator[Found]:
+def running(settings: Settings, address: str) -> Generator[Opened]:
     """Connects to a scheduler that runs.
 
     Args:
@@ -68,15 +66,14 @@ def running(settings: Settings, address: str) -> Generator[Found]:
         told = min((one["memory_limit"] for one in workers if one["memory_limit"]), default=None)
         memory = settings.memory_limit or told or worker_memory(1)
         limits = Limits(settings.time_limit, memory)
-        yield (
-            _cluster(client, count, settings, limits, devices),
-            f"{count} workers at {address}",
-            "",
-        )
+        found = _cluster(client, count, settings, limits, devices)
+        yield Opened(found, f"{count} workers at {address}")
 
 
 @contextmanager
-def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Generator[Found]:
+def on_this_machine(
+    settings: Settings, devices: tuple[str, ...], *, dry: bool
+) -> Generator[Opened]:
     """Starts a scheduler and workers here: one for each GPU that is wanted, others for the CPU.
 
     Args:
@@ -137,11 +134,11 @@ def on_this_machine(settings: Settings, devices: tuple[str, ...], *, dry: bool) 
             # The CPU is timed with the machine for itself; cards wait for a core each at most.
             timed_at_once=1 if "cpu" in there else max(len(there), 1),
         )
-        yield found, f"{len(names)} workers on this machine", ""
+        yield Opened(found, f"{len(names)} workers on this machine")
 
 
 @contextmanager
-def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Generator[Found]:
+def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Generator[Opened]:
     """Starts a scheduler here, and has SLURM run workers, each in a job of its own.
 
     Queue, account, wall time and all else of a job are those of jobqueue.slurm in the user's
@@ -164,13 +161,12 @@ def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Ge
             "one after the other"
         )
     (device,) = set(devices)
-    cluster_of_slurm = _slurm_cluster()
     config: dict[str, Any] = dask.config.get("jobqueue.slurm")
     cores, memory = (config[name] or default for name, default in _JOB.items())
     extra = ["--gres=gpu:1"] if device == "cuda:0" else []
     limits = Limits(settings.time_limit, settings.memory_limit or _share(str(memory)))
     with (
-        cluster_of_slurm(
+        SLURMCluster(
             cores=cores,
             memory=memory,
             processes=1,
@@ -193,25 +189,7 @@ def from_slurm(settings: Settings, devices: tuple[str, ...], *, dry: bool) -> Ge
         found = _cluster(
             client, settings.jobs, settings, limits, frozenset({device}), renew=hand_in
         )
-        yield found, f"{settings.jobs} jobs of SLURM", script
-
-
-def _slurm_cluster() -> type[Any]:
-    """Imports dask-jobqueue, and gives Ctrl-C back, which this import takes for itself.
-
-    Raises:
-        OptionError: it is not installed.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        from dask_jobqueue.slurm import SLURMCluster
-    except ImportError as error:
-        raise OptionError(
-            f"--executor slurm needs {error.name}: pip install 'metagrad-bench[dask]'"
-        ) from None
-    signal.signal(signal.SIGINT, before)
-    found: type[Any] = SLURMCluster
-    return found
+        yield Opened(found, f"{settings.jobs} jobs of SLURM", script)
 
 
 def _check_with_slurm(script: str) -> None:

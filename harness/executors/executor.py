@@ -1,5 +1,6 @@
 """What the runner asks of whoever does the work."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.cell import Cell
@@ -75,3 +76,18 @@ class Executor(Protocol):
 
     def trouble(self) -> str:
         """Tells what keeps the work from going on at the moment, in a few words; "" if nothing."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An executor that is open.
+
+    Attributes:
+        executor: it.
+        where: it, in a few words, for a cluster.
+        script: that SLURM is given for each job; "" if it is not asked.
+    """
+
+    executor: Executor
+    where: str = ""
+    script: str = ""

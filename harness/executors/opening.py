@@ -1,30 +1,15 @@
 """Opens what a user has named to do the work: this machine, a Dask cluster, SLURM."""
 
+import signal
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from estimators.errors import OptionError
-from harness.executors.executor import Executor
+from harness.executors.executor import Opened
 from harness.executors.kind import Kind
 from harness.executors.local import Local
 from harness.running.interruption import held_back, ignored
 from harness.running.settings import Settings
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An executor that is open.
-
-    Attributes:
-        executor: it.
-        where: it, in a few words, for a cluster.
-        script: that SLURM is given for each job; "" if it is not asked.
-    """
-
-    executor: Executor
-    where: str = ""
-    script: str = ""
 
 
 @contextmanager
@@ -57,12 +42,15 @@ def opened(
         with Local(settings) as local:
             yield Opened(local)
         return
+    before = signal.getsignal(signal.SIGINT)
     try:
         from harness.executors import clusters
     except ImportError as error:
         raise OptionError(
             f"--executor {kind} needs {error.name}: pip install 'metagrad-bench[dask]'"
         ) from None
+    finally:
+        signal.signal(signal.SIGINT, before)  # which dask_jobqueue takes when it is imported
     if kind is Kind.SLURM:
         cluster = clusters.from_slurm(settings, devices, dry=dry)
     elif scheduler is None:
@@ -72,8 +60,8 @@ def opened(
     stack = ExitStack()
     try:
         with held_back():  # half a cluster could not be closed, and jobs would not be cancelled
-            executor, where, script = stack.enter_context(cluster)
-        yield Opened(executor, where, script)
+            found = stack.enter_context(cluster)
+        yield found  # ruff: ignore[unnecessary-assign-before-yield] (Ctrl-C is let through)
     finally:
         with ignored():
             stack.close()
