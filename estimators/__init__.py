@@ -12,30 +12,30 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 
 if TYPE_CHECKING:
-    from estimators.estimator import Estimator, MetaGradient
-    from estimators.meta_batch import MetaBatch, estimate_batch, meta_backward
-    from estimators.module_loss import ModuleLoss, module_problem, trainable
-    from estimators.problem import BilevelProblem
-    from estimators.registry import available, create, register
-    from estimators.tree import Params
+    from estimators.base.estimator import Estimator, MetaGradient
+    from estimators.base.meta_batch import MetaBatch, estimate_batch, meta_backward
+    from estimators.base.module_loss import ModuleLoss, module_problem, trainable
+    from estimators.base.problem import BilevelProblem
+    from estimators.base.registry import available, create, register
+    from estimators.base.tree import Params
 
 _WHERE = {
-    "Estimator": "estimators.estimator",
-    "MetaGradient": "estimators.estimator",
-    "MetaBatch": "estimators.meta_batch",
-    "estimate_batch": "estimators.meta_batch",
-    "meta_backward": "estimators.meta_batch",
-    "ModuleLoss": "estimators.module_loss",
-    "module_problem": "estimators.module_loss",
-    "trainable": "estimators.module_loss",
-    "BilevelProblem": "estimators.problem",
-    "available": "estimators.registry",
-    "create": "estimators.registry",
-    "register": "estimators.registry",
-    "Params": "estimators.tree",
+    "Estimator": "estimators.base.estimator",
+    "MetaGradient": "estimators.base.estimator",
+    "MetaBatch": "estimators.base.meta_batch",
+    "estimate_batch": "estimators.base.meta_batch",
+    "meta_backward": "estimators.base.meta_batch",
+    "ModuleLoss": "estimators.base.module_loss",
+    "module_problem": "estimators.base.module_loss",
+    "trainable": "estimators.base.module_loss",
+    "BilevelProblem": "estimators.base.problem",
+    "available": "estimators.base.registry",
+    "create": "estimators.base.registry",
+    "register": "estimators.base.registry",
+    "Params": "estimators.base.tree",
 }
 
 

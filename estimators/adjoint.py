@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from estimators.backpropagation import adapt, through_iterates, through_segments
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient
-from estimators.options import AUTO, Compilable, TakesProducts
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.backpropagation import adapt, through_iterates, through_segments
+from estimators.methods.options import AUTO, Compilable, TakesProducts
 
 
 @register("hf-maml", engine="finite-difference", compiled=False)
@@ -36,7 +36,7 @@ class Adjoint(TakesProducts, Compilable):
         tensor([0.2500])
     """
 
-    any_descent: ClassVar[bool] = True
+    supports_momentum: ClassVar[bool] = True
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`.

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from estimators.differentiation import differentiate, evaluate
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient
-from estimators.options import Compilable
-from estimators.phases import Phase, marked_outer_loss, phase
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.differentiation import differentiate, evaluate
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient
+from estimators.base.phases import Phase, marked_outer_loss, phase
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.options import Compilable
 
 
 @register("anil")

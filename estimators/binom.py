@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from estimators.backpropagation import adapt
-from estimators.cascade import Cascading
-from estimators.estimator import MetaGradient, Ordered
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.backpropagation import adapt
+from estimators.methods.cascade import Cascading
 
 
 @register("binom")
@@ -24,7 +24,7 @@ class Binom(Ordered, Cascading):
         order: L, 0 <= L <= K.
 
     Source: Zhang et al., "Binomial Gradient-Based Meta-Learning for Enhanced Meta-Gradient
-    Estimation", ICLR 2026, arXiv 2604.13263, Eq. 8; for its evaluation see `estimators.cascade`.
+    Estimation", ICLR 2026, arXiv 2604.13263, Eq. 8; evaluated by `estimators.methods.cascade`.
 
     Example:
         >>> import torch

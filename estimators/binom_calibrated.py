@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from estimators.backpropagation import adapt, through_iterates
-from estimators.calibration import Calibration, Probe, fit
-from estimators.cascade import elementary_sums
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient, Ordered
-from estimators.options import TakesProducts
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params, axpy
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params, axpy
+from estimators.methods.backpropagation import adapt, through_iterates
+from estimators.methods.calibration import Calibration, Probe, fit
+from estimators.methods.cascade import elementary_sums
+from estimators.methods.options import TakesProducts
 
 
 @dataclass
@@ -76,13 +76,18 @@ class BinomCalibrated(Ordered, TakesProducts):
                 raise OptionError(f"binom-calibrated: {name} must be 1 or more")
 
     @property
+    def calibration_problems(self) -> int:
+        """See `Estimator.calibration_problems`."""
+        return self.probes
+
+    @property
     def calibration(self) -> Calibration | None:
         """The newest fit; None before the first."""
         return self._state.calibration
 
     @property
-    def due(self) -> bool:
-        """See `Estimator.due`."""
+    def needs_calibration(self) -> bool:
+        """See `Estimator.needs_calibration`."""
         state = self._state
         return self.order > 0 and (state.calibration is None or state.calls >= self.refit_every)
 
@@ -102,7 +107,7 @@ class BinomCalibrated(Ordered, TakesProducts):
         """Fits the coefficients at `params`; see `calibration` for what came out.
 
         Args:
-            problems: one or more, best `probes` or more.
+            problems: one or more, best `probes` of them or more.
             params: theta.
 
         Raises:
@@ -125,7 +130,7 @@ class BinomCalibrated(Ordered, TakesProducts):
     def _probes(self, problems: Sequence[BilevelProblem], params: Params) -> list[Probe]:
         probes: list[Probe] = []
         for problem in problems:
-            reason = self.misfit(problem.steps)
+            reason = self.unsupported_reason(problem.steps)
             if reason:
                 raise OptionError(reason)
             self._refuse_other_descent(problem)

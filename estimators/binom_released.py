@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from estimators.backpropagation import adapt
-from estimators.cascade import Cascading
-from estimators.estimator import MetaGradient, Ordered
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.backpropagation import adapt
+from estimators.methods.cascade import Cascading
 
 
 @register("binom-released")

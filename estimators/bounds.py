@@ -31,7 +31,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from estimators.estimator import MetaGradient
-from estimators.options import Compilable
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params, detached, scaled
+from estimators.base.estimator import MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params, detached, scaled
+from estimators.methods.options import Compilable
 
 
 @register("fomaml")
@@ -30,7 +30,7 @@ class Fomaml(Compilable):
         tensor([0.5000])
     """
 
-    any_descent: ClassVar[bool] = True
+    supports_momentum: ClassVar[bool] = True
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, replace
 
-from estimators.backpropagation import adapt
-from estimators.cascade import Cascading
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient, Ordered
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.backpropagation import adapt
+from estimators.methods.cascade import Cascading
 
 
 @register("hybrid")
@@ -45,11 +45,11 @@ class Hybrid(Ordered, Cascading):
                 f"hybrid: window={self.window} is below order={self.order}; order <= window <= K"
             )
 
-    def misfit(self, steps: int) -> str | None:
-        """See `Estimator.misfit`."""
+    def unsupported_reason(self, steps: int) -> str | None:
+        """See `Estimator.unsupported_reason`."""
         if self.window > steps:
             return f"hybrid: window={self.window} is more than the depth {steps}"
-        return super().misfit(steps)
+        return super().unsupported_reason(steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

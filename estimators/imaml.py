@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params, axpy, dot, scaled
 from estimators.hvp import Hessian
-from estimators.problem import BilevelProblem
-from estimators.proximal import Proximal
-from estimators.registry import register
-from estimators.tree import Params, axpy, dot, scaled
+from estimators.methods.proximal import Proximal
 
 
 @register("imaml")
@@ -48,7 +48,7 @@ class Imaml(Proximal):
             raise OptionError(f"imaml: tolerance={self.tolerance} must be in 0..1")
 
     @property
-    def separable(self) -> bool:
+    def batchable(self) -> bool:
         """The lengths of conjugate gradients depend on all problems of a stack."""
         return False
 

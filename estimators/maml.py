@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import ClassVar
 
-from estimators.backpropagation import through_graph, through_segments
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient
-from estimators.options import Compilable
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.backpropagation import through_graph, through_segments
+from estimators.methods.options import Compilable
 
 
 @register("maml")
@@ -37,7 +37,7 @@ class Maml(Compilable):
         tensor([0.2500])
     """
 
-    any_descent: ClassVar[bool] = True
+    supports_momentum: ClassVar[bool] = True
 
     checkpoint: str = "none"
 

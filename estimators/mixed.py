@@ -9,14 +9,14 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from estimators.backpropagation import through_iterates
-from estimators.differentiation import differentiate, evaluate
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient
-from estimators.options import Compilable, TakesProducts
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params, axpy, detached, scaled
+from estimators.base.differentiation import differentiate, evaluate
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params, axpy, detached, scaled
+from estimators.methods.backpropagation import through_iterates
+from estimators.methods.options import Compilable, TakesProducts
 
 
 @register("mixed")
@@ -68,8 +68,8 @@ class Mixed(TakesProducts, Compilable):
         if not 0 < self.ratio < 1:
             raise OptionError(f"mixed: ratio={self.ratio} must be between 0 and 1")
 
-    def misfit(self, steps: int) -> str | None:
-        """See `Estimator.misfit`."""
+    def unsupported_reason(self, steps: int) -> str | None:
+        """See `Estimator.unsupported_reason`."""
         if isinstance(self.weights, tuple) and len(self.weights) != steps:
             return f"mixed: {len(self.weights)} weights were given for depth {steps}"
         return None

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from estimators.errors import OptionError
-from estimators.estimator import MetaGradient
-from estimators.options import Compilable
-from estimators.problem import BilevelProblem
-from estimators.proximal import Proximal
-from estimators.registry import register
-from estimators.tree import Params, axpy
+from estimators.base.errors import OptionError
+from estimators.base.estimator import MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params, axpy
+from estimators.methods.options import Compilable
+from estimators.methods.proximal import Proximal
 
 
 @register("neumann")

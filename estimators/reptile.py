@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from estimators.differentiation import evaluate
-from estimators.estimator import MetaGradient
-from estimators.options import Compilable
-from estimators.phases import Phase, phase
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params, axpy, detached, scaled
+from estimators.base.differentiation import evaluate
+from estimators.base.estimator import MetaGradient
+from estimators.base.phases import Phase, phase
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params, axpy, detached, scaled
+from estimators.methods.options import Compilable
 
 
 @register("reptile")

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from estimators.backpropagation import through_graph
-from estimators.estimator import MetaGradient, Ordered
-from estimators.options import Compilable
-from estimators.problem import BilevelProblem
-from estimators.registry import register
-from estimators.tree import Params
+from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.problem import BilevelProblem
+from estimators.base.registry import register
+from estimators.base.tree import Params
+from estimators.methods.backpropagation import through_graph
+from estimators.methods.options import Compilable
 
 
 @register("truncated")
@@ -34,7 +34,7 @@ class Truncated(Ordered, Compilable):
         tensor([0.1250])
     """
 
-    any_descent: ClassVar[bool] = True
+    supports_momentum: ClassVar[bool] = True
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

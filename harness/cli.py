@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.bench import bench
 from harness.commands.check import check
 from harness.commands.data import data

@@ -9,12 +9,12 @@ import torch
 
 from estimators import OptionError, create
 from harness.cell import Cell
-from harness.plan import Axes, expand
-from harness.problems import bilevel_problem
-from harness.results.runs import read_run
+from harness.matrix.plan import Axes, expand
+from harness.matrix.problems import bilevel_problem
 from harness.running.resume import begin
 from harness.running.runner import run
 from harness.running.settings import Settings
+from harness.store.runs import read_run
 
 VERSION = 1
 

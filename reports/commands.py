@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from estimators.errors import OptionError
-from estimators.registry import unknown
+from estimators.base.errors import OptionError
+from estimators.base.registry import unknown
 
 
 def report(
@@ -60,9 +60,9 @@ def reproduce(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all is made; 1: something went wrong or is missing; 2: nothing is made.
     """
-    from harness.commands.reproduction import measure
+    from harness.commands.paper import EXPERIMENTS, SCALES, needed
+    from harness.commands.reproduce import measure
     from harness.commands.trainings import refuse_missing_data
-    from harness.reproduction import EXPERIMENTS, SCALES, needed
     from reports.reproduction.write import write
 
     chosen = next((one for one in SCALES if one == scale), None)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from harness.markdown import plain
-from harness.results.store import StoreError
-from reports.filters import choose
-from reports.pages import overview, parts
+from harness.store.table import StoreError
+from harness.support.markdown import plain
+from reports.pages import overview, widgets
+from reports.pages.filters import choose
 from reports.tables.snapshot import Snapshot, Stamp, read, stamp
 from reports.tables.view import View
 
@@ -39,7 +39,7 @@ def main() -> None:
     except StoreError as error:
         _show_trainings(title, store, str(error))
         return
-    parts.problems(snapshot.problems)
+    widgets.problems(snapshot.problems)
     if snapshot.cells.empty:
         _show_trainings(title, store, f"no results in {store} yet; `make bench` makes some")
         return
@@ -48,7 +48,7 @@ def main() -> None:
 
 def _show_trainings(title: str, store: Path, why: str) -> None:
     """Shows a page of a store that has no cells, and so nothing to filter by."""
-    if parts.trainings_in(store)[0].empty:
+    if widgets.trainings_in(store)[0].empty:
         st.info(plain(why))
     elif title in _OF_TRAININGS:
         import_module(_PAGES[title]).show(View.of_nothing(store))

@@ -9,22 +9,22 @@ import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader
 
+from harness.commands.paper import SCALES
 from harness.history.changes import changes
-from harness.markdown import code, plain
 from harness.profiling.folder import Profile
-from harness.reproduction import SCALES
-from harness.results.store import Problem, StoreError
-from harness.results.trainings import trainings
+from harness.store.table import Problem, StoreError
+from harness.store.trainings import trainings
+from harness.support.files import put
+from harness.support.markdown import code, plain
 from reports import figures
 from reports.figures import profiles
-from reports.files import put
 from reports.reproduction import pieces
 from reports.reproduction.piece import Found
 from reports.tables import cells, text
 from reports.tables.accuracy import JUDGED, curves, differences, settings, test_results
 from reports.tables.advice import advise, verdict
+from reports.tables.break_even import CROSSINGS, crossings, over_exact, told
 from reports.tables.budgets import by_memory
-from reports.tables.crossing import CROSSINGS, crossings, over_exact, told
 from reports.tables.environments import environments
 from reports.tables.over_commits import History, changes_told, read_history
 from reports.tables.overview import failures
@@ -71,10 +71,6 @@ class Report:
 def write(store: Path, out: Path) -> tuple[list[Path], Report]:
     """Writes OUT/index.html and OUT/summary.md for the newest commit of a store.
 
-    Args:
-        store: the folder of results.
-        out: the folder to write to; made if missing.
-
     Returns:
         The files (older ones are replaced only when the new ones are whole) and what is in them.
 
@@ -89,9 +85,6 @@ def write(store: Path, out: Path) -> tuple[list[Path], Report]:
 
 def render(store: Path) -> Report:
     """Makes the report.
-
-    Args:
-        store: the folder of results.
 
     Raises:
         StoreError: the store is missing or empty, or no file in it can be read.

@@ -41,7 +41,7 @@ def _main_module_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def plugins_forgotten() -> Iterator[None]:
     """Forgets the plug-in files that a test loads into this process."""
-    from estimators.registry import ESTIMATORS
+    from estimators.base.registry import ESTIMATORS
 
     factories, modules = dict(ESTIMATORS._factories), set(sys.modules)
     yield

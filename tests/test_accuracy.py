@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.metrics import METRICS
+from harness.matrix.metrics import METRICS
 from reports.figures.accuracy import learning_curves, paired_differences, test_accuracy
 from reports.figures.style import PALETTE
 from reports.tables.accuracy import curves, differences, quantity, settings, test_results

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.results.store import load
+from harness.store.table import load
 from reports.tables.advice import advise, verdict
 from reports.tables.cells import cells
 from reports.tables.reasons import number_text
 from reports.tables.samples import samples
-from tests.advice_rows import FOUR, NAN, cell, reasons, table
-from tests.stores import write_store
+from tests.support.advice_rows import FOUR, NAN, cell, reasons, table
+from tests.support.stores import write_store
 
 
 def test_without_budgets_the_quickest_exact_one_is_first() -> None:

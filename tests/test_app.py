@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
-from harness.results.runs import read_run
+from harness.store.runs import read_run
 from reports import dashboard
-from reports.quantities import QUANTITIES
 from reports.tables import snapshot
+from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot
-from tests.app_pages import APP, FIGURES, PAGES, figures, opened, sound, text
-from tests.kernel_files import KERNELS, of_commit, write
-from tests.stores import COMMITS, DEPTHS, MARKUP, NOTE, write_run, write_store
+from tests.support.app_pages import APP, FIGURES, PAGES, figures, opened, sound, text
+from tests.support.kernel_files import KERNELS, of_commit, write
+from tests.support.stores import COMMITS, DEPTHS, MARKUP, NOTE, write_run, write_store
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import streamlit as st
 
-from harness.results.trainings import Split, Training, TrainingJournal
-from tests import reproduced
-from tests.app_pages import PAGES, figures, opened, text
-from tests.stores import COMMITS, environment, write_store
+from harness.store.trainings import Split, Training, TrainingJournal
+from tests.support import reproduced
+from tests.support.app_pages import PAGES, figures, opened, text
+from tests.support.stores import COMMITS, environment, write_store
 
 
 @pytest.fixture

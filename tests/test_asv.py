@@ -21,10 +21,10 @@ from benchmarks import meta_gradient
 from benchmarks.headline import Headline
 from benchmarks.meta_gradient import Matrix, known_here
 from estimators import OptionError
-from harness.bench import run_asv
-from harness.outcome import Status
-from harness.plan import expand, preset
-from harness.results.runs import read_run
+from harness.asv.bench import run_asv
+from harness.matrix.outcome import Status
+from harness.matrix.plan import expand, preset
+from harness.store.runs import read_run
 from harness.suite import VERSION, key, measure
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +115,7 @@ def test_a_commit_that_asv_cannot_measure_is_no_success(
     if not (ROOT / ".git").exists():
         pytest.skip("needs a checkout")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("harness.bench._asv", lambda *_: None)
+    monkeypatch.setattr("harness.asv.bench._asv", lambda *_: None)
     for code, said, raises in (
         *((0, "", False), (2, "it failed", True), (1, "it failed", True)),
         (1, "No commit hashes selected", False),
@@ -214,12 +214,12 @@ def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
         assert len(points) == 16
         for (estimator, depth, _, device), value in points.items():
             absent = device == "cuda:0" and not torch.cuda.is_available()
-            misfit = estimator == "binom(order=2)" and depth == 1
+            unsupported_reason = estimator == "binom(order=2)" and depth == 1
             if estimator == DIVERGES and not absent:
                 assert value is None  # asv's failed
                 continue
             assert isinstance(value, float | int)
-            assert math.isnan(value) == (absent or misfit)  # asv's skipped
+            assert math.isnan(value) == (absent or unsupported_reason)  # asv's skipped
 
     def on_cpu(name: str, estimator: str, depth: int) -> float:
         return float(found[f"track_{name}"][estimator, depth, "sinusoid mlp-40-40", "cpu"])

@@ -4,10 +4,10 @@ import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from harness.history.asv_results import load_asv
+from harness.asv.results import load_asv
 from harness.history.series import history
-from tests.asv_files import HEADLINE, MATRIX, write_asv
-from tests.histories import NO_RUNS, SCORES, A, B, C, cell, read, values, write_run
+from tests.support.asv_files import HEADLINE, MATRIX, write_asv
+from tests.support.histories import NO_RUNS, SCORES, A, B, C, cell, read, values, write_run
 
 
 def test_asv_and_a_run_of_the_same_commit_are_not_told_twice(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.history.asv_results import COLUMNS, load_asv
-from tests.asv_files import HEADLINE, MATRIX, Values, write_asv
+from harness.asv.results import COLUMNS, load_asv
+from tests.support.asv_files import HEADLINE, MATRIX, Values, write_asv
 
 A, B = ("a" * 40, "b" * 40)
 

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from estimators import Estimator, Params, create
-from estimators.tree import norm, scaled
+from estimators.base.tree import norm, scaled
 from harness.cell import Cell
-from harness.outcome import Diverged
+from harness.matrix.outcome import Diverged
+from harness.matrix.problems import bilevel_problem
 from harness.probes.bias import (
     BatchError,
     cosine_distance,
@@ -20,9 +21,8 @@ from harness.probes.bias import (
     relative_error,
 )
 from harness.probes.bound import bound_of
-from harness.problems import bilevel_problem
-from harness.references import load_reference, save_reference
-from harness.results.journal import Samples
+from harness.probes.references import load_reference, save_reference
+from harness.store.journal import Samples
 
 SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
 Vectors = NDArray[np.float64]  # [tasks, size]

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from reports import static
-from tests.chromium import CHARTS, CHROMIUM, FIGURES, chromium, dashboard_of
-from tests.stores import write_store
+from tests.support.chromium import CHARTS, CHROMIUM, FIGURES, chromium, dashboard_of
+from tests.support.stores import write_store
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium in this machine")
 

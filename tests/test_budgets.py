@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from harness.units import bytes_of
-from reports.quantities import QUANTITIES
+from harness.support.units import bytes_of
 from reports.tables.advice import advise
 from reports.tables.budgets import by_memory
-from tests.advice_rows import FOUR
+from reports.tables.quantities import QUANTITIES
+from tests.support.advice_rows import FOUR
 
 
 def test_each_budget_names_what_the_advice_puts_first() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness import cache
+from harness.support import cache
 
 CONTENT = {
     "gradients": [{"w": torch.arange(6.0, dtype=torch.float64).reshape(2, 3)}, {}],

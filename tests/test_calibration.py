@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from estimators import BilevelProblem, create
-from estimators.cascade import elementary_sums
 from estimators.hvp import count_hvps
+from estimators.methods.cascade import elementary_sums
 from harness.conformance.cases import case
-from tests.cases import NAMES, oracle
-from tests.oracle import flatten, relative_error, unflatten
-from tests.probes import (
+from tests.support.cases import NAMES, oracle
+from tests.support.oracle import flatten, relative_error, unflatten
+from tests.support.probes import (
     THETA,
     WELL_POSED,
     Dense,

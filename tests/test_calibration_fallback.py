@@ -9,8 +9,8 @@ from torch import Tensor
 
 from estimators import BilevelProblem, OptionError, Params, create
 from estimators.binom_calibrated import BinomCalibrated
-from tests.oracle import flatten
-from tests.probes import (
+from tests.support.oracle import flatten
+from tests.support.probes import (
     SIZE,
     THETA,
     Dense,
@@ -49,7 +49,7 @@ def check_fallback(
         [Dense(each, theta, estimator.order) for each in probes], found.coefficients
     )
     assert own <= rivals + 1e-9
-    assert not estimator.due
+    assert not estimator.needs_calibration
     return found.coefficients
 
 

@@ -11,7 +11,7 @@ import torch
 from estimators import BilevelProblem, OptionError, create
 from estimators.binom_calibrated import BinomCalibrated
 from estimators.hvp import count_hvps
-from tests.probes import (
+from tests.support.probes import (
     THETA,
     calibrated,
     problem,
@@ -25,7 +25,7 @@ def test_order_zero_is_fomaml_and_needs_no_calibration() -> None:
     estimator = calibrated(0, refit_every=1)
     with count_hvps() as counter:
         for _ in range(3):
-            assert not estimator.due
+            assert not estimator.needs_calibration
             estimator.calibrate([problem(0, 0.5, 3)], THETA)
             result = estimator(problem(0, 0.5, 3), THETA)
     assert estimator.calibration is None
@@ -36,13 +36,13 @@ def test_order_zero_is_fomaml_and_needs_no_calibration() -> None:
 
 def test_it_is_due_at_first_and_after_so_many_calls() -> None:
     estimator, probes = calibrated(1, refit_every=3), [problem(seed, 0.5, 3) for seed in range(2)]
-    assert estimator.due
+    assert estimator.needs_calibration
     estimator(probes[0], THETA)
-    assert estimator.due
+    assert estimator.needs_calibration
     for _ in range(2):
         estimator.calibrate(probes, THETA)
         for calls in range(5):
-            assert estimator.due == (calls >= 3)
+            assert estimator.needs_calibration == (calls >= 3)
             estimator(probes[0], THETA)
 
 
@@ -74,7 +74,7 @@ def test_order_above_the_depth_is_refused() -> None:
         estimator(shallow, THETA)
     with pytest.raises(OptionError, match=message):
         estimator.calibrate([problem(0, 0.5, 3), shallow], THETA)
-    assert estimator.misfit(3) is None
+    assert estimator.unsupported_reason(3) is None
     assert estimator.calibration is None
 
 
@@ -109,8 +109,8 @@ def test_estimators_of_one_spec_share_no_state() -> None:
     assert isinstance(other, BinomCalibrated)
     assert one.calibration is not None
     assert other.calibration is None
-    assert other.due
-    assert not one.due
+    assert other.needs_calibration
+    assert not one.needs_calibration
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
@@ -142,11 +142,11 @@ def test_state_survives_being_saved(through: Any, what: str) -> None:
     assert restored.calibration == estimator.calibration
     assert restored.state_dict() == state == estimator.state_dict()
     for _ in range(3):
-        assert restored.due == estimator.due
+        assert restored.needs_calibration == estimator.needs_calibration
         results = [each(problem(1, 0.5, 4), THETA) for each in (estimator, restored)]
         assert torch.equal(results[0].gradient["w"], results[1].gradient["w"])
-    assert restored.due
-    assert estimator.due
+    assert restored.needs_calibration
+    assert estimator.needs_calibration
 
 
 def saved(**changes: Any) -> dict[str, Any]:

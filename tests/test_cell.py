@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from estimators import MetaGradient, OptionError
-from estimators.estimator import Estimator
-from estimators.registry import ESTIMATORS
+from estimators.base.estimator import Estimator
+from estimators.base.registry import ESTIMATORS
 from harness.cell import MOST_TRAINED, Cell
 
 PARTS: dict[str, Any] = {
@@ -130,8 +130,8 @@ def test_group_is_all_but_the_estimator() -> None:
 
 
 def test_order_beyond_the_depth_is_a_misfit_and_no_error() -> None:
-    assert Cell.of(**PARTS | {"estimator": "binom(order=5)"}).misfit() is None
-    reason = Cell.of(**PARTS | {"estimator": "binom(order=6)"}).misfit()
+    assert Cell.of(**PARTS | {"estimator": "binom(order=5)"}).unsupported_reason() is None
+    reason = Cell.of(**PARTS | {"estimator": "binom(order=6)"}).unsupported_reason()
     assert reason == "binom: order=6 is outside 0..5 (the depth is 5)"
 
 

@@ -10,8 +10,8 @@ from asv import step_detect  # type: ignore[import-untyped]
 
 from harness.history.changes import COLUMNS, changes
 from harness.history.differences import differ
-from harness.metrics import METRICS
-from tests.series import commit, noise, series
+from harness.matrix.metrics import METRICS
+from tests.support.series import commit, noise, series
 
 Line = list[float | str | None]
 

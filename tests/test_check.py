@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from estimators import OptionError
-from estimators.registry import ESTIMATORS
+from estimators.base.registry import ESTIMATORS
 from harness.conformance import CHECKS, Finding, Subject, Verdict, examine, score, scored_on
 from harness.conformance.cases import SYNTHETIC, TASKS, case
 from harness.conformance.isolation import Suite
-from harness.plugins import load_plugins
+from harness.support.plugins import load_plugins
 
 COMMAND = Path(sys.executable).with_name("metagrad")
-PLUGINS = ("tests.nonconforming", "tests.faulty")
+PLUGINS = ("tests.support.nonconforming", "tests.support.faulty")
 
 # What is wrong, the check that finds it, and words of its reason.
 BROKEN = [
@@ -28,7 +28,11 @@ BROKEN = [
     ("counts-with-tensors", "result-is-well-formed", "hvps is a Tensor; it must be an int"),
     ("raises-quietly", "result-is-well-formed", "KeyError: 'no such\\nparameter', at nonconform"),
     ("stumbles-on-scalars", "result-is-well-formed", "on uneven: TypeError: len() of a 0-d tensor"),
-    ("fits-nothing", "result-is-well-formed", "misfit() names every depth from 1 to 32, the last"),
+    (
+        "fits-nothing",
+        "result-is-well-formed",
+        "unsupported_reason() names every depth from 1 to 32, the last",
+    ),
     ("refuses-everything", "result-is-well-formed", "it refuses every case, such as sinusoid/mlp"),
     ("not-finite", "estimate-is-finite", "on uneven: gradient['idle'] is not finite at depth 1"),
     ("loss-before", "outer-loss-is-that-of-the-adapted", "on quartic: outer_loss is 12.5454, and"),
@@ -57,10 +61,26 @@ BROKEN = [
     ("never-equal", "estimator-is-a-value", "two made from one specification are not equal"),
     ("unhashable", "estimator-is-a-value", "it cannot be hashed: unhashable type: 'list'"),
     ("unreadable-option", "specification-is-canonical", "unreadable-option(limit=nan), and cann"),
-    ("fails-without-steps", "misfit-tells-the-truth", "misfit(0) is None, but at that depth: Zer"),
-    ("refuses-in-silence", "misfit-tells-the-truth", "misfit(5) is None, but at that depth: it r"),
-    ("ignores-its-misfit", "misfit-tells-the-truth", "is 'too deep', but a call is not refused"),
-    ("misfit-is-a-flag", "misfit-tells-the-truth", "misfit(5) is True; it must be None or tell"),
+    (
+        "fails-without-steps",
+        "unsupported-reason-is-true",
+        "unsupported_reason(0) is None, but at that depth: Zer",
+    ),
+    (
+        "refuses-in-silence",
+        "unsupported-reason-is-true",
+        "unsupported_reason(5) is None, but at that depth: it r",
+    ),
+    (
+        "ignores-its-reason",
+        "unsupported-reason-is-true",
+        "is 'too deep', but a call is not refused",
+    ),
+    (
+        "reason-is-a-flag",
+        "unsupported-reason-is-true",
+        "unsupported_reason(5) is True; it must be None or tell",
+    ),
     ("sums-vectors", "loss-that-is-no-scalar-is-refused", "an inner loss of shape (1,) is taken;"),
     ("shrugs", "inner-loss-without-gradient-is-refused", "a detached inner loss is taken;"),
     ("forgets-momentum", "descent-is-followed-or-refused", "on mlp: with momentum, the adapted p"),

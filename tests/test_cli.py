@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from estimators.registry import ESTIMATORS
+from estimators.base.registry import ESTIMATORS
 from harness.cli import main
-from harness.devices import missing_device
-from harness.metrics import METRICS
+from harness.environment.devices import missing_device
+from harness.matrix.metrics import METRICS
+from harness.matrix.plan import presets
 from harness.models import MODELS
-from harness.plan import presets
-from harness.results.store import load_sound
+from harness.store.table import load_sound
 from harness.tasks import TASKS
 
 COMMAND = Path(sys.executable).with_name("metagrad")

@@ -10,11 +10,17 @@ from typing import Any
 import pytest
 
 from harness.environment import code_state
-from harness.metrics import METRICS
-from harness.results.runs import Run, read_run
-from harness.results.store import load
-from tests.commands import COMMAND, TINY, estimators, processes, variables, wait_for
-from tests.dask_cluster import DaskCluster, dask_cluster, kill_in_midst, stages_of, wait_for_results
+from harness.matrix.metrics import METRICS
+from harness.store.runs import Run, read_run
+from harness.store.table import load
+from tests.support.commands import COMMAND, TINY, estimators, processes, variables, wait_for
+from tests.support.dask_cluster import (
+    DaskCluster,
+    dask_cluster,
+    kill_in_midst,
+    stages_of,
+    wait_for_results,
+)
 
 EXACT = [metric.name for metric in METRICS.values() if not metric.noisy]
 MANY = tuple(part for seed in range(20) for part in ("--seed", str(seed)))

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from harness.history.commits import commits
-from tests.repositories import git, three_commits
+from tests.support.repositories import git, three_commits
 
 A, B, C = ("a" * 40, "b" * 40, "c" * 40)
 

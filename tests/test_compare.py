@@ -8,7 +8,7 @@ import pytest
 
 from estimators import OptionError
 from harness.history.compare import COLUMNS, compare
-from tests.series import commit, series
+from tests.support.series import commit, series
 
 
 def sides(metric: str, base: Any, head: Any, **more: Any) -> pd.DataFrame:

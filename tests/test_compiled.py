@@ -15,17 +15,17 @@ from estimators import (
     OptionError,
     Params,
     available,
-    compilation,
     create,
     estimate_batch,
     module_problem,
     trainable,
 )
-from estimators.registry import ESTIMATORS
+from estimators.base import compilation
+from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
 from harness.conformance.cases import case
-from harness.problems import bilevel_problem
-from tests.oracle import flatten, relative_error
+from harness.matrix.problems import bilevel_problem
+from tests.support.oracle import flatten, relative_error
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 

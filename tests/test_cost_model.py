@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from estimators import BilevelProblem, Params, available, create
-from estimators.differentiation import value_and_gradient
-from estimators.tree import leaves
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.tree import leaves
 from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
-from harness.problems import bilevel_problem
 
 K = 5
 J = 4

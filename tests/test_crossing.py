@@ -9,9 +9,9 @@ import pytest
 
 from reports import figures
 from reports.figures.parallel import way
-from reports.tables.crossing import crossing, crossings, over_exact, told
+from reports.tables.break_even import crossing, crossings, over_exact, told
 from reports.tables.snapshot import in_few_parts
-from tests.figure_rows import data, heading, layers, make_rows
+from tests.support.figure_rows import data, heading, layers, make_rows
 
 VMAP = "binom(batching='vmap', order=2)"
 

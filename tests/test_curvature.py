@@ -19,15 +19,15 @@ from estimators import (
     module_problem,
     trainable,
 )
-from estimators.differentiation import Loss
+from estimators.base.differentiation import Loss
+from estimators.base.tree import dot
 from estimators.hvp import count_hvps
-from estimators.tree import dot
 from harness.cell import Cell
-from harness.models import Mlp
+from harness.matrix.problems import bilevel_problem
+from harness.models.mlp import Mlp
 from harness.probes.bias import outer_gradient, relative_error
 from harness.probes.bound import bound_of
 from harness.probes.curvature import extreme_eigenpair, largest_curvature
-from harness.problems import bilevel_problem
 from harness.tasks import TASKS
 
 EXACT = 1e-3  # the residual allowed is 1 %, and the error mostly its square

@@ -11,26 +11,26 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from estimators.errors import OptionError
-from estimators.registry import Spec
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
 from harness.cli import main
 from harness.commands.data import check
 from harness.commands.options import console
 from harness.commands.train import train
-from harness.results.trainings import trainings
-from harness.tasks import TASKS, survey
+from harness.store.trainings import trainings
+from harness.tasks import TASKS, inspect_folder
 from harness.tasks.miniimagenet import MiniImageNet
 from harness.tasks.omniglot import Omniglot
 from harness.tasks.reading.decoded import decoded
 from harness.tasks.tieredimagenet import TieredImageNet
-from tests.image_sets import (
+from tests.support.image_sets import (
     WRITERS,
     write_cache_pickles,
     write_csv,
     write_omniglot,
     write_tree,
 )
-from tests.invocation import invoke
+from tests.support.invocation import invoke
 from tests.test_images_broken import BROKEN, TRAIN, Payload, truncated
 
 ARGUMENTS = ("--estimator", "fomaml", "--model", "conv4-16", "--depth", "1", "--test-depth", "1")
@@ -52,10 +52,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the tiny sets be the official ones, of classes that are large enough."""
     official = {"train": (3, 19), "validation": (2, 13), "test": (4, 25)}
-    for family in survey.FAMILIES[1:3]:
+    for family in inspect_folder.FAMILIES[1:3]:
         monkeypatch.setattr(family, "official", official)
     monkeypatch.setattr(Omniglot, "official", {"background": (8, 48), "evaluation": (4, 24)})
-    monkeypatch.setattr(survey, "SMALLEST_CLASS", 6)
+    monkeypatch.setattr(inspect_folder, "SMALLEST_CLASS", 6)
 
 
 def rows(out: str) -> dict[str, list[str]]:
@@ -228,7 +228,7 @@ def test_what_fits_nothing_is_told_for_each_layout(
     out, err = capsys.readouterr()
     assert ended.value.code == 2
     assert err == "metagrad: no data set that is known in empty; what it lacks is above\n"
-    layouts = [layout for family in survey.FAMILIES for layout in family.layouts]
+    layouts = [layout for family in inspect_folder.FAMILIES for layout in family.layouts]
     assert "- but empty/below looks like images" in out
     words = {*out.replace(";", "").split()}
     for layout in layouts:
@@ -284,7 +284,7 @@ def test_what_lies_in_a_closed_folder_is_not_there(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "stat", denied)
-    for family in survey.FAMILIES:
+    for family in inspect_folder.FAMILIES:
         with pytest.raises(OptionError, match="nothing to read in"):
             TASKS.create(family.family, folder="closed").sample(0)
     with pytest.raises(OptionError, match="no data set that is known in data"):

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from harness.results.store import load_sound
-from harness.results.summary import print_summary
+from harness.store.summary import print_summary
+from harness.store.table import load_sound
 from reports import static
 from reports.figures import Chart, phases, time_against_depth, work_and_serial_depth
 from reports.tables.cells import cells, sections
 from reports.tables.text import readable
-from tests.app_pages import FIGURES, PAGES, figures, opened
-from tests.figure_rows import heading
-from tests.gpu_store import (
+from tests.support.app_pages import FIGURES, PAGES, figures, opened
+from tests.support.figure_rows import heading
+from tests.support.gpu_store import (
     ABSENT,
     ESTIMATORS,
     MILLISECONDS,

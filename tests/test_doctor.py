@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from harness.commands.doctor import doctor
-from harness.doctor import findings
+from harness.environment.doctor import findings
 from harness.environment.steadiness import Steadiness, steadiness
 
 QUIET: dict[str, Any] = {

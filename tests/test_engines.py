@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from estimators import BilevelProblem, OptionError, Params, cascade, create, options
+from estimators import BilevelProblem, OptionError, Params, create
+from estimators.base.stack import stack, summed, unstack
 from estimators.hvp import ENGINES, Hessian, count_hvps, hessian_at, hvp
-from estimators.options import Default, check_batching, measured_default
-from estimators.stack import stack, summed, unstack
+from estimators.methods import cascade, options
+from estimators.methods.options import Default, check_batching, measured_default
 from harness.conformance.cases import case
-from tests.cases import NAMES, estimate, oracle
-from tests.oracle import Loss, flatten, relative_error, unflatten
+from tests.support.cases import NAMES, estimate, oracle
+from tests.support.oracle import Loss, flatten, relative_error, unflatten
 
 TOLERANCE = dict.fromkeys(ENGINES, 1e-10) | {"finite-difference": 1e-5}
 # Forward mode does not know the backward of `mse_loss`, which is the loss of "mlp".

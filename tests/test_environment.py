@@ -17,13 +17,13 @@ import pytest
 import torch
 
 import harness
-from estimators.registry import Registry
+from estimators.base.registry import Registry
 from harness.environment import MACHINE, code_state, environment, fingerprint
 from harness.environment.code import checkout, packages, plugins, source
-from harness.plugins import load_plugins
-from tests.commands import COMMAND, TINY, Command, estimators, events, journals
-from tests.environment_files import ALWAYS, write
-from tests.repositories import git
+from harness.support.plugins import load_plugins
+from tests.support.commands import COMMAND, TINY, Command, estimators, events, journals
+from tests.support.environment_files import ALWAYS, write
+from tests.support.repositories import git
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_source_is_that_of_the_packages_that_are_imported(tmp_path: Path) -> Non
         "cache.mkdir(exist_ok=True)\n"
         "(cache / 'a.cpython-311.pyc.140').write_text('half a file')\n"
         "assert code.source() == told[-1]\n"
-        "for name in ('estimators/misfit.py', 'harness/presets.toml', 'harness/tasks/new.py'):\n"
+        "for name in ('estimators/a.py', 'harness/matrix/presets.toml', 'harness/tasks/b.py'):\n"
         "    with (folder / name).open('a') as file:\n"
         "        file.write('# edited')\n"
         "    told.append(code.source())\n"

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from harness.results.store import load_sound
+from harness.store.table import load_sound
 from reports import static
 from reports.tables.cells import cells
 from reports.tables.environments import environments, facts
-from tests.stores import COMMITS, environment, write_run
+from tests.support.stores import COMMITS, environment, write_run
 
 STARTED = "2026-01-02T03:04:05+00:00"
 WRONG: tuple[Any, ...] = (

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from estimators import BilevelProblem, Params, available, create
 from harness.cell import Cell
-from harness.plan import Axes, Planned, expand
+from harness.matrix.plan import Axes, Planned, expand
 from harness.running.dry_run import print_dry_run
 from harness.running.estimate import Estimate, Part, estimate, products
 from harness.running.settings import Settings

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from estimators import BilevelProblem, OptionError, Params, create
-from estimators.cascade import elementary_sums
 from estimators.hvp import count_hvps
+from estimators.methods.cascade import elementary_sums
 from harness.conformance.cases import case
-from tests.cases import NAMES, estimate, kinked, oracle
-from tests.oracle import Descent, flatten, relative_error, unflatten
+from tests.support.cases import NAMES, estimate, kinked, oracle
+from tests.support.oracle import Descent, flatten, relative_error, unflatten
 
 DEEPEST = 6
 DEPTHS = range(DEEPEST + 1)
@@ -214,7 +214,7 @@ def test_mixed_at_depth_0_is_the_outer_gradient(name: str, spec: str) -> None:
 @pytest.mark.parametrize("spec", [*MEANS, "mixed(weights=(2, 0, 1, 3))", "anil"])
 def test_exact_estimators_of_another_objective_know_it(name: str, steps: int, spec: str) -> None:
     found, estimator = case(name), create(spec)
-    if estimator.misfit(steps):
+    if estimator.unsupported_reason(steps):
         pytest.skip("weights for another depth")
     own = estimator.own_exact_gradient(found.problem(steps), found.params)
     assert own is not None

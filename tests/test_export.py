@@ -12,16 +12,16 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.export import export as command
-from harness.outcome import Outcome, Status
-from harness.results.export import export
-from harness.results.journal import Journal, Result
-from harness.results.runs import read_run
-from harness.results.store import AXES, COLUMNS, StoreError, load_sound
-from tests.invocation import invoke
-from tests.store_runs import START, cell, results, write_events
-from tests.stores import MARKUP, environment, write_run, write_store
+from harness.matrix.outcome import Outcome, Status
+from harness.store.export import export
+from harness.store.journal import Journal, Result
+from harness.store.runs import read_run
+from harness.store.table import AXES, COLUMNS, StoreError, load_sound
+from tests.support.invocation import invoke
+from tests.support.store_runs import START, cell, results, write_events
+from tests.support.stores import MARKUP, environment, write_run, write_store
 
 NUMBERS = ("value", "low", "high")
 # Text that a reader of CSV could take for something else.

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.outcome import Status
-from harness.results.runs import CellResult, Run, read_run
-from tests import commands
-from tests.commands import COMMAND, FAULTY, TINY, estimators
+from harness.matrix.outcome import Status
+from harness.store.runs import CellResult, Run, read_run
+from tests.support import commands
+from tests.support.commands import COMMAND, FAULTY, TINY, estimators
 
 TIME_LIMIT = 15  # seconds: others than those that never end must keep it on a busy machine
 MEMORY_LIMIT = 1  # GiB

@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.results.store import load_sound
+from harness.store.table import load_sound
 from reports import figures
 from reports.tables import cells as tables
 from reports.tables import text
-from tests.stores import BIASES, COMMITS, NOTE, write_run, write_store
+from tests.support.stores import BIASES, COMMITS, NOTE, write_run, write_store
 
 AT_DEPTH = (figures.bias_against_time, figures.bias_against_memory, figures.bias_against_order)
 OVER_DEPTH = (figures.time_against_depth, figures.memory_against_depth)

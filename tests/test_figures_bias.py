@@ -10,7 +10,7 @@ import pytest
 from reports import figures
 from reports.figures.lines import apart
 from reports.tables.spread import spread
-from tests.figure_rows import data, heading, layers, make_rows
+from tests.support.figure_rows import data, heading, layers, make_rows
 
 ORDERS = make_rows(
     *("fomaml", "truncated(order=1)", "truncated(order=3)", "binom(order=1)", "maml"),

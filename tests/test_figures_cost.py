@@ -6,12 +6,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from estimators.phases import Phase
-from estimators.registry import Spec
+from estimators.base.phases import Phase
+from estimators.base.registry import Spec
 from reports import figures
 from reports.figures.style import PHASES
 from reports.tables.cost_model import floor, floors
-from tests.figure_rows import data, heading, layers, make_rows
+from tests.support.figure_rows import data, heading, layers, make_rows
 from tests.test_cost_model import INNER, OUTER, K
 
 PARTS = ("time_inner_loop", "time_outer_gradient", "time_meta_gradient")

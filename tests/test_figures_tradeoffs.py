@@ -6,12 +6,12 @@ import random
 import pandas as pd
 import pytest
 
-from harness.metrics import METRICS
+from harness.matrix.metrics import METRICS
 from reports import figures
 from reports.figures.scales import on_axis
-from reports.quantities import QUANTITIES
 from reports.tables.pareto import EXACT, pareto
-from tests.figure_rows import data, heading, layers, make_rows
+from reports.tables.quantities import QUANTITIES
+from tests.support.figure_rows import data, heading, layers, make_rows
 
 ROWS = make_rows(
     *("maml", "adjoint", "fomaml", "truncated(order=1)", "truncated(order=2)"),

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.results.store import load
+from harness.store.table import load
 from reports.tables.cells import cells
 from reports.tables.findings import findings
-from tests.large_store import write_large_store
+from tests.support.large_store import write_large_store
 
 NAN = math.nan
 

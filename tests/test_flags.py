@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness.environment import environment
-from harness.running.processes import Limits, in_worker
-from harness.training import many
-from harness.training.ranks import ALONE
+from harness.running.processes import Limits, run_in_worker
+from harness.training import parallel
+from harness.training.distributed import ALONE
 
 FIXED = {
     **{"matmul_precision": "highest", "cuda_matmul": "ieee"},
@@ -53,7 +53,7 @@ def fast() -> Generator[None]:
 def test_workers_have_them_whatever_a_plug_in_says(tmp_path: Path) -> None:
     plugin = tmp_path / "fast.py"
     plugin.write_text(FAST, encoding="utf-8")
-    ending = in_worker(held, limits=Limits(60.0, math.inf), plugins=(str(plugin),))
+    ending = run_in_worker(held, limits=Limits(60.0, math.inf), plugins=(str(plugin),))
     assert ending.value == FIXED
 
 
@@ -66,6 +66,6 @@ def test_the_record_says_what_holds_in_workers() -> None:
 def test_trainings_in_this_process_have_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "together", lambda **_: nullcontext(ALONE))
-    assert [*many.train_together([], tmp_path)] == []
+    monkeypatch.setattr(parallel, "together", lambda **_: nullcontext(ALONE))
+    assert [*parallel.train_together([], tmp_path)] == []
     assert held() == FIXED

@@ -1,27 +1,51 @@
-"""Imports point down, and what ships needs nothing that only developers have."""
+"""Imports point down: no folder imports one that imports it, and the wheel needs no test tools."""
 
 import ast
+from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = ("estimators", "harness", "reports", "benchmarks")
 ABOVE = {
     "estimators": {"harness", "reports", "benchmarks", "app", "numpy", "pandas"},
     "harness": {"reports", "benchmarks", "app"},
     "reports": {"benchmarks", "app", "torch"},
 }
+MOST_FOLDERS = 32
+"""Among them the four floors themselves; a new folder has to be worth it."""
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level names of everything that a file imports, in functions too."""
+def imported(path: Path, modules: Collection[str] = ()) -> set[str]:
+    """Full names of the modules that a file imports, in functions too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.partition(".")[0])
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inside & set(modules)
+            if not inside <= set(modules):
+                names.add(node.module)
     return names
+
+
+def folders() -> dict[str, set[str]]:
+    """The folders of the product, and which others each of them imports."""
+    files = [path for floor in PRODUCT for path in sorted((ROOT / floor).rglob("*.py"))]
+    modules: dict[str, str] = {}
+    for path in files:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = parts[:-1] if parts[-1] == "__init__" else parts
+        modules[".".join(name)] = "/".join(parts[:-1])
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for path in files:
+        here = path.parent.relative_to(ROOT).as_posix()
+        for name in imported(path, modules) & modules.keys():
+            found[here] |= {modules[name]} - {here}
+    return dict(found)
 
 
 @pytest.mark.parametrize("floor", ABOVE)
@@ -29,4 +53,18 @@ def test_imports_point_down(floor: str) -> None:
     files = sorted((ROOT / floor).rglob("*.py"))
     assert files
     for path in files:
-        assert not imported(path) & (ABOVE[floor] | {"pytest"}), path
+        tops = {name.partition(".")[0] for name in imported(path)}
+        assert not tops & (ABOVE[floor] | {"pytest", "tests", "tools"}), path
+
+
+def test_no_two_folders_import_each_other() -> None:
+    left = folders()
+    assert {"estimators/base", "harness/cell", "reports/tables"} <= left.keys()
+    while lowest := [folder for folder, below in left.items() if not below & left.keys()]:
+        for folder in lowest:
+            del left[folder]
+    assert not left, f"these import one another in a circle: {left}"
+
+
+def test_there_are_few_folders() -> None:
+    assert len(folders()) <= MOST_FOLDERS

@@ -16,19 +16,19 @@ import psutil
 import pytest
 from rich.console import Console
 
-from estimators.errors import OptionError
-from harness.gate import measuring, pairs, trees
-from harness.gate.judging import judge
+from estimators.base.errors import OptionError
+from harness.asv.results import load_asv
+from harness.gate import checkout, measuring, pairs
+from harness.gate.compare import judge
 from harness.gate.measuring import Cells, measured
 from harness.gate.plugins import foreign, within
-from harness.gate.sides import Side, cells_of, checked, side_of
+from harness.gate.revision import Side, cells_of, checked, side_of
 from harness.gate.stored import stored
-from harness.history.asv_results import load_asv
 from harness.history.changes import changes
 from harness.history.series import history
-from harness.results.store import load
-from tests.planted import COMMITS, WORSE, write_project
-from tests.repositories import git
+from harness.store.table import load
+from tests.support.planted import COMMITS, WORSE, write_project
+from tests.support.repositories import git
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
@@ -48,7 +48,7 @@ class Project:
         self.store = self.folder.parent / "results"
         self.measured: dict[str, Cells] = {}
 
-    def tree(self, subject: str) -> trees.Tree:
+    def tree(self, subject: str) -> checkout.Tree:
         side = side_of(self.hashes[subject], ("ours.py",), QUIET)
         assert side.tree
         return side.tree
@@ -165,7 +165,7 @@ def test_a_cell_that_cannot_be_timed_takes_no_other_down(
         encoding="utf-8",
     )
     monkeypatch.setattr(pairs, "ROUNDS", 1)
-    tree = trees.Tree("c" * 40, "subject", tmp_path, (tmp_path,), tmp_path)
+    tree = checkout.Tree("c" * 40, "subject", tmp_path, (tmp_path,), tmp_path)
     cells = [CELL.replace("ours", name) for name in ("bad", "fomaml")]
     limit = 1.0 if "sleep" in body else 60.0
     found = pairs.paired_times(tree, tree, cells, plugins=["bad.py"], time_limit=limit)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from estimators.errors import OptionError
-from harness.gate import trees
-from tests.repositories import git
+from estimators.base.errors import OptionError
+from harness.gate import checkout
+from tests.support.repositories import git
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
@@ -31,11 +31,11 @@ def test_a_package_is_installed_with_its_entry_points(
     git(folder, "commit", "-q", "-m", "first")
     monkeypatch.chdir(folder / "src")  # a folder in a repository, and no package itself
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
-    tree = trees.install(trees.resolve("HEAD"))
+    tree = checkout.install(checkout.resolve("HEAD"))
     assert (tree.work.name, tree.subject) == ("src", "first")
     assert tree.has("theirs"), "the package is that of the folder above"
     monkeypatch.chdir(folder)
-    tree = trees.install(trees.resolve("HEAD"))
+    tree = checkout.install(checkout.resolve("HEAD"))
     code = (
         "from importlib.metadata import entry_points; import theirs; "
         "print(entry_points(group='metagrad.estimators', name='theirs'), theirs.__file__)"
@@ -66,12 +66,12 @@ def test_links_out_of_a_repository_are_left_out(
     git(folder, "commit", "-q", "-m", "first")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
-    tree = trees.install(trees.resolve("HEAD"))
+    tree = checkout.install(checkout.resolve("HEAD"))
     assert {one.name for one in tree.work.iterdir()} == {"file.txt", "inside"}
     (tmp_path / "file").touch()
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
     with pytest.raises(OptionError, match="cannot be written"):
-        trees.install(trees.resolve("HEAD"))
+        checkout.install(checkout.resolve("HEAD"))
 
 
 def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +82,6 @@ def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     git(tmp_path / "of-many", "commit", "-q", "-m", "first")
     monkeypatch.chdir(tmp_path / "of-many" / "one")
     (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# edited", encoding="utf-8")
-    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") == b"# one"
+    assert checkout.file_at(checkout.resolve("HEAD"), "waivers.toml") == b"# one"
     monkeypatch.chdir(tmp_path / "of-many")
-    assert trees.file_at(trees.resolve("HEAD"), "waivers.toml") is None
+    assert checkout.file_at(checkout.resolve("HEAD"), "waivers.toml") is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks import glyph_cache
 from harness.tasks.glyph_cache import DEFAULT_SHA256, cache_file, checksum, load_images
 from harness.tasks.glyph_images import Images, draw_class, draw_face

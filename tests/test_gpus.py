@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.devices import missing_device
+from harness.environment.devices import missing_device
 from harness.environment.gpus import gpus, visible
-from harness.probes.disturbance import gpu_notes
-from tests.false_driver import compiled, run
+from harness.probes.interference import gpu_notes
+from tests.support.false_driver import compiled, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs LD_LIBRARY_PATH")
 
@@ -93,8 +93,8 @@ def test_cuda_is_not_initialised(driver: Path) -> None:
     script = """
 from harness.environment import environment
 from harness.environment.steadiness import steadiness
-from harness.devices import missing_device
-from harness.doctor import findings
+from harness.environment.devices import missing_device
+from harness.environment.doctor import findings
 known = environment(); findings(known, steadiness())
 assert known['devices'] == ['NVIDIA H200', 'NVIDIA T4'], known['devices']
 assert missing_device('cuda:0') is None
@@ -122,7 +122,7 @@ def test_why_a_device_cannot_be_used(driver: Path) -> None:
     ]
     told = each(
         driver,
-        "from harness.devices import missing_device",
+        "from harness.environment.devices import missing_device",
         "missing_device.__wrapped__(UUID)",  # without its memory
         [(device, changed) for device, changed, _ in cases],
     )
@@ -131,7 +131,9 @@ def test_why_a_device_cannot_be_used(driver: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_torch_or_a_machine_without_cuda_is_told(tmp_path: Path) -> None:
-    script = "from harness.devices import missing_device\nprint(missing_device('cuda:0'))"
+    script = (
+        "from harness.environment.devices import missing_device\nprint(missing_device('cuda:0'))"
+    )
     # torch's own library is not there to be asked for a number.
     script = "torch._C._cuda_getDeviceCount = lambda: 0\n" + script
     assert run(tmp_path, script) == "cuda:0: no NVIDIA driver was found"
@@ -170,7 +172,7 @@ def test_what_disturbs_the_gpu_in_use_is_told(driver: Path) -> None:
     changed = [
         (uuid, {"FALSE_GPUS": gpus, "FALSE_PROCESSES": running}) for uuid, gpus, running in cases
     ]
-    imported = "from harness.probes.disturbance import gpu_notes"
+    imported = "from harness.probes.interference import gpu_notes"
     assert each(driver, imported, "gpu_notes('cuda:0')", changed) == [*cases.values()]
     assert gpu_notes("cpu") == []
 

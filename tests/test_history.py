@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.history.asv_results import load_asv
+from harness.asv.results import load_asv
 from harness.history.series import COLUMNS, history
-from harness.outcome import Outcome, Status
-from harness.results.store import AXES, load
-from tests.asv_files import MATRIX, POINTS, write_asv
-from tests.histories import NO_RUNS, SCORES, A, cell, read, write_run
-from tests.repositories import three_commits
+from harness.matrix.outcome import Outcome, Status
+from harness.store.table import AXES, load
+from tests.support.asv_files import MATRIX, POINTS, write_asv
+from tests.support.histories import NO_RUNS, SCORES, A, cell, read, write_run
+from tests.support.repositories import three_commits
 
 
 def test_one_row_for_each_cell_metric_and_commit(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_what_runs_tell_needs_no_torch(tmp_path: Path) -> None:
     assert POINTS[3] == ["'cpu'", "'cuda:0'"]
     write_run(tmp_path, A, {cell(name, device="cuda:0"): SCORES for name in ("maml", "fomaml")})
     code = (
-        "import sys; from pathlib import Path; from harness.results.store import load; "
-        "from harness.history.asv_results import load_asv; "
+        "import sys; from pathlib import Path; from harness.store.table import load; "
+        "from harness.asv.results import load_asv; "
         "from harness.history.series import history; store = Path(sys.argv[1]); "
         "history(load(store)[0], load_asv(store / 'asv')[0], store); print('torch' in sys.modules)"
     )

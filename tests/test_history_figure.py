@@ -10,7 +10,7 @@ import vl_convert
 
 from harness.history.changes import changes
 from reports.figures.history import history
-from tests.series import commit, noise, series
+from tests.support.series import commit, noise, series
 
 ORDERED = ("truncated(order=1)", "truncated(order=2)")
 

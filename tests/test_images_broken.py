@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks import TASKS
 from harness.tasks.reading.decoded import decoded
-from tests.image_sets import (
+from tests.support.image_sets import (
     NESTED,
     write_cache_pickles,
     write_csv,

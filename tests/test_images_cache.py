@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
-from harness.problems import origin
+from harness.matrix.problems import origin
 from harness.tasks.reading.decoded import decoded
 from harness.tasks.reading.pictures import Picture
-from tests.image_sets import as_png, equal, family, write_omniglot, write_tree
+from tests.support.image_sets import as_png, equal, family, write_omniglot, write_tree
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from estimators import create
 from harness.cell import Cell
-from harness.problems import bilevel_problem
+from harness.matrix.problems import bilevel_problem
 from harness.tasks.digits import Digits
 
 

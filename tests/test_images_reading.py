@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
-from harness.problems import TASKS_A_SEED
+from harness.matrix.problems import TASKS_A_SEED
 from harness.tasks import TASKS
 from harness.tasks.images import Images
 from harness.tasks.omniglot import _members
-from tests.image_sets import (
+from tests.support.image_sets import (
     WRITERS,
     classes,
     colour,

@@ -7,8 +7,8 @@ import torch
 
 from estimators import BilevelProblem, Params, create
 from harness.conformance.cases import case
-from tests.cases import CURVED, NAMES, estimate, oracle
-from tests.oracle import Oracle, flatten, relative_error
+from tests.support.cases import CURVED, NAMES, estimate, oracle
+from tests.support.oracle import Oracle, flatten, relative_error
 
 EXACT = 1e-10
 

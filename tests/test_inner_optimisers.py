@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from estimators import BilevelProblem, OptionError, Params, available, create
-from estimators.registry import ESTIMATORS
+from estimators.base.registry import ESTIMATORS
 from harness.conformance.cases import case
-from tests.cases import NAMES, oracle
-from tests.oracle import Descent, relative_error
+from tests.support.cases import NAMES, oracle
+from tests.support.oracle import Descent, relative_error
 
 EXACT = 1e-10
 # Which step sizes, and mu.

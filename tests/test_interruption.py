@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.running.interruption import held_back, one_interruption
+from harness.support.signals import delay_signals, interrupt_once
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def test_interruption_waits_for_what_must_not_be_left_half_done() -> None:
     done: list[int] = []
 
     def work() -> None:
-        with one_interruption(), held_back():
+        with interrupt_once(), delay_signals():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.raise_signal(number)
                 done.append(number)
@@ -30,7 +30,7 @@ def test_interruption_waits_for_what_must_not_be_left_half_done() -> None:
 
 def test_nothing_is_raised_where_nothing_was_held_back() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with held_back():
+    with delay_signals():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -38,7 +38,7 @@ def test_nothing_is_raised_where_nothing_was_held_back() -> None:
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with held_back():
+        with delay_signals():
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from estimators.errors import OptionError
-from harness.gate.judging import EFFECT, Judgement, judge, summed_up, time_change
+from estimators.base.errors import OptionError
+from harness.gate.compare import EFFECT, Judgement, judge, summed_up, time_change
 from harness.gate.measuring import Cells
 from harness.gate.pairs import ROUNDS, Pairs
-from harness.gate.telling import as_json, markdown, tell, write
+from harness.gate.report import as_json, markdown, tell, write
 from harness.gate.waivers import Waiver, parse
-from harness.outcome import Status
-from harness.results.runs import CellResult, StageResult
+from harness.matrix.outcome import Status
+from harness.store.runs import CellResult, StageResult
 
 NAME = "sinusoid/mlp-40-40/K5/alpha0.01/binom(order=2)/cpu/float32/seed0/tasks2"
 OTHER = NAME.replace("binom(order=2)", "fomaml")

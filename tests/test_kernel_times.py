@@ -8,17 +8,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.history.asv_results import load_asv
+from harness.asv.results import load_asv
 from harness.history.changes import changes
 from harness.history.commits import commits_of
 from harness.history.compare import compare
 from harness.history.kernel_times import read_kernel_times, with_kernel_times
 from harness.history.series import history
-from harness.results.store import load
-from tests.asv_files import HEADLINE, write_asv
-from tests.histories import NO_RUNS, SCORES, A, B, C, cell, write_run
-from tests.kernel_files import HERE, changed, of_commit, timed, write
-from tests.repositories import three_commits
+from harness.store.table import load
+from tests.support.asv_files import HEADLINE, write_asv
+from tests.support.histories import NO_RUNS, SCORES, A, B, C, cell, write_run
+from tests.support.kernel_files import HERE, changed, of_commit, timed, write
+from tests.support.repositories import three_commits
 
 ESTIMATE = "test_tiny.test_estimate(sinusoid)"
 MAML = "tests/perf/test_tiny.py::test_estimate[maml-sinusoid]"

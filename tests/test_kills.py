@@ -13,17 +13,17 @@ import psutil
 import pytest
 
 from harness.cell import Cell
-from harness.metrics import METRICS
-from harness.outcome import Status
-from harness.plan import Planned
-from harness.results.journal import Progress
-from harness.results.runs import read_run
-from harness.results.store import load_sound
+from harness.matrix.metrics import METRICS
+from harness.matrix.outcome import Status
+from harness.matrix.plan import Planned
 from harness.running.resume import begin
 from harness.running.runner import run
 from harness.running.settings import Settings
-from tests import commands
-from tests.commands import TINY, Command, estimators, events, finish, journals, stages
+from harness.store.journal import Progress
+from harness.store.runs import read_run
+from harness.store.table import load_sound
+from tests.support import commands
+from tests.support.commands import TINY, Command, estimators, events, finish, journals, stages
 
 KILLS = 20
 ESTIMATORS = ("fomaml", "maml", "reptile")

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from harness.cell import Cell
-from harness.metrics import METRICS
-from harness.results.store import long_table, read_runs
+from harness.matrix.metrics import METRICS
+from harness.store.table import long_table, read_runs
 from reports.tables.cells import cells
-from tests.large_store import write_large_store
+from tests.support.large_store import write_large_store
 
 ON_CUDA = {"reserved_memory", "utilisation"}
 

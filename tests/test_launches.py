@@ -12,9 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from estimators import create
 from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
 from harness.probes.launches import count_launches
-from harness.problems import bilevel_problem
 
 X, FIRST, SECOND = torch.ones(10, 3), torch.ones(5, 3), torch.ones(2, 5)
 

@@ -8,10 +8,10 @@ import pytest
 
 from harness.environment import environment, fingerprint
 from harness.environment.cgroups import limits, throttled
-from harness.environment.moment import moment
+from harness.environment.load import moment
 from harness.environment.processor import model, overheated, processor
 from harness.environment.steadiness import steadiness
-from tests.environment_files import ALWAYS, write
+from tests.support.environment_files import ALWAYS, write
 
 
 def test_fingerprint_tells_machines_apart(tmp_path: Path) -> None:

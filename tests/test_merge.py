@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
 from harness.commands.merge import merge as command
+from harness.merging.merge import merge
 from harness.profiling.folder import FILES, SUMMARY, folder_of, read_profile
-from harness.results.journal import EventFile
-from harness.results.merge import merge
-from harness.results.runs import read_run
-from harness.results.store import journals, load
-from tests.histories import SCORES, A, B, cell, write_run
-from tests.invocation import invoke
-from tests.kernel_files import KERNELS, of_commit, write
-from tests.merge_stores import contents, filled, journal, problems, told, train
-from tests.profile_files import write_profile
-from tests.store_runs import fingerprint
-from tests.stores import environment
+from harness.store.journal import EventFile
+from harness.store.runs import read_run
+from harness.store.table import journals, load
+from tests.support.histories import SCORES, A, B, cell, write_run
+from tests.support.invocation import invoke
+from tests.support.kernel_files import KERNELS, of_commit, write
+from tests.support.merge_stores import contents, filled, journal, problems, told, train
+from tests.support.profile_files import write_profile
+from tests.support.store_runs import fingerprint
+from tests.support.stores import environment
 
 
 def test_all_kinds_of_results_come(tmp_path: Path) -> None:

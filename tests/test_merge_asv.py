@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from harness.asv.results import load_asv
 from harness.commands.merge import merge as command
-from harness.history.asv_results import load_asv
-from harness.results.merge import merge
-from tests.asv_files import HEADLINE, MATRIX, write_asv
-from tests.histories import A, B
-from tests.invocation import invoke
-from tests.kernel_files import write
-from tests.merge_stores import TWO, asv, contents, problems, told
+from harness.merging.merge import merge
+from tests.support.asv_files import HEADLINE, MATRIX, write_asv
+from tests.support.histories import A, B
+from tests.support.invocation import invoke
+from tests.support.kernel_files import write
+from tests.support.merge_stores import TWO, asv, contents, problems, told
 
 LATER, EARLIER = (datetime(2026, 1, day, tzinfo=UTC) for day in (2, 1))
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.merge import merge as command
-from harness.results import staging
-from harness.results.merge import merge
+from harness.merging import staging
+from harness.merging.merge import merge
 from harness.running.processes import fresh_processes
-from tests.histories import SCORES, A, cell, write_run
-from tests.invocation import invoke
-from tests.merge_stores import contents, filled, problems
+from tests.support.histories import SCORES, A, cell, write_run
+from tests.support.invocation import invoke
+from tests.support.merge_stores import contents, filled, problems
 
 
 def test_a_folder_without_a_file_is_nothing_done(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_an_interruption_leaves_whole_files(
 ) -> None:
     source, store = filled(tmp_path / "from"), tmp_path / "store"
     with monkeypatch.context() as patched:
-        patched.setattr("harness.results.merge.put", _after(3, _interrupt))
+        patched.setattr("harness.merging.merge.put", _after(3, _interrupt))
         with pytest.raises(OptionError, match="stopped; what has come is whole"):
             invoke(command, source, "--store", store)
     assert len(contents(store)) == 3
@@ -90,7 +90,7 @@ def _kill_at_every_step(source: Path, folder: Path) -> None:
     Steps are: before a file is written, amid that, and before it gets its name. The last copy is
     that of a merge that came to its end.
     """
-    from harness.results import merge as module
+    from harness.merging import merge as module
 
     for step in count(1):
         store = shutil.copytree(folder / "before", folder / "killed" / f"{step:03}")

@@ -17,8 +17,8 @@ from estimators import (
     estimate_batch,
     meta_backward,
 )
-from estimators.meta_batch import Batching
-from tests.nets import (
+from estimators.base.meta_batch import Batching
+from tests.support.nets import (
     COUNT,
     EXACT,
     NETS,

@@ -21,12 +21,12 @@ from estimators import (
     module_problem,
     trainable,
 )
+from estimators.base.meta_batch import Batching
+from estimators.base.module_loss import Batch
 from estimators.binom_calibrated import BinomCalibrated
-from estimators.meta_batch import Batching
-from estimators.module_loss import Batch
 from harness.probes.memory import peak_memory
 from harness.tasks import TASKS
-from tests.nets import (
+from tests.support.nets import (
     COUNT,
     NETS,
     STEPS,
@@ -39,7 +39,7 @@ from tests.nets import (
     mlp,
     seeded,
 )
-from tests.oracle import flatten, relative_error
+from tests.support.oracle import flatten, relative_error
 
 OPTIONS = {
     "binom": "(order=2)",
@@ -61,7 +61,7 @@ VARIANTS = [
     "mixed(weights='geometric')",
 ]
 SPECS = [name + OPTIONS.get(name, "") for name in available()] + VARIANTS
-SEPARABLE = [spec for spec in SPECS if create(spec).separable]
+SEPARABLE = [spec for spec in SPECS if create(spec).batchable]
 TOGETHER = [spec for spec in SPECS if spec not in SEPARABLE]
 
 
@@ -259,7 +259,7 @@ class Unready(Estimator):
     seen: list[tuple[list[BilevelProblem], Params]]
 
     @property
-    def due(self) -> bool:
+    def needs_calibration(self) -> bool:
         return len(self.seen) < 1
 
     def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
@@ -295,7 +295,7 @@ def test_first_use_calibrates_and_later_uses_do_not(batching: Batching) -> None:
     by_hand.calibrate(problems, net.params)
     meta_backward(estimator, problems, net.module, batching=batching)
     assert estimator.calibration == by_hand.calibration is not None
-    assert not estimator.due
+    assert not estimator.needs_calibration
     for (name, grad), value in zip(
         grads(net).items(),
         estimate_batch(by_hand, problems, net.params).gradient.values(),

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 from estimators import BilevelProblem, Params, create, module_problem
-from harness import meta_training
 from harness.cell import Cell
-from harness.meta_training import META_BATCH, meta_trained
+from harness.matrix import pretraining
+from harness.matrix.outcome import Diverged
+from harness.matrix.pretraining import META_BATCH, pretrain
+from harness.matrix.problems import (
+    bilevel_problem,
+    bilevel_problems,
+    checkpoint,
+    prepared_estimator,
+)
 from harness.models import MODELS
-from harness.outcome import Diverged
-from harness.problems import bilevel_problem, bilevel_problems, checkpoint, prepared_estimator
 from harness.tasks import TASKS
 from harness.tasks.sinusoid import Sinusoid
 from harness.tasks.task import Task
@@ -26,7 +31,7 @@ STEPS = 12
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache; the folder of its files."""
-    monkeypatch.setattr(meta_training, "_SAVED_EVERY", 5)
+    monkeypatch.setattr(pretraining, "_SAVED_EVERY", 5)
     use_cache(tmp_path / "cache", monkeypatch)
     return tmp_path / "cache" / "tensors"
 
@@ -51,7 +56,7 @@ class Chain:
     def to(self, steps: int, origin: str = "here") -> Params:
         _, theta = bilevel_problems(self.cell, [], dtype=torch.float64, device="cpu")
         self.asked = []
-        trained = meta_trained(theta, self.batch, steps=steps, origin=origin)
+        trained = pretrain(theta, self.batch, steps=steps, origin=origin)
         assert self.asked.pop(0) == 0  # looked at in any case, to tell chains apart
         return trained
 
@@ -168,10 +173,10 @@ def test_other_runs_share_no_checkpoint(change: dict[str, object]) -> None:
 def test_changed_code_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain()
     chain.to(2)
-    names = {source.name for source in meta_training._SOURCES}
+    names = {source.name for source in pretraining._SOURCES}
     assert names == {"estimators", "meta_training.py"}
-    more = (*meta_training._SOURCES, Path(__file__))
-    monkeypatch.setattr(meta_training, "_SOURCES", more)
+    more = (*pretraining._SOURCES, Path(__file__))
+    monkeypatch.setattr(pretraining, "_SOURCES", more)
     chain.to(2)
     assert chain.asked == [0, 1]
 
@@ -190,7 +195,7 @@ def test_what_vmap_cannot_take_is_taken_in_a_loop() -> None:
         return [module_problem(module, criterion, *each, step_size=0.01, steps=2) for each in sets]
 
     theta = {name: value.detach() for name, value in module.named_parameters()}
-    trained = meta_trained(theta, batch, steps=3, origin="here")
+    trained = pretrain(theta, batch, steps=3, origin="here")
     torch.testing.assert_close(trained, by_hand(batch, theta), rtol=1e-9, atol=1e-12)
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from estimators import OptionError
 from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.models import MODELS
-from harness.problems import bilevel_problem
 from harness.tasks import TASKS
 
 SETTINGS = [
@@ -120,11 +120,11 @@ def test_batch_normalisation_keeps_no_statistics() -> None:
 def test_conv4_needs_images(task: str) -> None:
     family = TASKS.create(task)
     model = MODELS.create("conv4-32")
-    assert "conv4 needs images of at least 16x16 pixels" in str(model.misfit(family))
+    assert "conv4 needs images of at least 16x16 pixels" in str(model.unsupported_reason(family))
     with pytest.raises(OptionError, match="conv4 needs images"):
         model.build(family, seed=0)
-    assert model.misfit(TASKS.create("glyphs")) is None
-    assert MODELS.create("mlp-40-40").misfit(family) is None
+    assert model.unsupported_reason(TASKS.create("glyphs")) is None
+    assert MODELS.create("mlp-40-40").unsupported_reason(family) is None
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from estimators import (
     module_problem,
     trainable,
 )
-from estimators.module_loss import Batch
-from tests.modules import (
+from estimators.base.module_loss import Batch
+from tests.support.modules import (
     SPECS,
     Draws,
     assert_same,
@@ -27,7 +27,7 @@ from tests.modules import (
     regression,
     seeded,
 )
-from tests.oracle import Loss
+from tests.support.oracle import Loss
 
 
 @pytest.mark.parametrize("spec", SPECS)

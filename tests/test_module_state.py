@@ -14,8 +14,8 @@ from estimators import (
     create,
     trainable,
 )
-from estimators.module_loss import Batch
-from tests.modules import (
+from estimators.base.module_loss import Batch
+from tests.support.modules import (
     SPECS,
     assert_same,
     by_hand,
@@ -25,7 +25,7 @@ from tests.modules import (
     problem_of,
     seeded,
 )
-from tests.oracle import Loss, flatten, relative_error
+from tests.support.oracle import Loss, flatten, relative_error
 
 
 def test_the_module_itself_may_be_what_is_refused() -> None:

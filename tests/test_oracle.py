@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.conformance.cases import case
-from tests.cases import CURVED, NAMES, oracle
-from tests.oracle import Descent, Oracle, central_difference, flatten, unflatten
+from tests.support.cases import CURVED, NAMES, oracle
+from tests.support.oracle import Descent, Oracle, central_difference, flatten, unflatten
 
 STEPS = 5
 

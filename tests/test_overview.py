@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.results.store import load
+from harness.store.table import load
 from reports.tables.cells import cells
 from reports.tables.overview import contents, failures, outcomes, versions
-from tests.stores import MARKUP, write_store
+from tests.support.stores import MARKUP, write_store
 
 LONG = ["run", "started", "commit", "machine", "fingerprint", "cell", "metric"]
 TABLE = ["cell", "outcome", "reason", "version_label"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from estimators import BilevelProblem, Estimator, MetaGradient, Params, create
-from estimators.phases import Phase, phase, watched
+from estimators.base.phases import Phase, phase, watched
 from harness.cell import Cell
-from harness.problems import bilevel_problem
+from harness.matrix.problems import bilevel_problem
 
 LETTERS = {Phase.INNER_LOOP: "i", Phase.OUTER_GRADIENT: "o", Phase.META_GRADIENT: "m"}
 

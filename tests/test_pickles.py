@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.reading.names import shown
 from harness.tasks.reading.pickles import _scalar, unpickled
-from tests.image_sets import NESTED
+from tests.support.image_sets import NESTED
 
 
 def numpy_function(name: str, *arguments: object) -> bytes:

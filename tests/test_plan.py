@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from estimators import OptionError
-from harness.devices import missing_device
-from harness.plan import Axes, expand, override, preset, presets, refuse_impossible
+from harness.environment.devices import missing_device
+from harness.matrix.plan import Axes, expand, override, preset, presets, refuse_impossible
 
 SMALL = Axes(
     settings=(("sinusoid", "mlp-40-40"),),
@@ -47,7 +47,7 @@ def test_presets_expand(name: str, cells: int) -> None:
 
 def test_gpu_holds_deep_trajectories_beside_the_exact_gradient() -> None:
     cells = {
-        (one.cell.model, one.cell.depth, one.cell.estimator, one.cell.misfit())
+        (one.cell.model, one.cell.depth, one.cell.estimator, one.cell.unsupported_reason())
         for one in expand(preset("gpu"))
     }
     for model in ("mlp-40-40", "conv4-32"):

@@ -15,9 +15,9 @@ from estimators import (
     create,
     trainable,
 )
-from estimators.module_loss import Batch, Criterion
-from tests.modules import SPECS, conv_net, images, mlp, problem_of, regression
-from tests.oracle import flatten, relative_error
+from estimators.base.module_loss import Batch, Criterion
+from tests.support.modules import SPECS, conv_net, images, mlp, problem_of, regression
+from tests.support.oracle import flatten, relative_error
 
 PRODUCTS = {"mm", "addmm", "bmm", "convolution", "convolution_backward"}
 

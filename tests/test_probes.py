@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.two_tensor import TwoTensor
 
 from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.probes.memory import (
     LiveStorages,
     baseline_memory,
@@ -24,8 +25,7 @@ from harness.probes.memory import (
     profiled_peak,
     reserved_memory,
 )
-from harness.problems import bilevel_problem
-from tests.probe_works import SINUSOID, work_of
+from tests.support.probe_works import SINUSOID, work_of
 
 GLYPHS: dict[str, Any] = {"task": "glyphs:5way-1shot", "model": "conv4-16"}
 
@@ -205,7 +205,7 @@ from harness.cell import Cell
 from harness.probes.flops import count_flops
 from harness.probes.launches import count_launches
 from harness.probes.memory import baseline_memory, peak_memory
-from harness.problems import bilevel_problem
+from harness.matrix.problems import bilevel_problem
 
 for name, task, model in (
     ("maml", "sinusoid", "mlp-40-40"),

@@ -6,12 +6,12 @@ from itertools import pairwise
 import torch
 from torch.nn import functional
 
-from estimators.differentiation import value_and_gradient
-from estimators.tree import leaves
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.tree import leaves
 from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
-from harness.problems import bilevel_problem
-from tests.probe_works import SINUSOID, work_of
+from tests.support.probe_works import SINUSOID, work_of
 
 
 def mlp_flops(samples: int, widths: list[int]) -> tuple[int, int, int]:

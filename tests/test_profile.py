@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from estimators.errors import OptionError
-from estimators.phases import Phase, phase
-from estimators.registry import ESTIMATORS
+from estimators.base.errors import OptionError
+from estimators.base.phases import Phase, phase
+from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
 from harness.commands.profile import profile as profile_command
-from harness.outcome import Status
+from harness.matrix.outcome import Status
+from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.memory import peak_memory, profiled_peak
-from harness.problems import bilevel_problem, prepared_estimator
 from harness.profiling.flames import collapse, read_stacks, write_stacks
 from harness.profiling.folder import (
     FILES,
@@ -29,11 +29,11 @@ from harness.profiling.folder import (
     read_profile,
     replaced_when_whole,
 )
-from harness.profiling.live import follow, overhear
 from harness.profiling.marks import ESTIMATE, marked_phases, phase_begun
+from harness.profiling.memory_timeline import follow, overhear
 from harness.profiling.operators import OUTSIDE, operators
 from harness.profiling.record import record
-from harness.running.processes import Limits, in_worker
+from harness.running.processes import Limits, run_in_worker
 
 Event = dict[str, Any]
 LIMITS = Limits(seconds=300, memory=8 * 2**30)
@@ -52,7 +52,7 @@ def work_of(cell: Cell) -> Callable[[], object]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     """A profile as a worker makes it."""
     folder = tmp_path_factory.mktemp("profile")
-    ending = in_worker(record, cell_of("maml"), folder, limits=LIMITS)
+    ending = run_in_worker(record, cell_of("maml"), folder, limits=LIMITS)
     assert ending.outcome.status is Status.OK, ending.outcome
     return read_profile(folder)
 
@@ -247,7 +247,7 @@ def test_stacks_are_swept_over_phases() -> None:
             event("aten::mm", 20, 30, "cpu_op"),
             event("aten::add", 30, 40, "cpu_op"),
             event("<built-in f at 0x7f; x>", 50, 80, "python_function"),
-            event("estimators/phases.py(3): phase", 80, 84, "python_function"),
+            event("estimators/base/phases.py(3): phase", 80, 84, "python_function"),
             event("harness/x.py(3): change", 81, 83, "python_function"),
         ]
     }
@@ -292,7 +292,7 @@ def test_the_command_tells_what_it_found(
 def test_a_fault_is_one_line_and_leaves_nothing(
     tmp_path: Path, estimator: str, reason: str
 ) -> None:
-    faulty = str(Path(__file__).with_name("faulty.py"))
+    faulty = str(Path(__file__).with_name("support") / "faulty.py")
     name = cell_of("fomaml").id.replace("fomaml", estimator)
     with pytest.raises(OptionError, match=reason) as raised:
         profile_command(name, store=tmp_path, imports=[faulty])

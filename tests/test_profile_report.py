@@ -15,8 +15,8 @@ from harness.cell import Cell
 from harness.profiling.folder import SCHEMA, Profile, profile_of, read_profile
 from reports import static
 from reports.figures import Chart, profiles
-from tests.profile_files import INNER, META, OUTER, write_profile
-from tests.stores import MARKUP, write_store
+from tests.support.profile_files import INNER, META, OUTER, write_profile
+from tests.support.stores import MARKUP, write_store
 
 
 def cell_of(depth: int) -> Cell:

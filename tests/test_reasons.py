@@ -5,7 +5,7 @@ import pytest
 
 from reports.tables.advice import advise, verdict
 from reports.tables.reasons import listed, times_text
-from tests.advice_rows import FOUR, NAN, cell, reasons, table
+from tests.support.advice_rows import FOUR, NAN, cell, reasons, table
 
 
 def test_dominated_ones_say_by_whom() -> None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from estimators import create
 from estimators.hvp.count import count_hvps
-from harness import references
 from harness.cell import Cell
-from harness.models import Mlp
-from harness.outcome import Diverged
-from harness.problems import bilevel_problem, checkpoint
-from harness.references import Reference, load_reference, save_reference
+from harness.matrix.outcome import Diverged
+from harness.matrix.problems import bilevel_problem, checkpoint
+from harness.models.mlp import Mlp
+from harness.probes import references
+from harness.probes.references import Reference, load_reference, save_reference
 from harness.tasks.sinusoid import Sinusoid
 from harness.tasks.task import Task
 
@@ -200,7 +200,7 @@ IN_A_PROCESS_OF_ITS_OWN = """
 import sys
 from pathlib import Path
 from harness.cell import Cell
-from harness.references import save_reference
+from harness.probes.references import save_reference
 save_reference(Cell.parse(sys.argv[1]), Path(sys.argv[2]))
 """
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import estimators
-from estimators import BilevelProblem, OptionError, Params, available, create, registry
-from estimators.registry import ESTIMATORS, Registry, Spec
+from estimators import BilevelProblem, OptionError, Params, available, create
+from estimators.base import registry
+from estimators.base.registry import ESTIMATORS, Registry, Spec
 
 BUILT_IN = ["adjoint", "binom", "fomaml", "imaml", "maml", "reptile", "truncated"]
 MODULES = [estimators.__name__] + [
@@ -167,7 +168,7 @@ def test_option_in_the_text_and_apart_from_it_is_refused() -> None:
 def test_order_beyond_the_depth_is_refused(name: str) -> None:
     estimator = create(name, order=3)
     params = {"w": torch.ones(2)}
-    assert estimator.misfit(3) is None
+    assert estimator.unsupported_reason(3) is None
     with pytest.raises(OptionError, match=rf"{name}: order=3 is outside 0\.\.2 \(.*depth is 2\)"):
         estimator(BilevelProblem(half_square, half_square, 0.1, 2), params)
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import console
 from harness.commands.regressions import regressions
-from harness.results.journal import Samples
-from harness.results.store import StoreError
-from tests.asv_files import MATRIX, write_asv
-from tests.histories import cell, write_run
-from tests.invocation import invoke
-from tests.kernel_files import KERNELS, of_commit, write
-from tests.repositories import git, three_commits
-from tests.store_runs import fingerprint
+from harness.store.journal import Samples
+from harness.store.table import StoreError
+from tests.support.asv_files import MATRIX, write_asv
+from tests.support.histories import cell, write_run
+from tests.support.invocation import invoke
+from tests.support.kernel_files import KERNELS, of_commit, write
+from tests.support.repositories import git, three_commits
+from tests.support.store_runs import fingerprint
 
 
 @pytest.fixture(autouse=True)

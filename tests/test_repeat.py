@@ -10,11 +10,11 @@ import pytest
 
 from harness import cli
 from harness.cell import Cell
-from harness.plan import Planned
-from harness.results.store import load
+from harness.matrix.plan import Planned
+from harness.store.table import load
 from reports.tables.cells import cells
 from reports.tables.repeat import command, profile_command
-from tests.large_store import write_large_store
+from tests.support.large_store import write_large_store
 
 CELLS = [
     Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=5),
@@ -57,7 +57,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Planned]:
         plan.extend(planned)
         raise Stop
 
-    monkeypatch.setattr("harness.plan.refuse_impossible", stop)
+    monkeypatch.setattr("harness.matrix.plan.refuse_impossible", stop)
     return plan
 
 

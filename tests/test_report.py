@@ -11,14 +11,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
-from harness.outcome import Outcome, Status
-from harness.results.journal import Journal
-from harness.results.store import StoreError
+from harness.matrix.outcome import Outcome, Status
+from harness.store.journal import Journal
+from harness.store.table import StoreError
 from reports import figures, static
 from reports.commands import report
-from tests.stores import MARKUP, NOTE, environment, journal_result, write_run, write_store
+from tests.support.stores import MARKUP, NOTE, environment, journal_result, write_run, write_store
 from tests.test_app_trainings import train
 
 

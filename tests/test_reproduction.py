@@ -8,19 +8,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from estimators.errors import OptionError
-from harness.commands import reproduction as measuring
-from harness.plan import Axes
-from harness.reproduction import EXPERIMENTS, SCALES, Sources, needed
-from harness.results.store import load_run
-from harness.training.recipe import Recipe
+from estimators.base.errors import OptionError
+from harness.commands import reproduce as measuring
+from harness.commands.paper import EXPERIMENTS, SCALES, Sources, needed
+from harness.matrix.plan import Axes
+from harness.store.table import load_run
+from harness.training.config import TrainingConfig
 from reports.commands import reproduce
 from reports.reproduction import PIECES, paper, pieces
 from reports.reproduction.piece import Piece
 from reports.reproduction.write import found_in, write
-from tests import reproduced
-from tests.figure_rows import heading
-from tests.invocation import invoke
+from tests.support import reproduced
+from tests.support.figure_rows import heading
+from tests.support.invocation import invoke
 
 NAMES = tuple(EXPERIMENTS)
 
@@ -53,7 +53,7 @@ def test_what_is_shared_is_measured_once() -> None:
 
 def test_the_papers_hyperparameters_at_its_scale() -> None:
     for recipe in EXPERIMENTS["table1"]["paper"].recipes():
-        assert recipe == Recipe(recipe.cell, bias_every=2000)
+        assert recipe == TrainingConfig(recipe.cell, bias_every=2000)
         assert (recipe.steps, recipe.cell.depth, recipe.test_depth) == (20_000, 5, 10)
         assert recipe.cell.model == "conv4-32"
 
@@ -234,7 +234,7 @@ def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     assert table.loc["fomaml", "paper: miniimagenet, 5way-1shot"] == "44.57"
     assert set(paper.ACCURACY) <= estimators
     assert "agrees: fomaml (-2.00 points, paper -1.93)" in made["table1"].told[-2]
-    assert made["table1"].told[-1] == "Trained at 01234567 on here."
+    assert made["table1"].told[-1] == "TestResult at 01234567 on here."
 
 
 def test_the_hybrid_and_its_bias(made: dict[str, Piece]) -> None:
@@ -288,7 +288,7 @@ def test_what_is_there_is_not_measured_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tiny = Axes((("sinusoid", "mlp-40-40"),), (1,), ("fomaml", "maml"), tasks=2)
-    monkeypatch.setattr("harness.plan.preset", lambda name: tiny)
+    monkeypatch.setattr("harness.matrix.plan.preset", lambda name: tiny)
     assert measuring.measure(Sources("tiny"), Path("results"), 1)
     (run,) = Path("results/runs").iterdir()
     assert set(load_run(run)["estimator"]) == {"fomaml", "maml"}

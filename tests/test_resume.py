@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from harness.cell import Cell
-from harness.executors.executor import WORKERS_LOST
-from harness.outcome import Outcome, Status
-from harness.plan import Planned
-from harness.results.journal import Journal, Progress, Result
-from harness.results.runs import read_run
+from harness.matrix.outcome import Outcome, Status
+from harness.matrix.plan import Planned
+from harness.running.executor import WORKERS_LOST
 from harness.running.processes import Limits
-from harness.running.resume import Beginning, begin
+from harness.running.resume import RunSession, begin
 from harness.running.runner import run
 from harness.running.settings import Settings
+from harness.store.journal import Journal, Progress, Result
+from harness.store.runs import read_run
 
 LIMITS = Limits(seconds=60, memory=2e9)
 LIMITED = {"seconds": 60.0, "memory": 2e9}
@@ -33,7 +33,7 @@ PLAN = [
 ]
 
 
-def start(store: Path, plan: list[Planned] = PLAN, **options: Any) -> Beginning:
+def start(store: Path, plan: list[Planned] = PLAN, **options: Any) -> RunSession:
     return begin(store, plan, samples=options.pop("samples", 6), **options)
 
 
@@ -97,7 +97,7 @@ def test_killed_between_start_and_plan(tmp_path: Path) -> None:
         {"plan": [*PLAN[:3], Planned(PLAN[3].cell, "not here")]},
         {"samples": 8},
         {"fresh": True},
-        {"plugins": (str(Path(__file__).with_name("faulty.py")),)},
+        {"plugins": (str(Path(__file__).with_name("support") / "faulty.py"),)},
     ],
     ids=["plan", "skips", "samples", "fresh", "plugins"],
 )

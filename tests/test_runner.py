@@ -15,20 +15,20 @@ from typing import Any
 import psutil
 import pytest
 
-from estimators.registry import ESTIMATORS
+from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
-from harness.metrics import METRICS
-from harness.outcome import Status
-from harness.plan import Planned
-from harness.plugins import load_plugins
-from harness.results.journal import Progress
-from harness.results.runs import CellResult, read_run
-from harness.results.store import load_sound
+from harness.matrix.metrics import METRICS
+from harness.matrix.outcome import Status
+from harness.matrix.plan import Planned
 from harness.running.resume import begin
 from harness.running.runner import run
 from harness.running.settings import Settings
+from harness.store.journal import Progress
+from harness.store.runs import CellResult, read_run
+from harness.store.table import load_sound
+from harness.support.plugins import load_plugins
 
-FAULTY = "tests.faulty"
+FAULTY = "tests.support.faulty"
 SETTINGS = Settings(jobs=2, samples=6, time_limit=6.0, plugins=(FAULTY,))
 TASKS = 2
 # Of trainings alone, of some estimators, and of GPUs.
@@ -294,7 +294,7 @@ def test_reference_that_diverges_is_told_for_all_its_cells(tmp_path: Path) -> No
 @contextmanager
 def started(folder: Path) -> Generator["subprocess.Popen[bytes]"]:
     """A run in a process of its own, whose last cell does not end; what it tells is in a file."""
-    here = Path(__file__).parent
+    here = Path(__file__).with_name("support")
     options = ["--task", "sinusoid", "--model", "mlp-40-40", "--depth", "1", "--tasks", "1"]
     for estimator in ("fomaml", "reptile", f"sleeps(path='{folder / 'asleep'}')"):
         options += ["--estimator", estimator]

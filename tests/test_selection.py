@@ -9,8 +9,8 @@ import pytest
 
 from estimators import OptionError
 from harness.cell import Cell
-from harness.plan import Planned, expand, preset
-from harness.selection import select
+from harness.matrix.plan import Planned, expand, preset
+from harness.matrix.selection import select
 
 QUICK = expand(preset("quick"))
 MANY = replace(preset("quick"), depths=(20,), orders="all")

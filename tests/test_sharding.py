@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from estimators import create
-from estimators.errors import OptionError
-from estimators.sharding import share
+from estimators.base.errors import OptionError
+from estimators.hvp.sharding import share
 from harness.cell import Cell
-from harness.problems import bilevel_problem
-from tests.sharded_rank import DEPTH, SETTINGS, Found, estimates
+from harness.matrix.problems import bilevel_problem
+from tests.support.sharded_rank import DEPTH, SETTINGS, Found, estimates
 
 ROOT = Path(__file__).parent.parent
 LIMITS = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -20,7 +20,7 @@ LIMITS = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 def ranks(folder: Path, count: int) -> list[dict[torch.dtype, Found]]:
     """What each of several processes finds."""
-    command = [sys.executable, "-m", "tests.sharded_rank", str(folder)]
+    command = [sys.executable, "-m", "tests.support.sharded_rank", str(folder)]
     processes = [
         subprocess.Popen([*command, str(rank), str(count)], cwd=ROOT) for rank in range(count)
     ]

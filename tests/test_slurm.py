@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.results.runs import read_run
-from tests.commands import COMMAND, TINY, estimators, variables, wait_for
+from harness.store.runs import read_run
+from tests.support.commands import COMMAND, TINY, estimators, variables, wait_for
 
 # What is handed in runs in a session of its own, by whose number it can be cancelled.
 SBATCH = """#!/bin/sh

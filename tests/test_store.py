@@ -9,11 +9,19 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.outcome import Outcome, Status
-from harness.results.journal import SCHEMA, Journal, Result
-from harness.results.runs import read_run
-from harness.results.store import COLUMNS, load, load_sound, summaries
-from tests.store_runs import ENVIRONMENT, OK, START, cell, fingerprint, write_events, write_run
+from harness.matrix.outcome import Outcome, Status
+from harness.store.journal import SCHEMA, Journal, Result
+from harness.store.runs import read_run
+from harness.store.table import COLUMNS, load, load_sound, summaries
+from tests.support.store_runs import (
+    ENVIRONMENT,
+    OK,
+    START,
+    cell,
+    fingerprint,
+    write_events,
+    write_run,
+)
 
 FAILED = Outcome(Status.FAILED, "broken")
 LATE = Outcome(Status.TIMEOUT, "not done")
@@ -166,6 +174,6 @@ def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, harness.results.store; print('torch' in sys.modules)"
+    code = "import sys, harness.store.table; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.results.journal import SCHEMA, Journal, Progress
-from harness.results.runs import last_progress, read_run
-from harness.results.store import StoreError, load, load_sound
-from tests.store_runs import (
+from harness.store.journal import SCHEMA, Journal, Progress
+from harness.store.runs import last_progress, read_run
+from harness.store.table import StoreError, load, load_sound
+from tests.support.store_runs import (
     AXES,
     ENVIRONMENT,
     RESULT,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.outcome import Status
-from harness.results.runs import read_run
-from harness.results.store import load_sound
-from tests.commands import TINY, Command, estimators, finish, journals, stages
+from harness.matrix.outcome import Status
+from harness.store.runs import read_run
+from harness.store.table import load_sound
+from tests.support.commands import TINY, Command, estimators, finish, journals, stages
 
 SLOW = "dawdles(seconds=0.1)"
 NAMES = ("fomaml", SLOW, "maml", "reptile")

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators import Params, create, streams
-from estimators.streams import side_by_side
+from estimators import Params, create
+from estimators.hvp import streams
+from estimators.hvp.streams import side_by_side
 from harness.cell import Cell
-from harness.problems import bilevel_problem
-from tests.oracle import flatten, relative_error
+from harness.matrix.problems import bilevel_problem
+from tests.support.oracle import flatten, relative_error
 
 CUDA = torch.device("cuda", 0)
 SPECS = (

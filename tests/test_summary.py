@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness.results.store import load_sound
-from harness.results.summary import print_summary
-from tests.stores import COMMITS, NOTE, write_store
+from harness.store.summary import print_summary
+from harness.store.table import load_sound
+from tests.support.stores import COMMITS, NOTE, write_store
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from estimators import BilevelProblem, OptionError, Params, create
 from harness.cell import Cell
-from harness.problems import bilevel_problem
+from harness.matrix.problems import bilevel_problem
 from harness.tasks import TASKS, Task
 from harness.tasks.draws import uniform
 from harness.tasks.quadratic import Quadratic

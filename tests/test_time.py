@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from estimators import create
-from estimators.differentiation import value_and_gradient
-from estimators.phases import Phase, phase
-from estimators.tree import leaves
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.phases import Phase, phase
+from estimators.base.tree import leaves
 from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.probes import time as probe
-from harness.probes.disturbance import (
+from harness.probes.interference import (
     Reading,
     machine_notes,
     read,
@@ -28,7 +29,6 @@ from harness.probes.disturbance import (
     waiting_notes,
 )
 from harness.probes.time import Work, interleaved_times, settled
-from harness.problems import bilevel_problem
 
 
 class Clock:

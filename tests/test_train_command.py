@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.train import train
-from harness.results.trainings import trainings
-from tests.invocation import invoke
+from harness.store.trainings import trainings
+from tests.support.invocation import invoke
 
 ROOT = Path(__file__).parent.parent
 TINY = (

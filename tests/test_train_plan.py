@@ -2,8 +2,8 @@
 
 import pytest
 
-from estimators.errors import OptionError
-from estimators.registry import ESTIMATORS
+from estimators.base.errors import OptionError
+from estimators.base.registry import ESTIMATORS
 from harness.training.plan import preset, presets, recipes
 
 

@@ -11,11 +11,11 @@ import psutil
 import pytest
 import torch
 
-from estimators.errors import OptionError
-from harness.results.trainings import trainings
-from harness.training.many import train_one
-from harness.training.ranks import Ranks
-from harness.training.recipe import Recipe
+from estimators.base.errors import OptionError
+from harness.store.trainings import trainings
+from harness.training.config import TrainingConfig
+from harness.training.distributed import Ranks
+from harness.training.parallel import train_one
 from tests.test_train_command import TINY, numbers, steps_there, weights
 from tests.test_training import cell_of
 
@@ -89,7 +89,9 @@ def test_one_of_them_killed_it_comes_to_the_same_end(tmp_path: Path) -> None:
 
 
 def test_more_processes_than_tasks_are_refused(tmp_path: Path) -> None:
-    recipe = Recipe(cell_of("fomaml"), steps=2, meta_batch=2, validation_tasks=1, test_tasks=1)
+    recipe = TrainingConfig(
+        cell_of("fomaml"), steps=2, meta_batch=2, validation_tasks=1, test_tasks=1
+    )
     with pytest.raises(OptionError, match="3 processes are more than the 2 tasks"):
         train_one(tmp_path, recipe, (), False, ranks=_Alone(0, 3))
 

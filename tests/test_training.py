@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from estimators import create
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
-from harness.models import Mlp
-from harness.outcome import Diverged
-from harness.problems import TASKS_A_SEED, Sampler
-from harness.results.trainings import trainings
+from harness.matrix.outcome import Diverged
+from harness.matrix.problems import TASKS_A_SEED, Sampler
+from harness.models.mlp import Mlp
+from harness.store.trainings import trainings
 from harness.tasks import TASKS, Task
 from harness.tasks.sinusoid import Sinusoid
 from harness.training.checkpoints import Checkpoint
+from harness.training.config import TrainingConfig as Config
 from harness.training.evaluation import judge
-from harness.training.recipe import Recipe
-from harness.training.session import Trained, begin, end_of
+from harness.training.session import TestResult, begin, end_of
 from harness.training.trainer import Trainer
-from tests.trainings_by_hand import adapted, linear, loss_of, mlp, trained
+from tests.support.trainings_by_hand import adapted, linear, loss_of, mlp, trained
 
 SHORT: dict[str, Any] = {"steps": 12, "validate_every": 4, "validation_tasks": 3, "test_tasks": 5}
 
@@ -38,7 +38,7 @@ def weights_of(cell: Cell) -> list[torch.Tensor]:
     return list(sampler.module.parameters())
 
 
-def finished(store: Path, recipe: Recipe) -> tuple[Trainer, Path]:
+def finished(store: Path, recipe: Config) -> tuple[Trainer, Path]:
     session = begin(store, recipe)
     assert session.journal
     trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
@@ -50,7 +50,7 @@ def finished(store: Path, recipe: Recipe) -> tuple[Trainer, Path]:
 @pytest.mark.parametrize("seed", [0, 3])
 def test_exact_training_goes_as_written_by_hand(tmp_path: Path, seed: int) -> None:
     cell = cell_of(seed=seed)
-    trainer, _ = finished(tmp_path, Recipe(cell, **SHORT))
+    trainer, _ = finished(tmp_path, Config(cell, **SHORT))
     expected = trained(mlp, weights_of(cell), task="sinusoid", steps=12, seed=seed)
     for mine, its in zip(trainer.state.params.values(), expected, strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-12)
@@ -58,7 +58,7 @@ def test_exact_training_goes_as_written_by_hand(tmp_path: Path, seed: int) -> No
 
 def test_images_go_as_written_by_hand(tmp_path: Path) -> None:
     cell = cell_of(task="glyphs(ways=3, shots=2, queries=4)", model="linear")
-    trainer, _ = finished(tmp_path, Recipe(cell, **SHORT))
+    trainer, _ = finished(tmp_path, Config(cell, **SHORT))
     expected = trained(linear, weights_of(cell), task=cell.task, steps=12)
     (mine,), (its,) = trainer.state.params.values(), expected
     torch.testing.assert_close(mine, its, rtol=1e-9, atol=1e-12)
@@ -89,7 +89,7 @@ def test_it_is_judged_as_by_hand(task: str, model: str, forward: Any, batching: 
 
 
 def test_what_it_records(tmp_path: Path) -> None:
-    _, path = finished(tmp_path, Recipe(cell_of("fomaml"), **SHORT, bias_every=8, bias_tasks=2))
+    _, path = finished(tmp_path, Config(cell_of("fomaml"), **SHORT, bias_every=8, bias_tasks=2))
     table, problems = trainings(tmp_path)
     assert not problems
     keys = [*zip(table["step"], table["split"], table["metric"], strict=True)]
@@ -114,7 +114,7 @@ def test_what_it_records(tmp_path: Path) -> None:
 
 
 def test_bias_is_that_of_the_estimator(tmp_path: Path) -> None:
-    recipe = Recipe(cell_of("binom(order=5)"), **SHORT, bias_every=12, bias_tasks=2)
+    recipe = Config(cell_of("binom(order=5)"), **SHORT, bias_every=12, bias_tasks=2)
     finished(tmp_path / "exact", recipe)
     finished(tmp_path / "other", replace(recipe, cell=cell_of("fomaml")))
     exact, other = (
@@ -138,7 +138,7 @@ def test_wherever_it_is_stopped_it_comes_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ) -> None:
     monkeypatch.setattr("harness.training.trainer._SAVED_EVERY", -1.0)  # saved at every step
-    recipe = Recipe(cell_of(estimator), **SHORT, bias_every=8, bias_tasks=2, patience=9)
+    recipe = Config(cell_of(estimator), **SHORT, bias_every=8, bias_tasks=2, patience=9)
     alone, path = finished(tmp_path / "alone", recipe)
     for _ in range(40):
         session = begin(tmp_path / "stopped", recipe)
@@ -162,8 +162,8 @@ def test_wherever_it_is_stopped_it_comes_to_the_same_end(
 
 
 def test_a_compiled_estimator(tmp_path: Path) -> None:
-    trainer, _ = finished(tmp_path / "c", Recipe(cell_of("fomaml(compiled=True)"), **SHORT))
-    eager, _ = finished(tmp_path / "e", Recipe(cell_of("fomaml"), **SHORT))
+    trainer, _ = finished(tmp_path / "c", Config(cell_of("fomaml(compiled=True)"), **SHORT))
+    eager, _ = finished(tmp_path / "e", Config(cell_of("fomaml"), **SHORT))
     for name, value in eager.state.params.items():
         torch.testing.assert_close(trainer.state.params[name], value, rtol=1e-9, atol=1e-12)
     table = trainings(tmp_path / "c")[0]
@@ -171,7 +171,7 @@ def test_a_compiled_estimator(tmp_path: Path) -> None:
 
 
 def test_one_bad_validation_is_not_the_best(tmp_path: Path) -> None:
-    trainer, _ = finished(tmp_path, Recipe(cell_of("fomaml"), **SHORT))
+    trainer, _ = finished(tmp_path, Config(cell_of("fomaml"), **SHORT))
     trainer._score({"outer_loss": [float("nan")]})
     assert trainer.state.best_step != 0 or trainer.state.worse
     trainer.state.best_score = float("-inf")
@@ -182,7 +182,7 @@ def test_one_bad_validation_is_not_the_best(tmp_path: Path) -> None:
 
 def test_a_calibrated_estimator_is_judged_as_it_will_be_used(tmp_path: Path) -> None:
     cell = cell_of("binom-calibrated(order=2)", step_size=0.1, model="mlp-40-40(init='torch')")
-    recipe = Recipe(cell, **SHORT | {"steps": 1, "validate_every": 1}, bias_every=1, bias_tasks=3)
+    recipe = Config(cell, **SHORT | {"steps": 1, "validate_every": 1}, bias_every=1, bias_tasks=3)
     finished(tmp_path / "fitted", recipe)
     finished(tmp_path / "plain", replace(recipe, cell=replace(cell, estimator="binom(order=2)")))
     fitted, plain = (
@@ -201,15 +201,15 @@ def test_what_is_frozen_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return module
 
     monkeypatch.setattr(Mlp, "module", frozen)
-    trainer, _ = finished(tmp_path, Recipe(cell_of("fomaml"), **SHORT))
+    trainer, _ = finished(tmp_path, Config(cell_of("fomaml"), **SHORT))
     assert len(trainer.state.params) == 5
 
 
 def test_looking_on_changes_nothing(tmp_path: Path) -> None:
     """Measuring bias does not count as use of an estimator that fits itself now and then."""
     cell = cell_of("binom-calibrated(order=2, refit_every=5, probes=3)")
-    plain, _ = finished(tmp_path / "plain", Recipe(cell, **SHORT))
-    watched, _ = finished(tmp_path / "watched", Recipe(cell, **SHORT, bias_every=4, bias_tasks=2))
+    plain, _ = finished(tmp_path / "plain", Config(cell, **SHORT))
+    watched, _ = finished(tmp_path / "watched", Config(cell, **SHORT, bias_every=4, bias_tasks=2))
     for mine, its in zip(plain.state.params.values(), watched.state.params.values(), strict=True):
         assert torch.equal(mine, its)
 
@@ -229,7 +229,7 @@ drawn: list[int] = []
 def test_nothing_is_judged_on_what_it_was_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Recipe(cell_of("fomaml", seed=1), **SHORT)
+    recipe = Config(cell_of("fomaml", seed=1), **SHORT)
     monkeypatch.setattr(TASKS, "create", lambda _: Alike())
     drawn.clear()
     finished(tmp_path, recipe)
@@ -241,17 +241,17 @@ def test_nothing_is_judged_on_what_it_was_trained_on(
 
 def test_patience_ends_it(tmp_path: Path) -> None:
     # So small a rate moves nothing, and a validation that is as good as the best is none better.
-    recipe = Recipe(cell_of("fomaml"), **SHORT | {"steps": 400}, learning_rate=1e-40, patience=2)
+    recipe = Config(cell_of("fomaml"), **SHORT | {"steps": 400}, learning_rate=1e-40, patience=2)
     trainer, path = finished(tmp_path, recipe)
     end = end_of(path)
-    assert isinstance(end, Trained)
+    assert isinstance(end, TestResult)
     assert (end.step, end.best_step) == (8, 0)
     assert trainer.state.worse == 2
 
 
 def test_sgd_outside(tmp_path: Path) -> None:
     cell = cell_of("fomaml")
-    recipe = Recipe(cell, **SHORT | {"steps": 1}, optimiser="sgd", learning_rate=0.5, meta_batch=1)
+    recipe = Config(cell, **SHORT | {"steps": 1}, optimiser="sgd", learning_rate=0.5, meta_batch=1)
     trainer, _ = finished(tmp_path, recipe)
     sampler = Sampler.of(cell, dtype=torch.float64, device="cpu")
     before = {name: value.detach() for name, value in sampler.module.named_parameters()}
@@ -261,7 +261,7 @@ def test_sgd_outside(tmp_path: Path) -> None:
 
 
 def test_what_diverges_says_at_which_step(tmp_path: Path) -> None:
-    recipe = Recipe(cell_of("fomaml"), **SHORT | {"steps": 400}, optimiser="sgd", learning_rate=1e6)
+    recipe = Config(cell_of("fomaml"), **SHORT | {"steps": 400}, optimiser="sgd", learning_rate=1e6)
     session = begin(tmp_path, recipe)
     assert session.journal
     trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
@@ -272,9 +272,9 @@ def test_what_diverges_says_at_which_step(tmp_path: Path) -> None:
 
 
 def test_reference_hyperparameters() -> None:
-    recipe = Recipe(cell_of("imaml(lam=100.0)"))
+    recipe = Config(cell_of("imaml(lam=100.0)"))
     assert recipe.rate == pytest.approx(5e-4)
-    assert Recipe(cell_of("truncated(order=2)")).rate == pytest.approx(1e-3)
+    assert Config(cell_of("truncated(order=2)")).rate == pytest.approx(1e-3)
     assert (recipe.steps, recipe.meta_batch, recipe.test_depth) == (20_000, 4, 10)
     assert (recipe.cell.step_size, recipe.test_tasks, recipe.optimiser) == (0.01, 600, "adam")
 
@@ -292,11 +292,11 @@ def test_reference_hyperparameters() -> None:
 )
 def test_slips_are_told(option: dict[str, Any], what: str) -> None:
     with pytest.raises(OptionError, match=what):
-        Recipe(cell_of(), **option)
+        Config(cell_of(), **option)
 
 
 def test_another_checkpoint_is_refused_and_stays(tmp_path: Path) -> None:
-    recipe = Recipe(cell_of("fomaml"), **SHORT)
+    recipe = Config(cell_of("fomaml"), **SHORT)
     trainer, path = finished(tmp_path, recipe)
     file = path.with_suffix(".pt")
     whole = file.read_bytes()

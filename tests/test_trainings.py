@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from harness.results.journal import Journal
-from harness.results.runs import parsed
-from harness.results.store import AXES
-from harness.results.trainings import COLUMNS, FOLDER, Training, TrainingJournal, trainings
+from harness.store.journal import Journal
+from harness.store.runs import parsed
+from harness.store.table import AXES
+from harness.store.trainings import COLUMNS, FOLDER, Training, TrainingJournal, trainings
 
 ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
 OUTER: dict[str, Any] = {"optimiser": "adam", "learning_rate": 0.001, "meta_batch": 4, "steps": 20}
@@ -245,5 +245,5 @@ def test_two_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, harness.results.trainings; sys.exit('torch' in sys.modules)"
+    code = "import sys, harness.store.trainings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

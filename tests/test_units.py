@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from harness.units import bytes_of, bytes_text, count_text, seconds_text
+from harness.support.units import bytes_of, bytes_text, count_text, seconds_text
 
 
 def test_bytes() -> None:

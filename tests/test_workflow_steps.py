@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.repositories import git
-from tests.workflow_files import (
+from tests.support.repositories import git
+from tests.support.workflow_files import (
     WORKFLOWS,
     gitlab_script,
     steps,

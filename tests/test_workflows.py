@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.workflow_files import (
+from tests.support.workflow_files import (
     GITLAB,
     GITLAB_JOBS,
     ROOT,

@@ -2,13 +2,13 @@
 
 import torch
 
-from estimators.differentiation import Loss
+from estimators.base.differentiation import Loss
+from estimators.base.tree import Params
 from estimators.hvp.finite_difference import FiniteDifference
 from estimators.hvp.forward import Forward
 from estimators.hvp.func import Func
 from estimators.hvp.hessian import Hessian
 from estimators.hvp.reverse import Reverse
-from estimators.tree import Params
 
 ENGINES: dict[str, type[Hessian]] = {
     "reverse": Reverse,

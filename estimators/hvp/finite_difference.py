@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from estimators.differentiation import Loss, value_and_gradient
+from estimators.base.differentiation import Loss, value_and_gradient
+from estimators.base.tree import Params, axpy, detached, leaves, norm
 from estimators.hvp.hessian import Hessian
-from estimators.tree import Params, axpy, detached, leaves, norm
 
 
 class FiniteDifference(Hessian):

@@ -7,10 +7,10 @@ import torch
 from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
-from estimators.differentiation import Loss, value_and_gradient
-from estimators.errors import OptionError
+from estimators.base.differentiation import Loss, value_and_gradient
+from estimators.base.errors import OptionError
+from estimators.base.tree import Params, leaves
 from estimators.hvp.hessian import Hessian
-from estimators.tree import Params, leaves
 
 
 class Forward(Hessian):

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from estimators.differentiation import Loss, evaluate
+from estimators.base.differentiation import Loss, evaluate
+from estimators.base.tree import Params, detached
 from estimators.hvp.hessian import Hessian
-from estimators.tree import Params, detached
 
 
 class Func(Hessian):

@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 
-from estimators.differentiation import Loss
+from estimators.base.differentiation import Loss
+from estimators.base.tree import Params
 from estimators.hvp.count import tell
-from estimators.tree import Params
 
 
 class Hessian(ABC):

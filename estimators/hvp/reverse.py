@@ -2,9 +2,9 @@
 
 import torch
 
-from estimators.differentiation import Loss, value_and_gradient
+from estimators.base.differentiation import Loss, value_and_gradient
+from estimators.base.tree import Params, leaves
 from estimators.hvp.hessian import Hessian
-from estimators.tree import Params, leaves
 
 
 class Reverse(Hessian):

@@ -23,8 +23,8 @@ def bench(
     Exit code 0: all cells were measured; 1: some went wrong, at whichever commit; 2: none could be
     measured.
     """
-    from harness.bench import run_asv
-    from harness.results.store import load_run
+    from harness.asv.bench import run_asv
+    from harness.store.table import load_run
 
     made = run_asv(store, console, commits)
     if not made:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
-    from harness.executors.executor import Executor, Opened
-    from harness.plan import Planned
-    from harness.results.journal import Progress
+    from harness.matrix.plan import Planned
+    from harness.running.executor import Executor, Opened
     from harness.running.settings import Settings
+    from harness.store.journal import Progress
 
 
 def measure_with_progress(
@@ -24,30 +24,23 @@ def measure_with_progress(
 ) -> Path:
     """Measures all, or goes on with a run of the same that was stopped.
 
-    Args:
-        planned: cells, and which to skip.
-        settings: how to run.
-        store: the folder of results.
-        fresh: begin anew where an interrupted run could go on.
-        executor: who does the work; this machine if None.
-
     Returns:
         The journal.
 
     Raises:
         OptionError: it was stopped, or the store cannot be written.
     """
-    from harness.results.runs import read_run
-    from harness.running.interruption import one_interruption
-    from harness.running.progress import progress_bar
     from harness.running.resume import begin
     from harness.running.runner import run
+    from harness.store.runs import read_run
+    from harness.support.progress import progress_bar
+    from harness.support.signals import interrupt_once
 
     skipped = sum(bool(plan.skip) for plan in planned)
     wanted = len(planned) - skipped
     path = store  # until there is a journal in it
     try:
-        with one_interruption():
+        with interrupt_once():
             beginning = begin(
                 *(store, list(planned)),
                 samples=settings.samples,
@@ -86,14 +79,8 @@ def measure_with_progress(
 
 
 def tell_beforehand(planned: "Sequence[Planned]", settings: "Settings", found: "Opened") -> None:
-    """Tells what would be measured, for how long, and what would be asked of a cluster.
-
-    Args:
-        planned: cells, and which to skip.
-        settings: how to run.
-        found: who would do the work.
-    """
-    from harness.executors.asked import print_asked
+    """Tells what would be measured, for how long, and what would be asked of a cluster."""
+    from harness.clusters.requests import print_asked
     from harness.running.dry_run import print_dry_run
     from harness.running.estimate import estimate
 

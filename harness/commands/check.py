@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import Imports, console
 
 
@@ -22,7 +22,7 @@ def check(
     from harness.conformance.isolation import Suite
     from harness.conformance.report import print_report
     from harness.conformance.suite import Finding, Score, Verdict
-    from harness.running.progress import progress_bar
+    from harness.support.progress import progress_bar
 
     if not time_limit > 0:
         raise OptionError(f"--time-limit {time_limit:g} must be positive")

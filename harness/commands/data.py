@@ -8,11 +8,11 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
-    from harness.tasks.survey import PartSurvey, Survey
+    from harness.tasks.inspect_folder import PartSurvey, Survey
 
 data = typer.Typer(no_args_is_help=True, help="Image data sets of your own.")
 _MOST_TOLD = 20  # findings
@@ -32,9 +32,9 @@ def check(
     Exit code 0: all is well; 1: something is broken, missing or other than official; 2: there is
     nothing to read.
     """
-    from harness.running.progress import progress_bar
+    from harness.support.progress import progress_bar
+    from harness.tasks.inspect_folder import below, findings, lacking, survey
     from harness.tasks.reading.names import shown_file
-    from harness.tasks.survey import below, findings, lacking, survey
 
     with progress_bar(console) as show:
         found = survey(path, lambda done, what: show(done, 1, what))
@@ -91,7 +91,7 @@ def _pixels(part: "PartSurvey") -> str:
 
 
 def _usage(found: "Survey") -> str:
-    from harness.tasks.survey import base, spelling, usable
+    from harness.tasks.inspect_folder import base, spelling, usable
 
     root = base(found)
     before = f"METAGRAD_DATA={shlex.quote(str(root))} " if root else ""

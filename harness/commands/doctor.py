@@ -21,8 +21,8 @@ def doctor(
 
     Exit code 0: nothing does; 1: something does.
     """
-    from harness.doctor import findings
     from harness.environment import code_state, environment
+    from harness.environment.doctor import findings
     from harness.environment.steadiness import steadiness
 
     known = environment(store)

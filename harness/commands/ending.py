@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ def base_of(against: str | None, measured: set[str]) -> str | None:
     Raises:
         OptionError: it is not among what is measured.
     """
-    from estimators.registry import ESTIMATORS
+    from estimators.base.registry import ESTIMATORS
 
     base = ESTIMATORS.canonical(against) if against else None
     if base and base not in measured:
@@ -32,7 +32,7 @@ def print_end(table: "pd.DataFrame", against: str | None = None) -> int:
     Raises:
         OptionError: no cell of it was measured.
     """
-    from harness.results.summary import print_summary
+    from harness.store.summary import print_summary
 
     print_summary(table, console, against)
     if not (table["outcome"] == "ok").any():

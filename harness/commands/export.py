@@ -28,7 +28,7 @@ def export(
 
     Exit code 0: all of them; 1: some could not be read, and are left out; 2: nothing is written.
     """
-    from harness.results.export import export as write
+    from harness.store.export import export as write
 
     problems = write(store, out, form, force=force)
     for problem in problems:

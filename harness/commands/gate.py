@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import Imports, Only, console
 
 if TYPE_CHECKING:
     from harness.gate.measuring import Cells
     from harness.gate.pairs import Pairs
-    from harness.gate.sides import Side
+    from harness.gate.revision import Side
     from harness.gate.waivers import Waiver
 
 
@@ -43,16 +43,16 @@ def gate(
     Exit code 0: nothing is worse; 1: something is; 2: it could not be measured, nothing could be
     compared, or a cell that worked fails now.
     """
-    from harness.gate.judging import judge
+    from harness.gate.compare import judge
     from harness.gate.plugins import within
-    from harness.gate.sides import cells_of, checked, side_of
-    from harness.gate.telling import tell, write
-    from harness.git import git_text
-    from harness.plan import expand, override, refuse_impossible
-    from harness.plan import preset as read_preset
-    from harness.plugins import load_plugins
-    from harness.running.interruption import one_interruption
-    from harness.selection import select
+    from harness.gate.report import tell, write
+    from harness.gate.revision import cells_of, checked, side_of
+    from harness.matrix.plan import expand, override, refuse_impossible
+    from harness.matrix.plan import preset as read_preset
+    from harness.matrix.selection import select
+    from harness.support.git import git_text
+    from harness.support.plugins import load_plugins
+    from harness.support.signals import interrupt_once
 
     plugins = within(imports)
     load_plugins(plugins)
@@ -68,7 +68,7 @@ def gate(
         for word in (option, str(one))
     ]
     try:
-        with one_interruption():
+        with interrupt_once():
             old, new = (side_of(ref, plugins, console) for ref in (base, head))
             waivers = _waivers(new)
             notes = checked(old, new)
@@ -103,7 +103,7 @@ def gate(
 
 def _waivers(head: "Side") -> "list[Waiver]":
     """Returns the waivers of the head, or of this folder where it is stored results."""
-    from harness.gate.trees import file_at
+    from harness.gate.checkout import file_at
     from harness.gate.waivers import FILE, parse
 
     if head.tree:
@@ -119,8 +119,8 @@ def _pairs(
 ) -> "Pairs | None":
     """Times two commits in pairs; None of stored results."""
     from harness.gate.pairs import paired_times
-    from harness.gate.sides import fine_on_both
-    from harness.running.progress import progress_bar
+    from harness.gate.revision import fine_on_both
+    from harness.support.progress import progress_bar
 
     if not (base.tree and head.tree):
         return None

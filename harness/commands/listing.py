@@ -7,11 +7,11 @@ from harness.commands.options import Imports, console
 
 def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argument-default] (typer copies it)
     """List estimators, tasks, models, presets and metrics."""
-    from estimators.registry import ESTIMATORS
-    from harness.metrics import METRICS
+    from estimators.base.registry import ESTIMATORS
+    from harness.matrix.metrics import METRICS
+    from harness.matrix.plan import presets
     from harness.models import MODELS
-    from harness.plan import presets
-    from harness.plugins import load_plugins
+    from harness.support.plugins import load_plugins
     from harness.tasks import TASKS
     from harness.training.plan import presets as training_presets
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import Store, console
 
 
@@ -28,8 +28,8 @@ def merge(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all of them are in the store; 1: some were left out; 2: nothing could be done.
     """
-    from harness.results.merge import KINDS, Merged
-    from harness.results.merge import merge as bring
+    from harness.merging.merge import KINDS, Merged
+    from harness.merging.merge import merge as bring
 
     try:
         merged: Merged = bring(sources, store)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import Imports, Store, console
 
 
@@ -24,26 +24,26 @@ def profile(
     `metagrad report` shows the profiles of the store.
     """
     from harness.cell import Cell
-    from harness.devices import missing_device
-    from harness.outcome import Status
-    from harness.plugins import load_plugins
+    from harness.environment.devices import missing_device
+    from harness.matrix.outcome import Status
     from harness.profiling.folder import folder_of, read_profile, replaced_when_whole
     from harness.profiling.record import record
-    from harness.profiling.telling import print_profile
-    from harness.running.processes import Limits, in_worker, worker_memory
+    from harness.profiling.report import print_profile
+    from harness.running.processes import Limits, run_in_worker, worker_memory
+    from harness.support.plugins import load_plugins
 
     load_plugins(imports)
     if not time_limit > 0:
         raise OptionError(f"--time-limit {time_limit:g} must be positive")
     planned = Cell.parse(cell)
-    if hindrance := missing_device(planned.device) or planned.misfit():
+    if hindrance := missing_device(planned.device) or planned.unsupported_reason():
         raise OptionError(hindrance)
     folder = out or folder_of(planned, store)
     console.print(f"Profiling {planned.id}", markup=False, highlight=False, soft_wrap=True)
     limits = Limits(time_limit, worker_memory(jobs=1))
     with replaced_when_whole(folder, planned.id) as draft:
         try:
-            outcome = in_worker(
+            outcome = run_in_worker(
                 record, planned, draft, limits=limits, plugins=tuple(imports)
             ).outcome
         except KeyboardInterrupt:

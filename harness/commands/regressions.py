@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import Only, Store, console
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def regressions(
     Exit code 0: no regression lasts; 1: one does; 2: too little is stored to tell.
     """
     from harness.history.changes import changes
-    from harness.history.telling import as_json, print_changes
+    from harness.history.messages import as_json, print_changes
 
     if form not in _FORMS:
         raise OptionError(f"unknown format {form!r}; there is {', '.join(_FORMS)}")
@@ -68,7 +68,7 @@ def _history(store: Path) -> "pd.DataFrame":
         StoreError: there is nothing in it.
     """
     from harness.history.stored import stored_history
-    from harness.results.store import StoreError, load, long_table
+    from harness.store.table import StoreError, load, long_table
 
     missing: StoreError | None = None
     try:
@@ -101,8 +101,8 @@ def _selected(
     Raises:
         OptionError: a metric is not known, or a condition cannot be read or matches nothing.
     """
-    from estimators.registry import unknown
-    from harness.metrics import METRICS
+    from estimators.base.registry import unknown
+    from harness.matrix.metrics import METRICS
 
     known = sorted({*METRICS, *series["metric"]} - {""})
     for name in metrics:
@@ -118,9 +118,9 @@ def _selected(
 def _fitting(series: "pd.DataFrame", conditions: Sequence[str]) -> set[str]:
     """Returns the names of the cells of the matrix that fit."""
     from harness.cell import Cell
-    from harness.plan import Planned
-    from harness.results.store import AXES
-    from harness.selection import select
+    from harness.matrix.plan import Planned
+    from harness.matrix.selection import select
+    from harness.store.table import AXES
 
     axes = series[["cell", *AXES]].dropna().drop_duplicates("cell").to_dict("records")
     cells = {

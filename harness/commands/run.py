@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
+from harness.clusters.kind import Kind
 from harness.commands.cells import measure_with_progress, tell_beforehand
 from harness.commands.ending import base_of, print_end
 from harness.commands.options import Against, Imports, Only, Store
-from harness.executors.kind import Kind
 
 
 def run(
@@ -75,13 +75,13 @@ def run(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
-    from harness.executors.opening import opened
-    from harness.plan import expand, override, refuse_impossible
-    from harness.plan import preset as read_preset
-    from harness.plugins import load_plugins
-    from harness.results.store import load_run
+    from harness.clusters.opening import opened
+    from harness.matrix.plan import expand, override, refuse_impossible
+    from harness.matrix.plan import preset as read_preset
+    from harness.matrix.selection import select
     from harness.running.settings import Settings
-    from harness.selection import select
+    from harness.store.table import load_run
+    from harness.support.plugins import load_plugins
 
     load_plugins(imports)
     if 0 < samples < 6:

@@ -12,9 +12,9 @@ def summary(
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> None:
     """Print the table of the run that was written to last."""
-    from harness.plugins import load_plugins
-    from harness.results.store import journals, load_sound
-    from harness.results.summary import print_summary
+    from harness.store.summary import print_summary
+    from harness.store.table import journals, load_sound
+    from harness.support.plugins import load_plugins
 
     load_plugins(imports)
     table = load_sound(store)

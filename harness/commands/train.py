@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import Imports, Store, console
 from harness.commands.trainings import train_with_progress
 
 if TYPE_CHECKING:
-    from harness.training.many import Ended
+    from harness.training.parallel import TrainingResult
 
 
 def train(
@@ -99,7 +99,7 @@ def train(
     end to the bit; what is done already is not trained again.
     Exit code 0: all were trained; 1: some diverged or went wrong; 2: none could be trained.
     """
-    from harness.plugins import load_plugins
+    from harness.support.plugins import load_plugins
     from harness.training import plan
 
     load_plugins(imports)
@@ -125,7 +125,7 @@ def train(
     return 0 if not failed else 1 if failed < len(ended) else 2
 
 
-def _table(ended: "Sequence[Ended]") -> Table:
+def _table(ended: "Sequence[TrainingResult]") -> Table:
     names = ("estimator", "seed", "steps", "best", "test")
     several = {
         axis: len({getattr(one.recipe.cell, axis) for one in ended}) > 1

@@ -7,30 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
-    from harness.training.many import Ended
-    from harness.training.recipe import Recipe
+    from harness.training.config import TrainingConfig
+    from harness.training.parallel import TrainingResult
 
 
 def train_with_progress(
-    recipes: "Sequence[Recipe]",
+    recipes: "Sequence[TrainingConfig]",
     store: Path,
     plugins: tuple[str, ...],
     *,
     jobs: int | None = None,
     fresh: bool = False,
-) -> "list[Ended]":
+) -> "list[TrainingResult]":
     """Trains all, and tells how it goes.
-
-    Args:
-        recipes: what is trained.
-        store: the folder of results.
-        plugins: modules that were imported.
-        jobs: trainings side by side; as many as fit if None.
-        fresh: train anew what is done or was interrupted.
 
     Returns:
         How each ended, in the order of the recipes.
@@ -38,11 +31,11 @@ def train_with_progress(
     Raises:
         OptionError: data of the user's are missing, or it was stopped.
     """
-    from harness.results.trainings import FOLDER
-    from harness.running.interruption import one_interruption
-    from harness.running.progress import progress_bar
-    from harness.training.many import default_jobs, train_all, train_together
-    from harness.training.ranks import started_together
+    from harness.store.trainings import FOLDER
+    from harness.support.progress import progress_bar
+    from harness.support.signals import interrupt_once
+    from harness.training.distributed import started_together
+    from harness.training.parallel import default_jobs, train_all, train_together
 
     refuse_missing_data(recipes)
     folder = store / FOLDER
@@ -50,12 +43,12 @@ def train_with_progress(
         console.quiet = os.environ["RANK"] != "0"
     taken = dict.fromkeys(recipes, 0)
     total = sum(recipe.steps for recipe in recipes)
-    ended: dict[Recipe, Ended] = {}
+    ended: dict[TrainingConfig, TrainingResult] = {}
     _say(f"Training {_counted(len(recipes))} into {folder}")
     try:
-        with one_interruption(), progress_bar(console) as show:
+        with interrupt_once(), progress_bar(console) as show:
 
-            def tell(recipe: "Recipe", step: int, how: str) -> None:
+            def tell(recipe: "TrainingConfig", step: int, how: str) -> None:
                 taken[recipe] = step
                 show(sum(taken.values()), total, f"{_name(recipe)}: step {step}, {how}")
 
@@ -87,11 +80,8 @@ def train_with_progress(
     return [ended[recipe] for recipe in recipes]
 
 
-def refuse_missing_data(recipes: "Sequence[Recipe]") -> None:
+def refuse_missing_data(recipes: "Sequence[TrainingConfig]") -> None:
     """Draws a task of each kind, so that data that are not there are told before all else.
-
-    Args:
-        recipes: what is to be trained.
 
     Raises:
         OptionError: they are not there, or too few.
@@ -104,7 +94,7 @@ def refuse_missing_data(recipes: "Sequence[Recipe]") -> None:
             TASKS.create(task).sample(0, split)
 
 
-def _name(recipe: "Recipe") -> str:
+def _name(recipe: "TrainingConfig") -> str:
     return f"{recipe.cell.estimator}, seed {recipe.cell.seed}"
 
 

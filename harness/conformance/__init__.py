@@ -1,11 +1,11 @@
 """What every estimator must do, as checks that run on any one that is registered."""
 
-from harness.conformance import checks
+from harness.conformance import answers, behaviour, promises
 from harness.conformance.check import CHECKS, Check
 from harness.conformance.subject import Subject
 from harness.conformance.suite import Finding, Score, Verdict, examine, score, scored_on
 
-_FILLED = (checks,)  # importing them fills the table
+_FILLED = (answers, behaviour, promises)  # importing them fills the table, in this order
 
 __all__ = [
     "CHECKS",

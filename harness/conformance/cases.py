@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from estimators import BilevelProblem, Params
-from estimators.differentiation import Loss
+from estimators.base.differentiation import Loss
 from harness.cell import Cell
-from harness.problems import bilevel_problem
+from harness.matrix.problems import bilevel_problem
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,13 @@ class Case:
     def problem(
         self, steps: int, *, step_size: Params | None = None, momentum: float = 0.0
     ) -> BilevelProblem:
-        """Returns the problem at a depth.
-
-        Args:
-            steps: K.
-            step_size: one for each parameter, in place of alpha.
-            momentum: mu.
-        """
+        """Returns the problem at a depth."""
         alpha = self.step_size if step_size is None else step_size
         return BilevelProblem(self.inner_loss, self.outer_loss, alpha, steps, momentum)
 
 
 def case(name: str, dtype: torch.dtype = torch.float64, draw: int = 0) -> Case:
-    """Builds a case afresh: nothing that is done to its parameters is seen by the next.
-
-    Args:
-        name: one of `SYNTHETIC` or `TASKS`.
-        dtype: of everything; the values are the same up to rounding.
-        draw: other numbers of the same shapes, for calibration and for stacks; 0 is the one that
-            estimators are judged on.
-    """
+    """Builds a case afresh: nothing that is done to its parameters is seen by the next."""
     if name in _BUILDERS:
         return _BUILDERS[name](dtype, draw)
     task, model = _PAIRS[name]
@@ -72,13 +59,7 @@ def case(name: str, dtype: torch.dtype = torch.float64, draw: int = 0) -> Case:
 
 
 class Source:
-    """Repeatable normal draws: the same numbers in any precision.
-
-    Args:
-        seed: of a case.
-        dtype: of what is drawn.
-        draw: see `case`.
-    """
+    """Repeatable normal draws: the same numbers in any precision."""
 
     def __init__(self, seed: int, dtype: torch.dtype, draw: int) -> None:
         self._generator = torch.Generator().manual_seed(seed + 1000 * draw)

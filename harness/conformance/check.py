@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from harness.conformance.cases import Case, case
+from harness.conformance.messages import NotApplicable, Violation, told
 from harness.conformance.subject import Subject
-from harness.conformance.telling import NotApplicable, Violation, told
 
 Body = Callable[[Subject], None]
 CaseBody = Callable[[Subject, Case], None]
@@ -31,21 +31,13 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(body: Body) -> Body:
-    """Makes a function a check; the first line of its docstring is what people see.
-
-    Args:
-        body: raises `Violation` or `NotApplicable`, or nothing.
-    """
+    """Makes a function a check; the first line of its docstring is what people see."""
     _add(body.__name__, body.__doc__, body)
     return body
 
 
 def check_on_cases(*only: str) -> Callable[[CaseBody], CaseBody]:
-    """Makes a function of an estimator and a case a check on all cases.
-
-    Args:
-        *only: the cases to be made on, or all.
-    """
+    """Makes a function of an estimator and a case a check on all cases."""
 
     def keep(body: CaseBody) -> CaseBody:
         _add(body.__name__, body.__doc__, lambda s: on_each(s, s.cases(*only), body))
@@ -56,11 +48,6 @@ def check_on_cases(*only: str) -> Callable[[CaseBody], CaseBody]:
 
 def on_each(subject: Subject, names: Iterable[str], body: CaseBody) -> None:
     """Makes a check on each of some cases, and tells of all at once.
-
-    Args:
-        subject: the estimator under test.
-        names: of the cases.
-        body: the check on one case.
 
     Raises:
         NotApplicable: it is applicable to none of them.

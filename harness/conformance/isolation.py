@@ -2,24 +2,19 @@
 
 from collections.abc import Iterator
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.conformance.check import CHECKS
 from harness.conformance.subject import DEEPEST, Subject
 from harness.conformance.suite import Finding, Score, Verdict, examine, score, scored_on
-from harness.outcome import Status
-from harness.plugins import load_plugins
-from harness.running.processes import Limits, in_worker, worker_memory
+from harness.matrix.outcome import Status
+from harness.running.processes import Limits, run_in_worker, worker_memory
+from harness.support.plugins import load_plugins
 
 Plugins = tuple[str, ...]
 
 
 class Suite:
     """Checks and scores to come for an estimator, in the order of `steps`.
-
-    Args:
-        text: its specification.
-        plugins: modules to import first, here and in the worker.
-        time_limit: seconds that each check may take.
 
     Raises:
         OptionError: the estimator cannot be created, or fits no depth that is tried.
@@ -28,8 +23,8 @@ class Suite:
     def __init__(self, text: str, plugins: Plugins = (), time_limit: float = 300.0) -> None:
         load_plugins(plugins)
         subject = Subject(text)
-        if all(subject.estimator.misfit(steps) for steps in range(DEEPEST + 1)):
-            raise OptionError(str(subject.estimator.misfit(DEEPEST)))
+        if all(subject.estimator.unsupported_reason(steps) for steps in range(DEEPEST + 1)):
+            raise OptionError(str(subject.estimator.unsupported_reason(DEEPEST)))
         self.text, self.plugins, self.time_limit = text, plugins, time_limit
         self.spec = subject.spec
         self.cases = scored_on(subject)
@@ -53,7 +48,7 @@ class Suite:
             if dead:
                 yield Finding(name, check.about, Verdict.NOT_APPLICABLE, dead)
                 continue
-            ending = in_worker(_examine, self.text, name, limits=limits, plugins=self.plugins)
+            ending = run_in_worker(_examine, self.text, name, limits=limits, plugins=self.plugins)
             if ending.outcome.status is Status.OK:
                 yield ending.value
             else:
@@ -63,7 +58,7 @@ class Suite:
             if dead:
                 yield Score(case, 0, reason=dead)
                 continue
-            ending = in_worker(_score, self.text, case, limits=limits, plugins=self.plugins)
+            ending = run_in_worker(_score, self.text, case, limits=limits, plugins=self.plugins)
             reason = ending.outcome.reason
             yield ending.value or Score(case, 0, reason=reason)
 

@@ -22,14 +22,7 @@ _MARKS = {
 def print_report(
     spec: str, findings: Sequence[Finding], scores: Sequence[Score], console: Console
 ) -> None:
-    """Prints the table of checks, that of scores, and a closing line.
-
-    Args:
-        spec: of the estimator.
-        findings: of all checks.
-        scores: on all cases.
-        console: where to.
-    """
+    """Prints the table of checks, that of scores, and a closing line."""
     console.print()
     console.print(_checks(findings))
     console.print()

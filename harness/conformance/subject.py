@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from estimators import BilevelProblem, Estimator, MetaGradient, OptionError, Params, create
-from estimators.registry import ESTIMATORS
+from estimators.base.registry import ESTIMATORS
 from harness.conformance.cases import SYNTHETIC, TASKS, Case, case
-from harness.conformance.telling import NotApplicable, Violation, told
+from harness.conformance.messages import NotApplicable, Violation, told
 
 DEEPEST = 32  # where the search for a depth that suits the estimator ends
 _SMALL = TASKS[:2]  # stand in where all synthetic cases are refused
@@ -17,9 +17,6 @@ _COMPILED = ("mlp", "uneven")  # each costs a compiled program seconds to minute
 
 class Subject:
     """An estimator under test.
-
-    Args:
-        text: its specification.
 
     Raises:
         OptionError: it cannot be created.
@@ -68,11 +65,11 @@ class Subject:
         Raises:
             Violation: the estimator fits no depth.
         """
-        fitting = [k for k in range(1, DEEPEST + 1) if not self.estimator.misfit(k)]
+        fitting = [k for k in range(1, DEEPEST + 1) if not self.estimator.unsupported_reason(k)]
         if not fitting:
             raise Violation(
-                f"misfit() names every depth from 1 to {DEEPEST}, the last one since: "
-                f"{self.estimator.misfit(DEEPEST)}"
+                f"unsupported_reason() names every depth from 1 to {DEEPEST}, the last one since: "
+                f"{self.estimator.unsupported_reason(DEEPEST)}"
             )
         deep = min(fitting, key=lambda k: (abs(k - 3), k))
         return (deep,) if self.compiled or 1 not in fitting else tuple(sorted({1, deep}))
@@ -93,9 +90,6 @@ class Subject:
     def cases(self, *only: str) -> list[str]:
         """Returns the cases that an ordinary call gets through: what further checks are made on.
 
-        Args:
-            *only: the cases wanted; all cases, if none is named or these are refused.
-
         Raises:
             NotApplicable: there is none.
         """
@@ -105,11 +99,7 @@ class Subject:
         return [name for name in only if name in good] or good
 
     def tried(self, name: str) -> MetaGradient | BaseException:
-        """Returns how an ordinary call on a case ends, in float64; it is made once.
-
-        Args:
-            name: of the case.
-        """
+        """Returns how an ordinary call on a case ends, in float64; it is made once."""
         if name not in self._tried:
             try:
                 self._tried[name] = self.run(case(name))
@@ -118,24 +108,16 @@ class Subject:
         return self._tried[name]
 
     def prepared(self, name: str) -> Estimator:
-        """Returns the estimator, calibrated on other draws of a case where it wants to be.
-
-        Args:
-            name: of the case.
-        """
+        """Returns the estimator, calibrated on other draws of a case where it wants to be."""
         if name not in self._prepared:
             self._prepared[name] = self.calibrated(case(name))
         return self._prepared[name]
 
     def calibrated(self, found: Case) -> Estimator:
-        """Creates the estimator once more and calibrates it if it is due.
-
-        Args:
-            found: the case; it is calibrated on other draws of it, in float64.
-        """
+        """Creates the estimator once more and calibrates it if it is due."""
         estimator = self.another()
-        if estimator.due:
-            draws = range(1, max(1, estimator.probes) + 1)
+        if estimator.needs_calibration:
+            draws = range(1, max(1, estimator.calibration_problems) + 1)
             problems = [case(found.name, draw=draw).problem(self.depth) for draw in draws]
             estimator.calibrate(problems, {k: v.double() for k, v in found.params.items()})
         return estimator
@@ -144,11 +126,6 @@ class Subject:
         self, found: Case, problem: BilevelProblem | None = None, params: Params | None = None
     ) -> MetaGradient:
         """Calls the estimator.
-
-        Args:
-            found: the case.
-            problem: that of the case at `depth`, if None.
-            params: copies of the case's, if None.
 
         Raises:
             Violation: what it returns is malformed.
@@ -161,9 +138,6 @@ class Subject:
 
     def has_own_objective(self, found: Case) -> bool:
         """Tells whether it follows another objective than the outer loss after K steps.
-
-        Args:
-            found: the case.
 
         Raises:
             NotApplicable: it fails to tell; there is a check for that.
@@ -184,11 +158,6 @@ def copied(params: Params) -> Params:
 
 def refuse_malformed(result: object, problem: BilevelProblem, params: Params) -> None:
     """Checks everything about a result that does not need its numbers.
-
-    Args:
-        result: what the estimator returned.
-        problem: what it was called with.
-        params: likewise.
 
     Raises:
         Violation: something is not as it must be.
@@ -219,11 +188,6 @@ def refuse_malformed(result: object, problem: BilevelProblem, params: Params) ->
 
 def refuse_mismatched(what: str, tensors: object, like: Params) -> None:
     """Checks that tensors are keyed, shaped and typed as others are.
-
-    Args:
-        what: these tensors' name.
-        tensors: a dictionary, if all is well.
-        like: the others.
 
     Raises:
         Violation: they are not.

@@ -10,8 +10,8 @@ import torch
 from estimators import MetaGradient, OptionError, Params, create
 from harness.conformance.cases import SYNTHETIC, TASKS, case
 from harness.conformance.check import Check
+from harness.conformance.messages import NotApplicable, told
 from harness.conformance.subject import Subject
-from harness.conformance.telling import NotApplicable, told
 from harness.probes.bias import cosine_distance, relative_error
 
 
@@ -68,12 +68,7 @@ class Score:
 
 
 def examine(subject: Subject, check: Check) -> Finding:
-    """Makes one check; whatever the estimator raises ends it, not the caller.
-
-    Args:
-        subject: the estimator under test.
-        check: one of `CHECKS`.
-    """
+    """Makes one check; whatever the estimator raises ends it, not the caller."""
     try:
         # An estimator may leave the grad mode changed, which is found out elsewhere.
         with warnings.catch_warnings(), torch.enable_grad():
@@ -89,21 +84,12 @@ def examine(subject: Subject, check: Check) -> Finding:
 
 
 def scored_on(subject: Subject) -> tuple[str, ...]:
-    """Returns the names of the cases on which an estimator is scored.
-
-    Args:
-        subject: the estimator.
-    """
+    """Returns the names of the cases on which an estimator is scored."""
     return subject.names if subject.compiled else SYNTHETIC + TASKS
 
 
 def score(subject: Subject, name: str) -> Score:
-    """Scores an estimator on one case, at its depth.
-
-    Args:
-        subject: the estimator.
-        name: of the case.
-    """
+    """Scores an estimator on one case, at its depth."""
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         end = subject.tried(name)

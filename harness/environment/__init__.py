@@ -15,7 +15,7 @@ from harness.environment import build, code
 from harness.environment.cgroups import limits
 from harness.environment.files import read
 from harness.environment.gpus import gpus, visible
-from harness.environment.moment import moment
+from harness.environment.load import moment
 from harness.environment.processor import model, processor
 
 __all__ = ["MACHINE", "code_state", "environment", "fingerprint"]
@@ -38,11 +38,6 @@ def environment(store: Path | None = None, plugins: Iterable[str] = ()) -> dict[
     Commit and changes are those of the folder the process works in, or the commit is the one that
     asv has installed. The fields at the top are always there, "" if unknown; within the nested
     ones what is unknown is left out.
-
-    Args:
-        store: the folder of results, which is no change of the code.
-        plugins: modules and files that were imported, as `--import` takes them; what they have
-            imported in turn is found in this process.
     """
     found = gpus()
     memory = _memory()
@@ -87,14 +82,6 @@ def fingerprint(
     and the machine's identity: the variable `MACHINE`, else /etc/machine-id, else the host name (a
     container has often a new one each time: its runs are not taken for those of another).
     Memory is rounded up, since a kernel keeps a little back that differs from one to the next.
-
-    Args:
-        name: of the processor.
-        cores: physical ones.
-        logical: processors.
-        memory: bytes.
-        found: GPUs, with "name".
-        root: of the file system that is looked at.
     """
     identity = os.environ.get(MACHINE) or read(root / "etc/machine-id") or platform.node()
     names = [gpu["name"] for gpu in found]
@@ -108,9 +95,6 @@ def code_state(environment: dict[str, Any]) -> str:
     source, the contents of plug-ins and of what they import, versions of packages and Python, the
     build of torch, threads, flags and variables that numerical libraries look at, and GPU drivers;
     so it is the same with a commit, without one, and with changes to other files.
-
-    Args:
-        environment: what `environment` returned, now or for an older run.
     """
     facts = {name: environment.get(name) for name in _DECIDES}
     return _digest(

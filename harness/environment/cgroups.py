@@ -11,9 +11,6 @@ def limits(root: Path = Path("/")) -> dict[str, float]:
 
     Source: cgroup-v1 and cgroup-v2 in the documentation of the Linux kernel.
 
-    Args:
-        root: of the file system that is looked at.
-
     Returns:
         "processors" that may be used at a time and "memory" in bytes, where they are limited.
     """
@@ -36,11 +33,7 @@ def limits(root: Path = Path("/")) -> dict[str, float]:
 
 
 def throttled(root: Path = Path("/")) -> int | None:
-    """Returns how often this process's groups had used their processor time up.
-
-    Args:
-        root: of the file system that is looked at.
-    """
+    """Returns how often this process's groups had used their processor time up."""
     counts = [
         int(line.split()[1])
         for folder in _groups(root, "cpu")

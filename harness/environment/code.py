@@ -13,10 +13,9 @@ from pathlib import Path
 from types import ModuleType
 
 import estimators
-import harness
 from harness.environment.files import digest
-from harness.git import git_text
-from harness.plugins import module_name
+from harness.support.git import git_text
+from harness.support.plugins import module_name
 
 _PROJECT = "metagrad-bench"
 _OWN = ("estimators", "harness", "reports", "tests")  # in `source`, or no part of a measurement
@@ -32,9 +31,6 @@ def checkout(store: Path | None = None) -> dict[str, str]:
     The commit is that of the folder the process works in, or the one that asv has installed; "" if
     there is none. The digest is "" for a clean checkout and "unknown" if git does not tell. Files
     that git ignores do not count, nor does the folder of results.
-
-    Args:
-        store: the folder of results, in the checkout or not.
     """
     if installed := os.environ.get("ASV_COMMIT"):
         return {"commit": installed, "changes": ""}
@@ -80,7 +76,7 @@ def source() -> str:
 
     These are the packages that were imported, in a checkout or installed, committed or not.
     """
-    folders = [Path(folder) for package in (estimators, harness) for folder in package.__path__]
+    folders = [*map(Path, estimators.__path__), Path(__file__).parents[1]]
     return digest(
         path
         for folder in folders
@@ -97,10 +93,6 @@ def plugins(modules: Iterable[str]) -> dict[str, str]:
     installs: all that this process has imported so far, but for the standard library, installed
     distributions and the project itself. What is imported later, as within a function, is not
     known yet; of a package that is named, all modules count.
-
-    Args:
-        modules: plug-ins as `harness.plugins.load_plugins` takes them; they are read from disk,
-            imported or not.
 
     Returns:
         Digests by name, a file's name being its stem; what cannot be read is left out.

@@ -38,11 +38,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def visible(found: list[dict[str, Any]]) -> list[str]:
-    """Returns the names of the GPUs that torch may use, by `CUDA_VISIBLE_DEVICES`.
-
-    Args:
-        found: what `gpus` returned.
-    """
+    """Returns the names of the GPUs that torch may use, by `CUDA_VISIBLE_DEVICES`."""
     if torch.version.cuda is None:
         return []
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -63,11 +59,7 @@ def visible(found: list[dict[str, Any]]) -> list[str]:
 
 
 def slowed(handle: Any) -> list[str]:
-    """Returns what holds a GPU's clock down now.
-
-    Args:
-        handle: what the driver knows it by.
-    """
+    """Returns what holds a GPU's clock down now."""
     # The function was renamed with driver 535; each of the two is there with some drivers alone.
     bits = told(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle)
     if bits is None:

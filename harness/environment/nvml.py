@@ -28,12 +28,7 @@ def driver() -> Generator[bool]:
 
 
 def told(ask: Callable[..., Any], *arguments: Any) -> Any:
-    """Returns what the driver answers; None where it, or this GPU, does not know.
-
-    Args:
-        ask: a function of `pynvml`.
-        *arguments: for it.
-    """
+    """Returns what the driver answers; None where it, or this GPU, does not know."""
     try:
         return ask(*arguments)
     except pynvml.NVMLError:
@@ -46,9 +41,6 @@ def gpu_of(device: str) -> Generator[Any]:
 
     It is found by its identity: torch counts only the GPUs that it may use, in an order of its own,
     and the driver counts all. A part of a divided GPU (MIG) has an identity of its own.
-
-    Args:
-        device: "cuda:N", as torch counts.
 
     Yields:
         What functions of `pynvml` take; None where there is no such library, or it does not know.

@@ -11,19 +11,12 @@ from harness.environment.files import known, number, read
 
 
 def model(root: Path = Path("/")) -> str:
-    """Returns the processor's name.
-
-    Args:
-        root: of the file system that is looked at.
-    """
+    """Returns the processor's name."""
     return _cpuinfo(root).get("model name") or platform.processor()
 
 
 def processor(root: Path = Path("/")) -> dict[str, Any]:
     """Returns what of the processor decides how steady timings are; what is unknown is left out.
-
-    Args:
-        root: of the file system that is looked at.
 
     Returns:
         "logical" processors, and those "usable" by this process; "governor" and "driver" of the
@@ -48,11 +41,7 @@ def processor(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def overheated(root: Path = Path("/")) -> int | None:
-    """Returns how often cores were slowed down because they were hot, since the system's start.
-
-    Args:
-        root: of the file system that is looked at.
-    """
+    """Returns how often cores were slowed down because they were hot, since the system's start."""
     counters = (root / "sys/devices/system/cpu").glob("cpu*/thermal_throttle/core_throttle_count")
     counts = [number(read(counter)) for counter in counters]
     return sum(count or 0 for count in counts) if counts else None

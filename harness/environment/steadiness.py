@@ -49,11 +49,7 @@ class Steadiness:
 
 
 def steadiness(root: Path = Path("/")) -> Steadiness:
-    """Times products of small matrices on one thread, for about a second.
-
-    Args:
-        root: of the file system that is looked at for counters.
-    """
+    """Times products of small matrices on one thread, for about a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.environment import environment
-from harness.gate.trees import Tree
-from harness.outcome import Status
-from harness.results.journal import Progress
-from harness.results.runs import CellResult, Run, last_progress, read_run
+from harness.gate.checkout import Tree
+from harness.matrix.outcome import Status
+from harness.store.journal import Progress
+from harness.store.runs import CellResult, Run, last_progress, read_run
 
 Cells = dict[str, CellResult]
 
@@ -37,12 +37,6 @@ def measured(
 
     It is kept with the commit. Where all went well it is taken from there the next time, if it was
     asked for in the same words, on this machine and with these packages.
-
-    Args:
-        tree: the commit.
-        selection: arguments of `metagrad run` that say what to measure.
-        plugins: modules that register more.
-        tell: is told how far it is.
 
     Raises:
         OptionError: it could not be measured to the end.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from harness.gate.trees import Tree
+from harness.gate.checkout import Tree
 
 ROUNDS = 10
 """Rounds, each with processes of its own: between two processes of the same code times can differ
@@ -38,13 +38,7 @@ class Pairs:
     broken: set[str] = field(default_factory=set)
 
     def lose(self, cells: Sequence[str], lost: "_Lost", head: Tree) -> None:
-        """Gives up cells that a worker could not time; it asks the base first.
-
-        Args:
-            cells: their names.
-            lost: why.
-            head: the commit that is judged.
-        """
+        """Gives up cells that a worker could not time; it asks the base first."""
         self.errors |= dict.fromkeys(cells, str(lost))
         if lost.tree is head:
             self.broken |= set(cells)
@@ -73,16 +67,7 @@ def paired_times(
     time_limit: float = 3600.0,
     tell: Callable[[float, str], None] = lambda share, doing: None,
 ) -> Pairs:
-    """Times cells at two commits.
-
-    Args:
-        base: the one.
-        head: the other.
-        cells: their names.
-        plugins: modules that register estimators, tasks or models, in each commit's own version.
-        time_limit: seconds that a sample or warming up may take.
-        tell: is told which share is done, and what is timed.
-    """
+    """Times cells at two commits."""
     found = Pairs()
     for number in range(ROUNDS):
         with ExitStack() as stack:

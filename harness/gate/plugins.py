@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from estimators.errors import OptionError
-from harness.gate.trees import Tree
-from harness.git import git_text
+from estimators.base.errors import OptionError
+from harness.gate.checkout import Tree
+from harness.support.git import git_text
 
-# As `harness.plugins.load_plugins` finds modules, with the folder that we are in last.
+# As `harness.support.plugins.load_plugins` finds modules, with the folder that we are in last.
 _WHERE = """
 import importlib.util, json, sys
 sys.path.append(sys.argv[1])
@@ -24,9 +24,6 @@ print(json.dumps(places))
 
 def within(plugins: Sequence[str]) -> tuple[str, ...]:
     """Returns plug-ins so that each commit has its own: files by the way from where we are.
-
-    Args:
-        plugins: as `--import` takes them.
 
     Raises:
         OptionError: a file is outside the repository.
@@ -48,10 +45,6 @@ def within(plugins: Sequence[str]) -> tuple[str, ...]:
 
 def foreign(tree: Tree, plugins: Sequence[str]) -> list[str]:
     """Returns the modules that a commit has from the environment.
-
-    Args:
-        tree: the commit.
-        plugins: as `within` returns them.
 
     Raises:
         OptionError: a plug-in is missing, or is that of this checkout and not of the commit.

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.gate.measuring import Cells
-from harness.results.runs import Run, read_run
-from harness.results.store import read_runs
+from harness.store.runs import Run, read_run
+from harness.store.table import read_runs
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,17 @@ class Stored:
     environments: list[dict[str, Any]]
 
     def told(self, field: str) -> set[str]:
-        """Returns what the runs were made with.
-
-        Args:
-            field: of an environment.
-        """
+        """Returns what the runs were made with."""
         return {_text(one.get(field)) for one in self.environments}
 
 
 def is_stored(text: str) -> bool:
-    """Tells whether a text names stored results, not a commit: a file, or a folder of results.
-
-    Args:
-        text: as the user writes it.
-    """
+    """Tells whether a text names stored results, not a commit: a file, or a folder of results."""
     return bool(text) and (Path(text).is_file() or (Path(text) / "runs").is_dir())
 
 
 def stored(path: Path) -> Stored:
     """Returns stored results.
-
-    Args:
-        path: the journal of a run, or a folder of results, of which each cell's newest counts.
 
     Raises:
         OptionError: it cannot be read, or has results of several machines.
@@ -72,12 +61,7 @@ def _environments(run: Run) -> list[dict[str, Any]]:
 
 
 def differences(base: Stored, head: Stored) -> list[str]:
-    """Returns what else than code two sides differ in, a line each.
-
-    Args:
-        base: the one.
-        head: the other.
-    """
+    """Returns what else than code two sides differ in, a line each."""
     notes = []
     for field, what in (
         ("fingerprint", "were measured on other machines"),

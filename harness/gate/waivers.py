@@ -6,7 +6,7 @@ from datetime import date
 from fnmatch import fnmatchcase
 from typing import Any
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 
 FILE = "waivers.toml"
 """Where they are, in the folder in which the gate runs."""
@@ -31,12 +31,7 @@ class Waiver:
     expires: date
 
     def accepts(self, cell: str, metric: str) -> bool:
-        """Tells whether a change is the one that is meant.
-
-        Args:
-            cell: name of the cell.
-            metric: name of the metric.
-        """
+        """Tells whether a change is the one that is meant."""
         return fnmatchcase(cell, self.cell) and fnmatchcase(metric, self.metric)
 
     def __str__(self) -> str:
@@ -45,9 +40,6 @@ class Waiver:
 
 def parse(text: str | bytes) -> list[Waiver]:
     """Reads a file of waivers.
-
-    Args:
-        text: TOML with a table `[[waiver]]` for each.
 
     Raises:
         OptionError: it is not, or a waiver lacks something.

@@ -11,9 +11,9 @@ import torch
 
 from harness.cell import Cell
 from harness.environment.build import fixed_flags
-from harness.plugins import load_plugins
+from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.time import Series, series_of
-from harness.problems import bilevel_problem, prepared_estimator
+from harness.support.plugins import load_plugins
 
 
 def main() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimators.errors import OptionError
-from harness.history.asv_results import POINT
+from estimators.base.errors import OptionError
+from harness.asv.results import POINT
 
 _PLACE = ("machine", "commit", "cell", *POINT)
 # The rest of a cell of the matrix that asv measures; its step size is each task's own.
@@ -15,10 +15,6 @@ _REST: dict[str, Any] = {"dtype": "float32", "seed": 0, "tasks": 8, "trained": 0
 
 def asv_alone(asv: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
     """Returns the values that asv has stored, and outcomes where it has none, that no run tells.
-
-    Args:
-        asv: the table of `harness.history.asv_results.load_asv`.
-        long: that of `harness.results.store.load`, committed code only.
 
     Returns:
         Columns of both. Cells have the name that runs give them; one of which nothing was measured
@@ -34,13 +30,7 @@ def asv_alone(asv: pd.DataFrame, long: pd.DataFrame) -> pd.DataFrame:
 
 
 def newest(table: pd.DataFrame, key: list[str], order: list[str]) -> pd.DataFrame:
-    """Keeps what comes last, all of it, among the rows that are alike in a key.
-
-    Args:
-        table: any.
-        key: names of columns.
-        order: those that are compared, first one first.
-    """
+    """Keeps what comes last, all of it, among the rows that are alike in a key."""
     rank = table.groupby(order).ngroup()
     last = rank.groupby([table[name] for name in key], sort=False).transform("max")
     kept: pd.DataFrame = table[rank == last]

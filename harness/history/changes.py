@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from harness.history import KEY
+from harness.history.change_points import Step, exact_steps, noisy_steps
 from harness.history.differences import differ, noisy, ratios, verdicts
-from harness.history.steps import Step, exact_steps, noisy_steps
-from harness.results.store import AXES
+from harness.store.table import AXES
 
 COLUMNS = (
     *KEY,
@@ -27,9 +27,6 @@ def changes(series: pd.DataFrame) -> pd.DataFrame:
     5 % and has two or more commits on either side. asv takes a single step in a short history for
     a drift; so where it finds none, a step is told that is four times the noise. What begins at
     the newest commit is told when a second one has it; `compare` looks at two commits.
-
-    Args:
-        series: the table of `harness.history.series.series`; uncommitted changes do not count.
 
     Returns:
         A row for each change, newest commit first, the largest first within it. "commit" is the

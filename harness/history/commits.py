@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.git import git_text
+from harness.support.git import git_text
 
 COLUMNS = ("commit", "date", "subject", "number", "position")
 
@@ -16,11 +16,6 @@ _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 def commits_of(long: pd.DataFrame, asv: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Orders the commits that runs and asv's results are of.
-
-    Args:
-        long: the table of `harness.results.store.load`.
-        asv: that of `harness.history.asv_results.load_asv`.
-        folder: of the git repository, or any folder in it.
 
     Returns:
         The table of `commits`.
@@ -44,11 +39,6 @@ def commits(
     Commits that git does not know there, or all of them where there is no git or no repository,
     are put in by the date that asv has stored, else by the start of their first run.
 
-    Args:
-        started: ISO 8601 time of the first run of each commit.
-        folder: of the git repository, or any folder in it.
-        dates: of commits that asv has stored, in UTC.
-
     Returns:
         A row for each commit, oldest first: "commit"; "date", NaT where only runs are known;
         "subject", "" where git does not know the commit; "number" among all commits of git's
@@ -68,12 +58,7 @@ def commits(
 
 
 def on_other_branches(commits: "pd.Series[str]", folder: Path) -> set[str]:
-    """Returns those commits that are in the repository, but not in the history of its HEAD.
-
-    Args:
-        commits: hashes.
-        folder: of the git repository, or any folder in it.
-    """
+    """Returns those commits that are in the repository, but not in the history of its HEAD."""
     every = commits.unique().tolist()
     known = {line.split("\0")[0] for line in _git(dict.fromkeys(every, ""), folder).split("\n")}
     here = git_text("-C", str(folder), "rev-list", "HEAD")

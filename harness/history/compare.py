@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.history import KEY
 from harness.history.differences import Flags, Floats, differ, noisy, ratios, verdicts
-from harness.results.store import AXES
+from harness.store.table import AXES
 
 P = 0.002
 """Samples differ below this; asv's own threshold."""
@@ -32,11 +32,6 @@ def compare(series: pd.DataFrame, base: str, head: str) -> pd.DataFrame:
     test of the samples gives p below 0.002, as in asv; where samples are missing or too few for
     that, where the intervals do not overlap. Without either nobody can tell. This is about two
     runs: on a shared machine the same code may take half as long again in the next one.
-
-    Args:
-        series: the table of `harness.history.series.series`; uncommitted changes do not count.
-        base: the older commit, or the beginning of its hash.
-        head: the newer one likewise.
 
     Returns:
         Columns `COLUMNS`: a row for each machine, cell and metric of the cells that both commits

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.metrics import METRICS
+from harness.matrix.metrics import METRICS
 
 RELATIVE = 1e-6
 """A number that repeats has changed beyond this. The same code gives the same number again on one
@@ -22,11 +22,7 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def noisy(metrics: "pd.Series[str]") -> Flags:
-    """Tells which metrics vary from run to run; of unknown ones it is to be expected.
-
-    Args:
-        metrics: names.
-    """
+    """Tells which metrics vary from run to run; of unknown ones it is to be expected."""
     repeats = [name for name, metric in METRICS.items() if not metric.noisy]
     return ~metrics.isin(repeats).to_numpy(dtype=bool)
 
@@ -37,11 +33,6 @@ def differ(metrics: "pd.Series[str]", before: Floats, after: Floats) -> Flags:
     Counts, which are whole numbers, must be equal; other numbers may differ by `RELATIVE`, or by
     `ABSOLUTE`. NaN differs from any number. A distance between directions is taken for the
     relative error that makes it, whose square it is.
-
-    Args:
-        metrics: names.
-        before: values.
-        after: as many.
     """
     angles = metrics.isin(_ANGLES).to_numpy(dtype=bool)
     before, after = (np.where(angles, np.sqrt(np.abs(2 * one)), one) for one in (before, after))
@@ -55,13 +46,7 @@ def differ(metrics: "pd.Series[str]", before: Floats, after: Floats) -> Flags:
 
 
 def verdicts(metrics: "pd.Series[str]", before: Floats, after: Floats) -> list[str]:
-    """Returns "better" or "worse", or "other" where neither way is better; NaN is the worst.
-
-    Args:
-        metrics: names; of unknown ones lower is taken to be better, as it is in asv.
-        before: values.
-        after: as many.
-    """
+    """Returns "better" or "worse", or "other" where neither way is better; NaN is the worst."""
     risen = (after > before) ^ _are(metrics, "higher")
     words = np.where(np.isnan(after) | (risen & ~np.isnan(before)), "worse", "better")
     return [str(word) for word in np.where(_are(metrics, "neither"), "other", words)]
@@ -73,11 +58,6 @@ def _are(metrics: "pd.Series[str]", better: str) -> Flags:
 
 
 def ratios(before: Floats, after: Floats) -> Floats:
-    """Returns after / before, infinite where only the latter is 0.
-
-    Args:
-        before: values.
-        after: as many.
-    """
+    """Returns after / before, infinite where only the latter is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(after / before)

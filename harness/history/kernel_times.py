@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.results.runs import parsed
-from harness.results.store import Problem
+from harness.store.runs import parsed
+from harness.store.table import Problem
 
 FOLDER = "benchmarks"
 """Where a store keeps the files, each as pytest-benchmark wrote it."""
@@ -27,7 +27,7 @@ class KernelTimes:
         machine: its host name.
         commit: hash of the commit that was measured, which had no uncommitted changes.
         started: when, in UTC.
-        rows: for each benchmark, columns of `harness.history.asv_results.COLUMNS`.
+        rows: for each benchmark, columns of `harness.asv.results.COLUMNS`.
     """
 
     machine: str
@@ -44,10 +44,6 @@ def with_kernel_times(asv: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, li
     the estimators of a metric can be compared. "value" is the median of the rounds in seconds,
     "low" and "high" are their quartiles, "count" is how many there were. "samples" are None: rounds
     of one process share its luck, and thousands of them would tell any drift for a difference.
-
-    Args:
-        asv: the table of `harness.history.asv_results.load_asv`.
-        folder: with files of pytest-benchmark; it may be missing.
 
     Returns:
         The table with a row for each file and benchmark more, and what could not be read.
@@ -69,9 +65,6 @@ def with_kernel_times(asv: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, li
 
 def read_kernel_times(content: bytes) -> KernelTimes:
     """Reads a file of pytest-benchmark.
-
-    Args:
-        content: of the file.
 
     Raises:
         ValueError: it is no such file, has no benchmark, or is not of a commit.

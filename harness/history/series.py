@@ -8,7 +8,7 @@ import pandas as pd
 from harness.history import KEY
 from harness.history.asv_alone import asv_alone, newest
 from harness.history.commits import commits_of
-from harness.results.store import AXES
+from harness.store.table import AXES
 
 COLUMNS = (
     *KEY,
@@ -20,11 +20,6 @@ COLUMNS = (
 
 def history(long: pd.DataFrame, asv: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """Returns the series of committed code, commits in git's order.
-
-    Args:
-        long: the table of `harness.results.store.load`.
-        asv: that of `harness.history.asv_results.load_asv`.
-        folder: of the git repository, or any folder in it.
 
     Returns:
         The table of `series`.
@@ -42,13 +37,6 @@ def series(
     results go to the machine of that name that has measured the commit, else to the only one of
     that name, else they stay apart, with fingerprint "". Of a benchmark with several versions the
     newest counts, as in asv, and of several environments the one that was measured last.
-
-    Args:
-        long: the table of `harness.results.store.load`.
-        asv: that of `harness.history.asv_results.load_asv`.
-        commits: that of `harness.history.commits.commits_of`. What is of no commit is left out.
-        uncommitted: whether to tell of code with uncommitted changes as well, beside the commit
-            that it began from; "changes" is its digest.
 
     Returns:
         Columns `COLUMNS`, each series in the order of commits. A cell of which nothing was

@@ -4,21 +4,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.history.asv_results import load_asv
+from harness.asv.results import load_asv
 from harness.history.kernel_times import FOLDER, with_kernel_times
 from harness.history.series import history
-from harness.results.store import Problem
+from harness.store.table import Problem
 
 
 def stored_history(
     store: Path, long: pd.DataFrame, repository: Path
 ) -> tuple[pd.DataFrame, list[Problem]]:
     """Reads the series of a store.
-
-    Args:
-        store: the folder of results.
-        long: its runs: the table of `harness.results.store.load`.
-        repository: a folder of the git repository whose commits were measured.
 
     Returns:
         The table of `harness.history.series.series`, and which files beside the runs could not be
@@ -30,9 +25,5 @@ def stored_history(
 
 
 def files_beside_runs(store: Path) -> list[Path]:
-    """Returns the files that a history is read from, runs apart.
-
-    Args:
-        store: the folder of results.
-    """
+    """Returns the files that a history is read from, runs apart."""
     return [*(store / "asv").rglob("*.json"), *(store / FOLDER).glob("*.json")]

@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from estimators import BilevelProblem, Estimator, Params
-from estimators.differentiation import value_and_gradient
-from estimators.tree import axpy, dot, leaves, norm, scaled
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.tree import axpy, dot, leaves, norm, scaled
 from harness.cell import Cell
-from harness.outcome import Diverged
+from harness.matrix.outcome import Diverged
+from harness.matrix.problems import bilevel_problem
 from harness.probes.bound import bound_of
-from harness.problems import bilevel_problem
-from harness.references import load_reference
-from harness.results.journal import Samples
+from harness.probes.references import load_reference
+from harness.store.journal import Samples
 
 
 def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
@@ -22,11 +22,6 @@ def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
     Of each task: error = ||estimate - exact|| / ||exact||, and 1 - cosine of the angle between
     them; what theory bounds that error by, bound(x) ||g|| / ||exact||, with g the outer gradient
     and x the task's own alpha lambda_max. Of all tasks together: see `BatchError`.
-
-    Args:
-        cell: the cell.
-        estimator: its estimator.
-        reference: file of the cell's group; see `harness.references.save_reference`.
 
     Returns:
         Samples of "bias", "cosine_distance", "outer_loss" and "curvature", which is alpha
@@ -107,12 +102,7 @@ class BatchError:
         self._squares = 0.0
 
     def add(self, estimate: Params, exact: Params) -> None:
-        """Takes a task in.
-
-        Args:
-            estimate: of its meta-gradient.
-            exact: its exact meta-gradient.
-        """
+        """Takes a task in."""
         error = axpy(-1.0, exact, estimate)
         self._tasks += 1
         if self._tasks == 1:
@@ -142,22 +132,12 @@ class BatchError:
 
 
 def outer_gradient(problem: BilevelProblem, adapted: Params) -> Params:
-    """Returns g, the gradient of the outer loss at phi_K.
-
-    Args:
-        problem: the bilevel problem.
-        adapted: phi_K.
-    """
+    """Returns g, the gradient of the outer loss at phi_K."""
     return value_and_gradient(problem.outer_loss, leaves(adapted))[1]
 
 
 def relative_error(estimate: Params, exact: Params) -> float:
-    """Returns ||estimate - exact|| / ||exact||; 0 when both are zero.
-
-    Args:
-        estimate: the estimate.
-        exact: what it should be.
-    """
+    """Returns ||estimate - exact|| / ||exact||; 0 when both are zero."""
     return ratio(norm(axpy(-1.0, exact, estimate)), norm(exact))
 
 
@@ -172,10 +152,6 @@ def cosine_distance(estimate: Params, exact: Params) -> float:
     """Returns 1 - cos of the angle between two gradients, without cancellation.
 
     For unit vectors, 1 - cos = ||a - b||^2 / 2.
-
-    Args:
-        estimate: the estimate.
-        exact: what it should be.
     """
     lengths = norm(estimate), norm(exact)
     if 0 in lengths:

@@ -33,11 +33,6 @@ def bound_of(cell: Cell, alpha_lambda_max: float) -> float | None:
     is ||alpha H_k||, so that of the assumptions in `estimators.bounds` `Bounded` alone is honest:
     networks have negative curvature, for which the stronger ones do not hold.
 
-    Args:
-        cell: the cell.
-        alpha_lambda_max: x = alpha max_k |lambda|_max(H_k); see
-            `harness.probes.curvature.largest_curvature`.
-
     Returns:
         In multiples of ||g||; inf beyond the largest float. None where the estimator has no
         bound, or is another than theory speaks of, a subclass say.

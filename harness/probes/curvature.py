@@ -34,10 +34,6 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
     The same to the last bit for the same problem in the same configuration: the start vector is
     fixed.
 
-    Args:
-        problem: the bilevel problem; best in float64.
-        params: theta.
-
     Returns:
         0 or more; inf where a product is not finite.
 
@@ -80,10 +76,6 @@ def extreme_eigenpair(product: Callable[[Tensor], Tensor], start: Tensor) -> tup
 
     scipy's `eigsh` takes 20 products before it looks at all, or restarts with fewer; here ten
     are enough, and each is as dear as two gradients.
-
-    Args:
-        product: v -> A v, on vectors [n].
-        start: [n], not zero, and with a part along the eigenvector.
 
     Returns:
         The eigenvalue, inf if a product is not finite; and a unit vector [n].

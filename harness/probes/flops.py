@@ -13,9 +13,6 @@ def count_flops(work: Callable[[], object]) -> int:
     A multiplication and the addition that follows are two; a convolution multiplies its padding
     too. Elementwise work is not counted.
 
-    Args:
-        work: what to count.
-
     Example:
         >>> import torch
         >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 4))

@@ -22,9 +22,6 @@ def count_launches(work: Callable[[], object]) -> int:
     - bare allocations, as `empty` (`zeros` counts, for it fills);
     - operators that return no tensor, as those that compare shapes, and `item`.
 
-    Args:
-        work: what to count.
-
     Example:
         >>> weight, x = torch.ones(3, 2), torch.ones(5, 2)
         >>> count_launches(lambda: torch.relu(x @ weight.t()).sum())  # mm, relu, sum

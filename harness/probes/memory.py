@@ -22,10 +22,6 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Buffers inside a kernel and sparse tensors are not seen, and a storage that is resized behind
     the operators' back (`UntypedStorage.resize_`) only when it is next used.
 
-    Args:
-        given: count in full what operators are given, numpy's memory too: for work before
-            which there was nothing.
-
     Attributes:
         live: bytes alive now.
         peak: most bytes alive so far.
@@ -66,11 +62,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def storages(tree: Any) -> Iterator[torch.UntypedStorage]:
-    """Yields the storages of all tensors in a tree of containers; some may come more than once.
-
-    Args:
-        tree: tensors, of subclasses too, in lists, tuples and dictionaries, among anything else.
-    """
+    """Yields the storages of all tensors in a tree of containers; some may come more than once."""
     for tensor in tree_iter(tree):
         if not isinstance(tensor, torch.Tensor):
             continue
@@ -88,10 +80,6 @@ def baseline_memory(build: Callable[[], object], device: str) -> int:
     They are counted by what is set free when it is dropped, so that what is kept elsewhere, in
     caches, is not. Run it a second time, for what libraries allocate at their first use is not
     the problem's.
-
-    Args:
-        build: builds a problem, its data and its parameters.
-        device: where they live. Of what lives on CUDA, bytes on the CPU are not counted.
 
     Returns:
         Bytes; on the CPU those of numpy arrays that tensors share, too.
@@ -119,12 +107,7 @@ def baseline_memory(build: Callable[[], object], device: str) -> int:
 
 
 def peak_memory(work: Callable[[], object], device: str) -> int:
-    """Returns the most bytes of tensors alive at once during `work`, above those before it.
-
-    Args:
-        work: what to measure.
-        device: where it works.
-    """
+    """Returns the most bytes of tensors alive at once during `work`, above those before it."""
     return peak_and_retained(work, device)[0]
 
 
@@ -134,10 +117,6 @@ def peak_and_retained(work: Callable[[], object], device: str) -> tuple[int, int
     Both above those before it. What is alive when the result is gone is a cache or a leak; run it
     a second time, and caches are there already. On the CPU live storages are followed and the
     figures repeat to the byte; on CUDA they are the allocator's own.
-
-    Args:
-        work: what to measure.
-        device: where it works.
     """
     gc.collect()  # what is collected meanwhile is then the work's own, and alike in every run
     if device.startswith("cuda"):
@@ -161,10 +140,6 @@ def reserved_memory(work: Callable[[], object], device: str) -> int:
     More than `peak_memory` by what rounding to blocks and fragmentation cost; it decides whether
     an estimate fits on a device. Blocks that lie unused are given back before.
 
-    Args:
-        work: what to measure.
-        device: a CUDA device.
-
     Returns:
         Bytes above those reserved before.
     """
@@ -182,9 +157,6 @@ def profiled_peak(work: Callable[[], object]) -> int:
 
     torch's profiler tells every allocation; it needs more time and memory for that.
 
-    Args:
-        work: what to measure.
-
     Returns:
         Bytes.
     """
@@ -193,9 +165,6 @@ def profiled_peak(work: Callable[[], object]) -> int:
 
 def profiled_changes(work: Callable[[], object]) -> list[int]:
     """Returns what work on the CPU allocates, and below 0 releases, as torch's profiler tells it.
-
-    Args:
-        work: what to follow. What it returns is alive at the end.
 
     Returns:
         Bytes, in the order of time.

@@ -38,9 +38,6 @@ def resident_growth(work: Callable[[], object]) -> int:
     Call it first in a fresh process: whatever ran before leaves pages that are used again.
     What the libraries load on their first use is counted too.
 
-    Args:
-        work: what to measure.
-
     Returns:
         Bytes, 0 or more.
     """

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from estimators.phases import Phase, watched
-from harness.probes.disturbance import (
+from estimators.base.phases import Phase, watched
+from harness.probes.interference import (
     gpu_notes,
     machine_notes,
     read,
@@ -59,7 +59,7 @@ def interleaved_times(
     *,
     samples: int,
     device: str,
-    take_turn: Callable[[int], object] = lambda index: None,
+    begin_part: Callable[[int], object] = lambda index: None,
 ) -> list[Timing]:
     """Times several pieces of work in turns: one sample of each, then the next of each.
 
@@ -70,19 +70,13 @@ def interleaved_times(
     ends of a sample. The number of threads is kept at OMP_NUM_THREADS; the process is not bound
     to a processor, where it could not get out of the way of others.
 
-    Args:
-        works: what to time.
-        samples: how many samples of each.
-        device: where the work runs.
-        take_turn: called with the index of the work whose warm-up or sample comes next.
-
     Returns:
         One a piece of work.
     """
     series = [series_of(work, device) for work in works]
     with _garbage_kept():
         for number, each in enumerate(series):
-            take_turn(number)
+            begin_part(number)
             each.warm_up()
         gc.collect()
         gc.freeze()
@@ -90,7 +84,7 @@ def interleaved_times(
         before = read()
         for index in range(samples):
             for number, each in enumerate(series):
-                take_turn(number)
+                begin_part(number)
                 each.sample()
                 if index < _PHASE_SAMPLES:
                     each.sample_phases()
@@ -100,12 +94,7 @@ def interleaved_times(
 
 
 def series_of(work: Work, device: str) -> "Series":
-    """Returns a piece of work that is to be timed, without any samples yet.
-
-    Args:
-        work: what to time.
-        device: where it runs.
-    """
+    """Returns a piece of work that is to be timed, without any samples yet."""
     clock = _CudaClock(device) if device.startswith("cuda") else _Clock()
     return Series(work, clock, _threads())
 
@@ -220,11 +209,7 @@ class Series:
         self.phases.append(self.clock.phases())
 
     def timing(self, notes: list[str]) -> Timing:
-        """Returns what was measured.
-
-        Args:
-            notes: on what disturbed all of a group.
-        """
+        """Returns what was measured."""
         names = list(dict.fromkeys(phase for sample in self.phases for phase in sample))
         phases = {
             str(name): [sample.get(name, 0.0) for sample in self.phases]
@@ -260,9 +245,6 @@ def settled(calls: list[float]) -> bool:
 
     The best of the last calls, up to three, must not be more than a tenth below the best before,
     and the calls must be as long as a sample, or many.
-
-    Args:
-        calls: seconds of each but the first, which may have had to compile.
     """
     if len(calls) < 2 or (len(calls) < _ENOUGH_CALLS and fsum(calls) < LEAST_SECONDS):
         return False

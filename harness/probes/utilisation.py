@@ -21,10 +21,6 @@ def utilisation(work: Callable[[], object], device: str) -> list[float]:
     The driver measures it, whoever asks, and is asked from a thread of its own. Its buffer of older
     samples would need none, but how long a time each of those covers is not documented.
 
-    Args:
-        work: what to repeat, for about two seconds; it is waited for each time.
-        device: a CUDA device.
-
     Returns:
         Readings in the order of time; none where the driver does not tell, as of parts of a GPU.
     """

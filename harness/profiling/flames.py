@@ -6,8 +6,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from estimators import phases
-from estimators.phases import Phase
+from estimators.base import phases
+from estimators.base.phases import Phase
 from harness.profiling.marks import phase_begun
 
 Stacks = dict[tuple[str, ...], int]
@@ -16,7 +16,7 @@ Stacks = dict[tuple[str, ...], int]
 _ADDRESS = re.compile(r" (object )?at 0x[0-9a-f]+")
 _ROOT = f"{Path(phases.__file__).parents[1]}/"
 _FRAMES = ("python_function", "cpu_op")
-_MARKS = "estimators/phases.py("
+_MARKS = "estimators/base/phases.py("
 
 
 def collapse(trace: dict[str, Any], root: FunctionType) -> Stacks:
@@ -24,10 +24,6 @@ def collapse(trace: dict[str, Any], root: FunctionType) -> Stacks:
 
     Frames and operators of all threads count as one: an autograd thread works while the one that
     called it waits. The marks of phases and what they call are left out.
-
-    Args:
-        trace: a Chrome trace that torch's profiler has written, with Python frames.
-        root: the function below which to look.
 
     Returns:
         Nanoseconds by stack.

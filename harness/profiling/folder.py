@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
 from harness.profiling import FOLDER
 from harness.profiling.flames import Stacks, read_stacks
-from harness.profiling.live import Change, Held
+from harness.profiling.memory_timeline import Change, Held
 from harness.profiling.operators import Operator
 
 SCHEMA = 1
@@ -57,12 +57,12 @@ class Profile:
 
     @cached_property
     def memory(self) -> pd.DataFrame:
-        """Allocations and releases; columns as `harness.profiling.live.Change`."""
+        """Allocations and releases; columns as `harness.profiling.memory_timeline.Change`."""
         return _read_table(self.folder / "memory.csv")
 
     @cached_property
     def tensors(self) -> pd.DataFrame:
-        """Tensors alive at the peak; columns as `harness.profiling.live.Held`."""
+        """Tensors alive at the peak; columns as `harness.profiling.memory_timeline.Held`."""
         return _read_table(self.folder / "tensors.csv")
 
     @cached_property
@@ -81,12 +81,7 @@ class Profile:
 
 
 def folder_of(cell: Cell, store: Path) -> Path:
-    """Returns where a store keeps the profile of a cell.
-
-    Args:
-        cell: the cell.
-        store: the folder of results.
-    """
+    """Returns where a store keeps the profile of a cell."""
     # Specifications can be long, and differ in characters that no file name takes.
     name = re.sub(r"[^A-Za-z0-9.=-]+", "_", cell.id)[:120]
     return store / FOLDER / f"{name}_{hashlib.sha256(cell.id.encode()).hexdigest()[:8]}"
@@ -94,9 +89,6 @@ def folder_of(cell: Cell, store: Path) -> Path:
 
 def read_profile(folder: Path) -> Profile:
     """Reads a profile back, its other files when they are asked for.
-
-    Args:
-        folder: where it is.
 
     Raises:
         ValueError: it is none, of another schema, or lacks what every profile has.
@@ -111,12 +103,7 @@ def read_profile(folder: Path) -> Profile:
 
 
 def profile_of(store: Path, cell: str) -> Profile | None:
-    """Returns the profile that a store keeps of a cell, if there is one that can be read whole.
-
-    Args:
-        store: the folder of results.
-        cell: its name, of which this process need not know estimator, task or model.
-    """
+    """Returns the profile that a store keeps of a cell, if there is one that can be read whole."""
     for folder in sorted((store / FOLDER).glob("[!.]*")):
         with suppress(OSError, ValueError):
             profile = read_profile(folder)
@@ -186,10 +173,6 @@ def _read_table(path: Path) -> pd.DataFrame:
 @contextmanager
 def replaced_when_whole(folder: Path, cell: str) -> Generator[Path]:
     """Gives an empty folder to write a profile to, which takes its place if all goes well.
-
-    Args:
-        folder: what to make; an older profile of the cell there is replaced, nothing else is.
-        cell: name of the cell.
 
     Yields:
         The folder to write to, beside the other one; it is removed if anything is raised.

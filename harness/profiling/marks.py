@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.profiler import record_function
 
-from estimators.phases import Phase, watched
+from estimators.base.phases import Phase, watched
 
 ESTIMATE = "estimate"
 """The range around all phases."""
@@ -45,11 +45,7 @@ def phase_begun(name: str) -> str:
 
 
 def show_phases(trace: dict[str, Any]) -> None:
-    """Puts phases in the place of marks, on a track of their own above the threads.
-
-    Args:
-        trace: a Chrome trace that torch's profiler has written over `marked_phases`; changed.
-    """
+    """Puts phases in the place of marks, on a track of their own above the threads."""
     events = trace["traceEvents"]
     notes = [event for event in events if event.get("cat") == "user_annotation"]
     marks = sorted((e for e in notes if phase_begun(e["name"])), key=lambda event: event["ts"])

@@ -42,9 +42,6 @@ def operators(events: Iterable[FunctionEvent]) -> list[Operator]:
 
     An operator belongs to the phase in which it begins.
 
-    Args:
-        events: of a torch profiler that ran over `marked_phases`.
-
     Returns:
         Rows, the longest self time first.
     """

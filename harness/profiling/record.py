@@ -16,15 +16,15 @@ from typing import Any, cast
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from estimators.options import Compilable
+from estimators.methods.options import Compilable
 from harness.cell import Cell
 from harness.environment import environment
+from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.memory import peak_memory
-from harness.problems import bilevel_problem, prepared_estimator
 from harness.profiling.flames import Stacks, collapse, write_stacks
 from harness.profiling.folder import SCHEMA
-from harness.profiling.live import Change, Held, follow, overhear
 from harness.profiling.marks import marked_phases, show_phases
+from harness.profiling.memory_timeline import Change, Held, follow, overhear
 from harness.profiling.operators import Operator, operators
 
 Work = Callable[[], object]
@@ -51,10 +51,6 @@ def record(cell: Cell, folder: Path) -> None:
 
     Time, stacks and memory come from estimates of their own, since each way of looking slows what
     the others see.
-
-    Args:
-        cell: the cell.
-        folder: an empty folder.
     """
     estimator = prepared_estimator(cell)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)

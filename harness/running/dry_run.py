@@ -7,12 +7,7 @@ from harness.running.estimate import Estimate
 
 
 def print_dry_run(told: Estimate, console: Console) -> None:
-    """Prints what a run would do, part by part, and how long it would take.
-
-    Args:
-        told: by `estimate`.
-        console: where to.
-    """
+    """Prints what a run would do, part by part, and how long it would take."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("task", "model"):
         table.add_column(name, overflow="fold")

@@ -14,21 +14,21 @@ from typing import Any
 import torch
 
 from estimators import Estimator, create
-from estimators.differentiation import value_and_gradient
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.tree import leaves
 from estimators.hvp import hvp
-from estimators.options import measured_default
-from estimators.tree import leaves
+from estimators.methods.options import measured_default
 from harness.cell import Cell
-from harness.executors.executor import Executor
-from harness.meta_training import META_BATCH
-from harness.outcome import Status
-from harness.plan import Planned
+from harness.matrix.outcome import Status
+from harness.matrix.plan import Planned
+from harness.matrix.pretraining import META_BATCH
+from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
 from harness.probes.time import LEAST_SECONDS
-from harness.problems import bilevel_problem
 from harness.running import measures
-from harness.running.processes import Ending, in_worker
+from harness.running.executor import Executor
+from harness.running.processes import WorkResult, run_in_worker
 from harness.running.settings import Settings
 
 _COMPILATION = 30.0  # seconds of one compilation, about; a cell is compiled three times
@@ -132,11 +132,6 @@ def estimate(
     timed, and the smallest of cells is scored. A call at depth K that takes n products is taken as
     K g + o + n h. What is cached already is counted as if it were not. On a shared machine half as
     much or twice as much is no surprise.
-
-    Args:
-        planned: the plan; skipped cells take no time.
-        settings: how it is to be run.
-        executor: who is to do it, on machines like this one; this machine if None.
     """
     workers = executor.workers if executor else settings.jobs
     machine = _Machine(settings, workers, executor.timed_at_once if executor else 1)
@@ -158,11 +153,7 @@ def estimate(
 
 
 def time_units(cell: Cell) -> Timed:
-    """Times the pieces of which all calls on a task and model are made; to be run in a worker.
-
-    Args:
-        cell: of the task, model, device and dtype; depth and estimator do not matter.
-    """
+    """Times the pieces of which all calls on a task and model are made; to be run in a worker."""
     own, double = (_units(cell, dtype) for dtype in (cell.dtype, "float64"))
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
     gradient = partial(value_and_gradient, problem.inner_loss, leaves(params))
@@ -183,10 +174,6 @@ def products(estimator: Estimator, depth: int) -> int:
     """Guesses how many HVPs a call takes, from the options that built-in estimators have.
 
     An estimator that is not known, and has none of their options, is taken to be exact: K.
-
-    Args:
-        estimator: the estimator.
-        depth: K.
     """
     name = estimator.title
     if name in ("fomaml", "reptile"):
@@ -210,10 +197,10 @@ class _Machine:
 
     def __init__(self, settings: Settings, workers: int, timed_at_once: int) -> None:
         self.settings, self.workers, self.timed_at_once = settings, workers, timed_at_once
-        self.start = self._in_worker(os.getpid).seconds  # of the first worker
-        self._worker = self._in_worker(os.getpid).seconds  # of any other
+        self.start = self._run_in_worker(os.getpid).seconds  # of the first worker
+        self._worker = self._run_in_worker(os.getpid).seconds  # of any other
         self._score = self._least_score()
-        self._timed: dict[Cell, Ending] = {}
+        self._timed: dict[Cell, WorkResult] = {}
 
     def seconds(self, cells: list[Cell]) -> float:
         """Adds up references, scores and times, as the runner goes about them."""
@@ -252,7 +239,7 @@ class _Machine:
     def _units(self, cell: Cell) -> Timed:
         kind = replace(cell, depth=1, step_size=1.0, seed=0, tasks=1, trained=0)
         if kind not in self._timed:
-            self._timed[kind] = self._in_worker(time_units, kind)
+            self._timed[kind] = self._run_in_worker(time_units, kind)
         ending = self._timed[kind]
         if ending.outcome.status is not Status.OK:
             raise _NotTimed(ending.outcome.reason)
@@ -263,12 +250,12 @@ class _Machine:
         cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1, tasks=1)
         with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
             path = Path(folder) / "reference.pt"
-            self._in_worker(measures.reference, cell, path)
-            return self._in_worker(measures.score, cell, path).seconds
+            self._run_in_worker(measures.reference, cell, path)
+            return self._run_in_worker(measures.score, cell, path).seconds
 
-    def _in_worker(self, function: Callable[..., Any], *arguments: Any) -> Ending:
+    def _run_in_worker(self, function: Callable[..., Any], *arguments: Any) -> WorkResult:
         limits, plugins = self.settings.limits, self.settings.plugins
-        return in_worker(function, *arguments, limits=limits, plugins=plugins)
+        return run_in_worker(function, *arguments, limits=limits, plugins=plugins)
 
 
 def _reference(depth: int, timed: Timed) -> float:
@@ -293,7 +280,9 @@ def _score(cell: Cell, estimator: Estimator, timed: Timed) -> float:
 def _preparation(cell: Cell, estimator: Estimator, timed: Timed) -> float:
     """Seconds before the first call: a fit to probes, a compilation."""
     calibration = products(estimator, cell.depth) + cell.depth
-    seconds = estimator.probes * (timed.task + timed.double.call(cell.depth, calibration))
+    seconds = estimator.calibration_problems * (
+        timed.task + timed.double.call(cell.depth, calibration)
+    )
     return seconds + (_COMPILATION if getattr(estimator, "compiled", False) else 0.0)
 
 

@@ -8,23 +8,23 @@ from pathlib import Path
 import torch
 
 from estimators import BilevelProblem, Params
-from estimators.differentiation import value_and_gradient
-from estimators.options import Compilable
-from estimators.phases import Phase
-from estimators.tree import leaves, norm
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.phases import Phase
+from estimators.base.tree import leaves, norm
+from estimators.methods.options import Compilable
 from harness.cell import Cell
-from harness.outcome import Diverged
+from harness.matrix.outcome import Diverged
+from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.bias import measure_bias
 from harness.probes.flops import count_flops
 from harness.probes.launches import count_launches
 from harness.probes.memory import baseline_memory, peak_and_retained, profiled_peak, reserved_memory
+from harness.probes.references import save_reference
 from harness.probes.resident import resident_growth
 from harness.probes.time import Timing, Work, interleaved_times
 from harness.probes.utilisation import utilisation
-from harness.problems import bilevel_problem, prepared_estimator
-from harness.references import save_reference
-from harness.results.journal import Samples
-from harness.running.worker import take_turn
+from harness.running.worker import begin_part
+from harness.store.journal import Samples
 
 _PHASES = {
     Phase.INNER_LOOP: "time_inner_loop",
@@ -40,10 +40,6 @@ def reference(group: Cell, path: Path) -> None:
 
 def score(cell: Cell, reference: Path) -> Samples:
     """Measures everything of a cell but time; to be called in a fresh process.
-
-    Args:
-        cell: the cell.
-        reference: file of the group's exact meta-gradients.
 
     Returns:
         Samples by metric.
@@ -89,10 +85,6 @@ def score(cell: Cell, reference: Path) -> Samples:
 def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]]]:
     """Times all cells of a group in turns, one inner gradient beside them.
 
-    Args:
-        cells: cells that differ in their estimator alone.
-        samples: how many samples of each.
-
     Returns:
         Cell by cell the samples of "time", "time_ratio", of each phase and, where its driver tells,
         of a GPU's utilisation; and notes on them.
@@ -102,18 +94,18 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
     unit: Work = partial(value_and_gradient, problem.inner_loss, leaves(params))
     works = [unit]
     for index, cell in enumerate(cells):
-        take_turn(index)
+        begin_part(index)
         works.append(partial(prepared_estimator(cell), problem, params))
     one, *times = interleaved_times(
         works,
         samples=samples,
         device=device,
-        take_turn=lambda number: take_turn(max(0, number - 1)),
+        begin_part=lambda number: begin_part(max(0, number - 1)),
     )
     told = [(_samples(timing, one), _notes(timing, one)) for timing in times]
     if device != "cpu":  # last, so that it disturbs no timing
         for index, (work, (found, _)) in enumerate(zip(works[1:], told, strict=True)):
-            take_turn(index)
+            begin_part(index)
             if readings := utilisation(work, device):
                 found["utilisation"] = readings
     return told

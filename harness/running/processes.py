@@ -27,11 +27,11 @@ from typing import Any
 
 import psutil
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.environment.cgroups import limits as container_limits
-from harness.outcome import Outcome, Status, place
+from harness.matrix.outcome import Outcome, Status, place
 from harness.running import worker
-from harness.running.interruption import held_back, out_of_reach
+from harness.support.signals import block_signals, delay_signals
 
 _MIB = 2**20
 _SHARE = 0.9  # of the machine's memory, for all workers together
@@ -56,14 +56,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ending:
+class WorkResult:
     """How a piece of work ended in its worker.
 
     Attributes:
         outcome: how.
         value: what it returned; None unless the outcome is ok.
         seconds: wall time, start of the worker included.
-        part: of the work, that the worker was at; see `harness.running.worker.take_turn`.
+        part: of the work, that the worker was at; see `harness.running.worker.begin_part`.
         machine: environment of the machine that did it, if that is another one.
     """
 
@@ -75,31 +75,20 @@ class Ending:
 
 
 def worker_memory(jobs: int) -> float:
-    """Returns the bytes of memory that each of several workers may take by default.
-
-    Args:
-        jobs: how many there are side by side.
-    """
+    """Returns the bytes of memory that each of several workers may take by default."""
     usable = min(psutil.virtual_memory().total, container_limits().get("memory", math.inf))
     return _SHARE * usable / jobs
 
 
 def usable_processors(most: int) -> int:
-    """Returns how many processors this process may use.
-
-    Args:
-        most: where there are more, this many.
-    """
+    """Returns how many processors this process may use."""
     given = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = container_limits().get("processors", math.inf)
     return max(1, int(min(most, given or 1, math.ceil(quota) if quota < most else most)))
 
 
-def refuse_full_disk(ending: Ending) -> None:
+def refuse_full_disk(ending: WorkResult) -> None:
     """Stops where a full disk ended a piece of work: that is the next one's fate too.
-
-    Args:
-        ending: how the work ended.
 
     Raises:
         OptionError: the disk is full.
@@ -153,30 +142,22 @@ def start_fork_server() -> None:
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
         resource_tracker.ensure_running()  # which lets signals through when it is started
-        with out_of_reach():
+        with block_signals():
             forkserver.ensure_running()
     finally:
         if not was_safe:
             del os.environ["PYTHONSAFEPATH"]
 
 
-def in_worker(
+def run_in_worker(
     function: Callable[..., Any],
     *arguments: Any,
     limits: Limits,
     plugins: tuple[str, ...] = (),
     stop: threading.Event | None = None,
     tell: Callable[[worker.Turn], None] = lambda turn: None,
-) -> Ending:
+) -> WorkResult:
     """Calls a function in a fresh process, and watches that from outside.
-
-    Args:
-        function: what to call; importable by its name.
-        *arguments: for it.
-        limits: beyond which the process is killed, whatever it is at.
-        plugins: modules for the process to import first; see `load_plugins`.
-        stop: once it is set, the process is killed.
-        tell: is told of each part of the work that begins.
 
     Raises:
         Stopped: `stop` was set.
@@ -198,7 +179,7 @@ def in_worker(
             outcome, value = watch.end() or (watch.crashed(kills), None)
         finally:
             _kill(process)
-    return Ending(outcome, value, time.monotonic() - start, watch.part)
+    return WorkResult(outcome, value, time.monotonic() - start, watch.part)
 
 
 class _Watch:
@@ -303,7 +284,7 @@ class _Watch:
         self.printed = b""
         with suppress(OSError):
             assert self.process.pid
-            os.kill(self.process.pid, worker.TELL_WHERE)
+            os.kill(self.process.pid, worker.DUMP_TRACEBACK)
         until = time.monotonic() + _GRACE
         while self.output in self.open and (left := until - time.monotonic()) > 0:
             if not self.output.poll(left):
@@ -329,7 +310,7 @@ def _start(process: BaseProcess) -> None:
     """
     main = vars(sys.modules["__main__"])
     # A fork server that is left in the midst of a request tells of it, with a traceback.
-    with _starting, held_back():
+    with _starting, delay_signals():
         start_fork_server()
         told: dict[str, Any] = {
             name: main[name] for name in ("__file__", "__spec__") if name in main

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.environment import code_state, environment
-from harness.executors.executor import WORKERS_LOST
-from harness.outcome import Outcome, Status
-from harness.plan import Planned
-from harness.results.journal import Journal, Result
-from harness.results.runs import CellResult, StageResult, first_event, parsed, read_run
+from harness.matrix.outcome import Outcome, Status
+from harness.matrix.plan import Planned
+from harness.running.executor import WORKERS_LOST
 from harness.running.processes import Limits
+from harness.store.journal import Journal, Result
+from harness.store.runs import CellResult, StageResult, first_event, parsed, read_run
 
 # The last but one is what is told of a worker whose fork server was killed.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255", WORKERS_LOST)
@@ -22,7 +22,7 @@ _WELL = (Status.OK, Status.SKIPPED, Status.DIVERGED)  # another time would be no
 
 
 @dataclass(frozen=True)
-class Beginning:
+class RunSession:
     """Where a run begins.
 
     Attributes:
@@ -40,11 +40,6 @@ class Beginning:
 
         It is worth a second try when it was ended from outside: by a signal, or by a limit that
         is higher now.
-
-        Args:
-            cell_id: the cell.
-            stage: "score" or "time".
-            limits: those of now.
         """
         known = self.finished.get(cell_id)
         result = known.stages.get(stage) if known else None
@@ -66,15 +61,8 @@ def begin(
     samples: int,
     plugins: tuple[str, ...] = (),
     fresh: bool = False,
-) -> Beginning:
+) -> RunSession:
     """Opens the newest interrupted run of the same plan, code and machine, or else a new one.
-
-    Args:
-        store: the folder of results; made if missing.
-        planned: the plan.
-        samples: time samples of each cell.
-        plugins: modules that workers import.
-        fresh: begin a new run in any case.
 
     Raises:
         OSError: the folder cannot be written.
@@ -86,7 +74,7 @@ def begin(
         beginning = _going_on(found, made_with["commit"])
         found.resume(made_with)
     else:
-        beginning = Beginning(Journal.create(store), told=told)
+        beginning = RunSession(Journal.create(store), told=told)
         beginning.journal.start(made_with, cells=len(planned), plan=plan, state=state)
     skipped = [
         Result(each.cell, Outcome(Status.SKIPPED, each.skip))
@@ -101,14 +89,7 @@ def begin(
 def finished(
     store: Path, planned: Sequence[Planned], *, samples: int, plugins: tuple[str, ...] = ()
 ) -> Path | None:
-    """Returns the newest run of the same plan, code and machine that went well, if there is one.
-
-    Args:
-        store: the folder of results.
-        planned: the plan.
-        samples: time samples of each cell.
-        plugins: modules that workers import.
-    """
+    """Returns the newest run of the same plan, code and machine that went well, if there is one."""
     plan, state = _identity(environment(store, plugins), planned, samples)
     for path in sorted((store / "runs").glob("*.jsonl"), reverse=True):
         with suppress(OSError, ValueError):
@@ -129,7 +110,7 @@ def _identity(
     return plan, _digest([code_state(made_with), made_with["fingerprint"]])
 
 
-def _going_on(journal: Journal, commit: str) -> Beginning:
+def _going_on(journal: Journal, commit: str) -> RunSession:
     aside = journal.set_aside(lambda line: parsed(line) is not None)
     run = read_run(journal.path)
     count = len(run.measured)
@@ -139,7 +120,7 @@ def _going_on(journal: Journal, commit: str) -> Beginning:
     began = run.environment["commit"]
     if began != commit:
         told.append(f"It began at commit {began[:8] or 'unknown'}, with the same code.")
-    return Beginning(journal, {cell.id: cell for cell in run.cells}, told)
+    return RunSession(journal, {cell.id: cell for cell in run.cells}, told)
 
 
 def _interrupted(store: Path, plan: str, state: str) -> tuple[Journal | None, list[str]]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.cell import Cell
-from harness.executors.executor import Executor
-from harness.executors.local import Local
-from harness.outcome import Status
-from harness.plan import Planned
-from harness.results.journal import Progress, Result
-from harness.running.processes import Ending
-from harness.running.resume import Beginning
+from harness.matrix.outcome import Status
+from harness.matrix.plan import Planned
+from harness.running.executor import Executor
+from harness.running.local import Local
+from harness.running.processes import WorkResult
+from harness.running.resume import RunSession
 from harness.running.settings import Settings
+from harness.store.journal import Progress, Result
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
@@ -40,12 +40,12 @@ class _Group:
     timed: bool = False
     score_weight: float = 1.0
     time_weight: float = 0.1
-    failure: Ending | None = None
+    failure: WorkResult | None = None
 
 
 def run(
     planned: list[Planned],
-    beginning: Beginning,
+    beginning: RunSession,
     settings: Settings,
     tell: Callable[[Progress], None] = lambda progress: None,
     executor: Executor | None = None,
@@ -54,13 +54,6 @@ def run(
 
     First the float64 reference of each group, then everything but time of each cell, in fresh
     processes side by side; then time, group by group, on devices that do nothing else.
-
-    Args:
-        planned: cells, and which to skip for which reason.
-        beginning: where each result goes as soon as it is there, and what is there already.
-        settings: how to run.
-        tell: called after each piece of work, from any thread.
-        executor: who does the work; this machine if None.
 
     Raises:
         OptionError: the disk is full, or the executor cannot go on.
@@ -80,7 +73,7 @@ class _Run:
     def __init__(
         self,
         cells: list[Cell],
-        beginning: Beginning,
+        beginning: RunSession,
         settings: Settings,
         tell: Callable[[Progress], None],
         executor: Executor,
@@ -101,7 +94,7 @@ class _Run:
         self.timings()
 
     def references(self) -> None:
-        def compute(group: _Group) -> Ending:
+        def compute(group: _Group) -> WorkResult:
             ending, group.reference = self.executor.reference(group.name)
             return ending
 
@@ -125,7 +118,7 @@ class _Run:
                 self._tell(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
 
     def scores(self) -> None:
-        def compute(item: tuple[_Group, Cell]) -> Ending:
+        def compute(item: tuple[_Group, Cell]) -> WorkResult:
             group, cell = item
             return group.failure or self.executor.score(cell, group.reference)
 
@@ -168,7 +161,7 @@ class _Run:
             f"timing of {group.name.task}, depth {group.name.depth}",
         )
 
-    def _journal(self, stage: str, results: list[Result], ending: Ending) -> None:
+    def _journal(self, stage: str, results: list[Result], ending: WorkResult) -> None:
         limits = self.executor.limits
         with self.writing:
             self.journal.results(
@@ -212,7 +205,7 @@ class _Run:
         timing = 0.0 if group.timed else group.time_weight * len(group.cells)
         return group.score_weight * len(group.unscored) + timing
 
-    def _groups(self, cells: list[Cell], beginning: Beginning) -> list[_Group]:
+    def _groups(self, cells: list[Cell], beginning: RunSession) -> list[_Group]:
         groups: dict[Cell, _Group] = {}
         for cell in cells:
             group = groups.setdefault(cell.group, _Group(cell.group))

@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.environment.build import fixed_flags
-from harness.outcome import Outcome, Status, outcome_of
-from harness.plugins import load_plugins
+from harness.matrix.outcome import Outcome, Status, outcome_of
+from harness.support.plugins import load_plugins
 
-TELL_WHERE = signal.SIGUSR1
+DUMP_TRACEBACK = signal.SIGUSR1
 """Makes a worker write where each of its threads is, also while it is in native code."""
 
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
@@ -34,13 +34,8 @@ class Turn:
     told: str = ""
 
 
-def take_turn(part: int, told: str = "") -> None:
-    """Tells the runner which part of the work begins; nothing where there is no runner.
-
-    Args:
-        part: its number.
-        told: what else there is to say of it.
-    """
+def begin_part(part: int, told: str = "") -> None:
+    """Tells the runner which part of the work begins; nothing where there is no runner."""
     if _runner is not None:
         _runner.send(Turn(part, told))
 
@@ -52,15 +47,7 @@ def main(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    """Calls a function as the only thing that this process does; does not return.
-
-    Args:
-        results: where how it ended goes, an `Outcome`, with what it returned.
-        output: where whatever it prints goes.
-        plugins: modules to import before; see `load_plugins`.
-        function: what to call.
-        arguments: for it.
-    """
+    """Calls a function as the only thing that this process does; does not return."""
     global _runner
     _runner = results
     os.setpgid(0, 0)  # Ctrl-C is for the runner; and what we start can be ended with us
@@ -69,7 +56,7 @@ def main(
         os.dup2(output.fileno(), descriptor)
     gc.freeze()  # what the fork server has imported need not be looked through again
     faulthandler.enable()
-    faulthandler.register(TELL_WHERE, all_threads=True)
+    faulthandler.register(DUMP_TRACEBACK, all_threads=True)
     try:
         load_plugins(plugins)
         fixed_flags()  # after plug-ins, which may be written for something else as well

@@ -6,8 +6,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
-from harness.tasks.episodes import FewShot
+from estimators.base.errors import OptionError
+from harness.tasks.few_shot import FewShot
 from harness.tasks.task import TASKS
 
 DIGITS = {"train": range(4), "validation": range(4, 7), "test": range(7, 10)}

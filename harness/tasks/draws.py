@@ -10,10 +10,6 @@ def uniform(key: tuple[int, ...], size: int) -> NDArray[np.float64]:
     numpy promises the raw words of a bit generator for all versions, but not the streams of
     its distributions.
 
-    Args:
-        key: what the draws depend on; non-negative.
-        size: how many.
-
     Returns:
         float64 array [size].
     """

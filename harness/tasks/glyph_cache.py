@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import cache
+from harness.support import cache
 from harness.tasks.glyph_images import SAMPLES, SIZE, Images, draw_all
 from harness.tasks.glyph_strokes import glyph_classes
 
@@ -41,7 +41,7 @@ def load_images(jitter: float) -> Images:
 
 
 def cache_file(jitter: float) -> Path:
-    """Where the set at `jitter` is kept; see `harness.cache.folder`."""
+    """Where the set at `jitter` is kept; see `harness.support.cache.folder`."""
     # The default set's checksum is the version: it changes whenever the drawing does.
     return cache.folder() / f"glyphs-{DEFAULT_SHA256[:12]}-jitter{float(jitter)!r}.npz"
 

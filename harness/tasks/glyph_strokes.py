@@ -65,12 +65,7 @@ _DEALT = (
 
 @cache
 def split_indices(split: str, held_out: str = "alphabets") -> tuple[int, ...]:
-    """Indices into `glyph_classes()` of the classes of `split`; empty for an unknown split.
-
-    Args:
-        split: "train", "validation" or "test".
-        held_out: one of `HELD_OUT`: whole alphabets, or characters of every alphabet.
-    """
+    """Indices into `glyph_classes()` of the classes of `split`; empty for an unknown split."""
     if held_out == "characters":
         places = range(len(glyph_classes()))
         return tuple(i for i in places if _DEALT[i % len(_DEALT)] == split)

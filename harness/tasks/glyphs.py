@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
-from harness.tasks.episodes import FewShot
+from estimators.base.errors import OptionError
+from harness.tasks.few_shot import FewShot
 from harness.tasks.glyph_cache import DEFAULT_JITTER, load_images
 from harness.tasks.glyph_images import SAMPLES, SIZE
 from harness.tasks.glyph_strokes import HELD_OUT, glyph_classes, split_indices

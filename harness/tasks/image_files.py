@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
-from harness import cache
-from harness.tasks.episodes import FewShot
+from estimators.base.errors import OptionError
+from harness.support import cache
+from harness.tasks.few_shot import FewShot
 from harness.tasks.reading.decoded import Decoded, decoded, digest
 from harness.tasks.reading.layout import Layout
 from harness.tasks.reading.pictures import Form
@@ -65,9 +65,6 @@ class ImageFiles(FewShot):
 
     def part(self, name: str) -> Decoded:
         """Returns the images of a part of the data set, from the cache or decoded.
-
-        Args:
-            name: a split, unless the data set has other parts.
 
         Raises:
             OptionError: they are not there, or broken.

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.image_files import ImageFiles
+from harness.tasks.reading.folders import Tree
 from harness.tasks.reading.pictures import Form
-from harness.tasks.reading.trees import Tree
 from harness.tasks.task import TASKS
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from harness.tasks.image_files import ImageFiles, Official
+from harness.tasks.reading.folders import Tree
 from harness.tasks.reading.mini import CachePickles, CategoryPickles, CsvSplits
 from harness.tasks.reading.pictures import Form
-from harness.tasks.reading.trees import Tree
 from harness.tasks.task import TASKS
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.image_files import ImageFiles, Official
+from harness.tasks.reading.folders import OmniglotTree
 from harness.tasks.reading.pictures import Form
-from harness.tasks.reading.trees import OmniglotTree
 from harness.tasks.task import TASKS
 
 Character = tuple[str, int]  # a part of the data set, and a class's place in it
@@ -103,11 +103,6 @@ def _members(
     rule: str, split: str, parts: tuple[tuple[str, tuple[str, ...]], ...]
 ) -> tuple[Character, ...]:
     """The characters of a split, in an order that only their names decide.
-
-    Args:
-        rule: "vinyals" or "alphabet".
-        split: "train", "validation" or "test".
-        parts: of the data set, each with the names of its characters.
 
     Raises:
         OptionError: a character would be in two places.

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.draws import uniform
 from harness.tasks.task import TASKS, Task, TaskFamily, split_number
 
@@ -88,12 +88,6 @@ class Quadratic(TaskFamily):
         self, task: Task, weight: NDArray[np.float64], step_size: float, steps: int
     ) -> NDArray[np.float64]:
         """Returns the meta-gradient by the recursion on coordinates; no differentiation.
-
-        Args:
-            task: from `sample`.
-            weight: w, float64 [dimension].
-            step_size: alpha.
-            steps: K.
 
         Returns:
             float64 [dimension].

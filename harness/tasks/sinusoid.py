@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.draws import uniform
 from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number
 

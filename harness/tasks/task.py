@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from estimators.errors import OptionError
-from estimators.module_loss import Batch as Batch
-from estimators.registry import Registry
+from estimators.base.errors import OptionError
+from estimators.base.module_loss import Batch as Batch
+from estimators.base.registry import Registry
 
 
 @dataclass(frozen=True)

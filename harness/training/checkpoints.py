@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 
 from estimators import Params
-from estimators.errors import OptionError
-from harness.results.staging import put
+from estimators.base.errors import OptionError
+from harness.merging.staging import put
 
 SCHEMA = 1
 _ANEW = "; --fresh begins anew"
@@ -51,9 +51,6 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Writes the checkpoint; a process that is killed meanwhile leaves the older one.
 
-        Args:
-            path: the file.
-
         Raises:
             OSError: it cannot be written.
         """
@@ -72,11 +69,6 @@ class Checkpoint:
     @classmethod
     def load(cls, path: Path, training: str, like: Params) -> Self:
         """Reads a checkpoint.
-
-        Args:
-            path: the file.
-            training: digest of what is to be trained.
-            like: parameters of the model that is trained.
 
         Raises:
             OptionError: the file is broken, of another version, training or model.

@@ -8,20 +8,15 @@ from torch import Tensor
 from torch.func import functional_call
 
 from estimators import BilevelProblem, Params
-from estimators.meta_batch import Batching, repeated, stacked
-from estimators.module_loss import ModuleLoss
-from harness.results.journal import Samples
+from estimators.base.meta_batch import Batching, repeated, stacked
+from estimators.base.module_loss import ModuleLoss
+from harness.store.journal import Samples
 
 _AT_ONCE = 50  # tasks, whose data and graphs are in memory together
 
 
 def judge(problems: Sequence[BilevelProblem], theta: Params, batching: Batching) -> Samples:
     """Adapts to each task by all its inner steps; judges the outcome on its queries.
-
-    Args:
-        problems: from `module_problem`, that differ in their data alone.
-        theta: where adaptation starts.
-        batching: "vmap" takes many tasks at once.
 
     Returns:
         By task "outer_loss", the loss on the queries; and where targets are classes "accuracy",

@@ -4,18 +4,18 @@ from dataclasses import fields
 from itertools import product
 from typing import Any
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.cell import Cell
-from harness.devices import missing_device
-from harness.presets import about, entry
-from harness.training.recipe import Recipe
+from harness.environment.devices import missing_device
+from harness.support.presets import about, entry
+from harness.training.config import TrainingConfig
 
 _OPTIONS = {
     **{"estimators": "--estimator", "settings": "--task and --model"},
     **{"depths": "--depth", "seeds": "--seeds"},
 }
 _OF_CELL = ("step_size", "device", "dtype")
-_OF_RECIPE = tuple(field.name for field in fields(Recipe) if field.name != "cell")
+_OF_RECIPE = tuple(field.name for field in fields(TrainingConfig) if field.name != "cell")
 
 
 def presets() -> dict[str, str]:
@@ -26,21 +26,14 @@ def presets() -> dict[str, str]:
 def preset(name: str) -> dict[str, Any]:
     """Reads a preset from presets.toml.
 
-    Args:
-        name: one of `presets()`.
-
     Raises:
         OptionError: there is no such preset.
     """
     return entry("harness.training", name)
 
 
-def recipes(named: dict[str, Any]) -> list[Recipe]:
+def recipes(named: dict[str, Any]) -> list[TrainingConfig]:
     """Returns all recipes of a preset, or of what a user named: seed by seed.
-
-    Args:
-        named: "settings" (pairs of task and model), "depths", "estimators", "seeds" (how many,
-            from 0 on), and what else a cell or a `Recipe` takes, by its name.
 
     Raises:
         OptionError: something is missing, wrong, or cannot be trained here.
@@ -50,7 +43,7 @@ def recipes(named: dict[str, Any]) -> list[Recipe]:
     of_cell = {name: value for name, value in named.items() if name in _OF_CELL}
     of_recipe = {name: value for name, value in named.items() if name in _OF_RECIPE}
     found = [
-        Recipe(
+        TrainingConfig(
             Cell.of(estimator=estimator, task=task, model=model, depth=depth, seed=seed, **of_cell),
             **of_recipe,
         )
@@ -59,6 +52,6 @@ def recipes(named: dict[str, Any]) -> list[Recipe]:
         )
     ]
     for recipe in found:
-        if hindrance := missing_device(recipe.cell.device) or recipe.cell.misfit():
+        if hindrance := missing_device(recipe.cell.device) or recipe.cell.unsupported_reason():
             raise OptionError(hindrance)
     return list(dict.fromkeys(found))

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.environment import code_state, environment
-from harness.results.journal import Samples
-from harness.results.runs import first_event, parsed
-from harness.results.trainings import FOLDER, TrainingJournal
+from harness.store.journal import Samples
+from harness.store.runs import first_event, parsed
+from harness.store.trainings import FOLDER, TrainingJournal
 from harness.tasks import TASKS
-from harness.training.recipe import Recipe
+from harness.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Trained:
+class TestResult:
     """How a training ended that came to its end.
 
     Attributes:
@@ -49,7 +49,7 @@ class Session:
     digest: str
     told: list[str] = field(default_factory=list)
     goes_on: dict[str, Any] | None = None
-    end: Trained | str | None = None
+    end: TestResult | str | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -58,15 +58,9 @@ class Session:
 
 
 def begin(
-    store: Path, recipe: Recipe, *, plugins: tuple[str, ...] = (), fresh: bool = False
+    store: Path, recipe: TrainingConfig, *, plugins: tuple[str, ...] = (), fresh: bool = False
 ) -> Session:
     """Opens the newest training of the same recipe, code, machine and data, or else a new one.
-
-    Args:
-        store: the folder of results; made if missing.
-        recipe: what is trained.
-        plugins: modules that were imported.
-        fresh: begin a new training in any case.
 
     Raises:
         OptionError: another process is at work on it, or the data are not there.
@@ -108,21 +102,18 @@ def begin(
     return Session(journal, journal.path, state, told)
 
 
-def end_of(path: Path) -> Trained | str | None:
+def end_of(path: Path) -> TestResult | str | None:
     """Returns how a training ended, or why it could not; None if it has not ended.
-
-    Args:
-        path: its journal.
 
     Raises:
         OSError: it cannot be read.
     """
-    end: Trained | str | None = None
+    end: TestResult | str | None = None
     steps, over = 0, False
     for event in map(parsed, path.read_bytes().splitlines()):
         match event:
             case {"event": "evaluation", "split": "test", "step": int(best), "samples": dict(test)}:
-                end = Trained(steps, best, test)
+                end = TestResult(steps, best, test)
             case {"event": "evaluation", "step": int(step)}:
                 steps = max(steps, step)
             case {"event": "failed", "reason": str(reason)}:

@@ -11,23 +11,23 @@ from typing import Any
 import torch
 
 from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
-from estimators.errors import OptionError
-from estimators.options import Compilable
-from estimators.tree import norm, scaled
-from harness.meta_training import batching_for
-from harness.outcome import Diverged
+from estimators.base.errors import OptionError
+from estimators.base.tree import norm, scaled
+from estimators.methods.options import Compilable
+from harness.matrix.outcome import Diverged
+from harness.matrix.pretraining import batching_for
+from harness.matrix.problems import TASKS_A_SEED, Sampler
 from harness.probes.bias import cosine_distance, relative_error
 from harness.probes.curvature import largest_curvature
 from harness.probes.memory import peak_and_retained, profiled_peak
-from harness.problems import TASKS_A_SEED, Sampler
-from harness.results.journal import Samples
-from harness.results.trainings import Split, TrainingJournal
-from harness.training.ahead import ahead
+from harness.store.journal import Samples
+from harness.store.trainings import Split, TrainingJournal
 from harness.training.checkpoints import Checkpoint
+from harness.training.config import OPTIMISERS, TrainingConfig
+from harness.training.distributed import ALONE, Ranks
 from harness.training.evaluation import judge
-from harness.training.ranks import ALONE, Ranks
-from harness.training.recipe import OPTIMISERS, Recipe
-from harness.training.session import Trained
+from harness.training.prefetch import ahead
+from harness.training.session import TestResult
 
 # Apart from one another, since a family may draw the same task whatever the split. Training takes
 # half of a seed's tasks at most.
@@ -54,14 +54,6 @@ class Trainer:
         state: where it is.
         saved_step: the step from which it goes on if it is stopped now; -1: it begins anew.
 
-    Args:
-        recipe: what is trained.
-        journal: to which evaluations go; begun.
-        checkpoint: file for where it is.
-        digest: tells this training from others.
-        ranks: this process among those that train together. Each estimates some tasks of a
-            meta-batch and judges some tasks; rank 0 alone writes.
-
     Raises:
         OptionError: the file is a checkpoint, but none of this training; there are more ranks than
             tasks in a meta-batch, or they do not see the same checkpoint.
@@ -69,7 +61,7 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: TrainingConfig,
         journal: TrainingJournal | None,
         checkpoint: Path,
         digest: str,
@@ -105,11 +97,8 @@ class Trainer:
         self._seconds: list[float] = []
         self._last_event = self._last_save = time.perf_counter()
 
-    def train(self, told: Told = lambda step, how: None) -> Trained:
+    def train(self, told: Told = lambda step, how: None) -> TestResult:
         """Trains to the end.
-
-        Args:
-            told: is told of every step.
 
         Raises:
             Diverged: an estimate is not finite.
@@ -146,7 +135,7 @@ class Trainer:
     def _step(self, problems: list[BilevelProblem]) -> None:
         start = time.perf_counter()
         theta = self._theta()
-        if self._estimator.due:
+        if self._estimator.needs_calibration:
             try:
                 self._estimator.calibrate(self._probes(self._sampler), theta)
             except OptionError as error:  # of probes that are not finite any more
@@ -190,11 +179,11 @@ class Trainer:
         else:
             state.worse += 1
 
-    def _tested(self) -> Trained:
+    def _tested(self) -> TestResult:
         state = self.state
         samples = self._judge("test", self._recipe.test_tasks, state.best_params)
         self._record(state.best_step, "test", samples)
-        return Trained(state.step, state.best_step, samples)
+        return TestResult(state.step, state.best_step, samples)
 
     def _judge(self, split: Split, count: int, theta: Params | None = None) -> Samples:
         first = _FIRST[split]
@@ -213,7 +202,7 @@ class Trainer:
         sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
         theta = {name: value.double() for name, value in self._theta().items()}
         exact, estimator = create("adjoint"), self._copy()
-        if estimator.due:
+        if estimator.needs_calibration:
             estimator.calibrate(self._probes(sampler), theta)
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
         for index in self._ranks.share(range(self._recipe.bias_tasks)):
@@ -257,7 +246,7 @@ class Trainer:
         return [self._sampler.problem(number) for number in numbers]
 
     def _probes(self, sampler: Sampler) -> list[BilevelProblem]:
-        count = self._estimator.probes
+        count = self._estimator.calibration_problems
         return [sampler.problem(_FIRST_PROBE + index) for index in range(count)]
 
     def _theta(self) -> Params:

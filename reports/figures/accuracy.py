@@ -19,11 +19,7 @@ _MEAN = ("value", "value_low", "value_high", "over", "seeds", "tasks")
 
 
 def learning_curves(curves: Rows) -> Chart:
-    """Plots a metric over steps of meta-training, a line for each estimator.
-
-    Args:
-        curves: of `reports.tables.accuracy.curves`, of one setting.
-    """
+    """Plots a metric over steps of meta-training, a line for each estimator."""
     rows = curves[style.few_orders(curves)]
     shown = _finite(rows)
     if shown.empty:
@@ -51,11 +47,7 @@ def learning_curves(curves: Rows) -> Chart:
 
 
 def test_accuracy(results: Rows) -> Chart:
-    """Plots how good each estimator's training is on the held-out tasks, a row for each.
-
-    Args:
-        results: of `reports.tables.accuracy.test_results`, of one setting.
-    """
+    """Plots how good each estimator's training is on the held-out tasks, a row for each."""
     shown = _finite(results)
     if shown.empty:
         return style.nothing("Test results", _NOTHING)
@@ -70,11 +62,7 @@ test_accuracy.__test__ = False  # type: ignore[attr-defined]  # pytest would tak
 
 
 def paired_differences(differences: Rows) -> Chart:
-    """Plots how far each estimator is from exact MAML, a row for each, around the line at 0.
-
-    Args:
-        differences: of `reports.tables.accuracy.differences`, of one setting.
-    """
+    """Plots how far each estimator is from exact MAML, a row for each, around the line at 0."""
     shown = _finite(differences)
     if shown.empty:
         return style.nothing(f"Differences to {EXACT}", _NOTHING)

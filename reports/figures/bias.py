@@ -10,8 +10,8 @@ from reports.figures import marks, style
 from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, HEIGHT, Chart, Rows
-from reports.quantities import QUANTITIES
 from reports.tables.cells import by_order, family_and_order
+from reports.tables.quantities import QUANTITIES
 from reports.tables.spread import spread
 
 # Bounds so many times above the largest bias are beyond the axis, or they would flatten the rest.
@@ -26,9 +26,6 @@ def bias_against_order(rows: Rows) -> Chart:
 
     Where a bound was computed, theory allows the bias up to a dashed line, in the same unit: the
     mean over tasks, within a light band that is its interval (left out where it reaches 0).
-
-    Args:
-        rows: cells of one task, model and depth.
     """
     text = "Bias against order L"
     rows = by_order(rows)
@@ -58,20 +55,12 @@ def bias_against_order(rows: Rows) -> Chart:
 
 
 def bias_against_depth(rows: Rows) -> Chart:
-    """Plots bias over depth K.
-
-    Args:
-        rows: cells of one task and model, of all depths.
-    """
+    """Plots bias over depth K."""
     return over_depth(rows, "bias", "Bias against depth K")
 
 
 def bias_along_training(rows: Rows) -> Chart:
-    """Plots bias over steps of meta-training, and below it how far curvature is from 1.
-
-    Args:
-        rows: cells of one task, model and depth that differ in "trained".
-    """
+    """Plots bias over steps of meta-training, and below it how far curvature is from 1."""
     text = "Bias along meta-training"
     rows, y = on_axis(rows[style.few_orders(rows)], "y", "bias")
     if rows.empty:
@@ -99,12 +88,7 @@ def bias_along_training(rows: Rows) -> Chart:
 
 
 def bias_by_task(samples: pd.DataFrame) -> Chart:
-    """Plots the bias on each task, a row for each estimator, with median and quartiles.
-
-    Args:
-        samples: of `reports.tables.samples.samples(long, rows, "bias")`, of one task, model and
-            depth.
-    """
+    """Plots the bias on each task, a row for each estimator, with median and quartiles."""
     text = "Bias by task"
     renamed = samples.rename(columns={"value": "bias"})
     rows, x = on_axis(renamed, "x", "bias")
@@ -146,9 +130,6 @@ def cosine(rows: Rows) -> Chart:
     """Plots 1 - cosine of the angle to the exact meta-gradient, a row for each estimator.
 
     It is what to look at where lengths mean nothing, as with `reptile`.
-
-    Args:
-        rows: cells of one task, model and depth.
     """
     name, text = "cosine_distance", "Angle to the exact meta-gradient"
     rows, x = on_axis(rows, "x", name)

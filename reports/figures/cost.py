@@ -9,8 +9,8 @@ from reports.figures import marks, style
 from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
-from reports.quantities import QUANTITIES
 from reports.tables.cost_model import floors
+from reports.tables.quantities import QUANTITIES
 
 _PHASES = {
     "inner loop": "time_inner_loop",
@@ -23,20 +23,12 @@ _PRODUCTS = ("hvps", "serial_depth")
 
 
 def time_against_depth(rows: Rows) -> Chart:
-    """Plots the time of one estimate over depth K.
-
-    Args:
-        rows: cells of one task and model, of all depths.
-    """
+    """Plots the time of one estimate over depth K."""
     return over_depth(rows, "time", "Time against depth K")
 
 
 def memory_against_depth(rows: Rows) -> Chart:
-    """Plots the peak memory of one estimate over depth K.
-
-    Args:
-        rows: cells of one task and model, of all depths.
-    """
+    """Plots the peak memory of one estimate over depth K."""
     return over_depth(rows, "peak_memory", "Peak memory against depth K")
 
 
@@ -44,9 +36,6 @@ def work_against_depth(rows: Rows) -> Chart:
     """Plots time in inner gradients over depth K, and dashed what the cost model counts.
 
     The model counts operations; time can be less where products are taken side by side.
-
-    Args:
-        rows: cells of one task and model, of all depths.
     """
     rows = rows.assign(floor=floors(rows))
     told = ["dashed: cost model"] if rows["floor"].notna().any() else []
@@ -55,13 +44,7 @@ def work_against_depth(rows: Rows) -> Chart:
 
 
 def cost_against_order(rows: Rows, cost: str) -> Chart:
-    """Plots a cost over order L, a line for each estimator, from FOMAML (0) to exact MAML (K).
-
-    Args:
-        rows: cells of one task, model and depth, with the column "line" that tells what line each
-            belongs to, as those of `reports.tables.cells.by_order`.
-        cost: a name in `QUANTITIES`.
-    """
+    """Plots a cost over order L, a line for each estimator, from FOMAML (0) to exact MAML (K)."""
     label = QUANTITIES[cost].label
     text = f"{label[0].upper()}{label[1:]} against order L"
     rows, y = on_axis(rows, "y", cost, log=False)
@@ -80,12 +63,7 @@ def cost_against_order(rows: Rows, cost: str) -> Chart:
 
 
 def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
-    """Plots a cost over the size of the model, told by what its parameters and data take.
-
-    Args:
-        rows: cells of one task and depth, of all models.
-        cost: a name in `QUANTITIES`.
-    """
+    """Plots a cost over the size of the model, told by what its parameters and data take."""
     label = QUANTITIES[cost].label
     text = f"{label[0].upper()}{label[1:]} against model size"
     rows = rows[style.few_orders(rows) & (rows["baseline_memory"] > 0)]
@@ -106,11 +84,7 @@ def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
 
 
 def work_and_serial_depth(rows: Rows) -> Chart:
-    """Plots all Hessian-vector products, and those that must follow one another, side by side.
-
-    Args:
-        rows: cells of one task, model and depth.
-    """
+    """Plots all Hessian-vector products, and those that must follow one another, side by side."""
     text = "Hessian-vector products: all, and serial"
     rows = rows[rows[[*_PRODUCTS]].notna().all(axis=1)]
     if rows.empty:
@@ -149,9 +123,6 @@ def phases(rows: Rows) -> Chart:
 
     A part begins where the medians of those before it end. The quartiles of its own time are drawn
     from there, without the spread of the others.
-
-    Args:
-        rows: cells of one task, model and depth.
     """
     text = "Time by phase"
     metrics = [*_PHASES.values()]

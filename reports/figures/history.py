@@ -12,8 +12,8 @@ from harness.history.differences import noisy
 from reports.figures import marks, style
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
-from reports.quantities import QUANTITIES
 from reports.tables.cells import family_and_order
+from reports.tables.quantities import QUANTITIES
 
 _LABELS = 16  # commits that are named along the axis
 _ROOM = 0.15  # share of the width that the name of a change takes
@@ -31,12 +31,6 @@ def history(rows: Rows, changes: Rows) -> Chart:
 
     A ring marks the first commit that has a new level. Above stands which commit that is, with the
     largest ratio of a new level to the old one there.
-
-    Args:
-        rows: of `harness.history.series.series`, of one setting and one metric; rows with metric
-            "" keep a place for commits at which nothing was measured. Machines have lines of
-            their own.
-        changes: of `harness.history.changes.changes`; changes of other series are passed over.
     """
     measured = rows[(rows["metric"] != "") & np.isfinite(rows["value"].astype(float))]
     if measured.empty:

@@ -15,15 +15,7 @@ from reports.figures.style import Chart, Rows
 def over_depth(
     rows: Rows, metric: str, text: str, *, told: Sequence[str] = (), extra: str = ""
 ) -> Chart:
-    """Plots a metric over depth K.
-
-    Args:
-        rows: cells of one task and model, of all depths.
-        metric: a name in `QUANTITIES`.
-        text: what is plotted.
-        told: lines below the title.
-        extra: a column to draw dashed, in the unit of the metric.
-    """
+    """Plots a metric over depth K."""
     rows, y = on_axis(rows[style.few_orders(rows)], "y", metric)
     if rows.empty:
         return style.nothing(text)
@@ -38,15 +30,7 @@ def over_depth(
 
 
 def line_layers(rows: Rows, metric: str, x: alt.X, y: Any, extra: str = "") -> list[Any]:
-    """Draws lines, bars, points, and the order of each line at its end.
-
-    Args:
-        rows: as `on_axis` returns them.
-        metric: what stands on the y axis.
-        x: the axis that lines go along.
-        y: the axis that `on_axis` returned.
-        extra: a column to draw dashed, in the unit of the metric.
-    """
+    """Draws lines, bars, points, and the order of each line at its end."""
     along = x.shorthand.removesuffix(":Q")
     families = [*rows["family"]]
     chart = marks.base(rows, along, metric, extra).encode(x=x, y=y)
@@ -87,13 +71,7 @@ def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
 
 
 def apart(places: "np.ndarray[Any, np.dtype[np.float64]]", gap: float, top: float) -> list[float]:
-    """Moves places up, and from the top down again, until none are nearer than a gap.
-
-    Args:
-        places: rising.
-        gap: the least distance between two.
-        top: where the last one ends up at most, if it is not above already.
-    """
+    """Moves places up, and from the top down again, until none are nearer than a gap."""
     found = [float(place) for place in places]
     for i in range(1, len(found)):
         found[i] = max(found[i], found[i - 1] + gap)

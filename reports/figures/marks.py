@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from reports.figures.style import PALETTE, PHASES, Rows, look
-from reports.quantities import QUANTITIES
+from reports.tables.quantities import QUANTITIES
 
 # What hovering tells beside what is drawn, and the columns that a figure takes along.
 _TOLD = ("bias", "time_ratio", "time", "peak_memory", "flops", "hvps", "serial_depth")
@@ -17,26 +17,14 @@ _NAMES = ("estimator", "task", "model", "depth", "trained", "outcome", "commit_l
 
 
 def base(rows: Rows, *columns: str) -> alt.Chart:
-    """Returns a chart of the rows, without the columns that no figure uses.
-
-    Args:
-        rows: of the table of cells.
-        columns: to keep beside those that hovering tells and those of `on_axis`; those that are
-            missing are left out.
-    """
+    """Returns a chart of the rows, without the columns that no figure uses."""
     drawn = [name for name in map(str, rows) if "_drawn" in name and rows[name].notna().any()]
     kept = [*_NAMES, "family", "order", *_TOLD, *columns, *drawn]
     return alt.Chart(rows[[name for name in dict.fromkeys(kept) if name in rows]])
 
 
 def points(chart: alt.Chart, families: list[str], *told: str) -> alt.Chart:
-    """Draws a point for each row, that tells its numbers when hovered over.
-
-    Args:
-        chart: with x and y.
-        families: all that the figure has, so that its layers share their scales.
-        told: metrics to tell beside the usual ones.
-    """
+    """Draws a point for each row, that tells its numbers when hovered over."""
     kinds = _kinds(families)
     shapes = alt.Scale(domain=kinds, range=[look(kind)[1] for kind in kinds])
     shape = alt.Shape("family:N", scale=shapes, legend=_legend())
@@ -48,14 +36,7 @@ def points(chart: alt.Chart, families: list[str], *told: str) -> alt.Chart:
 
 
 def lines(chart: alt.Chart, families: list[str], detail: str, order: str) -> alt.Chart:
-    """Draws lines in the colours of estimators.
-
-    Args:
-        chart: with x and y.
-        families: all that the figure has.
-        detail: the column that tells one line from another.
-        order: the column along which a line goes.
-    """
+    """Draws lines in the colours of estimators."""
     marks = chart.mark_line(strokeWidth=1.5)
     found: alt.Chart = marks.encode(
         color=colour(families), detail=alt.Detail(f"{detail}:N"), order=alt.Order(f"{order}:Q")
@@ -64,13 +45,7 @@ def lines(chart: alt.Chart, families: list[str], detail: str, order: str) -> alt
 
 
 def bars(chart: alt.Chart, families: list[str], channel: str) -> list[alt.Chart]:
-    """Draws the intervals of what stands on one axis, if there are any.
-
-    Args:
-        chart: with x and y.
-        families: all that the figure has.
-        channel: "x" or "y".
-    """
+    """Draws the intervals of what stands on one axis, if there are any."""
     old = chart.encoding[channel]
     column = old.shorthand.removesuffix(":Q")
     if f"{column}_low" not in chart.data or not chart.data[f"{column}_low"].notna().any():
@@ -83,26 +58,14 @@ def bars(chart: alt.Chart, families: list[str], channel: str) -> list[alt.Chart]
 
 
 def like(encoding: Any, column: str) -> Any:
-    """Returns an axis for another column: the same one, where both are in one figure.
-
-    Args:
-        encoding: x or y.
-        column: what to draw instead.
-    """
+    """Returns an axis for another column: the same one, where both are in one figure."""
     other = encoding.copy()
     other.shorthand = f"{column}:Q"
     return other
 
 
 def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> alt.Chart:
-    """Writes a column beside or above its points.
-
-    Args:
-        chart: with x and y.
-        families: all that the figure has.
-        text: the column.
-        above: or to the right.
-    """
+    """Writes a column beside or above its points."""
     dx, dy = (0, -11) if above else (9, 0)
     marks = chart.mark_text(fontSize=10, align="center" if above else "left", dx=dx, dy=dy)
     found: alt.Chart = marks.encode(text=alt.Text(f"{text}:N"), color=colour(families))
@@ -110,11 +73,7 @@ def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> 
 
 
 def colour(families: list[str]) -> alt.Color:
-    """Returns the colours of estimators, with their legend.
-
-    Args:
-        families: all that the figure has.
-    """
+    """Returns the colours of estimators, with their legend."""
     kinds = _kinds(families)
     colours = alt.Scale(domain=kinds, range=[look(kind)[0] for kind in kinds])
     return alt.Color("family:N", scale=colours, legend=_legend())
@@ -127,12 +86,7 @@ def phase_colour() -> alt.Color:
 
 
 def tooltip(data: Rows, *told: str) -> list[alt.Tooltip]:
-    """Returns what hovering tells, of that which the data has.
-
-    Args:
-        data: of the chart.
-        told: metrics to tell beside the usual ones.
-    """
+    """Returns what hovering tells, of that which the data has."""
     titles = {"depth": "depth K", "trained": "trained (steps)", "commit_label": "commit"}
     names = [alt.Tooltip(f"{name}:N", title=titles.get(name, name)) for name in _NAMES]
     metrics = [

@@ -12,13 +12,7 @@ PANEL = (300, 240)
 
 
 def multiples(heading: alt.TitleParams, layers: Sequence[Any], panels: Sequence[str]) -> Chart:
-    """Puts layers into a panel for each value of the column "panel", two in a row.
-
-    Args:
-        heading: of the figure.
-        layers: charts of one mark each, all of the data of the first.
-        panels: their order.
-    """
+    """Puts layers into a panel for each value of the column "panel", two in a row."""
     layered: alt.LayerChart = alt.LayerChart(
         data=layers[0].data, layer=[_without_data(layer) for layer in layers]
     )

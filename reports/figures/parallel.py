@@ -6,9 +6,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from estimators.errors import OptionError
-from estimators.registry import Spec
-from harness.metrics import METRICS
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
+from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.lines import apart
 from reports.figures.multiples import multiples
@@ -21,12 +21,7 @@ _TITLE = "time / time of exact MAML (×)"
 
 
 def time_over_exact(compared: Rows, crossings: Rows) -> Chart:
-    """Plots time over that of exact MAML over depth K, a panel for each model.
-
-    Args:
-        compared: of `reports.tables.crossing.over_exact`; of one task and device.
-        crossings: of `reports.tables.crossing.crossings`, of the same.
-    """
+    """Plots time over that of exact MAML over depth K, a panel for each model."""
     text = "Time over that of exact MAML against depth K"
     rows = compared[compared["over_exact"].gt(0) & style.few_orders(compared)]
     if rows.empty:
@@ -97,11 +92,7 @@ def time_over_exact(compared: Rows, crossings: Rows) -> Chart:
 
 
 def time_against_serial_depth(rows: Rows) -> Chart:
-    """Plots time in inner gradients over the products that must wait for one another.
-
-    Args:
-        rows: cells of one task, model and depth.
-    """
+    """Plots time in inner gradients over the products that must wait for one another."""
     text = "Time in inner gradients against serial HVPs"
     rows = rows[rows["serial_depth"].notna() & style.few_orders(rows)]
     rows, y = on_axis(rows, "y", "time_ratio")
@@ -131,9 +122,6 @@ def time_against_serial_depth(rows: Rows) -> Chart:
 
 def way(estimator: str) -> str:
     """Returns the options of an estimator in short: what its name and colour do not tell.
-
-    Args:
-        estimator: specification.
 
     Example:
         >>> way("binom(order=2, batching='vmap', compiled=True)"), way("maml")

@@ -7,8 +7,8 @@ import pandas as pd
 
 from harness.profiling import FOLDER
 from harness.profiling.folder import Profile, read_profile
-from harness.profiling.telling import peak_text, short_name
-from harness.units import seconds_text
+from harness.profiling.report import peak_text, short_name
+from harness.support.units import seconds_text
 from reports.figures.marks import phase_colour
 from reports.figures.style import HEIGHT, PHASES, Chart, figure, heading
 
@@ -26,9 +26,6 @@ _LABELLED = 0.03
 def stored(store: Path) -> tuple[list[Profile], list[str]]:
     """Reads the newest profiles of a store.
 
-    Args:
-        store: the folder of results.
-
     Returns:
         At most `MOST` of them, newest first, and a line for each that cannot be read.
     """
@@ -45,11 +42,7 @@ def stored(store: Path) -> tuple[list[Profile], list[str]]:
 
 
 def memory_timeline(profile: Profile) -> Chart:
-    """Plots the bytes alive after each allocation and release, by phase, with the peak marked.
-
-    Args:
-        profile: the profile.
-    """
+    """Plots the bytes alive after each allocation and release, by phase, with the peak marked."""
     events = profile.memory
     title = heading("Memory over allocations and releases", peak_text(profile.summary))
     size, unit = _unit(events["live"].max() if len(events) else 0)
@@ -73,11 +66,7 @@ def memory_timeline(profile: Profile) -> Chart:
 
 
 def time_by_phase(profile: Profile) -> Chart:
-    """Plots the time of each phase as parts of one bar.
-
-    Args:
-        profile: the profile.
-    """
+    """Plots the time of each phase as parts of one bar."""
     whole = profile.summary["seconds"]
     rows = pd.DataFrame(
         [
@@ -102,11 +91,7 @@ def time_by_phase(profile: Profile) -> Chart:
 
 
 def flames(profile: Profile) -> Chart:
-    """Plots the time of stacks: what calls stands above what is called.
-
-    Args:
-        profile: the profile.
-    """
+    """Plots the time of stacks: what calls stands above what is called."""
     frames = _frames(profile)
     title = heading("Where the time goes", "callers above callees; operators in stronger colours")
     depth = int(frames["depth"].max()) + 1 if len(frames) else 1
@@ -139,11 +124,7 @@ def flames(profile: Profile) -> Chart:
 
 
 def top_operators(profile: Profile) -> pd.DataFrame:
-    """Returns the operators with the longest time in themselves, under the names to read.
-
-    Args:
-        profile: the profile.
-    """
+    """Returns the operators with the longest time in themselves, under the names to read."""
     rows, whole = profile.operators.head(_TOP), profile.summary["seconds"]
     device = {}
     if (profile.operators["device_seconds"] > 0).any():
@@ -162,11 +143,7 @@ def top_operators(profile: Profile) -> pd.DataFrame:
 
 
 def top_tensors(profile: Profile) -> pd.DataFrame:
-    """Returns the largest groups of tensors alive at the peak, under the names to read.
-
-    Args:
-        profile: the profile.
-    """
+    """Returns the largest groups of tensors alive at the peak, under the names to read."""
     rows = profile.tensors.head(_TOP)
     return pd.DataFrame(
         {

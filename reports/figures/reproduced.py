@@ -12,13 +12,7 @@ _CURVATURES = ([1, 0], [6, 3], [2, 2])
 
 
 def bounds_against_order(bounds: pd.DataFrame, about: str) -> Chart:
-    """Plots the theory's bounds over order L, as multiples of FOMAML's; 0, at L=K, is left out.
-
-    Args:
-        bounds: of one assumption, a row each: "assumption", "x" (alpha H, three of them),
-            "estimator", "order", and "bound", over that of FOMAML.
-        about: what is assumed.
-    """
+    """Plots the theory's bounds over order L, as multiples of FOMAML's; 0, at L=K, is left out."""
     curvatures = bounds["x"].unique()
     shown = bounds[bounds["bound"] > 0].assign(
         family=bounds["estimator"], dash=bounds["x"].map("x={}".format)
@@ -43,13 +37,7 @@ def bounds_against_order(bounds: pd.DataFrame, about: str) -> Chart:
 
 
 def bias_by_mini_batch(errors: pd.DataFrame, cells: Rows) -> Chart:
-    """Plots bias from one mini-batch of tasks to the next, a line for each estimator.
-
-    Args:
-        errors: a row for each estimator and mini-batch: "estimator", "family", "order" (1, 2 or 4;
-            none for `fomaml`), "mini_batch", and "bias", the mean over its tasks.
-        cells: that they are of, for the title.
-    """
+    """Plots bias from one mini-batch of tasks to the next, a line for each estimator."""
     shown = errors.assign(dash=errors["order"].fillna(max(_ORDERS)).map("L={}".format))
     chart = alt.Chart(shown[["estimator", "family", "mini_batch", "bias", "dash"]]).encode(
         x=alt.X("mini_batch:Q", title="mini-batch", axis=alt.Axis(format="d", tickMinStep=1)),

@@ -11,11 +11,7 @@ _GAP = 34
 
 
 def samples_in_order(samples: pd.DataFrame) -> Chart:
-    """Plots the samples of one cell over their number, a panel for each metric.
-
-    Args:
-        samples: of `reports.tables.details.in_order`.
-    """
+    """Plots the samples of one cell over their number, a panel for each metric."""
     text = "Samples in the order in which they were taken"
     if samples.empty:
         return style.nothing(text)

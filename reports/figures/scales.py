@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from reports.figures.style import Rows
-from reports.quantities import QUANTITIES
 from reports.tables.pareto import exact_below
+from reports.tables.quantities import QUANTITIES
 
 # Errors that can be 0 where an estimator is not exact.
 _PARTS = ("systematic_bias", "error_spread")
@@ -24,13 +24,6 @@ def on_axis(
     On a log axis what is 0, or no more than rounding (see `exact_below`), stands on a line of its
     own at the end: drawn to scale, ten empty decades would press all others together, and a zero
     would not be drawn at all.
-
-    Args:
-        rows: of the table of cells.
-        channel: "x" or "y".
-        name: of the metric.
-        log: or linear.
-        most: what the axis must reach, where that is more than the rows have.
 
     Returns:
         Rows with the columns NAME_drawn, NAME_drawn_low and NAME_drawn_high, and the encoding.

@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from harness.metrics import METRICS
+from harness.matrix.metrics import METRICS
 
 # Tests hold figures against the schema; Altair would do so for every part of each anew.
 alt.utils.schemapi.disable_debug_mode()
@@ -37,7 +37,7 @@ PALETTE = {
     "hf-maml": ("#7A9A01", "cross"),
 }
 PHASES = {"inner loop": "#0072B2", "outer gradient": "#E69F00", "meta-gradient": "#009E73"}
-"""Colours of the parts of an estimate; written out, since `estimators.phases` imports torch."""
+"""Colours of the parts of an estimate; written out, since `Phase` is in a module with torch."""
 
 _MORE_COLOURS = ("#A6761D", "#8C6BB1", "#7A9A01", "#C51B7D")
 _MORE_SHAPES = ("triangle-left", "square", "circle", "diamond", "cross")
@@ -53,11 +53,7 @@ class Layers(alt.TopLevelLayerSpec):
     """Layers as they are; `alt.LayerChart` looks in copies of them for what none here has."""
 
     def to_dict(self, validate: bool = True, **_: Any) -> dict[str, Any]:
-        """Returns the specification.
-
-        Args:
-            validate: whether to hold it against the schema.
-        """
+        """Returns the specification."""
         spec = super().to_dict(validate, context={"top_level": False, "datasets": {}})
         return {"$schema": alt.SCHEMA_URL, **spec}
 
@@ -66,11 +62,7 @@ Chart = Layers | alt.LayerChart | alt.Chart | alt.FacetChart
 
 
 def look(family: str) -> tuple[str, str]:
-    """Returns colour and shape of an estimator, the same in every figure.
-
-    Args:
-        family: its name without options; names from elsewhere get theirs from the name alone.
-    """
+    """Returns colour and shape of an estimator, the same in every figure."""
     if family in PALETTE:
         return PALETTE[family]
     number = crc32(family.encode())
@@ -79,11 +71,7 @@ def look(family: str) -> tuple[str, str]:
 
 
 def few_orders(rows: Rows) -> "pd.Series[bool]":
-    """Tells which rows to keep so that an estimator with many orders has 1, 2, 4, 8, ... alone.
-
-    Args:
-        rows: of the table of cells.
-    """
+    """Tells which rows to keep so that an estimator with many orders has 1, 2, 4, 8, ... alone."""
     orders = rows.groupby("family")["order"].transform("nunique")
     power = rows["order"].map(lambda order: pd.notna(order) and int(order).bit_count() == 1)
     few: pd.Series[bool] = (orders <= _FEW) | power.astype(bool)
@@ -91,13 +79,7 @@ def few_orders(rows: Rows) -> "pd.Series[bool]":
 
 
 def title_of(text: str, rows: Rows, *notes: str) -> alt.TitleParams:
-    """Returns a title, and under it what all rows have in common.
-
-    Args:
-        text: what is plotted.
-        rows: what it is plotted of.
-        notes: a line each, below; empty ones are left out.
-    """
+    """Returns a title, and under it what all rows have in common."""
 
     def common(*columns: str) -> str:
         same = [name for name in columns if name in rows and rows[name].nunique() == 1]
@@ -111,22 +93,12 @@ def title_of(text: str, rows: Rows, *notes: str) -> alt.TitleParams:
 
 
 def heading(text: str, subtitle: str | list[str]) -> alt.TitleParams:
-    """Returns a title as every figure has it.
-
-    Args:
-        text: what is plotted.
-        subtitle: what else there is to say, a line or several.
-    """
+    """Returns a title as every figure has it."""
     return alt.TitleParams(text, subtitle=subtitle, subtitleColor=GREY, anchor="start", offset=12)
 
 
 def uncertainty(rows: Rows, *names: str) -> list[str]:
-    """Returns a line for each metric on what its bars are, or on why it has none.
-
-    Args:
-        rows: what is drawn.
-        names: of the metrics.
-    """
+    """Returns a line for each metric on what its bars are, or on why it has none."""
     found = []
     for name in dict.fromkeys(names):
         metric = METRICS[name]
@@ -143,14 +115,7 @@ def uncertainty(rows: Rows, *names: str) -> list[str]:
 def figure(
     title: alt.TitleParams, layers: Sequence[Any], height: int = HEIGHT, *, legend: bool = True
 ) -> Chart:
-    """Puts layers into one figure, as wide as the page allows.
-
-    Args:
-        title: of the figure.
-        layers: what is drawn; charts of one mark each where `legend` is False.
-        height: of the plot alone: legends of any size leave it as it is.
-        legend: whether colours need one; where an axis names the estimators, they do not.
-    """
+    """Puts layers into one figure, as wide as the page allows."""
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     for layer in () if legend else layers:
         for channel in ("color", "shape", "opacity"):
@@ -206,12 +171,7 @@ class _Table:
 
 
 def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:
-    """Returns a figure that says that there is nothing to plot.
-
-    Args:
-        text: what would be plotted.
-        why: what is said in its place.
-    """
+    """Returns a figure that says that there is nothing to plot."""
     data = pd.DataFrame({"text": [why]})
     words: alt.Chart = alt.Chart(data).mark_text(fontSize=13, color=GREY).encode(text="text:N")
     title = alt.TitleParams(text, anchor="start")

@@ -3,14 +3,14 @@
 import altair as alt
 import pandas as pd
 
-from harness.metrics import METRICS
+from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.multiples import multiples
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
-from reports.quantities import QUANTITIES
 from reports.tables.cells import without_order
 from reports.tables.pareto import pareto
+from reports.tables.quantities import QUANTITIES
 
 _FADED = 0.35
 
@@ -28,15 +28,6 @@ def tradeoff(
 
     Orders of one estimator are joined by a line. Without `by` the figure is as wide as the page
     allows; small multiples are `PANEL` wide each, two in a row.
-
-    Args:
-        rows: cells of one task and device: of one model and depth, or of several depths or models
-            that `by` tells apart.
-        x: a name in `QUANTITIES`.
-        y: another one.
-        x_log: whether its axis is logarithmic; what is 0 stands on a line of its own then.
-        y_log: likewise.
-        by: "depth" or "model", for a panel each, with a front of its own.
     """
     label = QUANTITIES[y].label
     text = f"{label[0].upper()}{label[1:]} against {QUANTITIES[x].label}"
@@ -75,20 +66,12 @@ def tradeoff(
 
 
 def bias_against_time(rows: Rows) -> Chart:
-    """Plots bias over the time of one estimate, as a multiple of one inner gradient.
-
-    Args:
-        rows: cells of one task, model and depth.
-    """
+    """Plots bias over the time of one estimate, as a multiple of one inner gradient."""
     return tradeoff(rows, "time_ratio", "bias")
 
 
 def bias_against_memory(rows: Rows) -> Chart:
-    """Plots bias over the peak memory of one estimate.
-
-    Args:
-        rows: cells of one task, model and depth.
-    """
+    """Plots bias over the peak memory of one estimate."""
     return tradeoff(rows, "peak_memory", "bias")
 
 

@@ -5,22 +5,18 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from harness.markdown import plain
+from harness.support.markdown import plain
 from reports import figures
-from reports.pages import parts
-from reports.quantities import QUANTITIES
+from reports.pages import widgets
 from reports.tables.accuracy import JUDGED, confined, curves, differences, settings, test_results
+from reports.tables.quantities import QUANTITIES
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
-    rows, problems = parts.trainings_in(view.snapshot.store)
-    parts.problems(problems)
+    """Shows the page."""
+    rows, problems = widgets.trainings_in(view.snapshot.store)
+    widgets.problems(problems)
     st.markdown("Trainings of all commits and machines; each seed counts once.")
     left = settings(confined(rows, view.here, view.families))
     if not left:
@@ -29,7 +25,7 @@ def show(view: View) -> None:
         left = _chosen(settings(rows))
     for number, setting in enumerate(left):
         _setting(setting, number)
-    parts.explained(*JUDGED)
+    widgets.explained(*JUDGED)
 
 
 def _chosen(every: list[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -49,7 +45,7 @@ def _setting(rows: pd.DataFrame, number: int) -> None:
     for metric in [name for name in JUDGED if (rows["metric"] == name).any()]:
         st.header(QUANTITIES[metric].label.capitalize())
         compared = differences(rows, metric)
-        parts.figures(
+        widgets.figures(
             partial(figures.learning_curves, curves(rows, metric, "validation")),
             partial(figures.learning_curves, curves(rows, metric, "train")),
             partial(figures.test_accuracy, test_results(rows, metric)),

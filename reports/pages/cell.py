@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from harness.markdown import plain
-from harness.outcome import Status
+from harness.matrix.outcome import Status
 from harness.profiling import FOLDER
+from harness.support.markdown import plain
 from reports import figures
-from reports.pages import parts
+from reports.pages import widgets
 from reports.tables.cells import FILTERS
 from reports.tables.details import Details, details, in_order
 from reports.tables.repeat import command, profile_command
@@ -18,11 +18,7 @@ from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
+    """Shows the page."""
     if view.version.empty:
         st.info("No cell is left by the filters.")
         return
@@ -34,8 +30,8 @@ def show(view: View) -> None:
         st.warning(plain(f"{row['run']} cannot be read any more: {error}"))
         return
     _outcome(found)
-    parts.grid(found.metrics)
-    parts.figures(partial(figures.samples_in_order, in_order(found.result)))
+    widgets.grid(found.metrics)
+    widgets.figures(partial(figures.samples_in_order, in_order(found.result)))
     st.subheader("Again")
     if again := command(row):
         st.code(again, language="shell", wrap_lines=True)
@@ -43,7 +39,7 @@ def show(view: View) -> None:
         st.markdown("Its name is not of this version, which knows no command for it.")
     _profile(view.snapshot.store, name, profile_command(row))
     with st.expander("What it was measured with"):
-        parts.grid(pd.DataFrame(found.environment.items(), columns=["what", "value"]))
+        widgets.grid(pd.DataFrame(found.environment.items(), columns=["what", "value"]))
 
 
 def _names(view: View) -> list[str]:
@@ -85,13 +81,13 @@ def _profile(store: Path, name: str, how: str) -> None:
         st.markdown("There is none of this cell. This makes one:")
         st.code(how, language="shell", wrap_lines=True)
         return
-    parts.figures(
+    widgets.figures(
         partial(profiles.memory_timeline, profile), partial(profiles.time_by_phase, profile)
     )
-    parts.figures(partial(profiles.flames, profile))
+    widgets.figures(partial(profiles.flames, profile))
     for title, table in (
         ("Operators, by time in themselves", profiles.top_operators(profile)),
         ("Tensors alive at the peak", profiles.top_tensors(profile)),
     ):
         st.markdown(f"**{title}**")
-        parts.grid(table)
+        widgets.grid(table)

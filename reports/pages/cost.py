@@ -5,18 +5,14 @@ from functools import partial
 import streamlit as st
 
 from reports import figures
-from reports.pages import parts
-from reports.tables.crossing import CROSSINGS, crossings, over_exact, told
+from reports.pages import widgets
+from reports.tables.break_even import CROSSINGS, crossings, over_exact, told
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
-    parts.figures(
+    """Shows the page."""
+    widgets.figures(
         partial(figures.work_against_depth, view.setting),
         partial(figures.memory_against_depth, view.setting),
         partial(figures.time_against_depth, view.setting),
@@ -29,8 +25,10 @@ def show(view: View) -> None:
     compared = over_exact(snapshot.long, view.curves, snapshot.cells)
     found = crossings(compared)
     st.subheader("As quick as exact MAML")
-    parts.figures(partial(figures.time_over_exact, compared, found))
+    widgets.figures(partial(figures.time_over_exact, compared, found))
     if not found.empty:
         st.markdown(CROSSINGS)
-        parts.grid(told(found))
-    parts.explained("time_ratio", "time", "peak_memory", "hvps", "serial_depth", "time_inner_loop")
+        widgets.grid(told(found))
+    widgets.explained(
+        "time_ratio", "time", "peak_memory", "hvps", "serial_depth", "time_inner_loop"
+    )

@@ -4,19 +4,15 @@ from io import BytesIO
 
 import streamlit as st
 
-from harness.results.export import write_csv, write_parquet
-from reports.pages import parts
+from harness.store.export import write_csv, write_parquet
+from reports.pages import widgets
 from reports.tables.search import found, measurements
 from reports.tables.text import readable
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
+    """Shows the page."""
     every = st.toggle("Everything in the store", key="every", bind="query-params")
     words = st.text_input(
         "Search",
@@ -27,7 +23,7 @@ def show(view: View) -> None:
     rows = found(view.snapshot.cells if every else view.here, words)
     long = view.snapshot.long
     st.markdown(f"{len(rows):,} cells")
-    parts.grid(readable(rows))
+    widgets.grid(readable(rows))
 
     def csv() -> bytes:
         file = BytesIO()

@@ -10,10 +10,9 @@ import streamlit as st
 from harness.history.changes import changes
 from harness.history.compare import compare
 from harness.history.stored import files_beside_runs
-from harness.results.store import journals
+from harness.store.table import journals
 from reports import figures
-from reports.pages import parts
-from reports.quantities import QUANTITIES
+from reports.pages import widgets
 from reports.tables.over_commits import (
     History,
     changes_told,
@@ -22,20 +21,17 @@ from reports.tables.over_commits import (
     read_history,
     setting_of,
 )
+from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot, Stamp, stamp_of
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
+    """Shows the page."""
     snapshot = view.snapshot
     kept = stamp_of([*journals(snapshot.store), *files_beside_runs(snapshot.store)])
     found = _history(kept, snapshot)
-    parts.problems(found.problems)
+    widgets.problems(found.problems)
     if view.here.empty:
         st.info("No cell is left by the filters.")
         return
@@ -60,7 +56,7 @@ def _setting(found: History, view: View, kept: Stamp) -> None:
     if steps.empty:
         st.markdown("No metric changed its level in this setting.")
     else:
-        parts.grid(changes_told(steps))
+        widgets.grid(changes_told(steps))
     _side_by_side(found, rows, kept)
 
 
@@ -73,7 +69,7 @@ def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
         bind="query-params",
     )
     chosen = rows[(rows["metric"] == metric) | (rows["metric"] == "")]
-    parts.figures(partial(figures.history, chosen, changes(rows[rows["metric"] == metric])))
+    widgets.figures(partial(figures.history, chosen, changes(rows[rows["metric"] == metric])))
 
 
 def _side_by_side(found: History, rows: pd.DataFrame, kept: Stamp) -> None:
@@ -96,7 +92,7 @@ def _side_by_side(found: History, rows: pd.DataFrame, kept: Stamp) -> None:
     chosen = _compared(kept, machine_of(rows), *pair, found.of_commits(rows, *set(pair)))
     differing = int(chosen["differs"].sum())
     st.markdown(f"{differing:,} of {len(chosen):,} numbers and outcomes differ.")
-    parts.grid(compared(chosen))
+    widgets.grid(compared(chosen))
 
 
 def _beside_cells(rows: pd.DataFrame) -> None:
@@ -107,7 +103,7 @@ def _beside_cells(rows: pd.DataFrame) -> None:
     names = sorted(rows["metric"].unique())
     name = st.selectbox("Benchmark", names, key="benchmark", bind="query-params")
     chosen = rows[rows["metric"] == name]
-    parts.figures(partial(figures.history, chosen, changes(chosen)))
+    widgets.figures(partial(figures.history, chosen, changes(chosen)))
 
 
 @st.cache_resource(max_entries=2, show_spinner="Reading the history")

@@ -5,24 +5,20 @@ from functools import partial
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from harness.markdown import plain
-from harness.units import bytes_of
+from harness.support.markdown import plain
+from harness.support.units import bytes_of
 from reports import figures
-from reports.pages import parts
-from reports.quantities import QUANTITIES
+from reports.pages import widgets
 from reports.tables.advice import advise, verdict
 from reports.tables.overview import failures, outcomes, versions
+from reports.tables.quantities import QUANTITIES
 from reports.tables.samples import samples
 from reports.tables.text import disturbed, ranking
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
+    """Shows the page."""
     _advice(view)
     if view.snapshot.findings:
         newest = view.snapshot.cells["commit_label"].iloc[0]
@@ -53,14 +49,14 @@ def _advice(view: View) -> None:
     advice = advise(view.here, errors=errors, **budgets)
     tell = st.success if advice["fits"].any() else st.warning
     tell(plain(verdict(advice)))
-    parts.sentences(ranking(advice))
+    widgets.sentences(ranking(advice))
     if noted := disturbed(view.here):
         st.markdown(f":small[{plain(noted)}]")
-    parts.figures(
+    widgets.figures(
         partial(figures.bias_against_memory, view.here),
         partial(figures.bias_against_time, view.here),
     )
-    parts.explained("bias", "peak_memory", "time_ratio")
+    widgets.explained("bias", "peak_memory", "time_ratio")
 
 
 def _memory(column: DeltaGenerator) -> float | None:
@@ -94,10 +90,10 @@ def _store(view: View) -> None:
     held = view.snapshot.contents
     st.markdown(" · ".join(f"{name} **{plain(value)}**" for name, value in held.items()))
     with st.expander("Commits and machines"):
-        parts.grid(versions(view.snapshot.cells))
+        widgets.grid(versions(view.snapshot.cells))
     st.subheader("How the cells of the chosen commit ended")
     ends = zip(*(outcomes(view.version)[name] for name in ("outcome", "cells")), strict=True)
     st.markdown(", ".join(f"{count:,} {outcome}" for outcome, count in ends))
     failed = failures(view.version)
     if not failed.empty:
-        parts.sentences(failed.drop(columns="version_label"))
+        widgets.sentences(failed.drop(columns="version_label"))

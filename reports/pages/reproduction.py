@@ -2,22 +2,18 @@
 
 import streamlit as st
 
-from harness.markdown import plain
-from harness.reproduction import SCALES
-from reports.pages import parts
+from harness.commands.paper import SCALES
+from harness.support.markdown import plain
+from reports.pages import widgets
 from reports.reproduction import pieces
 from reports.reproduction.piece import Found
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: its store is looked at, whatever the filters leave.
-    """
-    rows, problems = parts.trainings_in(view.snapshot.store)
-    parts.problems(problems)
+    """Shows the page."""
+    rows, problems = widgets.trainings_in(view.snapshot.store)
+    widgets.problems(problems)
     found = Found(view.snapshot, rows)
     made = [(scale, piece) for scale in SCALES for piece in pieces(found, scale)]
     if not made:
@@ -26,5 +22,5 @@ def show(view: View) -> None:
         st.header(plain(f"{piece.name}: {piece.title}"))
         st.markdown(f"`metagrad reproduce {piece.name} --scale {scale}`")
         st.markdown("\n".join(f"- {plain(line)}" for line in piece.told))
-        parts.figures(*piece.charts, part=f"{piece.name}-{scale}")
-        parts.grid(piece.table)
+        widgets.figures(*piece.charts, part=f"{piece.name}-{scale}")
+        widgets.grid(piece.table)

@@ -5,17 +5,13 @@ from functools import partial
 import streamlit as st
 
 from reports import figures
-from reports.pages import parts
-from reports.quantities import QUANTITIES
+from reports.pages import widgets
+from reports.tables.quantities import QUANTITIES
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page.
-
-    Args:
-        view: what the filters leave.
-    """
+    """Shows the page."""
     names = [name for name in QUANTITIES if view.version[name].notna().any()]
     if not names:
         st.info("No cell is left by the filters, or none has a number.")
@@ -29,12 +25,12 @@ def show(view: View) -> None:
     x_log = columns[0].toggle("Logarithmic across", True, key="x-log", bind="query-params")
     y_log = columns[1].toggle("Logarithmic up", True, key="y-log", bind="query-params")
     rows = {"depth": view.setting, "model": view.models}.get(str(by), view.here)
-    parts.figures(partial(figures.tradeoff, rows, x, y, x_log=x_log, y_log=y_log, by=by))
+    widgets.figures(partial(figures.tradeoff, rows, x, y, x_log=x_log, y_log=y_log, by=by))
     st.markdown(
         "The line of steps is the Pareto front: nothing is better in both. What it leaves behind "
         "is faded. A thin line joins the orders of one estimator."
     )
-    parts.explained(*dict.fromkeys((x, y)))
+    widgets.explained(*dict.fromkeys((x, y)))
 
 
 def _metric(

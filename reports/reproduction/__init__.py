@@ -8,7 +8,7 @@ One module each, with a function that makes it: `PIECES` has them all. The paper
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports.reproduction import fig2, fig3a, fig3b, fig4, fig5, table1, table2
 from reports.reproduction.piece import Found, Piece
 
@@ -28,10 +28,6 @@ def pieces(found: Found, scale: Scale) -> list[Piece]:
     """Returns every figure and table for which a store has measurements, in the paper's order.
 
     The bounds of Figure 2 need none, and alone they are no reproduction of anything measured.
-
-    Args:
-        found: what the store has.
-        scale: at which they were made.
     """
     made = []
     for name, make in PIECES.items():

@@ -13,7 +13,7 @@ from estimators.bounds import (
     fomaml_bound,
     truncated_bound,
 )
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 
@@ -28,12 +28,7 @@ _ASSUMED = {
 
 
 def piece(found: Found, scale: Scale) -> Piece:
-    """Computes the bounds; nothing is measured.
-
-    Args:
-        found: not looked at.
-        scale: not looked at.
-    """
+    """Computes the bounds; nothing is measured."""
     del found, scale
     data = _bounds()
     wide = data.pivot_table(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction import paper
 from reports.reproduction.piece import Found, Piece
@@ -21,12 +21,7 @@ _NEAR = 3.0  # a factor within which an error is called the same
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from errors at the initial parameters, and tells those after training.
-
-    Args:
-        found: what the store has.
-        scale: at which it was measured.
-    """
+    """Makes the figure from errors at the initial parameters, and tells those after training."""
     cells = found.cells("fig3a", scale)
     if cells.empty:
         return None

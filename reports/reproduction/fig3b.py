@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 from reports.tables.cells import ORDERED, by_order, family_and_order
@@ -14,12 +14,7 @@ _DEPTH = 5
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from errors at the initial parameters and after exact meta-training.
-
-    Args:
-        found: what the store has.
-        scale: at which it was measured.
-    """
+    """Makes the figure from errors at the initial parameters and after exact meta-training."""
     every = found.cells("fig3b", scale)
     if every.empty:
         return None

@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 from reports.tables.cells import by_order
@@ -14,12 +14,7 @@ _TOLD = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from timings and memory, for each task and device.
-
-    Args:
-        found: what the store has.
-        scale: at which it was measured.
-    """
+    """Makes the figure from timings and memory, for each task and device."""
     cells = found.cells("fig4", scale)
     if cells.empty:
         return None

@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 from reports.tables.accuracy import curves, settings
@@ -13,12 +13,7 @@ _SHOWN = ("maml", "fomaml", "truncated(order=2)", "binom(order=2)")
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from the evaluations of trainings, for each task.
-
-    Args:
-        found: what the store has.
-        scale: at which it was trained.
-    """
+    """Makes the figure from the evaluations of trainings, for each task."""
     rows = found.trained("fig5", scale)
     implicit = rows["estimator"].str.startswith("imaml")  # of any number of its steps
     rows = rows[rows["estimator"].isin(_SHOWN) | implicit]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.reproduction import EXPERIMENTS, Scale
-from harness.results.trainings import outer_text
+from harness.commands.paper import EXPERIMENTS, Scale
+from harness.store.trainings import outer_text
 from reports.figures.style import Chart
 from reports.tables.snapshot import Snapshot
 
@@ -42,19 +42,14 @@ class Found:
 
     Attributes:
         snapshot: cells; without any where the store has none.
-        trainings: the table of `harness.results.trainings.trainings`.
+        trainings: the table of `harness.store.trainings.trainings`.
     """
 
     snapshot: Snapshot
     trainings: pd.DataFrame
 
     def cells(self, name: str, scale: Scale) -> pd.DataFrame:
-        """Returns the cells of a figure, of the commit and machine that has most of them.
-
-        Args:
-            name: of the figure.
-            scale: at which it is made.
-        """
+        """Returns the cells of a figure, of the commit and machine that has most of them."""
         table = self.snapshot.cells
         if table.empty:
             return table
@@ -66,12 +61,7 @@ class Found:
         return rows[rows["version"] == counts.idxmax()]
 
     def trained(self, name: str, scale: Scale) -> pd.DataFrame:
-        """Returns the evaluations of a figure's or table's trainings.
-
-        Args:
-            name: of the figure or table.
-            scale: at which it is made.
-        """
+        """Returns the evaluations of a figure's or table's trainings."""
         wanted = set()
         for recipe in EXPERIMENTS[name][scale].recipes():
             axes = vars(recipe.training) | {"outer": outer_text(recipe.training.outer)}
@@ -80,12 +70,7 @@ class Found:
         return self.trainings[np.array([key in wanted for key in keys], dtype=bool)]
 
     def about(self, name: str, scale: Scale) -> list[str]:
-        """Returns sentences on what a piece was made with, and on what of it is missing.
-
-        Args:
-            name: of the figure or table.
-            scale: at which it is made.
-        """
+        """Returns sentences on what a piece was made with, and on what of it is missing."""
         sources = EXPERIMENTS[name][scale]
         told = []
         if planned := sources.planned():
@@ -102,7 +87,7 @@ class Found:
             rows = rows[rows["split"] == "test"]
             where = sorted(set(zip(rows["commit"].str[:8], rows["machine"], strict=True)))
             made = "; ".join(f"{commit or 'unknown commit'} on {at}" for commit, at in where)
-            told += [f"Trained at {made}."] if made else []
+            told += [f"TestResult at {made}."] if made else []
             ended = set(zip(rows["estimator"], rows["task"], rows["seed"], strict=True))
             asked = {(one.cell.estimator, one.cell.task, one.cell.seed) for one in recipes}
             if left := asked - ended:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction import paper
 from reports.reproduction.piece import Found, Piece
@@ -18,12 +18,7 @@ _METRIC = "accuracy"
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the table from the tests of trainings, for each task.
-
-    Args:
-        found: what the store has.
-        scale: at which it was trained.
-    """
+    """Makes the table from the tests of trainings, for each task."""
     rows = found.trained("table1", scale)
     if not ((rows["metric"] == _METRIC) & (rows["split"] == "test")).any():
         return None

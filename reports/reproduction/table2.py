@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 
-from harness.reproduction import Scale
+from harness.commands.paper import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 from reports.tables.accuracy import curves, differences, settings, test_results
@@ -17,12 +17,7 @@ _HYBRID = _SHOWN[-1]
 
 
 def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the table from the tests of trainings and the bias along them, for each task.
-
-    Args:
-        found: what the store has.
-        scale: at which it was trained.
-    """
+    """Makes the table from the tests of trainings and the bias along them, for each task."""
     rows = found.trained("table2", scale)
     rows = rows[rows["estimator"].isin(_SHOWN)]
     if _HYBRID not in set(rows["estimator"]):

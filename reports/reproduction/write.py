@@ -5,13 +5,13 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from estimators.errors import OptionError
-from harness.markdown import plain
-from harness.reproduction import Scale
-from harness.results.store import StoreError
-from harness.results.trainings import trainings
+from estimators.base.errors import OptionError
+from harness.commands.paper import Scale
+from harness.store.table import StoreError
+from harness.store.trainings import trainings
+from harness.support.files import put
+from harness.support.markdown import plain
 from reports.figures.save import svg
-from reports.files import put
 from reports.reproduction import pieces
 from reports.reproduction.piece import Found, Piece
 from reports.tables.snapshot import read
@@ -22,11 +22,7 @@ PAGE = "README.md"
 
 
 def found_in(store: Path) -> Found:
-    """Returns what a store has to make figures and tables from.
-
-    Args:
-        store: the folder of results.
-    """
+    """Returns what a store has to make figures and tables from."""
     try:
         snapshot = read(store)
     except StoreError:  # it may have trainings alone, or nothing
@@ -38,12 +34,6 @@ def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[P
     """Writes OUT/README.md, and for each figure or table OUT/NAME-1.svg, ... and OUT/NAME.csv.
 
     All are written that the store has anything for, so that the page tells all that is known.
-
-    Args:
-        store: the folder of results.
-        names: of figures and tables, one of which must be among them.
-        scale: at which they were measured.
-        out: the folder to write to; made if missing.
 
     Returns:
         The page, and what is on it.

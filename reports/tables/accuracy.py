@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from harness.metrics import METRICS
-from reports.quantities import QUANTITIES, Quantity
+from harness.matrix.metrics import METRICS
 from reports.tables.cells import family_and_order
+from reports.tables.quantities import QUANTITIES, Quantity
 
 SETTING = ("task", "model", "depth", "step_size", "device", "dtype", "outer")
 """What trainings must have in common to be compared."""
@@ -43,22 +43,12 @@ class _Mean(NamedTuple):
 
 
 def quantity(metric: str) -> Quantity:
-    """Returns how a metric is shown; one that is not known, as it is.
-
-    Args:
-        metric: its name.
-    """
+    """Returns how a metric is shown; one that is not known, as it is."""
     return QUANTITIES.get(metric) or Quantity(metric, metric.replace("_", " "), "", 1.0, "")
 
 
 def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
-    """Returns the trainings on the task, model, depth and device of some cells.
-
-    Args:
-        rows: the table of `harness.results.trainings.trainings`.
-        here: rows of the table of cells, of one setting.
-        families: estimators to keep, beside exact MAML, to which all are compared; all if empty.
-    """
+    """Returns the trainings on the task, model, depth and device of some cells."""
     if here.empty:
         return rows.head(0)
     for axis in ("task", "model", "depth", "device"):
@@ -71,11 +61,7 @@ def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.
 
 
 def settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Splits a table into parts that may stand in one figure.
-
-    Args:
-        rows: of `harness.results.trainings.trainings`, or what is made of them here.
-    """
+    """Splits a table into parts that may stand in one figure."""
     return [part for _, part in rows.groupby(list(SETTING), sort=False)]
 
 
@@ -84,11 +70,6 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
 
     Of trainings that are alike but for their start the newest that was tested counts, or else the
     one that got furthest. Commits and machines may differ from seed to seed.
-
-    Args:
-        rows: the table of `harness.results.trainings.trainings`.
-        metric: its name; one that depends on the machine, as time does, had better be of one.
-        split: "train", "validation" or "test".
 
     Returns:
         A row for each setting, estimator and step: the columns `SETTING`, "estimator", "family",
@@ -108,10 +89,6 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
 
 def test_results(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Returns how good each estimator's training is in the end, on the tasks of its last test.
-
-    Args:
-        rows: the table of `harness.results.trainings.trainings`.
-        metric: its name.
 
     Returns:
         A row for each setting and estimator, best first, or least first where no way is better:
@@ -134,10 +111,6 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     Pairs are places in the lists of samples, of seeds that both have. What all estimators find
     easy or hard in a task or a seed falls out, so the intervals are narrower than those of
     `test_results`. They are not widened for how many estimators are compared.
-
-    Args:
-        rows: the table of `harness.results.trainings.trainings`.
-        metric: its name.
 
     Returns:
         A row for each setting and estimator but `EXACT`, as in `test_results`, best first: "value"

@@ -39,14 +39,6 @@ def advise(
     more task by task than chance may have it. (That intervals merely overlap says little: all have
     the same tasks.) Those beyond a budget come after all that fit, the nearest first.
 
-    Args:
-        rows: of the table of cells, of one version, task, model, depth, device and rest.
-        errors: samples of their bias, as `reports.tables.samples.samples` returns them; without
-            them intervals alone tell two estimators apart.
-        memory: most peak memory, in MiB.
-        bias: largest relative error; 0 asks for an exact one.
-        time: most time, in inner gradients.
-
     Returns:
         A row for each of `rows`, best first: "rank" (none where the cell did not end well, or its
         bias was not measured), the estimator and its figures, "fits", "beyond" (how many times
@@ -96,11 +88,7 @@ def advise(
 
 
 def verdict(advice: pd.DataFrame) -> str:
-    """Returns the advice in a sentence.
-
-    Args:
-        advice: what `advise` returned.
-    """
+    """Returns the advice in a sentence."""
     budgets = advice.attrs["budgets"]
     ranked: list[Any] = list(advice[advice["rank"].notna()].itertuples())
     if not ranked:

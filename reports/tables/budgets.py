@@ -5,17 +5,13 @@ from typing import Any
 
 import pandas as pd
 
-from reports.quantities import QUANTITIES
 from reports.tables.advice import advise
+from reports.tables.quantities import QUANTITIES
 from reports.tables.reasons import memory_text
 
 
 def by_memory(rows: pd.DataFrame, errors: pd.DataFrame | None = None) -> pd.DataFrame:
     """Returns what `advise` puts first as the budget of memory grows, under the names to read.
-
-    Args:
-        rows: of the table of cells, as for `advise`.
-        errors: samples of their bias, likewise.
 
     Returns:
         A row for each budget from which on another estimator comes first, and why it does.

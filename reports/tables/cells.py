@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimators.errors import OptionError
-from estimators.registry import Spec
-from reports.quantities import QUANTITIES
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
+from reports.tables.quantities import QUANTITIES
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
 ORDERED = ("truncated", "binom", "binom-calibrated", "binom-released")
@@ -41,9 +41,6 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
 
     A version is a commit with its uncommitted changes on one machine, so that numbers of two
     machines never stand in one figure. Where the commit is unknown every run is its own version.
-
-    Args:
-        long: the table of `harness.results.store.load`.
 
     Returns:
         Axes, outcome and, for every metric, the columns NAME, NAME_low and NAME_high in the units
@@ -109,13 +106,7 @@ def _versions(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> pd.DataFrame:
-    """Returns the columns of metrics, in the units that are shown.
-
-    Args:
-        long: the table of `harness.results.store.load`.
-        number: of the cell of a run that each of its rows belongs to.
-        kept: numbers to return, a row each.
-    """
+    """Returns the columns of metrics, in the units that are shown."""
     place = np.full(number.max() + 1, -1)
     place[kept] = np.arange(len(kept))
     row = place[number.to_numpy()]  # -1 where another run is newer
@@ -132,21 +123,12 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> p
 
 
 def choices(table: pd.DataFrame, column: str) -> list[Any]:
-    """Returns the different values of a column, in the order of the table.
-
-    Args:
-        table: rows of `cells`.
-        column: which.
-    """
+    """Returns the different values of a column, in the order of the table."""
     return table[column].drop_duplicates().to_list()
 
 
 def latest(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the newest commit, on every machine that has run it.
-
-    Args:
-        table: the table of `cells`.
-    """
+    """Returns the rows of the newest commit, on every machine that has run it."""
     if table.empty:
         return table
     commit = table["version"].iloc[0].partition("@")[0]
@@ -158,9 +140,6 @@ def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
     """Splits a table into parts that differ in depth, estimator and meta-training alone.
 
     Parts of which every cell was skipped are left out.
-
-    Args:
-        table: rows of `cells`.
     """
     parts = [part for _, part in table.groupby(list(_OF_SECTION), sort=False)]
     return [part for part in parts if (part["outcome"] != "skipped").any()]
@@ -171,9 +150,6 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
 
     fomaml is order 0 of each of them and maml is order K; they stand in where the estimator
     itself was not measured at that order.
-
-    Args:
-        table: rows of `cells`, of one depth.
 
     Returns:
         Rows with one column more: "line", the estimator without its order, to whose line the row
@@ -195,9 +171,6 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
 def without_order(text: str) -> str:
     """Returns an estimator's specification without its order: the same one for a line of orders.
 
-    Args:
-        text: specification.
-
     Example:
         >>> without_order("binom(engine='finite-difference', order=2)")
         "binom(engine='finite-difference')"
@@ -212,9 +185,6 @@ def without_order(text: str) -> str:
 
 def family_and_order(text: str) -> tuple[str, int | None]:
     """Takes an estimator's specification apart; one that is none is a family of its own.
-
-    Args:
-        text: specification.
 
     Example:
         >>> family_and_order("binom(order=2)")

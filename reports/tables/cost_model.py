@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from estimators.errors import OptionError
-from estimators.registry import Spec
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
 
 
 def floor(
@@ -27,14 +27,6 @@ def floor(
     Source: the cost model in docs/performance.md ("with shared graphs"), which
     tests/test_cost_model.py holds against counted FLOPs. The textbook count takes 3 for every
     product and is no floor: `binom`, `binom-calibrated` and the implicit estimators need less.
-
-    Args:
-        family: an estimator's name without options.
-        order: L, where it has one.
-        depth: K.
-        products: Hessian-vector products that were counted, of which implicit estimators take as
-            many as their solver needs.
-        options: further options of the estimator, as they stand in its specification.
 
     Returns:
         The floor; NaN where there is none for this estimator.
@@ -75,11 +67,7 @@ def floor(
 
 
 def floors(rows: pd.DataFrame) -> "pd.Series[float]":
-    """Returns the floor of each cell, in inner gradients; NaN where there is none.
-
-    Args:
-        rows: of the table of cells.
-    """
+    """Returns the floor of each cell, in inner gradients; NaN where there is none."""
     found = [
         floor(
             family,

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness.metrics import METRICS
-from harness.results.runs import CellResult, read_run
-from reports.quantities import QUANTITIES
+from harness.matrix.metrics import METRICS
+from harness.store.runs import CellResult, read_run
 from reports.tables.environments import facts
+from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot
 
 
@@ -29,11 +29,6 @@ class Details:
 
 def details(snapshot: Snapshot, run: str, cell: str) -> Details:
     """Reads what a run has of a cell.
-
-    Args:
-        snapshot: of the store.
-        run: its name.
-        cell: its name.
 
     Raises:
         ValueError: the run cannot be read any more.
@@ -69,9 +64,6 @@ def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
 
 def in_order(result: CellResult) -> pd.DataFrame:
     """Returns the samples of times, in the order in which they were taken.
-
-    Args:
-        result: of a cell.
 
     Returns:
         Columns "metric" (a label), "sample" (from 1) and "value", in the unit of `QUANTITIES`.

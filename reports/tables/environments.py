@@ -7,17 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from harness.results.runs import read_run
+from harness.store.runs import read_run
 
 _UNKNOWN = "unknown"
 
 
 def environments(store: Path, table: pd.DataFrame) -> list[dict[str, str]]:
     """Reads what the runs behind a table were made with, the newest run of each version.
-
-    Args:
-        store: the folder of results.
-        table: rows of `cells`.
 
     Returns:
         For each version its facts, by name. A version is left out whose newest run has gone since
@@ -41,10 +37,6 @@ def facts(made: dict[str, Any], started: str) -> dict[str, str]:
 
     Journals come from other versions, too, and from who knows where: what is missing or not of the
     kind that is written here counts as not known.
-
-    Args:
-        made: as a journal has it.
-        started: when the run began.
     """
     changed = " (uncommitted changes)" if _text(made, "changes") else ""
     cores, memory = _number(made, "cores"), _number(made, "memory")

@@ -50,9 +50,6 @@ def findings(table: pd.DataFrame) -> list[str]:
     The kinds are: two estimators of one order that are far apart in bias; what can be had for less
     than exact MAML without its being felt in the bias; what to beware of. A bias is called less
     than another, and a time, only where their intervals do not overlap.
-
-    Args:
-        table: the table of cells.
     """
     newest = latest(table)
     ended = newest.loc[newest["outcome"] == "ok", list(_LOOKED_AT)]

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from harness.history.stored import stored_history
-from harness.results.store import Problem
-from reports.quantities import QUANTITIES
+from harness.store.table import Problem
 from reports.tables.cells import family_and_order
+from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot, in_few_parts
 
 _Places = Mapping[Any, Any]  # pandas: places of rows, by what they have in common
@@ -38,34 +38,20 @@ class History:
     problems: list[Problem]
 
     def of_setting(self, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
-        """Returns the series of one setting.
-
-        Args:
-            here: rows of the table of cells, of one setting.
-            families: estimators to keep; all if empty.
-        """
+        """Returns the series of one setting."""
         rows = self.series.take(self._settings.get(setting_of(here), _NONE))
         every = rows["estimator"].unique()
         kept = [one for one in every if not families or family_and_order(one)[0] in families]
         return rows[rows["estimator"].isin(kept)]
 
     def of_commits(self, here: pd.DataFrame, *commits: str) -> pd.DataFrame:
-        """Returns all series of some commits on the machine of some rows.
-
-        Args:
-            here: rows of the table of cells, of one machine.
-            *commits: their hashes.
-        """
+        """Returns all series of some commits on the machine of some rows."""
         machine = machine_of(here)
         places = [self._commits.get((*machine, commit), _NONE) for commit in commits]
         return self.series.take(np.sort(np.concatenate(places)))
 
     def beside_cells(self, here: pd.DataFrame) -> pd.DataFrame:
-        """Returns what asv and pytest-benchmark timed that is no metric of a cell, on one machine.
-
-        Args:
-            here: rows of the table of cells, of the machine.
-        """
+        """Returns what pytest-benchmark timed on one machine: no metrics of cells."""
         name, fingerprint = machine_of(here)
         rows = self._beside
         chosen: pd.DataFrame = rows[
@@ -88,41 +74,24 @@ class History:
 
 
 def read_history(snapshot: Snapshot, repository: Path) -> History:
-    """Reads the history of a store: its runs, and what asv and pytest-benchmark have kept in it.
-
-    Args:
-        snapshot: of the store.
-        repository: a folder of the git repository whose commits were measured.
-    """
+    """Reads the history of a store: its runs, and what asv and pytest-benchmark have kept in it."""
     series, problems = stored_history(snapshot.store, snapshot.long, repository)
     return History(in_few_parts(series), problems)
 
 
 def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
-    """Returns what the rows of one setting have in common.
-
-    Args:
-        here: rows of the table of cells.
-    """
+    """Returns what the rows of one setting have in common."""
     return tuple(here[column].iloc[0] for column in _SETTING)
 
 
 def machine_of(here: pd.DataFrame) -> tuple[str, str]:
-    """Returns name and fingerprint of the machine of some rows.
-
-    Args:
-        here: rows of the table of cells or of a series, of one machine.
-    """
+    """Returns name and fingerprint of the machine of some rows."""
     name, fingerprint = (here[column].iloc[0] for column in _MACHINE)
     return name, fingerprint
 
 
 def changes_told(changes: pd.DataFrame) -> pd.DataFrame:
-    """Returns changes as people read them.
-
-    Args:
-        changes: from `harness.history.changes.changes`.
-    """
+    """Returns changes as people read them."""
     told = _in_shown_units(changes, "before", "after")
     told["commit"] = told["commit"].str[:8]
     lasting = told["lasting"].map({True: "yes", False: "no"})
@@ -134,11 +103,7 @@ def changes_told(changes: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Returns two commits side by side as people read them.
-
-    Args:
-        comparison: from `harness.history.compare.compare`.
-    """
+    """Returns two commits side by side as people read them."""
     told = _in_shown_units(comparison, "value_base", "value_head")
     told = told.assign(metric=_titles(told).where(told["metric"] != "", "outcome"))
     verdict = told["verdict"].where(told["differs"], "same")

@@ -6,10 +6,6 @@ import pandas as pd
 def contents(table: pd.DataFrame, long: pd.DataFrame) -> dict[str, str]:
     """Tells what a store holds.
 
-    Args:
-        table: the table of cells.
-        long: the table of `harness.results.store.load`, of which the other was made.
-
     Returns:
         By name: "runs", "cells" (different ones, by name), "measurements" (one a run, cell and
         metric), "commits" (known ones), "machines", and, unless it is empty, when the "oldest run"
@@ -42,9 +38,6 @@ def _day(started: str) -> str:
 def outcomes(table: pd.DataFrame) -> pd.DataFrame:
     """Counts how cells ended.
 
-    Args:
-        table: rows of the table of cells, in which each cell has its newest result of a version.
-
     Returns:
         A row for each "outcome", with how many "cells"; commonest first.
     """
@@ -53,9 +46,6 @@ def outcomes(table: pd.DataFrame) -> pd.DataFrame:
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
     """Groups the cells that did not end well.
-
-    Args:
-        table: rows of the table of cells.
 
     Returns:
         A row for each "outcome" and "reason", with how many "cells", and of the newest of them the
@@ -73,9 +63,6 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
 
 def versions(table: pd.DataFrame) -> pd.DataFrame:
     """Lists what was measured where.
-
-    Args:
-        table: the table of cells.
 
     Returns:
         A row for each commit and machine, newest first, with how many "cells" and when the

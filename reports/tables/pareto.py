@@ -9,11 +9,7 @@ _ANGLES = ("cosine_distance", "batch_cosine_distance")  # half the square of an 
 
 
 def exact_below(name: str) -> float:
-    """Returns what a metric must be below to be rounding of 0; 0 where nothing is rounding.
-
-    Args:
-        name: of the metric.
-    """
+    """Returns what a metric must be below to be rounding of 0; 0 where nothing is rounding."""
     if name in _ANGLES:
         return EXACT**2
     return EXACT if name in _ERRORS else 0.0
@@ -24,11 +20,6 @@ def pareto(rows: pd.DataFrame, x: str, y: str) -> "pd.Series[bool]":
 
     A row is on it unless another one is at least as good in both and better in one; equal rows
     are all on it. Errors that are rounding are equal: see `exact_below`.
-
-    Args:
-        rows: of the table of cells.
-        x: one metric.
-        y: the other one.
 
     Returns:
         True or False for each row; False where one of the two is not known.

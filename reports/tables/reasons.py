@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from harness.units import bytes_text
-from reports.quantities import QUANTITIES
+from harness.support.units import bytes_text
 from reports.tables.pareto import EXACT
+from reports.tables.quantities import QUANTITIES
 
 _COSTS = {"bias": "bias", "time_ratio": "time", "peak_memory": "memory"}
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
@@ -46,11 +46,7 @@ def times_text(factor: float) -> str:
 
 
 def memory_text(mebibytes: float) -> str:
-    """Returns peak memory as people read it.
-
-    Args:
-        mebibytes: as the table of cells has it.
-    """
+    """Returns peak memory as people read it."""
     return bytes_text(mebibytes * QUANTITIES["peak_memory"].size)
 
 
@@ -68,11 +64,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def limits_text(budgets: Budgets) -> str:
-    """Returns budgets as people read them; empty where there is none.
-
-    Args:
-        budgets: limits by metric.
-    """
+    """Returns budgets as people read them; empty where there is none."""
     return listed(_limit_text(name, limit) for name, limit in budgets.items()) if budgets else ""
 
 
@@ -85,11 +77,7 @@ def _limit_text(name: str, limit: float) -> str:
 
 
 def costs(row: Row) -> list[str]:
-    """Returns time and memory as people read them, as far as they were measured.
-
-    Args:
-        row: of the table of cells.
-    """
+    """Returns time and memory as people read them, as far as they were measured."""
     told = []
     if not math.isnan(row.time_ratio):
         told.append(f"{number_text(row.time_ratio)} times an inner gradient")
@@ -100,10 +88,6 @@ def costs(row: Row) -> list[str]:
 
 def shortfall(row: Row, budgets: Budgets) -> str:
     """Tells by how much an estimator is beyond budgets, as a predicate.
-
-    Args:
-        row: of the table of cells.
-        budgets: limits by metric.
 
     Returns:
         "needs 1.8 times the memory", say; empty where it is within all of them.
@@ -131,12 +115,7 @@ def _more(factor: float, what: str) -> str:
 
 
 def slower(row: Row, other: Row) -> bool:
-    """Tells whether one takes longer than another by more than noise: quartiles do not overlap.
-
-    Args:
-        row: of the table of cells.
-        other: likewise.
-    """
+    """Tells whether one takes longer than another by more than noise: quartiles do not overlap."""
     low = row.time_ratio if math.isnan(row.time_ratio_low) else row.time_ratio_low
     high = other.time_ratio if math.isnan(other.time_ratio_high) else other.time_ratio_high
     return bool(low > high)
@@ -149,15 +128,7 @@ def why(
     tied: Sequence[Row],
     dominator: Row | None,
 ) -> str:
-    """Returns a sentence on the place of an estimator.
-
-    Args:
-        row: the estimator's, of the table of cells, with "fits".
-        budgets: limits by metric.
-        fitting: those within them, best first.
-        tied: the others that its place could have gone to, whose bias cannot be told from its own.
-        dominator: one that is better in something and worse in nothing.
-    """
+    """Returns a sentence on the place of an estimator."""
     if row.outcome != "ok":
         return f"Not ranked, {row.outcome}: {str(row.reason).rstrip('.')}."
     if math.isnan(row.bias):

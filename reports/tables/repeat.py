@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 
 # What a cell's name tells beside the axes that have a column of their own.
 _REST = r"/(?P<dtype>[^/]+)/seed(?P<seed>\d+)/tasks(?P<tasks>\d+)(?:/trained(?P<trained>\d+))?"
-# Options of `metagrad run`, and the attributes of `harness.plan.Axes` that they replace.
+# Options of `metagrad run`, and the attributes of `harness.matrix.plan.Axes` that they replace.
 _OPTIONS = {"device": "devices", "dtype": "dtypes", "seed": "seeds", "trained": "trained"}
 
 Row = pd.Series | Mapping[str, Any]
@@ -23,13 +23,10 @@ def command(row: Row) -> str:
     It names what is not default, and the step size also where the task is a plug-in's, whose own
     is not known here. `--import` of plug-ins is left to add.
 
-    Args:
-        row: of the table of cells.
-
     Returns:
         The line; empty where the cell's name is not of this version, and so does not tell all.
     """
-    from harness.plan import preset  # it imports torch
+    from harness.matrix.plan import preset  # it imports torch
     from harness.tasks import TASKS
 
     head = f"{row['task']}/{row['model']}/K{row['depth']}/alpha"
@@ -58,9 +55,5 @@ def command(row: Row) -> str:
 
 
 def profile_command(row: Row) -> str:
-    """Returns the command that profiles a cell, as a shell takes it.
-
-    Args:
-        row: of the table of cells.
-    """
+    """Returns the command that profiles a cell, as a shell takes it."""
     return shlex.join(["metagrad", "profile", str(row["cell"])])

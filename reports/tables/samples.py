@@ -3,16 +3,11 @@
 import numpy as np
 import pandas as pd
 
-from reports.quantities import QUANTITIES
+from reports.tables.quantities import QUANTITIES
 
 
 def samples(long: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Returns all samples of a metric, a row each: of a task, or of a repetition.
-
-    Args:
-        long: the table of `harness.results.store.load`.
-        rows: of the table of cells.
-        metric: which.
 
     Returns:
         The columns of the rows that name their cell, with "sample" (counted from 0: the same

@@ -9,12 +9,7 @@ _SEARCHED = (
 
 
 def found(table: pd.DataFrame, words: str) -> pd.DataFrame:
-    """Returns the rows that have all words somewhere in their names, outcome, reason or notes.
-
-    Args:
-        table: rows of the table of cells.
-        words: separated by blanks; case does not matter.
-    """
+    """Returns the rows that have all words somewhere in their names, outcome, reason or notes."""
     text = table[list(_SEARCHED)].agg(" ".join, axis=1).str.lower() if words else table["cell"]
     has_all = np.ones(len(table), dtype=bool)
     for word in words.lower().split():
@@ -23,10 +18,5 @@ def found(table: pd.DataFrame, words: str) -> pd.DataFrame:
 
 
 def measurements(long: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns what the long table has of the cells of some rows.
-
-    Args:
-        long: the table of `harness.results.store.load`.
-        rows: of the table of cells.
-    """
+    """Returns what the long table has of the cells of some rows."""
     return long.merge(rows[["run", "cell"]], on=["run", "cell"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.results.store import Problem, journals, load
+from harness.store.table import Problem, journals, load
 from reports.tables.cells import cells
 from reports.tables.findings import findings
 from reports.tables.overview import contents
@@ -23,7 +23,7 @@ class Snapshot:
 
     Attributes:
         store: the folder.
-        long: the table of `harness.results.store.load`.
+        long: the table of `harness.store.table.load`.
         cells: the table of `reports.tables.cells.cells`.
         problems: what could not be read.
     """
@@ -47,9 +47,6 @@ class Snapshot:
 def read(store: Path) -> Snapshot:
     """Reads a store.
 
-    Args:
-        store: the folder of results.
-
     Raises:
         StoreError: it is missing, cannot be read, or holds no run.
     """
@@ -62,18 +59,12 @@ def in_few_parts(table: pd.DataFrame) -> pd.DataFrame:
 
     pandas keeps each column of strings apart, and takes rows from each part anew. Objects lie
     together, and a copy puts together what was made column by column.
-
-    Args:
-        table: of many columns.
     """
     return table.astype(dict.fromkeys(table.select_dtypes("str"), object)).copy()
 
 
 def stamp(store: Path) -> Stamp:
     """Returns what changes whenever a run is added to a store or goes on.
-
-    Args:
-        store: the folder of results.
 
     Raises:
         StoreError: it is missing, cannot be read, or holds no run.
@@ -82,11 +73,7 @@ def stamp(store: Path) -> Stamp:
 
 
 def stamp_of(paths: Iterable[Path]) -> Stamp:
-    """Returns what changes whenever one of some files does.
-
-    Args:
-        paths: of them.
-    """
+    """Returns what changes whenever one of some files does."""
     found = []
     for path in sorted(paths):
         with suppress(OSError):  # what cannot be looked at cannot be read, which is told elsewhere

@@ -6,9 +6,6 @@ import pandas as pd
 def spread(samples: pd.DataFrame) -> pd.DataFrame:
     """Sums up the samples of each estimator.
 
-    Args:
-        samples: of `reports.tables.samples.samples`, of one task, model and depth.
-
     Returns:
         A row for each estimator, the least median first: "estimator", "family", "order", "count",
         and of the samples "least", "low" (quartile), "median", "high" (quartile) and "most".

@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.units import bytes_text
-from reports.quantities import QUANTITIES
+from harness.support.units import bytes_text
+from reports.tables.quantities import QUANTITIES
 
 _SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
 _MEMORY = {"peak_memory": QUANTITIES["peak_memory"].label}
@@ -13,22 +13,14 @@ _RANKED = ("bias", "peak_memory", "time_ratio")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the columns to read, under the names to read.
-
-    Args:
-        table: rows of `cells`, of one depth.
-    """
+    """Returns the columns to read, under the names to read."""
     titles = {name: QUANTITIES[name].title for name in _SUMMARY}
     told = table[["estimator", *titles, "outcome", "reason", "notes"]]
     return _memory_told(told).rename(columns=titles | _MEMORY)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns all that is known of cells, under the names to read.
-
-    Args:
-        table: rows of `cells`.
-    """
+    """Returns all that is known of cells, under the names to read."""
     axes = ["estimator", "task", "model", "depth", "device", "rest", "trained", "outcome"]
     titles = {name: one.title for name, one in QUANTITIES.items() if table[name].notna().any()}
     more = ["reason", "notes", "commit_label", "machine_label", "started", "cell"]
@@ -38,11 +30,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def disturbed(table: pd.DataFrame) -> str:
-    """Returns a sentence on the timings that something disturbed; empty where nothing did.
-
-    Args:
-        table: rows of `cells`.
-    """
+    """Returns a sentence on the timings that something disturbed; empty where nothing did."""
     noted = table.loc[table["notes"] != "", "notes"]
     if noted.empty:
         return ""
@@ -51,11 +39,7 @@ def disturbed(table: pd.DataFrame) -> str:
 
 
 def as_text(table: pd.DataFrame) -> list[list[str]]:
-    """Returns the rows of a table as text, numbers with three significant digits.
-
-    Args:
-        table: any table.
-    """
+    """Returns the rows of a table as text, numbers with three significant digits."""
     return [[_text(value) for value in row] for row in table.itertuples(index=False)]
 
 
@@ -68,11 +52,7 @@ def _text(value: Any) -> str:
 
 
 def ranking(advice: pd.DataFrame) -> pd.DataFrame:
-    """Returns which estimator comes in which place, and why, under the names to read.
-
-    Args:
-        advice: from `reports.tables.advice.advise`.
-    """
+    """Returns which estimator comes in which place, and why, under the names to read."""
     titles = {name: QUANTITIES[name].title for name in ("bias", "time_ratio")}
     told = advice.assign(fits=advice["fits"].map({True: "yes", False: "no"}))
     # Where there is no budget all fit.

@@ -32,11 +32,7 @@ class View:
 
     @classmethod
     def of_nothing(cls, store: Path) -> Self:
-        """Returns what is left of a store without cells, that may have trainings.
-
-        Args:
-            store: the folder of results.
-        """
+        """Returns what is left of a store without cells, that may have trainings."""
         none = pd.DataFrame()
         return cls(Snapshot(store, none, none, []), none, none, none, none, [])
 

@@ -8,7 +8,7 @@ from streamlit.testing.v1 import AppTest
 
 from reports import static
 from reports.tables.snapshot import read
-from tests.large_store import write_large_store
+from tests.support.large_store import write_large_store
 
 APP = str(Path(__file__).parents[2] / "app.py")
 

@@ -13,7 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from estimators import create
 from estimators.hvp import hvp
 from harness.cell import Cell
-from harness.problems import bilevel_problem
+from harness.matrix.problems import bilevel_problem
 
 SETTINGS = [("sinusoid", "mlp-40-40"), ("glyphs:5way-1shot", "conv4-32")]
 

@@ -18,8 +18,8 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
-from harness import cache
+from estimators.base.errors import OptionError
+from harness.support import cache
 from harness.tasks.reading.layout import Layout, Part
 from harness.tasks.reading.names import shown_file
 from harness.tasks.reading.pictures import Form
@@ -43,12 +43,7 @@ class Decoded:
     images: NDArray[np.uint8]
 
     def of_class(self, number: int, places: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Returns some images of a class.
-
-        Args:
-            number: its place in `names`.
-            places: which of its images.
-        """
+        """Returns some images of a class."""
         return self.images[int(self.counts[:number].sum()) + places]
 
 
@@ -57,12 +52,6 @@ def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
     """Returns a part of a data set, decoded; from the cache where it is there and whole.
 
     Where the cache cannot be written to, images are kept in memory, up to 1 GiB of them.
-
-    Args:
-        layout: how it lies on disk.
-        folder: where.
-        part: one of the layout's.
-        form: what images are brought into.
 
     Raises:
         OptionError: the files are broken, or too many to be kept in memory.
@@ -95,11 +84,6 @@ def digest(layout: Layout, folder: Path, part: str) -> str:
 
     Of folders it is the names alone: a class that is empty counts, a file that is no image does
     not.
-
-    Args:
-        layout: how it lies on disk.
-        folder: where.
-        part: one of the layout's.
 
     Raises:
         OptionError: they cannot be listed.

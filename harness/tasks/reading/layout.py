@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.reading.names import shown, shown_file
 from harness.tasks.reading.pictures import Picture
 
@@ -54,28 +54,15 @@ class Layout(ABC):
 
     @abstractmethod
     def wanted(self, part: str) -> str:
-        """Returns what a part's files are called.
-
-        Args:
-            part: one of `parts`.
-        """
+        """Returns what a part's files are called."""
 
     @abstractmethod
     def there(self, folder: Path, part: str) -> bool:
-        """Tells whether a part's files are there.
-
-        Args:
-            folder: where the data set lies.
-            part: one of `parts`.
-        """
+        """Tells whether a part's files are there."""
 
     @abstractmethod
     def files(self, folder: Path, part: str) -> list[Path]:
         """Returns the files that a part is made from, and the folders that are its classes.
-
-        Args:
-            folder: see `there`.
-            part: likewise.
 
         Raises:
             OptionError: they cannot be listed.
@@ -85,10 +72,6 @@ class Layout(ABC):
     def read(self, folder: Path, part: str) -> Part:
         """Reads what classes and images there are.
 
-        Args:
-            folder: see `there`.
-            part: likewise.
-
         Raises:
             OptionError: the files are not as they should be.
         """
@@ -96,11 +79,6 @@ class Layout(ABC):
 
 def spelled(folder: Path, pattern: str, split: str) -> Path | None:
     """Returns the file or folder of a split; None where there is none.
-
-    Args:
-        folder: where it lies.
-        pattern: its name, with "{}" for the split.
-        split: a key of `SPLITS`.
 
     Raises:
         OptionError: it is there in two spellings.
@@ -113,11 +91,7 @@ def spelled(folder: Path, pattern: str, split: str) -> Path | None:
 
 
 def holds(question: Callable[[], bool]) -> bool:
-    """Asks something of a path; in a folder that cannot be read, there is nothing.
-
-    Args:
-        question: a method of the path, as `is_dir`.
-    """
+    """Asks something of a path; in a folder that cannot be read, there is nothing."""
     try:
         return question()
     except OSError:
@@ -125,20 +99,12 @@ def holds(question: Callable[[], bool]) -> bool:
 
 
 def wanted(pattern: str, split: str) -> str:
-    """Returns how the file or folder of a split may be called.
-
-    Args:
-        pattern: see `spelled`.
-        split: likewise.
-    """
+    """Returns how the file or folder of a split may be called."""
     return " or ".join(pattern.format(one) for one in SPLITS[split])
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Returns the folders in a folder, sorted; hidden ones are let be.
-
-    Args:
-        folder: where to look.
 
     Raises:
         OptionError: it cannot be read.
@@ -148,9 +114,6 @@ def subfolders(folder: Path) -> list[Path]:
 
 def image_files(folder: Path) -> list[Path]:
     """Returns the image files in a folder, sorted; hidden ones are let be.
-
-    Args:
-        folder: where to look.
 
     Raises:
         OptionError: it cannot be read.
@@ -169,11 +132,7 @@ def _entries(folder: Path, fits: "Callable[[os.DirEntry[str]], bool]") -> list[P
 
 
 def part_of_files(classes: Iterable[tuple[str, Sequence[Path]]]) -> Part:
-    """Makes a part of image files.
-
-    Args:
-        classes: names, and the files of each.
-    """
+    """Makes a part of image files."""
     found = list(classes)
     labels = np.repeat(np.arange(len(found)), [len(files) for _, files in found])
 
@@ -185,12 +144,6 @@ def part_of_files(classes: Iterable[tuple[str, Sequence[Path]]]) -> Part:
 
 def part_by_labels(path: Path, labels: Any, count: int, pictures: Iterable[Picture]) -> Part:
     """Makes a part of images with a number or a name for each.
-
-    Args:
-        path: where the labels are from, for messages.
-        labels: one for each image.
-        count: how many images there are.
-        pictures: the images; can be gone through again and again.
 
     Raises:
         OptionError: the labels do not fit the images.

@@ -20,9 +20,6 @@ _STOP, _PUT, _LONG_BINPUT = b".", b"p", b"r"
 def largest_place(file: BinaryIO) -> int:
     """Returns the largest place that a pickle names; where it is broken, up to there.
 
-    Args:
-        file: read from where it stands.
-
     Raises:
         ValueError: a place is no number.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.reading.layout import (
     Layout,
     Part,
@@ -146,12 +146,7 @@ class CsvSplits(Layout):
 
 
 class ArrayPictures:
-    """The images of an array, again and again.
-
-    Args:
-        path: where they are from.
-        images: uint8 [images, height, width, 3].
-    """
+    """The images of an array, again and again."""
 
     def __init__(self, path: Path, images: NDArray[np.uint8]) -> None:
         self._path, self._images = path, images
@@ -163,10 +158,6 @@ class ArrayPictures:
 
 def image_array(path: Path, content: Any) -> NDArray[np.uint8]:
     """Returns images that are in one array.
-
-    Args:
-        path: where they are from.
-        content: what should be that array.
 
     Raises:
         OptionError: it is something else.

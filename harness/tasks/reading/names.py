@@ -9,9 +9,6 @@ import numpy as np
 def shown(name: object) -> str:
     r"""Returns a name as text of printable characters; others are written as Python writes them.
 
-    Args:
-        name: text, bytes or a number; anything else is cut short, for it may nest without end.
-
     Example:
         >>> shown(b"bird"), shown("bi" + chr(27) + "rd"), shown(3)
         ('bird', 'bi\\x1brd', '3')
@@ -23,9 +20,5 @@ def shown(name: object) -> str:
 
 
 def shown_file(name: str) -> str:
-    r"""Returns a file's name, or its whole path, as `shown` does; bytes that are no text as \xff.
-
-    Args:
-        name: as the operating system gives it.
-    """
+    r"""Returns a file's name or path as `shown` does; bytes that are no text as \xff."""
     return shown(os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.reading.memo import largest_place
 from harness.tasks.reading.names import shown
 
@@ -26,9 +26,6 @@ def unpickled(path: Path) -> Any:
 
     Pickles of Python 2 are read too; their byte strings become strings, as do bytes that are keys
     of the outermost dictionary.
-
-    Args:
-        path: the file.
 
     Raises:
         OptionError: it cannot be read, is no pickle, or asks for anything else.
@@ -115,12 +112,7 @@ def _array(content: Any, dtype: object, shape: Any, order: Any) -> NDArray[Any]:
 
 
 def _plain(value: Any, memo: _Memo) -> Any:
-    """Puts arrays in the place of what stands for them, in lists and dictionaries too.
-
-    Args:
-        value: where to look.
-        memo: what was done already: forty pairs, each of the one before twice, have 2^40 places.
-    """
+    """Puts arrays in the place of what stands for them, in lists and dictionaries too."""
     if isinstance(value, _Array):
         return value.real
     if not isinstance(value, (dict, list, tuple)):
@@ -170,12 +162,7 @@ def _encoded(text: str, encoding: str) -> bytes:
 
 
 class _Allowed:
-    """Stands for what a pickle may call; unlike a function, it has nothing that can be changed.
-
-    Args:
-        call: what is called.
-        kinds: all that its arguments may be, where a small one could ask for much memory.
-    """
+    """Stands for what a pickle may call; unlike a function, it has nothing that can be changed."""
 
     __slots__ = ("_call", "_kinds")
 

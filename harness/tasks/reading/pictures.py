@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 """What is opened, whatever a file is called: of the others, EPS starts Ghostscript."""
@@ -89,9 +89,6 @@ class Form:
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
         """Returns an image in this form, uint8 [channels, size, size].
-
-        Args:
-            picture: the image.
 
         Raises:
             OptionError: see `Picture.open`.

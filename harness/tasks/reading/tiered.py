@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from estimators.errors import OptionError
+from estimators.base.errors import OptionError
 from harness.tasks.reading.layout import Layout, Part, part_by_labels, spelled, wanted
 from harness.tasks.reading.names import shown
 from harness.tasks.reading.pickles import unpickled

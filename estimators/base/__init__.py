@@ -1,0 +1,1 @@
+"""What every estimator is made of: the problem, the contract, the registry, vector arithmetic."""

@@ -1,0 +1,91 @@
+"""First derivatives, by autograd as a rule and by torch.func where a program is compiled.
+
+torch.compile cannot trace a double backward through `torch.autograd.grad`; it can trace nested
+transforms of torch.func. All estimators differentiate through this file (and `estimators.hvp`),
+so that each is written once.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from estimators.base.errors import OptionError
+from estimators.base.tree import Params, detached, leaves
+
+Loss = Callable[[Params], Tensor]
+
+
+def evaluate(loss: Loss, params: Params) -> Tensor:
+    """Evaluates a loss and checks that it can be used.
+
+    Args:
+        loss: maps parameters to a scalar tensor.
+        params: where.
+
+    Raises:
+        OptionError: the loss is not a scalar tensor; or it is not differentiable in the parameters,
+            while gradients are enabled.
+    """
+    value = loss(params)
+    if not isinstance(value, Tensor):
+        raise OptionError(f"a loss must return a tensor, not a {type(value).__name__}")
+    if value.dim() != 0:
+        raise OptionError(f"a loss must be a scalar tensor, not of shape {tuple(value.shape)}")
+    if torch.compiler.is_compiling():  # traced tensors do not tell
+        return value
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise OptionError("a loss must be differentiable in the parameters that it is given")
+    return value
+
+
+def value_and_gradient(
+    loss: Loss, params: Params, *, create_graph: bool = False
+) -> tuple[Tensor, Params]:
+    """Evaluates a loss and its gradient.
+
+    Args:
+        loss: maps parameters to a scalar tensor.
+        params: tensors that require a gradient.
+        create_graph: keep the gradient differentiable, for Hessian-vector products.
+
+    Returns:
+        The scalar loss (detached unless `create_graph`) and the gradient, keyed and shaped as
+        `params`; zero for a parameter that the loss does not use.
+
+    Raises:
+        OptionError: the loss is not a scalar, or does not depend on the parameters at all.
+    """
+    if torch.compiler.is_compiling():
+        gradient, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
+        return value, gradient
+    with torch.enable_grad():
+        value = evaluate(loss, params)
+    tensors = list(params.values())
+    grads = torch.autograd.grad(value, tensors, create_graph=create_graph, materialize_grads=True)
+    return (value if create_graph else value.detach()), dict(zip(params, grads, strict=True))
+
+
+def differentiate(
+    function: Callable[..., tuple[Tensor, Params]], *points: Params
+) -> tuple[Tensor, Params, tuple[Params, ...]]:
+    """Differentiates a function that has something else to return as well.
+
+    Args:
+        function: maps as many parameter dictionaries as there are points to a scalar and to
+            what else it computed on the way.
+        *points: where; left as they are.
+
+    Returns:
+        The scalar, what else was computed, and one gradient a point; all detached.
+    """
+    if torch.compiler.is_compiling():
+        every = tuple(range(len(points)))
+        gradients, (value, rest) = torch.func.grad_and_value(function, every, True)(*points)
+        return value, rest, gradients
+    points = tuple(leaves(point) for point in points)
+    value, rest = function(*points)
+    tensors = [tensor for point in points for tensor in point.values()]
+    grads = iter(torch.autograd.grad(value, tensors, materialize_grads=True))
+    gradients = tuple({name: next(grads) for name in point} for point in points)
+    return value.detach(), detached(rest), gradients

@@ -1,0 +1,219 @@
+"""A meta-batch of problems in one call, and its gradient where optimisers look for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from estimators.base.differentiation import Loss
+from estimators.base.errors import OptionError
+from estimators.base.estimator import Estimator
+from estimators.base.module_loss import Batch, ModuleLoss, trainable
+from estimators.base.problem import BilevelProblem
+from estimators.base.tree import Params, axpy, detached, scaled
+
+Batching = Literal["loop", "vmap"]
+
+
+@dataclass(frozen=True)
+class MetaBatch:
+    """The mean over a meta-batch.
+
+    Attributes:
+        gradient: of the estimates, keyed and shaped as the parameters.
+        outer_loss: scalar.
+        step_size_gradient: likewise; None where the step size is one number.
+    """
+
+    gradient: Params
+    outer_loss: Tensor
+    step_size_gradient: Params | None = None
+
+
+def estimate_batch(
+    estimator: Estimator,
+    problems: Sequence[BilevelProblem],
+    params: Mapping[str, Tensor],
+    *,
+    batching: Batching = "loop",
+) -> MetaBatch:
+    """Estimates the mean meta-gradient of a meta-batch.
+
+    An estimator that is due for calibration is calibrated on the problems first; calibrate it
+    yourself before, on more problems or others, where these are few.
+
+    Args:
+        estimator: see `estimators.create`.
+        problems: one or more.
+        params: theta.
+        batching: "loop" takes one problem after another; "vmap" takes all at once: several times
+            as fast where small models are bound by launches, with the memory of all at once. It
+            wants problems from `module_problem` that differ in their data alone, and an
+            estimator that is `batchable`.
+
+    Raises:
+        OptionError: there is no problem, or the problems cannot be taken at once.
+    """
+    if not isinstance(estimator, Estimator):
+        raise OptionError(f"an estimator is wanted, not {estimator!r}; see estimators.create")
+    if isinstance(problems, BilevelProblem):
+        raise OptionError("a meta-batch is a list of problems: write [problem] for one")
+    problems = list(problems)
+    if not problems:
+        raise OptionError("a meta-batch needs at least one problem")
+    if batching not in ("loop", "vmap"):
+        raise OptionError(f'batching={batching!r} is neither "loop" nor "vmap"')
+    params = detached(params)
+    if not all(_same_sizes(problem.step_size, problems[0].step_size) for problem in problems):
+        raise OptionError("problems of one meta-batch must share their step sizes by parameter")
+    count = len(problems)
+    if batching == "vmap":
+        if not estimator.batchable:
+            raise OptionError(
+                f"{estimator.title} cannot take a meta-batch at once, since its steps depend on "
+                'all problems together; use batching="loop"'
+            )
+        together = stacked(problems)
+    if estimator.needs_calibration:
+        estimator.calibrate(problems, params)
+    if batching == "vmap":
+        result = estimator(together, repeated(params, count))
+        gradient = {name: value.sum(0) for name, value in result.gradient.items()}
+        total = MetaBatch(gradient, result.outer_loss, result.step_size_gradient)
+    else:
+        total = _one(estimator, problems[0], params)
+        for problem in problems[1:]:
+            total = _added(total, _one(estimator, problem, params))
+    sizes = total.step_size_gradient
+    return MetaBatch(
+        scaled(1 / count, total.gradient),
+        total.outer_loss / count,
+        scaled(1 / count, sizes) if sizes is not None else None,
+    )
+
+
+def meta_backward(
+    estimator: Estimator,
+    problems: Sequence[BilevelProblem],
+    module: nn.Module,
+    *,
+    batching: Batching = "loop",
+) -> Tensor:
+    """Adds the mean meta-gradient to `.grad` of a module's parameters, as `backward()` does.
+
+    Step sizes by parameter that require a gradient get theirs too.
+
+    Args:
+        estimator: see `estimators.create`.
+        problems: a meta-batch, from `module_problem`.
+        module: theta are its parameters that require a gradient.
+        batching: see `estimate_batch`.
+
+    Returns:
+        The mean outer loss; scalar, detached.
+
+    Example:
+        >>> import torch
+        >>> from estimators import create
+        >>> from estimators.base.module_loss import module_problem
+        >>> model, mse = torch.nn.Linear(2, 1), torch.nn.functional.mse_loss
+        >>> batch = torch.ones(4, 2), torch.zeros(4, 1)
+        >>> problem = module_problem(model, mse, batch, batch, step_size=0.1, steps=3)
+        >>> loss = meta_backward(create("binom(order=2)"), [problem], model)
+        >>> model.weight.grad.shape
+        torch.Size([1, 2])
+    """
+    result = estimate_batch(estimator, problems, trainable(module), batching=batching)
+    named = dict(module.named_parameters())
+    pairs: list[tuple[Tensor, Tensor]]
+    pairs = [(named[name], gradient) for name, gradient in result.gradient.items()]
+    sizes = problems[0].step_size
+    if isinstance(sizes, dict) and result.step_size_gradient is not None:
+        pairs += [(sizes[name], gradient) for name, gradient in result.step_size_gradient.items()]
+    tensors, gradients = zip(*((t, g) for t, g in pairs if t.requires_grad), strict=True)
+    torch.autograd.backward(tensors, gradients)
+    return result.outer_loss
+
+
+def _one(estimator: Estimator, problem: BilevelProblem, params: Params) -> MetaBatch:
+    result = estimator(problem, params)
+    return MetaBatch(result.gradient, result.outer_loss, result.step_size_gradient)
+
+
+def _added(one: MetaBatch, other: MetaBatch) -> MetaBatch:
+    sizes, more = one.step_size_gradient, other.step_size_gradient
+    return MetaBatch(
+        axpy(1.0, one.gradient, other.gradient),
+        one.outer_loss + other.outer_loss,
+        axpy(1.0, sizes, more) if sizes is not None and more is not None else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _StackedLoss:
+    """Sum of a module's losses over problems, their parameters and data stacked."""
+
+    each: ModuleLoss
+    batch: Batch
+
+    def __call__(self, stacked: Params) -> Tensor:
+        def one(params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
+            return replace(self.each, batch=(inputs, targets))(params)
+
+        losses: Tensor = torch.vmap(one)(stacked, *self.batch)
+        return losses.sum()
+
+
+def _same_sizes(one: float | Params, other: float | Params) -> bool:
+    """Whether step sizes are the very same tensors, or numbers."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+    return not isinstance(one, dict) and not isinstance(other, dict)
+
+
+def repeated(params: Mapping[str, Tensor], count: int) -> Params:
+    """Returns the same parameters for each of several problems, without a copy.
+
+    Args:
+        params: theta.
+        count: of the problems.
+    """
+    return {name: value.expand(count, *value.shape) for name, value in params.items()}
+
+
+def stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
+    """Returns one problem whose parameters are stacks, and whose losses are sums, of several.
+
+    Its inner loop at `repeated` parameters goes the way of each of the several.
+
+    Args:
+        problems: one or more, from `module_problem`, that differ in their data alone.
+
+    Raises:
+        OptionError: they differ in something else.
+    """
+    first = problems[0]
+    for problem in problems[1:]:
+        same = isinstance(first.step_size, dict) or problem.step_size == first.step_size
+        if not same or (problem.steps, problem.momentum) != (first.steps, first.momentum):
+            raise OptionError('problems of one meta-batch must share their inner loop for "vmap"')
+    return replace(
+        first,
+        inner_loss=_stacked_loss([problem.inner_loss for problem in problems]),
+        outer_loss=_stacked_loss([problem.outer_loss for problem in problems]),
+    )
+
+
+def _stacked_loss(losses: Sequence[Loss]) -> _StackedLoss:
+    ours = [loss for loss in losses if isinstance(loss, ModuleLoss)]
+    if len(ours) < len(losses):
+        raise OptionError('batching="vmap" wants problems made by module_problem; use "loop"')
+    first = ours[0]
+    if any(o.module is not first.module or o.criterion != first.criterion for o in ours):
+        raise OptionError('problems of one meta-batch must share module and loss for "vmap"')
+    if len({(loss.batch[0].shape, loss.batch[1].shape) for loss in ours}) > 1:
+        raise OptionError('tasks of one meta-batch must have data of one shape for "vmap"')
+    inputs, targets = (torch.stack(data) for data in zip(*(o.batch for o in ours), strict=True))
+    return _StackedLoss(first, (inputs, targets))

@@ -1,0 +1,172 @@
+"""The bilevel problem that every estimator differentiates, and its inner loop."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from estimators.base.differentiation import Loss, value_and_gradient
+from estimators.base.errors import OptionError
+from estimators.base.phases import Phase, phase
+from estimators.base.tree import Params, axpy, leaves
+
+
+class State(NamedTuple):
+    """Where the inner loop is.
+
+    Attributes:
+        params: phi_k.
+        velocity: v_k, the direction of the step that led here; empty without momentum.
+    """
+
+    params: Params
+    velocity: Params
+
+
+@dataclass(frozen=True)
+class BilevelProblem:
+    r"""Adapt by gradient descent on one loss, be judged by another.
+
+    phi_0 = theta,  v_{k+1} = mu v_k + grad inner_loss(phi_k),  phi_{k+1} = phi_k - alpha v_{k+1},
+    k = 0..K-1; the meta-gradient is d outer_loss(phi_K) / d theta. Plain gradient descent, which
+    every estimator is made for, has one number alpha and mu = 0.
+
+    Attributes:
+        inner_loss: loss on the support set; maps `dict[str, Tensor]` to a scalar tensor, the same
+            at every call: estimators evaluate it more than once at a point.
+        outer_loss: loss on the query set; likewise.
+        step_size: alpha: a positive number, or for each parameter a tensor of its shape, or of
+            one that broadcasts to it (Meta-SGD: Li et al. 2017, arXiv 1707.09835).
+        steps: K >= 0, the depth.
+        momentum: mu, 0 <= mu < 1.
+
+    Raises:
+        OptionError: a number is out of its range.
+
+    Example:
+        >>> import torch
+        >>> loss = lambda params: (params["w"] ** 2).sum()
+        >>> problem = BilevelProblem(loss, loss, step_size=0.1, steps=2)
+        >>> [round(phi["w"].item(), 2) for phi in problem.trajectory({"w": torch.ones(1)})]
+        [1.0, 0.8, 0.64]
+    """
+
+    inner_loss: Loss
+    outer_loss: Loss
+    step_size: float | Params
+    steps: int
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.step_size, dict):
+            if not all(isinstance(size, Tensor) for size in self.step_size.values()):
+                raise OptionError("a step_size by parameter must be a dict of tensors")
+        elif not isinstance(self.step_size, int | float):
+            kind = type(self.step_size).__name__
+            raise OptionError(f"step_size must be a number or a dict of tensors, not a {kind}")
+        elif not 0 < self.step_size < inf:
+            raise OptionError(f"step_size={self.step_size} must be positive and finite")
+        if type(self.steps) is not int:
+            raise OptionError(f"steps={self.steps!r} must be a whole number")
+        if self.steps < 0:
+            raise OptionError(f"steps={self.steps} must be 0 or more")
+        if not 0 <= self.momentum < 1:
+            raise OptionError(f"momentum={self.momentum} must be 0 or more and below 1")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the inner loop is plain gradient descent with one step size."""
+        return not isinstance(self.step_size, dict) and not self.momentum
+
+    @property
+    def alpha(self) -> float:
+        """The one step size of plain gradient descent.
+
+        Raises:
+            OptionError: the inner loop is not plain gradient descent.
+        """
+        if isinstance(self.step_size, dict) or self.momentum:
+            raise OptionError("the inner loop is not plain gradient descent with one step size")
+        return self.step_size
+
+    def start(self, params: Params) -> State:
+        """Returns the state before the first step."""
+        rest = {name: torch.zeros_like(value) for name, value in params.items()}
+        return State(params, rest if self.momentum else {})
+
+    def states(self, params: Params) -> Iterator[State]:
+        """Yields the state after 0, ..., K steps; each step's graph is freed before the next.
+
+        Args:
+            params: theta; left as it is.
+
+        Yields:
+            States whose parameters require a gradient and share no graph.
+        """
+        state = self.start(leaves(params))
+        yield state
+        for _ in range(self.steps):
+            with phase(Phase.INNER_LOOP):
+                _, gradient = value_and_gradient(self.inner_loss, state.params)
+                state = self._step(state, gradient)
+                state = State(leaves(state.params), state.velocity)
+            yield state
+
+    def trajectory(self, params: Params) -> Iterator[Params]:
+        """Yields phi_0, ..., phi_K as leaves; each step's graph is freed before the next.
+
+        Args:
+            params: theta; left as it is.
+
+        Yields:
+            Parameters that require a gradient and share no graph.
+        """
+        for state in self.states(params):
+            yield state.params
+
+    def adapt(self, params: Params) -> Params:
+        """Returns phi_K; no iterate but the last is kept.
+
+        Args:
+            params: theta; left as it is.
+        """
+        for phi in self.trajectory(params):
+            end = phi
+        return end
+
+    def unroll(self, state: State, steps: int) -> State:
+        """Takes `steps` inner steps and keeps the graph through all of them.
+
+        Args:
+            state: where to start; its parameters require a gradient.
+            steps: how many steps.
+
+        Returns:
+            The state after the last step, differentiable with respect to the first.
+        """
+        for _ in range(steps):
+            with phase(Phase.INNER_LOOP):
+                _, gradient = value_and_gradient(self.inner_loss, state.params, create_graph=True)
+                state = self._step(state, gradient)
+        return state
+
+    def outer_gradient(self, params: Params) -> tuple[Tensor, Params]:
+        """Returns the outer loss, detached, and its gradient g.
+
+        Args:
+            params: where, such as phi_K; they require a gradient.
+        """
+        with phase(Phase.OUTER_GRADIENT):
+            return value_and_gradient(self.outer_loss, params)
+
+    def _step(self, state: State, gradient: Params) -> State:
+        direction = axpy(self.momentum, state.velocity, gradient) if self.momentum else gradient
+        velocity = direction if self.momentum else {}
+        if isinstance(self.step_size, dict):
+            sizes = self.step_size
+            moved = {n: value - sizes[n] * direction[n] for n, value in state.params.items()}
+            return State(moved, velocity)
+        return State(axpy(-self.step_size, direction, state.params), velocity)

@@ -1,0 +1,209 @@
+"""The cascade behind the binomial estimators.
+
+u_l(m) = u_l(m+1) - alpha H_m u_{l-1}(m+1), where u_l(m) is the order-l truncation of
+A_m ... A_{n-1} g over n points; u_0 = g, u_l(n) = g, and the answer is u_L(0). u_l(m) is exact
+from l = n-m on, so that level l needs the points m = L-l .. n-l alone: L(n-L+1) products. The
+recursion over points was derived for this project from Eq. 8 of arXiv 2604.13263.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from estimators.base.differentiation import Loss
+from estimators.base.errors import OptionError
+from estimators.base.problem import BilevelProblem
+from estimators.base.stack import stack, summed, unstack
+from estimators.base.tree import Params, axpy
+from estimators.hvp import hessian_at, hvp
+from estimators.hvp.sharding import gathered, ranks, share
+from estimators.hvp.streams import side_by_side
+from estimators.methods.options import (
+    AUTO,
+    SHARDED,
+    STREAMS,
+    Compilable,
+    TakesProducts,
+    at_once,
+    check_batching,
+)
+
+Products = Callable[[Loss, Sequence[Params], Sequence[Params]], list[Params]]
+"""Takes the product of the loss's Hessian at each point with the vector of the same place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascading(TakesProducts, Compilable):
+    """An estimator that cascades over the inner steps.
+
+    Attributes:
+        batching: "loop" goes point by point, one product after another; "vmap" and "chunk(n)" go
+            level by level, all products or n at a time in one go, which takes as many times the
+            memory and suits parallel hardware; "streams" goes level by level too, with one
+            product after another, on a few CUDA streams in turns: a GPU can work on several of
+            them, and what has no streams works on them in order; "sharded" spreads the products
+            of a level over the ranks of torch.distributed's process group, all of which have to
+            call with the same problem and parameters, and get the same estimate; "auto" is what
+            was measured to be best on the kind of device and model at hand: "loop", but for
+            small models.
+    """
+
+    batching: str = AUTO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_batching(self.batching)
+        if self.batching in (SHARDED, STREAMS) and self.compiled:
+            raise OptionError(f'batching="{self.batching}" and compiled=True do not go together')
+
+    def cascade(
+        self, problem: BilevelProblem, points: list[Params], g: Params, order: int, scale: float
+    ) -> Params:
+        """Returns u_L(0) over some of the inner loop's points.
+
+        Args:
+            problem: the bilevel problem.
+            points: phi_m in the order of the inner loop.
+            g: the outer gradient.
+            order: L, 0 <= L <= the number of points.
+            scale: what stands for alpha.
+        """
+        engine = self.engine_for(g)
+        sharded = self.batching == SHARDED
+        if self.batching == STREAMS:
+            products: Products = partial(_streamed, engine=engine)
+        else:
+            width = len(points) - order + 1
+            size = at_once(self.batching, g, width=-(-width // ranks()[1]) if sharded else width)
+            if size == 1 and not sharded:
+                return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
+            products = partial(_batched, engine=engine, at_once=size)
+        return by_level(
+            problem.inner_loss, points, g, order, scale=scale, products=products, sharded=sharded
+        )
+
+
+def by_point(
+    loss: Loss, points: list[Params], g: Params, order: int, *, scale: float, engine: str
+) -> Params:
+    """Returns u_L(0), point by point: n serial steps, one gradient graph at a time.
+
+    The products of one point share its gradient graph. Quickest and leanest on one processor.
+
+    Args:
+        loss: the inner loss.
+        points: phi_m in the order of the inner loop.
+        g: the outer gradient.
+        order: L, 0 <= L <= n.
+        scale: alpha.
+        engine: for the products.
+    """
+    levels = [g]  # levels[l] is u_l; those above the top are equal to the top
+    n = len(points)
+    for m in reversed(range(n)) if order else ():
+        top, bottom = min(order, n - m), max(1, order - m)
+        if top == len(levels):
+            levels.append(levels[-1])
+        hessian = hessian_at(loss, points[m], engine=engine)
+        for level in range(top, bottom - 1, -1):
+            product = hessian.product(levels[level - 1], last=level == bottom)
+            levels[level] = axpy(-scale, product, levels[level])
+    return levels[-1]
+
+
+def by_level(
+    loss: Loss,
+    points: list[Params],
+    g: Params,
+    order: int,
+    *,
+    scale: float,
+    products: Products,
+    sharded: bool = False,
+) -> Params:
+    """Returns u_L(0), level by level: L serial steps, the products of a level side by side.
+
+    For hardware that can do several products at a time.
+
+    Args:
+        loss: the inner loss.
+        points: phi_m in the order of the inner loop.
+        g: the outer gradient.
+        order: L, 0 <= L <= n.
+        scale: alpha.
+        products: takes those of a level, or this process's share of them.
+        sharded: whether a level is spread over the ranks of the process group.
+    """
+    n = len(points)
+    below = [g] * (n + 1)  # u_{l-1}(m) for m = 0..n; where not computed, not needed
+    for level in range(1, order + 1):
+        needed = list(range(order - level, n - level + 1))
+        mine = share(needed) if sharded else needed
+        found = products(loss, [points[m] for m in mine], [below[m + 1] for m in mine])
+        if sharded:
+            found = gathered(found, len(needed), g)
+        above = list(below)  # exact already, and so alike, for m > n-l
+        for m, product in reversed(list(zip(needed, found, strict=True))):
+            above[m] = axpy(-scale, product, above[m + 1])
+        below = above
+    return below[0]
+
+
+def _batched(
+    loss: Loss,
+    points: Sequence[Params],
+    vectors: Sequence[Params],
+    *,
+    engine: str,
+    at_once: int | None,
+) -> list[Params]:
+    """Takes `at_once` products in one go through vmap, or all of them; memory grows with it."""
+    found: list[Params] = []
+    size = at_once or max(len(points), 1)
+    for start in range(0, len(points), size):
+        chunk = points[start : start + size]
+        hessian = hessian_at(summed(loss), stack(chunk), engine=engine, points=len(chunk))
+        found += unstack(hessian.product(stack(vectors[start : start + size]), last=True))
+    return found
+
+
+def _streamed(
+    loss: Loss, points: Sequence[Params], vectors: Sequence[Params], *, engine: str
+) -> list[Params]:
+    """Takes one product after another, each on the next of a few streams."""
+    works = [
+        partial(hvp, loss, point, vector, engine=engine)
+        for point, vector in zip(points, vectors, strict=True)
+    ]
+    device = next(iter(points[0].values())).device
+    return side_by_side(works, device)
+
+
+def elementary_sums(
+    loss: Loss, points: list[Params], g: Params, order: int, *, scale: float, engine: str
+) -> list[Params]:
+    """Returns e_1(0), ..., e_L(0), with e_l(m) = e_l(m+1) - alpha H_m e_{l-1}(m+1), e_0 = g.
+
+    e_l = sum over k_1 < ... < k_l of (-alpha)^l H_{k_1} ... H_{k_l} g: what Eq. 8 adds at order
+    l. L(n-L) + L(L+1)/2 products, point by point, one gradient graph at a time.
+
+    Args:
+        loss: the inner loss.
+        points: phi_m in the order of the inner loop, n of them.
+        g: the outer gradient.
+        order: L, 0 <= L <= n.
+        scale: alpha.
+        engine: for the products.
+    """
+    sums = [g]
+    n = len(points)
+    for m in reversed(range(n)) if order else ():
+        hessian = hessian_at(loss, points[m], engine=engine)
+        top = min(order, n - m)
+        for level in range(top, 0, -1):
+            product = hessian.product(sums[level - 1], last=level == 1)
+            if level == len(sums):
+                sums.append({name: -scale * value for name, value in product.items()})
+            else:
+                sums[level] = axpy(-scale, product, sums[level])
+    return sums[1:]

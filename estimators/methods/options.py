@@ -1,0 +1,157 @@
+"""Options that many estimators share: how products are computed, and compilation."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import torch
+
+from estimators.base.compilation import compiled_estimate
+from estimators.base.errors import OptionError
+from estimators.base.estimator import Estimator, MetaGradient
+from estimators.base.problem import BilevelProblem
+from estimators.base.tree import Params
+from estimators.hvp import ENGINES
+
+AUTO = "auto"
+SHARDED = "sharded"
+STREAMS = "streams"
+_SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
+_CHUNK = re.compile(r"chunk\(([1-9]\d*)\)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilable(Estimator):
+    """An estimator that can run as one compiled program.
+
+    Attributes:
+        compiled: compile the whole estimate with torch.compile, at the first call and again for
+            other shapes, dtypes, depths, step sizes, loss functions, and numbers in these (make
+            them tensors). That takes from half a minute to minutes; then small models run
+            several times as fast. On CUDA the whole program is launched at once, as a CUDA graph.
+            Needs a C++ compiler.
+    """
+
+    compiled: bool = False
+
+    @property
+    def batchable(self) -> bool:
+        """Whatever can be compiled adds, scales and multiplies by Hessians alone."""
+        return True
+
+    def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        if self.compiled:
+            return compiled_estimate(self, problem, params)
+        return super()._run(problem, params)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakesProducts(Estimator):
+    """An estimator that takes Hessian-vector products.
+
+    Attributes:
+        engine: how a product is computed: "reverse", "forward", "func", "finite-difference" (see
+            `estimators.hvp`), or "auto": what was measured to be best on the kind of device and
+            model at hand (defaults.toml).
+    """
+
+    engine: str = AUTO
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.engine not in (AUTO, *ENGINES):
+            raise OptionError(f"engine={self.engine!r} is none of {', '.join((AUTO, *ENGINES))}")
+        if getattr(self, "compiled", False) and self.engine not in (AUTO, "func"):
+            raise OptionError(f"compiled=True works with engine='func', not {self.engine!r}")
+
+    @property
+    def batchable(self) -> bool:
+        """The step of a finite difference depends on all problems of a stack."""
+        return self.engine != "finite-difference"
+
+    def engine_for(self, params: Params) -> str:
+        """Returns the engine to use at these parameters.
+
+        Args:
+            params: theta.
+        """
+        return measured_default(params).engine if self.engine == AUTO else self.engine
+
+
+def check_batching(text: str) -> None:
+    """Refuses what is no way of batching.
+
+    Args:
+        text: the option's value.
+
+    Raises:
+        OptionError: it is none of auto, loop, vmap, chunk(n), streams and sharded.
+    """
+    if text not in (AUTO, "loop", "vmap", STREAMS, SHARDED) and not _CHUNK.fullmatch(text):
+        known = "auto, loop, vmap, chunk(2), chunk(3), ..., streams, sharded"
+        raise OptionError(f"batching={text!r} is none of {known}")
+
+
+def at_once(batching: str, params: Params, *, width: int) -> int | None:
+    """Returns how many products are to be taken in one go.
+
+    Args:
+        batching: see `check_batching`; not "streams", which batches nothing.
+        params: theta; "auto" and "sharded" look at them.
+        width: how many products are independent here, which these look at too.
+
+    Returns:
+        1 for a loop, n for chunks, None for no limit.
+    """
+    if batching in (AUTO, SHARDED):
+        default = measured_default(params)
+        batching = default.batching if width >= default.from_width else "loop"
+    match = _CHUNK.fullmatch(batching)
+    if match:
+        return int(match[1])
+    return 1 if batching == "loop" else None
+
+
+@dataclass(frozen=True)
+class Default:
+    """What "auto" stands for.
+
+    Attributes:
+        engine: for products.
+        batching: of independent products.
+        from_width: how many independent products it takes for that; fewer are taken in a loop.
+    """
+
+    engine: str
+    batching: str
+    from_width: int = 1
+
+
+def measured_default(params: Params) -> Default:
+    """Returns what "auto" stands for on the kind of device and model at hand.
+
+    Args:
+        params: theta; a model with a kernel of three or more dimensions is "convolutional", any
+            other "small" up to 20,000 entries, or else "dense".
+    """
+    if torch.compiler.is_compiling():
+        return Default(engine="func", batching="loop")
+    device = next(iter(params.values())).device.type
+    kind = "dense"
+    if any(value.dim() > 2 for value in params.values()):
+        kind = "convolutional"
+    elif sum(value.numel() for value in params.values()) <= _SMALL:
+        kind = "small"
+    table = _table()
+    return table.get(device, table["cpu"])[kind]
+
+
+@cache
+def _table() -> dict[str, dict[str, Default]]:
+    text = files(__package__).joinpath("defaults.toml").read_text(encoding="utf-8")
+    return {
+        device: {kind: Default(**row) for kind, row in rows.items()}
+        for device, rows in tomllib.loads(text).items()
+    }

@@ -1,0 +1,94 @@
+"""The proximal inner problem of the implicit estimators."""
+
+from dataclasses import dataclass, replace
+from math import inf
+
+import torch
+
+from estimators.base.differentiation import Loss, differentiate, evaluate
+from estimators.base.errors import OptionError
+from estimators.base.problem import BilevelProblem
+from estimators.base.tree import Params, detached
+from estimators.hvp import Hessian, hessian_at
+from estimators.methods.options import TakesProducts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proximal(TakesProducts):
+    """An estimator of (I + H(phi)/lambda)^{-1} grad outer_loss(phi).
+
+    phi comes from K gradient steps on inner_loss(phi) + lambda/2 ||phi - theta||^2, the
+    estimator's own inner problem: its adapted parameters are not those of MAML. Its own
+    objective is outer_loss(phi_K(theta)) with that phi_K, and `own_exact_gradient` is the exact
+    gradient thereof; the formula agrees with it as phi_K nears the proximal minimiser. (The
+    objective at the minimiser itself is no reference on ReLU networks: gradient descent does
+    not settle where the minimiser lies on a kink.)
+
+    Attributes:
+        lam: lambda > 0, the strength of the proximal term; the inner loop needs
+            alpha (lambda + lambda_max(H)) < 2, and refuses alpha lambda >= 2.
+
+    Source: Rajeswaran, Finn, Kakade, Levine, "Meta-Learning with Implicit Gradients",
+    NeurIPS 2019, Eq. 3 and 6.
+    """
+
+    lam: float = 100.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.lam < inf:
+            raise OptionError(f"{self.title}: lam={self.lam} must be positive and finite")
+
+    def at_the_end(
+        self, problem: BilevelProblem, params: Params
+    ) -> tuple[Hessian, Params, torch.Tensor, Params]:
+        """Runs the proximal inner loop.
+
+        Args:
+            problem: the bilevel problem.
+            params: theta.
+
+        Returns:
+            The Hessian of the inner loss (without its proximal term) at phi_K, phi_K, the outer
+            loss there, and its gradient.
+
+        Raises:
+            OptionError: the proximal term alone makes the inner loop diverge.
+        """
+        if problem.alpha * self.lam >= 2:
+            raise OptionError(
+                f"{self.title}: its inner loop diverges at lam={self.lam} with step size "
+                f"{problem.alpha}; their product must be below 2"
+            )
+        proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, params))
+        phi = proximal.adapt(params)
+        outer_loss, g = problem.outer_gradient(phi)
+        hessian = hessian_at(problem.inner_loss, detached(phi), engine=self.engine_for(params))
+        return hessian, detached(phi), outer_loss, g
+
+    def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
+        """Back-propagates through the proximal inner loop, theta in the proximal term included.
+
+        Args:
+            problem: the bilevel problem.
+            params: theta; float64 for a reference.
+
+        Returns:
+            d outer_loss(phi_K) / d theta for the proximal phi_K.
+        """
+
+        def outer(theta: Params) -> tuple[torch.Tensor, Params]:
+            loss = self._proximal_loss(problem.inner_loss, theta)
+            proximal = replace(problem, inner_loss=loss)
+            end = proximal.unroll(proximal.start(theta), problem.steps)
+            return evaluate(problem.outer_loss, end.params), {}
+
+        with torch.enable_grad():
+            return differentiate(outer, params)[2][0]
+
+    def _proximal_loss(self, inner_loss: Loss, anchor: Params) -> Loss:
+        def loss(params: Params) -> torch.Tensor:
+            apart = sum(((value - anchor[name]) ** 2).sum() for name, value in params.items())
+            return inner_loss(params) + 0.5 * self.lam * apart
+
+        return loss

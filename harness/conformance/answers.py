@@ -1,0 +1,150 @@
+"""What a call returns."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from estimators import BilevelProblem, MetaGradient, OptionError, Params
+from estimators.base.tree import norm
+from estimators.hvp import count_hvps
+from harness.conformance.cases import Case, case
+from harness.conformance.check import check, check_on_cases, on_each
+from harness.conformance.messages import NotApplicable, Violation, noted
+from harness.conformance.subject import Subject, copied, refuse_mismatched
+from harness.probes.bias import relative_error
+
+DTYPES = (torch.float64, torch.float32)
+
+
+@check
+def result_is_well_formed(subject: Subject) -> None:
+    """A call returns a MetaGradient, keyed, shaped and typed as the parameters."""
+
+    def body(subject: Subject, found: Case) -> None:
+        end = subject.tried(found.name)
+        if isinstance(end, OptionError):
+            raise NotApplicable(str(end))
+        if not isinstance(end, MetaGradient):
+            raise end
+        for steps in subject.depths:
+            for dtype in DTYPES:
+                with noted(f"at depth {steps} in {str(dtype).removeprefix('torch.')}"):
+                    this = case(found.name, dtype)
+                    subject.run(this, this.problem(steps))
+
+    try:
+        on_each(subject, subject.names, body)
+    except NotApplicable as reason:
+        raise Violation(f"it refuses every case, such as {subject.names[-1]}: {reason}") from reason
+
+
+@check_on_cases()
+def estimate_is_finite(subject: Subject, found: Case) -> None:
+    """Estimate and adapted parameters are finite."""
+    for steps in subject.depths:
+        result = subject.run(found, found.problem(steps))
+        for what, tensors in (("gradient", result.gradient), ("adapted", result.adapted)):
+            for name, value in tensors.items():
+                if not value.isfinite().all():
+                    raise Violation(f"{what}[{name!r}] is not finite at depth {steps}")
+
+
+@check_on_cases()
+def outer_loss_is_that_of_the_adapted(subject: Subject, found: Case) -> None:
+    """The outer loss is the one at the adapted parameters."""
+    for dtype in DTYPES:
+        this = case(found.name, dtype)
+        result = subject.run(this)
+        wanted = this.outer_loss(copied(result.adapted))
+        if result.outer_loss.dtype != wanted.dtype:
+            names = (str(t.dtype).removeprefix("torch.") for t in (result.outer_loss, wanted))
+            raise Violation("outer_loss is {}, but the loss returns {}".format(*names))
+        if not torch.isclose(result.outer_loss, wanted, rtol=1e-5, atol=1e-8, equal_nan=True):
+            raise Violation(
+                f"outer_loss is {float(result.outer_loss):.6g}, and "
+                f"{float(wanted):.6g} at the adapted parameters"
+            )
+
+
+@check_on_cases()
+def adapted_parameters_are_those_of_gradient_descent(subject: Subject, found: Case) -> None:
+    """The adapted parameters are those of gradient descent."""
+    if subject.has_own_objective(found):
+        raise NotApplicable("it follows an objective of its own")
+    for steps in subject.depths:
+        problem = found.problem(steps)
+        off = relative_error(subject.run(found, problem).adapted, descent(problem, found.params))
+        if not off < 1e-10:
+            raise Violation(
+                f"at depth {steps} they are {off:.1e} off those (relative); problem.adapt(params) "
+                "returns them. An estimator with an objective of its own has own_exact_gradient()"
+            )
+
+
+@check_on_cases()
+def single_precision_follows_double(subject: Subject, found: Case) -> None:
+    """The estimate in float32 is that in float64, up to rounding."""
+    fine = subject.run(found).gradient
+    single = case(found.name, torch.float32)
+    rough = subject.run(single).gradient
+    if not math.isfinite(norm(fine)):
+        raise NotApplicable("the estimate is not finite")
+    off = relative_error({name: value.double() for name, value in rough.items()}, fine)
+    if not off < 1e-3:
+        raise Violation(f"it is {off:.1e} off (relative; 1e-3 would do)")
+
+
+@check_on_cases("uneven")
+def unused_parameter_has_no_gradient(subject: Subject, found: Case) -> None:
+    """A parameter that no loss uses has gradient zero."""
+    if "idle" not in found.params:
+        raise NotApplicable("the case with such a parameter is refused")
+    length = norm({"idle": subject.run(found).gradient["idle"]})
+    if length != 0:
+        raise Violation(f"it has length {length:.2g}")
+
+
+@check_on_cases()
+def products_are_reported(subject: Subject, found: Case) -> None:
+    """It reports at least the Hessian-vector products that it is seen to take."""
+    for steps in subject.depths:
+        with count_hvps() as counter:
+            result = subject.run(found, found.problem(steps))
+        if result.hvps < counter.products:
+            raise Violation(
+                f"hvps={result.hvps} is reported and {counter.products} are taken at depth {steps}"
+            )
+
+
+@check_on_cases()
+def own_exact_gradient_is_well_formed(subject: Subject, found: Case) -> None:
+    """The exact gradient of its own objective is keyed and shaped as the parameters."""
+    params: Params = {k: torch.nn.Parameter(v) for k, v in copied(found.params).items()}
+    with torch.no_grad():
+        own = subject.prepared(found.name).own_exact_gradient(found.problem(subject.depth), params)
+    if own is None:
+        raise NotApplicable("its objective is the outer loss after K steps")
+    refuse_mismatched("own_exact_gradient", own, params)
+    for name, value in params.items():
+        if own[name].requires_grad:
+            raise Violation(f"own_exact_gradient[{name!r}] requires a gradient; detach it")
+        if value.grad is not None:
+            raise Violation(f"own_exact_gradient leaves a .grad on parameter {name!r}")
+
+
+def descent(problem: BilevelProblem, params: Params) -> Params:
+    """Returns phi_K, by an inner loop that shares no code with the estimators'."""
+    phi: dict[str, Tensor] = copied(params)
+    velocity = {name: torch.zeros_like(value) for name, value in phi.items()}
+    sizes = problem.step_size
+    for _ in range(problem.steps):
+        point = {name: value.requires_grad_() for name, value in phi.items()}
+        with torch.enable_grad():
+            loss = problem.inner_loss(point)
+        slopes = torch.autograd.grad(loss, list(point.values()), materialize_grads=True)
+        for (name, value), slope in zip(point.items(), slopes, strict=True):
+            velocity[name] = problem.momentum * velocity[name] + slope
+            size = sizes[name] if isinstance(sizes, dict) else sizes
+            phi[name] = (value - size * velocity[name]).detach()
+    return phi

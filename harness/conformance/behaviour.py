@@ -1,0 +1,176 @@
+"""What a call leaves alone, and under which circumstances it works."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from estimators import MetaGradient, OptionError, Params
+from harness.conformance.cases import Case, case
+from harness.conformance.check import check, check_on_cases
+from harness.conformance.messages import NotApplicable, Violation, noted
+from harness.conformance.subject import Subject, copied
+from harness.probes.bias import relative_error
+
+_NETWORKS = ("mlp", "convolution", "sinusoid/mlp-40-40")  # what people use autocast for
+
+
+@check_on_cases()
+def parameters_are_left_alone(subject: Subject, found: Case) -> None:
+    """The parameters are left as they were, .grad and requires_grad too."""
+    for trainable in (False, True):
+        params = _as_parameters(found) if trainable else copied(found.params)
+        grads = {name: torch.full_like(value, 7) for name, value in copied(params).items()}
+        for name, value in params.items():
+            value.grad = grads[name]
+        subject.run(found, params=params)
+        for name, value in params.items():
+            if not torch.equal(value.detach(), found.params[name]):
+                raise Violation(f"parameter {name!r} is changed; work on a copy")
+            if value.requires_grad is not trainable:
+                raise Violation(f"requires_grad of parameter {name!r} is changed; detach it first")
+            if value.grad is not grads[name] or not (grads[name] == 7).all():
+                raise Violation(
+                    f".grad of parameter {name!r} is changed; use torch.autograd.grad rather "
+                    "than backward()"
+                )
+
+
+@check_on_cases()
+def grad_mode_does_not_matter(subject: Subject, found: Case) -> None:
+    """Under torch.no_grad() and with nn.Parameters the estimate is the same."""
+    wanted = subject.run(found).gradient
+    for enabled in (True, False):
+        for params in (copied(found.params), _as_parameters(found)):
+            trainable = any(value.requires_grad for value in params.values())
+            how = "under torch.no_grad()" if not enabled else "with gradients enabled"
+            with noted(f"{how}, with {'nn.Parameters' if trainable else 'plain tensors'}"):
+                _same_estimate(subject, found, params, wanted, enabled=enabled)
+
+
+def _same_estimate(
+    subject: Subject, found: Case, params: Params, wanted: Params, *, enabled: bool
+) -> None:
+    with torch.set_grad_enabled(enabled):
+        gradient = subject.run(found, params=params).gradient
+        after = torch.is_grad_enabled()
+    if after is not enabled:
+        raise Violation(f"gradients are {'on' if after else 'off'} after the call, as not before")
+    off = relative_error(copied(gradient), wanted)
+    if off > 1e-9:
+        raise Violation(f"the estimate is another one, {off:.1e} off (relative)")
+
+
+@check_on_cases()
+def nothing_returned_is_part_of_a_graph(subject: Subject, found: Case) -> None:
+    """Nothing returned is part of a graph."""
+    for steps in subject.depths:
+        result = subject.run(found, found.problem(steps), _as_parameters(found))
+        for what, tensor in _tensors(result):
+            if tensor.grad_fn is not None or tensor.requires_grad:
+                raise Violation(f"{what} is, and keeps it in memory; detach it")
+
+
+@check_on_cases()
+def result_outlives_a_step_on_the_parameters(subject: Subject, found: Case) -> None:
+    """The result stays as it is when the parameters are changed in place."""
+    unadapted = [] if subject.estimator.unsupported_reason(0) else [0]
+    for steps in (*unadapted, *subject.depths):
+        params = copied(found.params)
+        result = subject.run(found, found.problem(steps), params)
+        kept = {what: tensor.clone() for what, tensor in _tensors(result)}
+        for value in params.values():
+            value.add_(1)
+        for what, tensor in _tensors(result):
+            if not same_bits(tensor, kept[what]):
+                raise Violation(f"{what} changes with them, since it shares their memory; clone it")
+
+
+@check_on_cases()
+def same_call_gives_the_same_bits(subject: Subject, found: Case) -> None:
+    """The same call gives the same bits."""
+    once, again = (subject.run(found) for _ in range(2))
+    for (what, one), (_, other) in zip(_tensors(once), _tensors(again), strict=True):
+        if not same_bits(one, other):
+            raise Violation(f"{what} differs; draw random numbers from a generator with a seed")
+    if (once.hvps, once.serial_depth) != (again.hvps, again.serial_depth):
+        raise Violation("hvps or serial_depth differ")
+
+
+@check
+def no_tensor_is_left_behind(subject: Subject) -> None:
+    """No tensor is left behind once the result is gone."""
+    names = subject.cases("mlp", "linear")
+    calls = [
+        (found, found.problem(subject.depth), copied(found.params)) for found in map(case, names)
+    ]
+
+    def call_all() -> None:
+        for found, problem, params in calls:
+            subject.run(found, problem, params)
+
+    call_all()
+    gc.collect()
+    gc.freeze()  # looks at what is new from here on, alone
+    gc.disable()
+    try:
+        call_all()  # what is kept once, and replaced at each call, does not grow
+        few = len(_collectable_tensors())
+        for _ in range(3):
+            call_all()
+        left = _collectable_tensors()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    if len(left) <= few:
+        return
+    what = f"three calls leave {len(left) - few} behind"
+    shapes = ", ".join(sorted({str(tuple(tensor.shape)) for tensor in left})[:4])
+    watched = [weakref.ref(tensor) for tensor in left]
+    del left
+    gc.collect()
+    kept = any(watch() is not None for watch in watched)
+    why = "something keeps them" if kept else "they wait for the garbage collector, in cycles"
+    raise Violation(f"{what}, of shape {shapes}: {why}")
+
+
+@check
+def autocast_does_not_matter(subject: Subject) -> None:
+    """Under autocast to bfloat16 the estimate is float32 and about the same."""
+    if subject.compiled:
+        raise NotApplicable("it is compiled, and would be another program")
+    names = [name for name in _NETWORKS if isinstance(subject.tried(name), MetaGradient)]
+    if not names:
+        raise NotApplicable("every case with a network is refused")
+    single = case(names[0], torch.float32)
+    wanted = subject.run(single).gradient
+    try:
+        with torch.autocast("cpu", torch.bfloat16), noted(f"under autocast, on {names[0]}"):
+            gradient = subject.run(single).gradient
+    except OptionError as reason:
+        raise NotApplicable(f"it refuses: {reason}") from reason
+    off = relative_error(gradient, wanted)
+    if not off < 0.2:
+        raise Violation(f"the estimate is {off:.0%} off the one without (20 % would do)")
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Tells whether two tensors are equal, NaN being equal to NaN."""
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _as_parameters(found: Case) -> Params:
+    return {name: nn.Parameter(value) for name, value in copied(found.params).items()}
+
+
+def _tensors(result: MetaGradient) -> Iterator[tuple[str, Tensor]]:
+    for what in ("gradient", "adapted", "step_size_gradient"):
+        for name, value in (getattr(result, what) or {}).items():
+            yield f"{what}[{name!r}]", value
+    yield "outer_loss", result.outer_loss
+
+
+def _collectable_tensors() -> list[Tensor]:
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]

@@ -1,0 +1,245 @@
+"""What an estimator says of itself, and what it must refuse."""
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from estimators import BilevelProblem, OptionError, Params
+from estimators.base.differentiation import Loss
+from estimators.base.registry import ESTIMATORS
+from estimators.base.stack import stack, unstack
+from harness.conformance.answers import descent
+from harness.conformance.behaviour import same_bits
+from harness.conformance.cases import TASKS, Case, case
+from harness.conformance.check import check, check_on_cases, on_each
+from harness.conformance.messages import NotApplicable, Violation, noted, told
+from harness.conformance.subject import Subject, copied
+from harness.probes.bias import relative_error
+
+
+@check
+def estimator_is_a_value(subject: Subject) -> None:
+    """It is frozen, hashable, and equal to another of the same specification."""
+    one, other = subject.another(), subject.another()
+    dataclass_options = getattr(type(one), "__dataclass_params__", None)
+    if not dataclasses.is_dataclass(one) or "__dataclass_params__" not in vars(type(one)):
+        raise Violation("its class is no dataclass: put @dataclass(frozen=True) above it")
+    if dataclass_options is None or not dataclass_options.frozen:
+        raise Violation("its class is not frozen: put @dataclass(frozen=True) above it")
+    if one != other:
+        raise Violation("two made from one specification are not equal; fields must be options")
+    try:
+        same = hash(one) == hash(other)
+    except TypeError as error:
+        raise Violation(f"it cannot be hashed: {error}; options must be hashable") from error
+    if not same:
+        raise Violation("two made from one specification have different hashes")
+
+
+@check
+def specification_is_canonical(subject: Subject) -> None:
+    """Its canonical specification makes the same estimator."""
+    try:
+        again = ESTIMATORS.canonical(subject.spec)
+        made = ESTIMATORS.create(subject.spec)
+    except OptionError as error:
+        raise Violation(
+            f"it is {subject.spec}, and cannot be read back: {error}; let options be numbers, "
+            "strings, booleans, None, or tuples of those"
+        ) from error
+    if again != subject.spec:
+        raise Violation(f"{subject.spec} reads back as {again}")
+    if made != subject.estimator and subject.another() == subject.estimator:
+        raise Violation(f"{subject.spec} makes {made}, and {subject.text} {subject.estimator}")
+
+
+@check
+def unsupported_reason_is_true(subject: Subject) -> None:
+    """It works at all depths but those that unsupported_reason() names, and refuses these."""
+    (name, *_) = subject.cases()
+    found = case(name)
+    depths = subject.depths if subject.compiled else range(7)
+    for steps in depths:
+        reason = subject.estimator.unsupported_reason(steps)
+        if reason is not None and not (isinstance(reason, str) and reason):
+            raise Violation(
+                f"unsupported_reason({steps}) is {reason!r}; it must be None or tell the reason"
+            )
+        try:
+            subject.run(found, found.problem(steps))
+        except (Exception, SystemExit) as error:
+            if not reason:
+                end = told(error, subject.estimator)
+                raise Violation(
+                    f"unsupported_reason({steps}) is None, but at that depth: {end}"
+                ) from error
+            if not isinstance(error, OptionError):
+                raise
+        else:
+            if reason:
+                raise Violation(
+                    f"unsupported_reason({steps}) is {reason!r}, but a call is not refused"
+                )
+
+
+@check
+def loss_that_is_no_scalar_is_refused(subject: Subject) -> None:
+    """A loss that is no scalar is refused (OptionError)."""
+
+    def scalar(params: Params) -> Tensor:
+        return params["w"].square().sum()
+
+    for shape in ((1,), (3,)):
+
+        def vector(params: Params, shape: tuple[int, ...] = shape) -> Tensor:
+            return scalar(params).expand(shape)
+
+        for which, losses in (("inner", (vector, scalar)), ("outer", (scalar, vector))):
+            _must_refuse(
+                subject,
+                (scalar, scalar),
+                losses,
+                f"an {which} loss of shape {shape}",
+                "estimators.base.differentiation.value_and_gradient refuses it",
+            )
+
+
+@check
+def inner_loss_without_gradient_is_refused(subject: Subject) -> None:
+    """An inner loss that ignores the parameters is refused (OptionError)."""
+    if subject.compiled:
+        raise NotApplicable("it is compiled; what is being traced does not tell")
+
+    def outer(params: Params) -> Tensor:
+        return params["w"].square().sum()
+
+    def inner(params: Params) -> Tensor:
+        return outer(params).detach()
+
+    _must_refuse(
+        subject,
+        (outer, outer),
+        (inner, outer),
+        "a detached inner loss",
+        "estimators.base.differentiation.value_and_gradient refuses it",
+    )
+
+
+def _must_refuse(
+    subject: Subject, right: tuple[Loss, Loss], wrong: tuple[Loss, Loss], what: str, how: str
+) -> None:
+    params = {"w": torch.ones(2)}
+    estimator = subject.another()
+    try:
+        good, bad = (BilevelProblem(*losses, 0.01, subject.depth) for losses in (right, wrong))
+        if estimator.needs_calibration:
+            estimator.calibrate([good] * max(1, estimator.calibration_problems), copied(params))
+        estimator(good, copied(params))
+    except (Exception, SystemExit) as error:
+        end = told(error, subject.estimator)
+        raise NotApplicable(f"with sound losses it ends no better: {end}") from error
+    try:
+        estimator(bad, copied(params))
+    except OptionError:
+        return
+    except (Exception, SystemExit) as error:
+        end = told(error, subject.estimator)
+        raise Violation(f"{what} ends in no OptionError, but in {end}; {how}") from error
+    raise Violation(f"{what} is taken; {how}")
+
+
+@check_on_cases("mlp", "uneven")
+def descent_is_followed_or_refused(subject: Subject, found: Case) -> None:
+    """Momentum and step sizes by parameter are followed or refused (OptionError)."""
+    if subject.compiled:
+        raise NotApplicable("it is compiled; each inner loop would be another program")
+    sizes = {k: torch.full_like(v, found.step_size * 0.8) for k, v in found.params.items()}
+    own = subject.has_own_objective(found)
+    for what, problem in (
+        ("momentum", found.problem(subject.depth, momentum=0.5)),
+        ("a step size for each parameter", found.problem(subject.depth, step_size=sizes)),
+        ("both", found.problem(subject.depth, step_size=copied(sizes), momentum=0.5)),
+    ):
+        try:
+            with noted(f"with {what}"):
+                result = subject.run(found, problem)
+        except OptionError:
+            continue
+        for name, value in result.gradient.items():
+            if not value.isfinite().all():
+                raise Violation(f"with {what}, gradient[{name!r}] is not finite")
+        off = relative_error(result.adapted, descent(problem, found.params))
+        if not own and not off < 1e-10:
+            raise Violation(
+                f"with {what}, the adapted parameters are {off:.1e} off those of that descent; "
+                "problem.states(params) follows it. Or leave supports_momentum at False"
+            )
+
+
+@check_on_cases()
+def stack_of_problems_is_a_problem(subject: Subject, found: Case) -> None:
+    """If batchable: the estimate on a stack of problems is the stack of estimates."""
+    estimator = subject.prepared(found.name)
+    if not estimator.batchable:
+        raise NotApplicable("batchable is False")
+    pair = (found, case(found.name, draw=1))
+    inner, outer = ([getattr(c, which) for c in pair] for which in ("inner_loss", "outer_loss"))
+    both = BilevelProblem(_summed(inner), _summed(outer), found.step_size, subject.depth)
+    together = estimator(both, stack([c.params for c in pair])).gradient
+    for one, estimate in zip(pair, unstack(together), strict=True):
+        off = relative_error(estimate, subject.run(one).gradient)
+        if off > 1e-8:
+            raise Violation(
+                f"they are {off:.1e} apart (relative): something depends on both problems, as a "
+                "norm does; leave batchable at False"
+            )
+
+
+def _summed(losses: list[Loss]) -> Callable[[Params], Tensor]:
+    def total(stacked: Params) -> Tensor:
+        rows = zip(losses, unstack(stacked), strict=True)
+        return torch.stack([loss(params) for loss, params in rows]).sum()
+
+    return total
+
+
+@check_on_cases("mlp", "quartic")
+def calibration_is_sound(subject: Subject, found: Case) -> None:
+    """If calibrated: it is due no longer, and the same for the same problems."""
+    raw = subject.another()
+    if not raw.needs_calibration and not raw.calibration_problems:
+        raise NotApplicable("there is nothing to calibrate")
+    params = copied(found.params)
+    draws = range(1, max(1, raw.calibration_problems) + 1)
+    problems = [case(found.name, draw=draw).problem(subject.depth) for draw in draws]
+    raw.calibrate(problems, params)
+    if raw.needs_calibration:
+        raise Violation("it is due still, right after calibrate()")
+    for name, value in params.items():
+        if not torch.equal(value, found.params[name]) or value.grad is not None:
+            raise Violation(f"calibrate() changes parameter {name!r}")
+    mine = raw(found.problem(subject.depth), params).gradient
+    other = subject.run(found).gradient
+    if not all(same_bits(mine[name], other[name]) for name in mine):
+        raise Violation("two that are calibrated on the same problems give different estimates")
+
+
+@check
+def tasks_of_the_harness_work(subject: Subject) -> None:
+    """It works on the tasks of the harness, in float32."""
+    if subject.compiled:
+        raise NotApplicable("it is compiled, which would take minutes here")
+
+    def body(subject: Subject, found: Case) -> None:
+        single = case(found.name, torch.float32)
+        try:
+            result = subject.run(single)
+        except OptionError as reason:
+            raise NotApplicable(f"it refuses: {reason}") from reason
+        bad = [name for name, value in result.gradient.items() if not value.isfinite().all()]
+        if bad:
+            raise Violation(f"gradient[{bad[0]!r}] is not finite")
+
+    on_each(subject, TASKS, body)

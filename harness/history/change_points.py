@@ -1,0 +1,128 @@
+"""Levels of one series of values: exact ones, and those that asv's step detection finds."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from asv.step_detect import (  # type: ignore[import-untyped]
+    detect_regressions,
+    detect_steps,
+    solve_potts_approx,
+)
+from scipy.stats import mannwhitneyu
+
+from harness.history.differences import Flags, Floats
+
+THRESHOLD = 0.05
+"""Relative size that a step of a noisy metric must have; asv's own default."""
+
+_FEWEST = 2  # values on either side of a noisy step: a single run may have had a bad day
+_CLEAR = 4.0  # times the noise; by less, drifts of the machine would be told as well
+
+
+class Level(NamedTuple):
+    """A stretch of values around one level, with the fields that asv's steps have.
+
+    Attributes:
+        left: index of the first value.
+        right: index after the last value.
+        value: the level.
+        least: the smallest value.
+        error: mean absolute deviation from the level.
+    """
+
+    left: int
+    right: int
+    value: float
+    least: float
+    error: float
+
+
+class Step(NamedTuple):
+    """From one level to the next.
+
+    Attributes:
+        before: the level before.
+        after: the level after.
+        noise: size in units of the noise; NaN where there is none.
+        p: of a Mann-Whitney test; NaN where none is needed.
+        lasting: whether asv's regression detection names it.
+    """
+
+    before: Level
+    after: Level
+    noise: float
+    p: float
+    lasting: bool
+
+
+def exact_steps(values: Floats, moves: Flags) -> list[Step]:
+    """Returns the steps of a series that repeats."""
+    edges = [0, *np.flatnonzero(moves).tolist(), len(values)]
+    levels = [Level(i, j, float(values[i]), float(values[i]), 0.0) for i, j in pairwise(edges)]
+    lasting = _lasting(levels, threshold=0.0, min_size=1)
+    return [Step(a, b, np.nan, np.nan, b.left in lasting) for a, b in pairwise(levels)]
+
+
+def noisy_steps(values: Floats, low: Floats, high: Floats) -> list[Step]:
+    """Returns the steps of a noisy series that are no chance.
+
+    They are those of asv's step detection. It takes a single step in a short series for a drift; so
+    where it finds none, asv's solver is asked with its default penalty, and a step must be clear
+    of the noise.
+    """
+    kept = np.flatnonzero(np.isfinite(values))
+    values, widths = values[kept], high[kept] - low[kept]
+    weights = np.divide(1.0, widths, out=np.full(len(kept), np.nan), where=widths > 0)
+    weights /= np.nanmedian(weights) if np.isfinite(weights).any() else 1.0
+    data = values.tolist(), np.nan_to_num(weights, nan=1.0).tolist()
+    levels = [Level(*one) for one in detect_steps(*data)]
+    steps = _told(levels, values, widths, least=1.0)
+    if not steps and len(kept):
+        ends, medians, sums = solve_potts_approx(*data)
+        starts = [0, *ends[:-1]]
+        levels = [
+            Level(left, right, value, min(data[0][left:right]), total / (right - left))
+            for left, right, value, total in zip(starts, ends, medians, sums, strict=True)
+        ]
+        steps = _told(levels, values, widths, least=_CLEAR)
+    return [
+        step._replace(before=_placed(step.before, kept), after=_placed(step.after, kept))
+        for step in steps
+    ]
+
+
+def _told(levels: list[Level], values: Floats, widths: Floats, *, least: float) -> list[Step]:
+    """Returns the steps that are larger than the least multiple of the noise."""
+    levels = [level for level in levels if level.right - level.left >= _FEWEST]
+    lasting = _lasting(levels, threshold=THRESHOLD, min_size=_FEWEST)
+    steps = []
+    for before, after in pairwise(levels):
+        size = abs(after.value - before.value)
+        inner = widths[before.left : after.right]
+        inner = inner[inner > 0]
+        unit = max(before.error, after.error, float(np.median(inner)) / 2 if len(inner) else 0.0)
+        if size <= max(least * unit, THRESHOLD * abs(before.value)):
+            continue
+        sides = (values[level.left : level.right] for level in (before, after))
+        p = float(mannwhitneyu(*sides).pvalue)
+        noise = size / unit if unit else np.inf
+        steps.append(Step(before, after, noise, p, after.left in lasting))
+    return steps
+
+
+def _placed(level: Level, kept: "np.ndarray[Any, np.dtype[np.intp]]") -> Level:
+    return level._replace(left=int(kept[level.left]), right=int(kept[level.right - 1]) + 1)
+
+
+def _lasting(levels: list[Level], *, threshold: float, min_size: int) -> set[int]:
+    """Returns where the levels begin to which a step leads that has not been made up for.
+
+    asv knows steps for the worse; those for the better are such of the mirrored series.
+    """
+    mirrored = [Level(one.left, one.right, -one.value, -one.value, one.error) for one in levels]
+    named = set()
+    for series in (levels, mirrored):
+        _, _, places = detect_regressions(series, threshold=threshold, min_size=min_size)
+        named |= {after for _, after, _, _ in places or ()}
+    return named

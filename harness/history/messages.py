@@ -1,0 +1,98 @@
+"""Tells of changes along the commits: in a terminal, and to other programs."""
+
+import math
+from typing import Any
+
+import orjson
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from harness.matrix.metrics import METRICS
+from harness.support.units import bytes_text, count_text, seconds_text
+
+SCHEMA = 1
+"""Version of the JSON document."""
+
+_GONE = {"worse": "made up for", "better": "lost since", "other": "gone since"}
+_FIELDS = (
+    *("verdict", "commit", "subject", "machine", "fingerprint", "cell", "metric", "unit"),
+    *("before", "after", "ratio", "p", "noise", "lasting", "previous", "unmeasured"),
+)
+
+
+def print_changes(changes: pd.DataFrame, console: Console) -> None:
+    """Prints a row for each change."""
+    names = changes[["machine", "fingerprint"]].drop_duplicates()["machine"]
+    several = set(names[names.duplicated()])
+    table = Table(box=None, pad_edge=False)
+    for head in ("", "commit", "subject", "machine", "cell", "metric"):
+        # What tells rows apart is folded on a narrow screen, not cut.
+        table.add_column(head, no_wrap=head == "commit", overflow="fold")
+    for head in ("before", "after", "ratio", "p / noise"):
+        table.add_column(head, justify="right")
+    table.add_column("since")
+    table.add_column("unmeasured", justify="right")
+    for row in changes.to_dict("records"):
+        regression = row["verdict"] == "worse" and row["lasting"]
+        texts = [str(text) for text in _texts(row, named=row["machine"] in several)]
+        table.add_row(*map(escape, texts), style="red" if regression else "")
+    console.print(table, highlight=False)
+
+
+def as_json(changes: pd.DataFrame, commits: int) -> str:
+    """Returns changes as JSON; a number that is none is null."""
+    # Column by column: rows of a frame would make floats of its integers.
+    columns = {name: changes[name].to_list() for name in _FIELDS}
+    rows: list[dict[str, Any]] = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    document = {"schema": SCHEMA, "commits": commits, "changes": rows}
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+
+
+def _texts(row: dict[Any, Any], *, named: bool) -> tuple[object, ...]:
+    machine = f"{row['machine']} ({row['fingerprint']})" if named else row["machine"]
+    exact = math.isnan(row["p"])
+    return (
+        row["verdict"],
+        row["commit"][:8],
+        row["subject"],
+        machine,
+        row["cell"],
+        METRICS[row["metric"]].label if row["metric"] in METRICS else row["metric"],
+        *_pair(row["before"], row["after"], row["unit"]),
+        _ratio(row["ratio"]),
+        "exact" if exact else f"{row['p']:.2g} / {row['noise']:.3g}",
+        "lasting" if row["lasting"] else _GONE[row["verdict"]],
+        row["unmeasured"] or "",
+    )
+
+
+def _pair(before: float, after: float, unit: str) -> tuple[str, str]:
+    """Returns two numbers as people read them, with all digits where those would hide a change."""
+    short = _number(before, unit), _number(after, unit)
+    if short[0] != short[1]:
+        return short
+    long = [f"{value:.12g} {unit}".strip() for value in (before, after)]
+    return long[0], long[1]
+
+
+def _number(value: float, unit: str) -> str:
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if unit == "B":
+        return bytes_text(value)
+    if unit in ("s", "seconds"):  # the latter of asv's own benchmarks
+        return seconds_text(value)
+    if unit == "FLOP":
+        return count_text(value)
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+
+
+def _ratio(ratio: float) -> str:
+    if math.isnan(ratio):
+        return ""
+    short = f"{ratio:.3g}"
+    return f"{ratio:.9g}" if short == "1" else short

@@ -1,0 +1,1 @@
+"""The benchmark matrix: metrics, plans of cells, and the problems that cells stand for."""

@@ -1,0 +1,83 @@
+"""How a cell can end."""
+
+import re
+import sysconfig
+import traceback
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from estimators.base.errors import OptionError
+
+_LONGEST_REASON = 600
+_LONGEST_TRACEBACK = 20_000
+# The libraries that everything goes through, and that say nothing of where an error comes from.
+_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+),? in (?P<function>[^\n]+)')
+
+
+class Status(StrEnum):
+    """The kinds of end."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out-of-memory"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one piece of work ended.
+
+    Attributes:
+        status: the kind of end.
+        reason: one line for people; empty when all went well.
+        traceback: of the exception, or of where a worker was when it was ended; what a crashed
+            one printed last.
+    """
+
+    status: Status
+    reason: str = ""
+    traceback: str = ""
+
+
+class Diverged(ArithmeticError):
+    """An estimate, a loss or a reference is not finite."""
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """Names the way in which an exception ended a piece of work."""
+    frames = "".join(traceback.format_exception(error))
+    kept = frames if len(frames) <= _LONGEST_TRACEBACK else f"...\n{frames[-_LONGEST_TRACEBACK:]}"
+    if isinstance(error, Diverged):
+        return Outcome(Status.DIVERGED, str(error), kept)
+    said = " ".join(_said(error).split())
+    reason = said if isinstance(error, OptionError) else f"{type(error).__name__}: {said}"
+    lacks = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said
+    reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
+    if not isinstance(error, OptionError):
+        reason += place(frames, innermost_first=False)
+    return Outcome(Status.OUT_OF_MEMORY if lacks else Status.FAILED, reason, kept)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a user's own exception, whose message goes wrong itself
+        return "(its message cannot be had)"
+
+
+def place(frames: str, *, innermost_first: bool) -> str:
+    """Returns " (file.py:12 in function)", the innermost place outside of the libraries.
+
+    Returns:
+        Nothing when there is no such place.
+    """
+    found = list(_FRAME.finditer(frames))
+    for frame in found if innermost_first else reversed(found):
+        if not frame["file"].startswith((*_LIBRARIES, "<")):
+            return f" ({Path(frame['file']).name}:{frame['line']} in {frame['function'].strip()})"
+    return ""

@@ -1,0 +1,146 @@
+"""From presets and axes to the list of cells, each with the reason for which it is skipped."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
+from harness.cell import Cell
+from harness.environment.devices import missing_device
+from harness.support.presets import about, entry
+
+ALL_ORDERS = "all"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of a matrix.
+
+    Attributes:
+        settings: pairs of task and model.
+        depths: K.
+        estimators: specifications.
+        ordered: names of estimators that are taken at every one of `orders`.
+        orders: L, or "all" for 0..K.
+        devices: "cpu", "cuda:0", ...
+        dtypes: "float32", "float64".
+        seeds: of parameters and tasks.
+        tasks: how many tasks bias is taken over.
+        step_size: alpha; None for each task's own.
+        trained: steps of exact meta-training before anything is measured.
+    """
+
+    settings: tuple[tuple[str, str], ...]
+    depths: tuple[int, ...]
+    estimators: tuple[str, ...]
+    ordered: tuple[str, ...] = ()
+    orders: tuple[int, ...] | str = ()
+    devices: tuple[str, ...] = ("cpu",)
+    dtypes: tuple[str, ...] = ("float32",)
+    seeds: tuple[int, ...] = (0,)
+    tasks: int = 8
+    step_size: float | None = None
+    trained: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell, and why it cannot be measured; empty when it can."""
+
+    cell: Cell
+    skip: str = ""
+
+
+def presets() -> dict[str, str]:
+    """Returns the names of all presets with a sentence about each."""
+    return about("harness.matrix")
+
+
+def preset(name: str) -> Axes:
+    """Reads a preset from presets.toml.
+
+    Raises:
+        OptionError: there is no such preset.
+    """
+    return Axes(**{key: _frozen(value) for key, value in entry("harness.matrix", name).items()})
+
+
+def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) -> list[Planned]:
+    """Returns every cell of a matrix, in the order of its axes; nothing is filtered out.
+
+    Raises:
+        OptionError: a part of it is wrong, or it is empty.
+    """
+    planned: list[Planned] = []
+    seen: set[Cell] = set()
+    for (task, model), depth, device, dtype, seed, trained in product(
+        axes.settings, axes.depths, axes.devices, axes.dtypes, axes.seeds, axes.trained
+    ):
+        for estimator in _estimators(axes, depth):
+            cell = Cell.of(
+                estimator=estimator,
+                task=task,
+                model=model,
+                depth=depth,
+                step_size=axes.step_size,
+                device=device,
+                dtype=dtype,
+                seed=seed,
+                tasks=axes.tasks,
+                trained=trained,
+            )
+            if cell not in seen:
+                seen.add(cell)
+                planned.append(
+                    Planned(cell, missing(cell.device) or cell.unsupported_reason() or "")
+                )
+    if not planned:
+        raise OptionError("nothing to measure: name a task, a model, a depth and an estimator")
+    return planned
+
+
+def override(axes: Axes, *, task: str | None, model: str | None, **changes: Any) -> Axes:
+    """Puts what a user named in the place of a preset's axes.
+
+    Raises:
+        OptionError: a task without a model, or the other way round.
+    """
+    if (task is None) != (model is None):
+        raise OptionError("--task and --model go together, as --task sinusoid --model mlp-40-40")
+    named: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in changes.items()
+        if value not in (None, [])
+    }
+    if task is not None and model is not None:
+        named["settings"] = ((task, model),)
+    if "estimators" in named:
+        named["ordered"] = ()
+    return replace(axes, **named)
+
+
+def refuse_impossible(planned: list[Planned], *, named: bool) -> None:
+    """Refuses a plan of which nothing can be measured.
+
+    Raises:
+        OptionError: everything, or everything of a named estimator, would be skipped.
+    """
+    groups: dict[str, list[str]] = {}
+    for plan in planned:
+        groups.setdefault(plan.cell.estimator if named else "", []).append(plan.skip)
+    for skips in groups.values():
+        if all(skips):
+            raise OptionError(f"nothing to measure: {Counter(skips).most_common(1)[0][0]}")
+
+
+def _estimators(axes: Axes, depth: int) -> list[str]:
+    orders = range(depth + 1) if axes.orders == ALL_ORDERS else axes.orders
+    ordered = [str(Spec(name, {"order": order})) for name in axes.ordered for order in orders]
+    return [*axes.estimators, *ordered]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(part) for part in value) if isinstance(value, list) else value

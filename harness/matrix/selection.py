@@ -1,0 +1,176 @@
+"""Selecting cells of a plan by conditions, as `estimator=binom*,depth=5`."""
+
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from estimators.base.errors import OptionError
+from estimators.base.registry import ESTIMATORS, Registry, unknown
+from harness.cell import Cell
+from harness.matrix.plan import Planned
+from harness.models import MODELS
+from harness.tasks import TASKS
+
+_AXES = [axis.name for axis in fields(Cell)]
+_SPECIFIED: dict[str, Registry[Any]] = {"estimator": ESTIMATORS, "task": TASKS, "model": MODELS}
+_COMPARED: dict[str, Callable[[float, float], bool]] = {
+    "=": operator.eq,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_PART = re.compile(r"\s*(\w*)\s*(=|>=|<=|>|<)\s*(.*?)\s*", re.DOTALL)
+_WILDCARDS = frozenset("*?[")
+_SHOWN = 12
+
+
+def select(planned: list[Planned], conditions: Iterable[str]) -> list[Planned]:
+    """Returns the cells of a plan for which at least one condition holds, in the plan's order.
+
+    A condition is one or more parts with commas between them, all of which must hold: an axis (an
+    attribute of `Cell`), `=`, and patterns with `|` between them, of which one must match. A
+    pattern is a number, a specification in any spelling, or text with the wildcards `*`, `?` and
+    `[...]`, upper and lower case told apart. Axes that are numbers also take `>=`, `<=`, `>` and
+    `<`. Commas and bars in parentheses or quotes belong to the pattern.
+
+    Raises:
+        OptionError: a condition cannot be read, or something in it matches no cell.
+
+    Example:
+        >>> from harness.matrix.plan import expand, preset
+        >>> quick = expand(preset("quick"))
+        >>> chosen = select(quick, ["task=glyphs*,depth>1,estimator=binom(order=4)"])
+        >>> [(plan.cell.depth, plan.cell.estimator) for plan in chosen]
+        [(5, 'binom(order=4)'), (10, 'binom(order=4)')]
+    """
+    read = [_parts(condition) for condition in conditions]
+    if not read:
+        return planned
+    cells = [plan.cell for plan in planned]
+    for parts in read:
+        for part in parts:
+            part.refuse_unmatched(cells)
+        if not any(_all_hold(parts, cell) for cell in cells):
+            told = " and ".join(part.text for part in parts)
+            raise OptionError(f"--only: each of {told} holds for some cells, but for none together")
+    return [plan for plan in planned if any(_all_hold(parts, plan.cell) for parts in read)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An axis, how to compare with it, and with what.
+
+    Attributes:
+        text: as it was written.
+        axis: attribute of `Cell`.
+        sign: a key of `_COMPARED`.
+        patterns: alternatives; one number unless the sign is "=".
+    """
+
+    text: str
+    axis: str
+    sign: str
+    patterns: tuple[str, ...]
+
+    def holds(self, cell: Cell) -> bool:
+        return any(self._matches(pattern, cell) for pattern in self.patterns)
+
+    def refuse_unmatched(self, cells: list[Cell]) -> None:
+        """Refuses a pattern that matches no cell: a slip, be there others beside it or not.
+
+        Raises:
+            OptionError: there is one.
+        """
+        values = sorted({getattr(cell, self.axis) for cell in cells})
+        if self.sign != "=" and not all(_is_number(value) for value in values):
+            raise OptionError(
+                f"--only {self.text}: {self.axis} is no number; write {self.axis}=..."
+            )
+        for pattern in self.patterns:
+            if not any(self._matches(pattern, cell) for cell in cells):
+                there = ", ".join(str(value) for value in values[:_SHOWN])
+                more = f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+                raise OptionError(
+                    f"--only {self.axis}{self.sign}{pattern} matches nothing; "
+                    f"{self.axis} is {there}{more}"
+                )
+
+    def _matches(self, pattern: str, cell: Cell) -> bool:
+        value = getattr(cell, self.axis)
+        number = _number(pattern) if _is_number(value) else None
+        if number is not None:
+            return _COMPARED[self.sign](value, number)
+        return fnmatchcase(str(value), pattern)
+
+
+def _parts(condition: str) -> list[_Part]:
+    return [_part(text.strip()) for text in _split(condition, ",")]
+
+
+def _part(text: str) -> _Part:
+    match = _PART.fullmatch(text)
+    if not match:
+        raise OptionError(f"--only {text!r}: write axis=pattern, as estimator=binom*,depth=5")
+    axis, sign, wanted = match.groups()
+    if axis not in _AXES:
+        raise OptionError(f"--only {text}: {unknown('axis', axis, _AXES)}")
+    if sign != "=" and _number(wanted) is None:
+        raise OptionError(f"--only {text}: {wanted!r} is no number, as {axis}{sign}5 has")
+    patterns = tuple(_canonical(axis, pattern.strip()) for pattern in _split(wanted, "|"))
+    if "" in patterns:
+        raise OptionError(f"--only {text}: a pattern is missing, as in {axis}=*")
+    return _Part(text, axis, sign, patterns)
+
+
+def _canonical(axis: str, pattern: str) -> str:
+    """Returns the one spelling of a specification; a pattern, or what is none, as it is."""
+    if axis not in _SPECIFIED or _WILDCARDS & set(pattern):
+        return pattern
+    try:
+        return _SPECIFIED[axis].canonical(pattern)
+    except OptionError:  # what matches nothing is told with the values that there are
+        return pattern
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Splits at separators outside of parentheses and quotes.
+
+    Raises:
+        OptionError: a parenthesis or a quote is open or closed too often.
+    """
+    pieces, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character == "(") - (character == ")")
+            if character == separator and not depth:
+                pieces.append("")
+                continue
+        pieces[-1] += character
+        if depth < 0:
+            break
+    if depth or quote:
+        raise OptionError(f"--only {text!r}: a parenthesis or a quote is open or closed too often")
+    return pieces
+
+
+def _all_hold(parts: list[_Part], cell: Cell) -> bool:
+    return all(part.holds(cell) for part in parts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

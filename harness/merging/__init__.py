@@ -1,0 +1,1 @@
+"""Brings results of other machines into a store."""

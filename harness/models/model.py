@@ -1,0 +1,50 @@
+"""Models by size; parameters are drawn from a seed, alike for every dtype and device."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from estimators.base.errors import OptionError
+from estimators.base.registry import Registry
+from harness.tasks import TaskFamily
+
+
+class Model(ABC):
+    """Builds a module for a task family; subclasses are frozen dataclasses."""
+
+    def unsupported_reason(self, family: TaskFamily) -> str | None:
+        """Tells why the model cannot work on a family's inputs; None when it can."""
+        del family
+        return None
+
+    @abstractmethod
+    def module(self, family: TaskFamily) -> nn.Module:
+        """Builds the module; its parameters come from torch's global generator.
+
+        Batch normalisation must not keep running statistics: an estimator may call the module
+        any number of times.
+        """
+
+    def build(self, family: TaskFamily, seed: int) -> nn.Module:
+        """Builds the module that belongs to a seed.
+
+        Args:
+            family: gives the input shape and the number of outputs.
+            seed: of the initial parameters.
+
+        Returns:
+            A float32 module on the CPU; torch's global generator is left as it was.
+
+        Raises:
+            OptionError: the model does not fit the family.
+        """
+        reason = self.unsupported_reason(family)
+        if reason:
+            raise OptionError(reason)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.module(family)
+
+
+MODELS: Registry[Model] = Registry("model", "metagrad.models")

@@ -1,0 +1,72 @@
+"""What a group of cells is scored against: exact meta-gradients in float64, cached by content."""
+
+import inspect
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import estimators
+from estimators import Params, create
+from estimators.base.tree import norm
+from harness.cell import Cell
+from harness.matrix.outcome import Diverged
+from harness.matrix.pretraining import losses_at
+from harness.matrix.problems import bilevel_problems, origin
+from harness.probes import curvature
+from harness.support import cache
+
+_SOURCES = (
+    Path(inspect.getfile(estimators)).parent,
+    Path(inspect.getfile(curvature)),
+    Path(__file__),
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Of each task of a group, in this order.
+
+    Attributes:
+        gradients: exact meta-gradients, float64.
+        curvature: alpha max_k |lambda|_max(H_k) along the inner loop, see `largest_curvature`.
+    """
+
+    gradients: list[Params]
+    curvature: list[float]
+
+
+def save_reference(group: Cell, path: Path) -> None:
+    """Computes what a group is scored against, or takes it from the cache, into a file.
+
+    The cache's key is made of what the computation depends on: theta, value and gradient of each
+    task's losses there, K, alpha, the code, and the kind of machine.
+
+    Raises:
+        Diverged: an exact meta-gradient is not finite.
+    """
+    problems, theta = bilevel_problems(
+        group, range(group.tasks), dtype=torch.float64, device=group.device
+    )
+    content = [part for problem in problems for part in losses_at(problem, theta)]
+    machine = cache.arithmetic(group.device)
+    key = cache.digest(origin(group), *_SOURCES, machine, *content)
+    kept = cache.load("reference", key)
+    if kept is None:
+        gradients = [create("adjoint")(problem, theta).gradient for problem in problems]
+        for index, gradient in enumerate(gradients):
+            if not math.isfinite(norm(gradient)):
+                raise Diverged(f"the exact meta-gradient of task {index} is not finite")
+        sizes = [curvature.largest_curvature(problem, theta) for problem in problems]
+        kept = {"gradients": gradients, "curvature": sizes}
+        cache.save("reference", key, kept)
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    path.write_bytes(buffer.getvalue())  # unlike torch, it says so where the disk is full
+
+
+def load_reference(path: Path, device: str) -> Reference:
+    """Reads what `save_reference` wrote."""
+    return Reference(**torch.load(path, map_location=device, weights_only=True))

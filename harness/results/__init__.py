@@ -1,1 +1,0 @@
-"""What is measured, as it is written down and read back."""

@@ -1,0 +1,1 @@
+"""Journals of runs and trainings, and the tables read from them."""

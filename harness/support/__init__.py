@@ -1,0 +1,1 @@
+"""Helpers that know nothing of benchmarks: files, git, plug-ins, signals, numbers as text."""

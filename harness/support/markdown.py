@@ -1,0 +1,41 @@
+"""Text from results in Markdown, which would make links, images or mentions of it."""
+
+import re
+
+# Marks of Markdown, and of Streamlit's colours and formulas; dots of addresses; what would begin a
+# list or a heading.
+_MARKS = re.compile(
+    r"[\\`*_{}\[\]<>#+!|~$&^]|:(?=\S)|(?<=[A-Za-z])\.(?=[A-Za-z])|(?<=www)\."
+    r"|^[-=]|(?<!.)\d+(?=[.)]( |$))"
+)
+_NO_BREAK = "\u2060"  # takes no room: who is named is not called, and an address is none
+
+
+def plain(text: str) -> str:
+    r"""Escapes text, to be read as it is written.
+
+    Example:
+        >>> print(plain("a_b <c>"))
+        a\_b \<c\>
+    """
+    line = _MARKS.sub(_escaped, " ".join(text.split()))
+    return line.replace("@", f"@{_NO_BREAK}")
+
+
+def _escaped(mark: re.Match[str]) -> str:
+    return f"{mark[0]}\\" if mark[0].isdecimal() else f"\\{mark[0]}"
+
+
+def code(text: object) -> str:
+    r"""Writes text as code, which sites that know of people look through for no mention of them.
+
+    Example:
+        >>> print(code("@you | `x`"))
+        `` @you \| `x` ``
+    """
+    line = " ".join(str(text).split()).replace("|", "\\|")
+    fences = re.findall(r"`+", line)
+    if not fences:
+        return f"`{line}`" if line else ""
+    fence = "`" * (len(max(fences, key=len)) + 1)
+    return f"{fence} {line} {fence}"

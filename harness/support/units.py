@@ -1,0 +1,62 @@
+"""Numbers as people read them: three digits, and the prefix that makes them short."""
+
+import math
+import re
+
+
+def bytes_text(size: float) -> str:
+    """Returns bytes as people read them.
+
+    Example:
+        >>> bytes_text(2048)
+        '2 KiB'
+    """
+    return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def bytes_of(text: str) -> float:
+    """Reads bytes as people write them; without a unit they are MiB.
+
+    Raises:
+        ValueError: it is no such thing, or below 0.
+
+    Example:
+        >>> bytes_of("80 KiB")
+        81920.0
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)i?b?)?\s*", text.lower())
+    if not match:
+        raise ValueError(
+            f"{text!r} is no amount of memory; write it like 80 KiB, 35 MiB or 1.5 GiB"
+        )
+    number, prefix = match.groups()
+    return float(number) * 1024.0 ** ("kmgt".index(prefix or "m") + 1)
+
+
+def count_text(count: float) -> str:
+    """Returns a count as people read it; all digits below a thousand.
+
+    Example:
+        >>> count_text(1_592_000)
+        '1.59 M'
+    """
+    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P")).strip()
+
+
+def seconds_text(seconds: float) -> str:
+    """Returns seconds as people read them.
+
+    Example:
+        >>> seconds_text(0.0021)
+        '2.1 ms'
+    """
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
+    if not math.isfinite(number):
+        return "-"
+    power = 0
+    while abs(number) >= 999.5 and power < len(units) - 1:
+        number, power = number / base, power + 1
+    return f"{number:.3g} {units[power]}"

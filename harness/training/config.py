@@ -1,0 +1,129 @@
+"""What is meta-trained, and everything that its numbers depend on."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
+from harness.cell import Cell
+from harness.matrix.problems import TASKS_A_SEED
+from harness.store.trainings import Option, Training
+
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+_LEARNING_RATE = 1e-3
+_OWN_LEARNING_RATE = {"imaml": 5e-4}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A meta-training; the defaults are the hyperparameters of the binomial method's paper.
+
+    Attributes:
+        cell: estimator, task, model, depth K, step size alpha, device, dtype and seed.
+        steps: of the outer optimiser, at most.
+        optimiser: a name in `OPTIMISERS`.
+        learning_rate: of the outer optimiser, which takes the mean over a meta-batch; None: that
+            which the paper gives the estimator, 5e-4 to `imaml` and 1e-3 to all others.
+        meta_batch: tasks of a step.
+        test_depth: inner steps when it is judged.
+        validate_every: steps from one validation to the next.
+        validation_tasks: how many tasks of either kind, training and validation, it is judged on
+            along the way.
+        test_tasks: how many it is judged on in the end.
+        patience: how many validations without a better one end it; 0: none does.
+        bias_every: steps from one measurement of its bias to the next; 0: none is measured.
+        bias_tasks: how many tasks bias is taken over.
+
+    Raises:
+        OptionError: a number is out of its range.
+
+    Source: the paper, section 5 and appendix; for 15 queries a class and 10 inner steps at test,
+    the task's own options and `test_depth`.
+    """
+
+    cell: Cell
+    steps: int = 20_000
+    optimiser: str = "adam"
+    learning_rate: float | None = None
+    meta_batch: int = 4
+    test_depth: int = 10
+    validate_every: int = 200
+    validation_tasks: int = 100
+    test_tasks: int = 600
+    patience: int = 0
+    bias_every: int = 0
+    bias_tasks: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "meta_batch", "validate_every", "validation_tasks", "test_tasks"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{_told(name)} {getattr(self, name)} must be 1 or more")
+        for name in ("test_depth", "patience", "bias_every"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{_told(name)} {getattr(self, name)} must be 0 or more")
+        for name in ("validation_tasks", "test_tasks"):
+            if getattr(self, name) > TASKS_A_SEED // 10:
+                raise OptionError(
+                    f"{_told(name)} {getattr(self, name)} must be {TASKS_A_SEED // 10:,} or less"
+                )
+        if self.bias_every % self.validate_every:
+            raise OptionError(
+                f"bias every {self.bias_every} steps must be a multiple of the "
+                f"{self.validate_every} from one validation to the next"
+            )
+        if self.optimiser not in OPTIMISERS:
+            known = " and ".join(OPTIMISERS)
+            raise OptionError(f"unknown optimiser {self.optimiser!r}; there are {known}")
+        if not 0 < self.rate < math.inf:
+            raise OptionError(f"learning rate {self.rate} must be positive and finite")
+        if self.steps * self.meta_batch > TASKS_A_SEED // 2:
+            raise OptionError(
+                f"{self.steps} steps of {self.meta_batch} tasks are more than the "
+                f"{TASKS_A_SEED // 2:,} training tasks of a seed"
+            )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate.
+
+        Example:
+            >>> axes = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5}
+            >>> TrainingConfig(Cell.of(estimator="imaml(cg_steps=2)", **axes)).rate
+            0.0005
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return _OWN_LEARNING_RATE.get(Spec.parse(self.cell.estimator).name, _LEARNING_RATE)
+
+    @property
+    def training(self) -> Training:
+        """The same as the journal has it."""
+        cell = self.cell
+        outer: dict[str, Option] = {
+            name: getattr(self, name)
+            for name in (
+                *("steps", "optimiser", "meta_batch", "test_depth"),
+                *("validate_every", "validation_tasks", "test_tasks", "patience"),
+            )
+        }
+        # Each with its own is one setting, so that they are compared.
+        outer["learning_rate"] = self.learning_rate or "own"
+        axes: dict[str, Any] = {
+            name: getattr(cell, name)
+            for name in (
+                *("estimator", "task", "model", "depth", "step_size", "device", "dtype", "seed"),
+            )
+        }
+        return Training(**axes, outer=outer)
+
+
+def _told(name: str) -> str:
+    return name.replace("_", " ")

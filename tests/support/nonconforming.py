@@ -1,0 +1,372 @@
+"""A plug-in whose estimators each break one rule; the name of the class says which."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from estimators import (
+    BilevelProblem,
+    Estimator,
+    MetaGradient,
+    OptionError,
+    Params,
+    create,
+    register,
+)
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.tree import leaves, norm, scaled
+
+
+class Honest(Estimator):
+    """First-order MAML, which breaks none."""
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return create("fomaml")(problem, params)
+
+
+def rule_breaker(name: str) -> Any:
+    """Registers a class as a frozen dataclass."""
+    return lambda cls: register(name)(dataclass(frozen=True)(cls))
+
+
+@rule_breaker("honest")
+class HonestOne(Honest):
+    """Breaks none."""
+
+
+@rule_breaker("returns-a-dict")
+class ReturnsADict(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return super().estimate(problem, params).gradient  # type: ignore[return-value]
+
+
+@rule_breaker("forgets-a-key")
+class ForgetsAKey(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, gradient=dict(list(right.gradient.items())[:-1]))
+
+
+@rule_breaker("flattens")
+class Flattens(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, gradient={k: v.reshape(-1) for k, v in right.gradient.items()})
+
+
+@rule_breaker("always-double")
+class AlwaysDouble(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, gradient={k: v.double() for k, v in right.gradient.items()})
+
+
+@rule_breaker("counts-with-tensors")
+class CountsWithTensors(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return replace(super().estimate(problem, params), hvps=torch.tensor(0))  # type: ignore[arg-type]
+
+
+@rule_breaker("raises-quietly")
+class RaisesQuietly(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        raise KeyError("no such\nparameter")
+
+
+@rule_breaker("stumbles-on-scalars")
+class StumblesOnScalars(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        assert all(len(value) for value in params.values())
+        return super().estimate(problem, params)
+
+
+@rule_breaker("not-finite")
+class NotFinite(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        whole = {k: v / v for k, v in right.gradient.items()}  # 0 / 0 where there is no gradient
+        return replace(right, gradient=whole)
+
+
+@rule_breaker("loss-before")
+class LossBefore(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, outer_loss=problem.outer_loss(params).detach())
+
+
+@rule_breaker("one-step-short")
+class OneStepShort(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return super().estimate(replace(problem, steps=problem.steps - (problem.steps > 1)), params)
+
+
+@rule_breaker("imprecise")
+class Imprecise(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        if right.outer_loss.dtype == torch.float64:
+            return right
+        return replace(right, gradient={k: v.bfloat16().float() for k, v in right.gradient.items()})
+
+
+@rule_breaker("decays-weights")
+class DecaysWeights(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, gradient={k: v + params[k] for k, v in right.gradient.items()})
+
+
+@rule_breaker("hides-products")
+class HidesProducts(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return replace(create("adjoint")(problem, params), hvps=0, serial_depth=0)
+
+
+@rule_breaker("own-gradient-of-nothing")
+class OwnGradientOfNothing(Honest):
+    def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
+        return {}
+
+
+@rule_breaker("changes-parameters")
+class ChangesParameters(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        for value in params.values():
+            value.mul_(1.001)
+        return right
+
+
+@rule_breaker("changes-grad")
+class ChangesGrad(Honest):
+    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+        right = super().__call__(problem, params)
+        for name, value in params.items():
+            value.grad = right.gradient[name].clone()
+        return right
+
+
+@rule_breaker("needs-gradients-on")
+class NeedsGradientsOn(Honest):
+    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+        if not torch.is_grad_enabled():
+            raise RuntimeError("element 0 of tensors does not require grad")
+        return super().__call__(problem, params)
+
+
+@rule_breaker("leaves-gradients-off")
+class LeavesGradientsOff(Honest):
+    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+        right = super().__call__(problem, params)
+        torch.set_grad_enabled(False)
+        return right
+
+
+@rule_breaker("returns-a-graph")
+class ReturnsAGraph(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        phi = leaves(problem.adapt(params))
+        loss, gradient = value_and_gradient(problem.outer_loss, phi, create_graph=True)
+        end = {name: value.detach() for name, value in phi.items()}
+        gradient = {name: value.detach() for name, value in gradient.items()}
+        return MetaGradient(gradient, loss, end, 0, 0)
+
+
+@rule_breaker("returns-its-input")
+class ReturnsItsInput(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(
+            right,
+            gradient=params | {"idle": torch.zeros_like(params["idle"])}
+            if "idle" in params
+            else params,
+        )
+
+
+@rule_breaker("rolls-dice")
+class RollsDice(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        noise = 1 + 1e-12 * torch.rand((), dtype=torch.float64).item()
+        return replace(right, gradient=scaled(noise, right.gradient))
+
+
+_HOARD: list[Params] = []
+
+
+@rule_breaker("hoards")
+class Hoards(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        _HOARD.append({name: value.clone() for name, value in right.gradient.items()})
+        return right
+
+
+@rule_breaker("goes-in-circles")
+class GoesInCircles(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        circle: list[Any] = [value.clone() for value in right.gradient.values()]
+        circle.append(circle)
+        return right
+
+
+@rule_breaker("follows-autocast")
+class FollowsAutocast(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        product = {
+            k: v @ torch.eye(v.shape[-1], dtype=v.dtype) if v.dim() == 2 else v
+            for k, v in right.gradient.items()
+        }
+        return replace(right, gradient=product)
+
+
+@register("mutable")
+@dataclass
+class MutableOne(Honest):
+    factor: float = 1.0
+
+
+@register("no-dataclass")
+class NoDataclass(Honest):
+    pass
+
+
+@rule_breaker("never-equal")
+class NeverEqual(Honest):
+    cache: object = field(default_factory=object, init=False)
+
+
+@rule_breaker("unreadable-option")
+class UnreadableOption(Honest):
+    limit: float = math.nan
+
+
+@rule_breaker("fails-without-steps")
+class FailsWithoutSteps(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, gradient=scaled(problem.steps / problem.steps, right.gradient))
+
+
+@rule_breaker("refuses-in-silence")
+class RefusesInSilence(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        if problem.steps > 4:
+            raise OptionError("too deep; 4 at most")
+        return super().estimate(problem, params)
+
+
+@rule_breaker("ignores-its-reason")
+class IgnoresItsMisfit(Honest):
+    def unsupported_reason(self, steps: int) -> str | None:
+        return "too deep" if steps > 4 else None
+
+    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+        return create("fomaml")(problem, params)
+
+
+@rule_breaker("sums-vectors")
+class SumsVectors(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        whole = replace(
+            problem,
+            inner_loss=lambda p: problem.inner_loss(p).sum(),
+            outer_loss=lambda p: problem.outer_loss(p).sum(),
+        )
+        return super().estimate(whole, params)
+
+
+@rule_breaker("shrugs")
+class Shrugs(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        try:
+            return super().estimate(problem, params)
+        except OptionError as error:
+            if "differentiable" not in str(error):
+                raise
+            return super().estimate(replace(problem, steps=0), params)
+
+
+@rule_breaker("forgets-momentum")
+class ForgetsMomentum(Honest):
+    supports_momentum: ClassVar[bool] = True
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return super().estimate(replace(problem, momentum=0.0), params)
+
+
+@rule_breaker("clips")
+class Clips(Honest):
+    @property
+    def batchable(self) -> bool:
+        return True
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = super().estimate(problem, params)
+        return replace(right, gradient=scaled(1 / max(1e-3, norm(right.gradient)), right.gradient))
+
+
+@rule_breaker("always-due")
+class AlwaysDue(Honest):
+    @property
+    def calibration_problems(self) -> int:
+        return 1
+
+    @property
+    def needs_calibration(self) -> bool:
+        return True
+
+
+@rule_breaker("small-models-only")
+class SmallModelsOnly(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        big = [name for name, value in params.items() if value.numel() > 1000]
+        if big:
+            raise MemoryError(f"no room for {big[0]}")
+        return super().estimate(problem, params)
+
+
+@rule_breaker("fits-nothing")
+class FitsNothing(Honest):
+    def unsupported_reason(self, steps: int) -> str | None:
+        return "not today"
+
+
+@rule_breaker("refuses-everything")
+class RefusesEverything(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        raise OptionError("not today; tomorrow")
+
+
+@rule_breaker("reason-is-a-flag")
+class MisfitIsAFlag(Honest):
+    def unsupported_reason(self, steps: int) -> str | None:
+        return steps > 4 or None  # type: ignore[return-value]
+
+
+@rule_breaker("unhashable")
+class Unhashable(Honest):
+    layers: list[str] = field(default_factory=list)
+
+
+@rule_breaker("has-no-estimate")
+class HasNoEstimate(Estimator):
+    pass
+
+
+@register("made-of-nothing")  # type: ignore[arg-type]
+def nothing() -> None:
+    pass
+
+
+@register("cannot-be-made")
+def cannot_be_made() -> Estimator:
+    raise KeyError("anything")

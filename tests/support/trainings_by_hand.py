@@ -1,0 +1,71 @@
+"""Meta-training as one would write it down: unrolled MAML, a task after the other, Adam outside."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from harness.matrix.problems import TASKS_A_SEED
+from harness.tasks import TASKS
+
+Weights = list[Tensor]
+Forward = Callable[[Weights, Tensor], Tensor]
+
+
+def mlp(weights: Weights, inputs: Tensor) -> Tensor:
+    """An MLP whose weights and biases come in turns."""
+    outputs = inputs.flatten(1)
+    for number in range(0, len(weights), 2):
+        outputs = outputs @ weights[number].T + weights[number + 1]
+        if number + 2 < len(weights):
+            outputs = outputs.relu()
+    return outputs
+
+
+def linear(weights: Weights, inputs: Tensor) -> Tensor:
+    return inputs.flatten(1) @ weights[0].T
+
+
+def loss_of(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (mse_loss if targets.is_floating_point() else cross_entropy)(outputs, targets)
+
+
+def adapted(
+    forward: Forward, weights: Weights, support: tuple[Tensor, Tensor], depth: int, alpha: float
+) -> Weights:
+    inputs, targets = support
+    for _ in range(depth):
+        loss = loss_of(forward(weights, inputs), targets)
+        slopes = torch.autograd.grad(loss, weights, create_graph=True)
+        weights = [one - alpha * slope for one, slope in zip(weights, slopes, strict=True)]
+    return weights
+
+
+def trained(
+    forward: Forward,
+    weights: Weights,
+    *,
+    task: str,
+    steps: int,
+    depth: int = 5,
+    alpha: float = 0.01,
+    rate: float = 1e-3,
+    seed: int = 0,
+) -> Weights:
+    """Four tasks a step, those that the seed and the step stand for; in the weights' dtype."""
+    weights = [one.detach().clone().requires_grad_() for one in weights]
+    optimizer = torch.optim.Adam(weights, lr=rate)
+    family = TASKS.create(task)
+    for step in range(steps):
+        optimizer.zero_grad()
+        for number in range(4):
+            found = family.sample(seed * TASKS_A_SEED + 4 * step + number)
+            support, query = (
+                (x.to(weights[0].dtype), y.to(weights[0].dtype) if y.is_floating_point() else y)
+                for x, y in (found.support, found.query)
+            )
+            phi = adapted(forward, weights, support, depth, alpha)
+            torch.autograd.backward(loss_of(forward(phi, query[0]), query[1]) / 4)
+        optimizer.step()
+    return [one.detach() for one in weights]

@@ -1,0 +1,1 @@
+"""Scripts beside the product: studies, baselines, and what made the shipped data."""
