@@ -12,7 +12,7 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 
 if TYPE_CHECKING:
     from estimators.base.estimator import Estimator, MetaGradient
@@ -58,6 +58,7 @@ __all__ = [
     "ModuleLoss",
     "OptionError",
     "Params",
+    "UserError",
     "available",
     "create",
     "estimate_batch",

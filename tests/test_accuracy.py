@@ -1,18 +1,17 @@
 """Accuracy of trainings: tables against numbers made otherwise, intervals by simulation."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.matrix.metrics import METRICS
+from harness.matrix.metrics import METRICS, metric_of
 from reports.figures.accuracy import learning_curves, paired_differences, test_accuracy
 from reports.figures.style import PALETTE
-from reports.tables.accuracy import curves, differences, quantity, settings, test_results
+from reports.tables.accuracy import curves, differences, settings, test_results
 
 AXES: dict[str, Any] = {
     **{"commit": "c0ffee" * 4, "task": "glyphs:5way-1shot", "model": "conv4-32", "depth": 5},
@@ -21,12 +20,6 @@ AXES: dict[str, Any] = {
 MAML = ([0.5, 0.7, 0.6], [0.4, 0.4, 0.7])
 BINOM = ([0.5, 0.6, 0.6], [0.5, 0.4, 0.7])
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def accuracy_is_better_when_higher(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = replace(METRICS["bias"], name="accuracy", label="accuracy", better=cast(Any, "higher"))
-    monkeypatch.setitem(METRICS, "accuracy", known)
 
 
 def rows(estimator: str, *seeds: Sequence[float] | np.ndarray[Any, Any], **more: Any) -> Any:
@@ -165,7 +158,7 @@ def test_differences_in_words(metric: str, maml: Any, other: Any, says: str) -> 
 
 def test_metrics_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(METRICS, "accuracy")
-    assert (quantity("accuracy").title, quantity("a_b").title) == ("accuracy (%)", "a b")
+    assert (metric_of("accuracy").title, metric_of("a_b").title) == ("accuracy (%)", "a b")
     assert test_results(table(rows("maml", *MAML)), "accuracy")["value"][0] == pytest.approx(55.0)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import streamlit as st
 
+from harness.matrix.metrics import METRICS
 from harness.store.runs import read_run
 from reports import dashboard
 from reports.tables import snapshot
-from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot
 from tests.support.app_pages import APP, FIGURES, PAGES, figures, opened, sound, text
 from tests.support.kernel_files import KERNELS, of_commit, write
@@ -94,7 +94,7 @@ def test_any_metric_stands_against_any_other(store: Path) -> None:
     write_store(store)
     at = opened("Trade-offs")
     shown = at.selectbox(key="x").options
-    assert QUANTITIES["flops"].title in shown
+    assert METRICS["flops"].title in shown
     for key in ("x", "y"):
         for option in shown:
             sound(at.selectbox(key=key).select(option).run())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from estimators import Estimator, Params, create
 from estimators.base.tree import norm, scaled
 from harness.cell import Cell
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem
 from harness.probes.bias import (
@@ -22,7 +23,6 @@ from harness.probes.bias import (
 )
 from harness.probes.bound import bound_of
 from harness.probes.references import load_reference, save_reference
-from harness.store.journal import Samples
 
 SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
 Vectors = NDArray[np.float64]  # [tasks, size]
@@ -78,7 +78,7 @@ class Scaled(Estimator):
 
 @pytest.fixture
 def reference(tmp_path: Path) -> tuple[Cell, Path]:
-    cell = Cell.of(estimator="maml", depth=3, tasks=4, **SINUSOID)
+    cell = Cell.of(estimator="maml", depth=3, num_tasks=4, **SINUSOID)
     save_reference(cell.group, tmp_path / "exact.pt")
     return cell, tmp_path / "exact.pt"
 
@@ -111,7 +111,7 @@ def test_what_is_not_finite_has_diverged(reference: tuple[Cell, Path], factor: f
 def test_bound_and_curvature_are_scored_beside(reference: tuple[Cell, Path]) -> None:
     cell, path = reference
     known = load_reference(path, "cpu")
-    fomaml = Cell.of(estimator="fomaml", depth=3, tasks=4, **SINUSOID)
+    fomaml = Cell.of(estimator="fomaml", depth=3, num_tasks=4, **SINUSOID)
     samples = measure_bias(fomaml, create("fomaml"), path)
     assert samples["curvature"] == known.curvature
     assert len(samples["bound"]) == 4

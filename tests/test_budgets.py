@@ -3,16 +3,16 @@
 import pandas as pd
 import pytest
 
+from harness.matrix.metrics import METRICS
 from harness.support.units import bytes_of
 from reports.tables.advice import advise
 from reports.tables.budgets import by_memory
-from reports.tables.quantities import QUANTITIES
 from tests.support.advice_rows import FOUR
 
 
 def test_each_budget_names_what_the_advice_puts_first() -> None:
     told = by_memory(FOUR)
-    limits = [bytes_of(text) / QUANTITIES["peak_memory"].size for text in told["memory, from"]]
+    limits = [bytes_of(text) / METRICS["peak_memory"].scale for text in told["memory, from"]]
     assert limits == sorted(limits)
     assert len(limits) > 1
     for limit, name, why in zip(limits, told["estimator"], told["why"], strict=True):

@@ -10,7 +10,7 @@ import pytest
 from estimators import MetaGradient, OptionError
 from estimators.base.estimator import Estimator
 from estimators.base.registry import ESTIMATORS
-from harness.cell import MOST_TRAINED, Cell
+from harness.cell import AXES, MOST_TRAINED, Cell
 
 PARTS: dict[str, Any] = {
     "estimator": "fomaml",
@@ -25,7 +25,7 @@ PARTS: dict[str, Any] = {
     [
         ({}, "sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8"),
         (
-            {"estimator": "binom( order=2 )", "step_size": 1e-5, "seed": 3, "tasks": 1},
+            {"estimator": "binom( order=2 )", "step_size": 1e-5, "seed": 3, "num_tasks": 1},
             "sinusoid/mlp-40-40/K5/alpha1e-05/binom(order=2)/cpu/float32/seed3/tasks1",
         ),
         (
@@ -82,7 +82,7 @@ def test_spellings_of_one_cell_are_equal(one: dict[str, Any], other: dict[str, A
         {"device": "cuda:1"},
         {"dtype": "float64"},
         {"seed": 1},
-        {"tasks": 9},
+        {"num_tasks": 9},
         {"trained": 1},
     ],
 )
@@ -111,9 +111,9 @@ def test_every_part_is_in_the_name(parts: dict[str, Any]) -> None:
         ({"device": "cpu:0"}, "unknown device 'cpu:0'"),
         ({"dtype": "float16"}, "unknown dtype 'float16'; there is float32, float64"),
         ({"seed": -1}, "seed -1 must be 0 or more"),
-        ({"tasks": 0}, "tasks 0 must be 1 or more"),
+        ({"num_tasks": 0}, "tasks 0 must be 1 or more"),
         ({"trained": -1}, "trained -1 must be 0 or more"),
-        ({"trained": MOST_TRAINED + 1}, "trained 200001 must be 200000 or less"),
+        ({"trained": MOST_TRAINED + 1}, "trained 200001 must be 200,000 or less"),
     ],
 )
 def test_slips_are_told(parts: dict[str, Any], message: str) -> None:
@@ -137,7 +137,7 @@ def test_order_beyond_the_depth_is_a_misfit_and_no_error() -> None:
 
 def test_cell_is_plain_data() -> None:
     cell = Cell.of(**PARTS)
-    assert Cell(**cell.as_dict()) == cell
+    assert cell.as_dict() == {key: getattr(cell, one.name) for key, one in AXES.items()}
     assert {type(value) for value in cell.as_dict().values()} == {str, int, float}
 
 
@@ -187,7 +187,7 @@ def many_cells() -> Iterator[Cell]:
     rests: list[dict[str, Any]] = [
         {"depth": 0},
         {"depth": 50, "step_size": 1e-05, "device": "cuda", "dtype": "float64"},
-        {"depth": 7, "step_size": 1 / 3, "seed": 123456789, "tasks": 1},
+        {"depth": 7, "step_size": 1 / 3, "seed": 123456789, "num_tasks": 1},
         {"depth": 7, "step_size": 1e22, "trained": 1},
         {"depth": 7, "step_size": 5e-324, "device": "cuda:15", "trained": MOST_TRAINED},
     ]

@@ -62,7 +62,7 @@ def test_what_is_known_of_other_estimators() -> None:
 def test_a_plan_is_estimated_part_by_part() -> None:
     planned = expand(PLAN)
     more = [
-        replace(p, cell=replace(p.cell, depth=2, tasks=t)) for p in planned[:3] for t in (8, 90)
+        replace(p, cell=replace(p.cell, depth=2, num_tasks=t)) for p in planned[:3] for t in (8, 90)
     ]
     trained = [replace(p, cell=replace(p.cell, depth=3, trained=10**5)) for p in planned[:1]]
     told = estimate([*planned, *more, *trained], Settings(jobs=2))

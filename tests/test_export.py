@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from estimators.base.errors import OptionError
+from harness.cell import AXES
 from harness.commands.export import export as command
 from harness.matrix.outcome import Outcome, Status
 from harness.store.export import export
 from harness.store.journal import Journal, Result
 from harness.store.runs import read_run
-from harness.store.table import AXES, COLUMNS, StoreError, load_sound
+from harness.store.table import COLUMNS, StoreError, load_sound
 from tests.support.invocation import invoke
 from tests.support.store_runs import START, cell, results, write_events
 from tests.support.stores import MARKUP, environment, write_run, write_store

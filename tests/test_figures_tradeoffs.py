@@ -10,7 +10,6 @@ from harness.matrix.metrics import METRICS
 from reports import figures
 from reports.figures.scales import on_axis
 from reports.tables.pareto import EXACT, pareto
-from reports.tables.quantities import QUANTITIES
 from tests.support.figure_rows import data, heading, layers, make_rows
 
 ROWS = make_rows(
@@ -176,7 +175,7 @@ def test_every_metric_can_stand_on_either_axis(name: str) -> None:
             assert len(data(chart)) == 2
             (dots,) = layers(chart, "point")
             shown = dots["encoding"]["x" if x == name else "y"]["title"]
-            assert shown.startswith(QUANTITIES[name].title)
+            assert shown.startswith(METRICS[name].title)
     assert len(data(figures.tradeoff(rows, name, name))) == 2
 
 

@@ -38,8 +38,8 @@ def folders() -> dict[str, set[str]]:
     modules: dict[str, str] = {}
     for path in files:
         parts = path.relative_to(ROOT).with_suffix("").parts
-        name = parts[:-1] if parts[-1] == "__init__" else parts
-        modules[".".join(name)] = "/".join(parts[:-1])
+        dotted = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        modules[dotted] = "/".join(parts[:-1])
     found: defaultdict[str, set[str]] = defaultdict(set)
     for path in files:
         here = path.parent.relative_to(ROOT).as_posix()

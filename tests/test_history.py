@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from harness.asv.results import load_asv
+from harness.cell import AXES
 from harness.history.series import COLUMNS, history
 from harness.matrix.outcome import Outcome, Status
-from harness.store.table import AXES, load
+from harness.store.table import load
 from tests.support.asv_files import MATRIX, POINTS, write_asv
 from tests.support.histories import NO_RUNS, SCORES, A, cell, read, write_run
 from tests.support.repositories import three_commits

@@ -24,7 +24,9 @@ from harness.tasks import TASKS
 from harness.tasks.sinusoid import Sinusoid
 from harness.tasks.task import Task
 
-CELL = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40(init='torch')", depth=2, tasks=3)
+CELL = Cell.of(
+    estimator="maml", task="sinusoid", model="mlp-40-40(init='torch')", depth=2, num_tasks=3
+)
 STEPS = 12
 
 
@@ -174,7 +176,7 @@ def test_changed_code_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain()
     chain.to(2)
     names = {source.name for source in pretraining._SOURCES}
-    assert names == {"estimators", "meta_training.py"}
+    assert names == {"estimators", "pretraining.py"}
     more = (*pretraining._SOURCES, Path(__file__))
     monkeypatch.setattr(pretraining, "_SOURCES", more)
     chain.to(2)
@@ -229,7 +231,7 @@ def test_cells_of_one_run_share_theta_and_a_model_keeps_it() -> None:
     problem, theta = bilevel_problem(trained, 0, dtype=torch.float64, device="cpu")
     others = [
         replace(trained, estimator="fomaml"),
-        replace(trained, tasks=1),
+        replace(trained, num_tasks=1),
         replace(trained, dtype="float64"),
     ]
     for other in others:
@@ -256,7 +258,7 @@ def test_nobody_is_scored_or_calibrated_on_what_was_trained_on(
         cell = replace(CELL, estimator="binom-calibrated(order=1)", seed=seed)
         checkpoint(replace(cell, trained=6))
         trained, drawn = drawn, set()
-        bilevel_problems(cell, range(cell.tasks), dtype=torch.float64, device="cpu")
+        bilevel_problems(cell, range(cell.num_tasks), dtype=torch.float64, device="cpu")
         scored, drawn = drawn, set()
         prepared_estimator(cell)
         calibrated, drawn = drawn, set()

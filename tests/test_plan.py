@@ -66,7 +66,9 @@ def test_quick_holds_what_everybody_asks_for() -> None:
                 for order in (1, 2, 4):
                     fits = cells[*setting, depth, f"{name}(order={order})"] == ""
                     assert fits == (order <= depth)
-    assert {(p.cell.tasks, p.cell.device, p.cell.dtype) for p in planned} == {(8, "cpu", "float32")}
+    assert {(p.cell.num_tasks, p.cell.device, p.cell.dtype) for p in planned} == {
+        (8, "cpu", "float32")
+    }
 
 
 def test_full_takes_every_order_that_fits_and_no_other() -> None:
@@ -131,7 +133,7 @@ def test_what_a_user_names_takes_the_place_of_the_preset() -> None:
         devices=["cpu"],
         dtypes=["float64"],
         seeds=[4],
-        tasks=2,
+        num_tasks=2,
         step_size=0.5,
     )
     (first, second) = expand(changed)

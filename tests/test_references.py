@@ -23,7 +23,9 @@ from harness.probes.references import Reference, load_reference, save_reference
 from harness.tasks.sinusoid import Sinusoid
 from harness.tasks.task import Task
 
-CELL = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40(init='torch')", depth=2, tasks=3)
+CELL = Cell.of(
+    estimator="maml", task="sinusoid", model="mlp-40-40(init='torch')", depth=2, num_tasks=3
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +52,7 @@ def same(one: Reference, other: Reference) -> bool:
 
 
 def test_gradients_and_curvature_are_exact(tmp_path: Path) -> None:
-    cell = Cell.of(estimator="maml", task="quadratic", model="linear", depth=3, tasks=2)
+    cell = Cell.of(estimator="maml", task="quadratic", model="linear", depth=3, num_tasks=2)
     reference, _ = taken(cell, tmp_path / "exact.pt")
     assert len(reference.gradients) == len(reference.curvature) == 2
     assert reference.curvature == pytest.approx([0.02 * 10] * 2, rel=0.01)
@@ -88,7 +90,7 @@ def test_eviction_leaves_what_a_run_has(tmp_path: Path, store: Path) -> None:
         {"depth": 3},
         {"step_size": 0.011},
         {"seed": 1},
-        {"tasks": 4},
+        {"num_tasks": 4},
         {"trained": 1},
         {"trained": 2},
     ],

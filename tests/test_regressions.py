@@ -10,7 +10,7 @@ import pytest
 from estimators.base.errors import OptionError
 from harness.commands.options import console
 from harness.commands.regressions import regressions
-from harness.store.journal import Samples
+from harness.matrix.metrics import Samples
 from harness.store.table import StoreError
 from tests.support.asv_files import MATRIX, write_asv
 from tests.support.histories import cell, write_run

@@ -287,7 +287,7 @@ def test_what_is_there_is_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    tiny = Axes((("sinusoid", "mlp-40-40"),), (1,), ("fomaml", "maml"), tasks=2)
+    tiny = Axes((("sinusoid", "mlp-40-40"),), (1,), ("fomaml", "maml"), num_tasks=2)
     monkeypatch.setattr("harness.matrix.plan.preset", lambda name: tiny)
     assert measuring.measure(Sources("tiny"), Path("results"), 1)
     (run,) = Path("results/runs").iterdir()

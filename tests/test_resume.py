@@ -24,7 +24,7 @@ SETTINGS = Settings(jobs=1, samples=6)
 
 
 def cell(estimator: str, depth: int = 2) -> Cell:
-    return Cell.of(estimator=estimator, task="quadratic", model="linear", depth=depth, tasks=1)
+    return Cell.of(estimator=estimator, task="quadratic", model="linear", depth=depth, num_tasks=1)
 
 
 PLAN = [

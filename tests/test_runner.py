@@ -200,7 +200,7 @@ def test_journal_is_readable_all_along(finished: Finished) -> None:
 
 
 def test_deterministic_metrics_repeat_exactly(tmp_path: Path) -> None:
-    plan = planned("binom(order=1)", "imaml", depth=2, tasks=3)
+    plan = planned("binom(order=1)", "imaml", depth=2, num_tasks=3)
     once, again = (finish(plan, tmp_path / name).cells for name in ("once", "again"))
     for estimator, cell in once.items():
         exact = {name for name in cell.samples if not METRICS[name].noisy}

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from harness.cell import AXES
 from harness.store.journal import Journal
 from harness.store.runs import parsed
-from harness.store.table import AXES
 from harness.store.trainings import COLUMNS, FOLDER, Training, TrainingJournal, trainings
 
 ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}

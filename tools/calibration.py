@@ -30,7 +30,7 @@ def cell(estimator: str, trained: int) -> Cell:
         model="mlp-40-40(init='torch')",
         depth=5,
         step_size=0.01,
-        tasks=HELD_OUT,
+        num_tasks=HELD_OUT,
         trained=trained,
     )
 

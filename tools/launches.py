@@ -62,7 +62,7 @@ def main() -> None:
     timings: defaultdict[Cell, float] = defaultdict(lambda: START)
     for cell in cells:
         count = launches(cell)
-        calls = SCORED + cell.tasks
+        calls = SCORED + cell.num_tasks
         scores[cell] = START + count * (calls * LAUNCH + 2 * COUNTED)
         timings[cell.group] += WATCHED + TIMED * count * LAUNCH
     print(f"{len(cells)} cells in {len(timings)} groups, {sum(map(launches, cells)):,} launches")

@@ -1,5 +1,9 @@
-"""The error that a user's slip ends in: one clear line, no traceback."""
+"""Errors that end in one clear line instead of a traceback."""
 
 
-class OptionError(ValueError):
-    """What was asked for cannot be: the message says what was wrong and what would be right."""
+class UserError(ValueError):
+    """Something that a user can mend: the message says what was wrong and what would be right."""
+
+
+class OptionError(UserError):
+    """A wrong option or argument."""

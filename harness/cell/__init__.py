@@ -1,5 +1,6 @@
 """Cells: the points of the benchmark matrix."""
 
-from harness.cell.cell import DTYPES, MOST_TRAINED, Cell
+from harness.cell.axes import Axis
+from harness.cell.cell import AXES, DTYPES, MOST_TRAINED, Cell
 
-__all__ = ["DTYPES", "MOST_TRAINED", "Cell"]
+__all__ = ["AXES", "DTYPES", "MOST_TRAINED", "Axis", "Cell"]

@@ -2,31 +2,23 @@
 
 import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from estimators.base.errors import OptionError
 from estimators.base.registry import ESTIMATORS
-from harness.models import MODELS
-from harness.tasks import TASKS
+from harness.cell.axes import Axis, axis
 
 DTYPES = ("float32", "float64")
 MOST_TRAINED = 200_000  # the tasks that a seed has for meta-training last that long
 _DEVICE = re.compile(r"cpu|cuda:(0|[1-9]\d*)")
 
-# A specification in a name: a slash ends it, unless it is within the quotes of an option.
-_SPEC = r"""((?:[^/'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+)"""
-_COUNT = r"(\d{1,18})"
-_ID = re.compile(
-    rf"{_SPEC}/{_SPEC}/K{_COUNT}/alpha(\d+(?:\.\d+)?(?:e[+-]?\d+)?)/{_SPEC}"
-    rf"/([^/]+)/([^/]+)/seed{_COUNT}/tasks{_COUNT}(?:/trained{_COUNT})?",
-    re.ASCII,
-)
-
 
 @dataclass(frozen=True)
 class Cell:
     """One point of the matrix; make it with `Cell.of`, which checks and normalises.
+
+    Each field is an axis: what reads, writes, selects and shows cells follows from the fields.
 
     Attributes:
         estimator: canonical estimator specification; empty in the name of a group.
@@ -37,20 +29,23 @@ class Cell:
         device: "cpu" or "cuda:N".
         dtype: "float32" or "float64", of everything but bias, which is always float64.
         seed: of the initial parameters and of the tasks.
-        tasks: how many tasks bias is taken over.
+        num_tasks: how many tasks bias is taken over.
         trained: steps of exact meta-training before anything is measured.
     """
 
-    estimator: str
-    task: str
-    model: str
-    depth: int
-    step_size: float
-    device: str = "cpu"
-    dtype: str = "float32"
-    seed: int = 0
-    tasks: int = 8
-    trained: int = 0
+    estimator: str = field(metadata=axis("estimator"))
+    task: str = field(metadata=axis("task"))
+    model: str = field(metadata=axis("model"))
+    depth: int = field(metadata=axis("depth K", mark="K", least=0))
+    step_size: float = field(metadata=axis("step size", mark="alpha"))
+    device: str = field(default="cpu", metadata=axis("device"))
+    dtype: str = field(default="float32", metadata=axis("dtype"))
+    seed: int = field(default=0, metadata=axis("seed", mark="seed", least=0))
+    num_tasks: int = field(default=8, metadata=axis("tasks", key="tasks", mark="tasks", least=1))
+    trained: int = field(
+        default=0,
+        metadata=axis("meta-training steps", mark="trained", least=0, most=MOST_TRAINED, late=True),
+    )
 
     @classmethod
     def of(
@@ -61,13 +56,9 @@ class Cell:
         model: str,
         depth: int,
         step_size: float | None = None,
-        device: str = "cpu",
-        dtype: str = "float32",
-        seed: int = 0,
-        tasks: int = 8,
-        trained: int = 0,
+        **more: Any,
     ) -> "Cell":
-        """Checks every part and returns the cell in its canonical form.
+        """Check every part and return the cell in its canonical form.
 
         Args:
             estimator: estimator specification.
@@ -75,57 +66,50 @@ class Cell:
             model: model specification.
             depth: K >= 0.
             step_size: alpha > 0; the task's own when None.
-            device: "cpu", "cuda" (the first one) or "cuda:N".
-            dtype: "float32" or "float64".
-            seed: 0 or more.
-            tasks: 1 or more.
-            trained: 0 to 200,000.
+            **more: other attributes; the device may also be "cuda", the first one.
 
         Returns:
             The cell.
 
         Raises:
             OptionError: a part is wrong, or model and task do not go together.
+
+        Example:
+            >>> Cell.of(estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=5).step_size
+            0.01
         """
+        from harness.models import MODELS  # with torch, which readers of cells can do without
+        from harness.tasks import TASKS
+
         family = TASKS.create(task)
-        unsupported_reason = MODELS.create(model).unsupported_reason(family)
-        if unsupported_reason:
-            raise OptionError(f"model {model} does not fit task {task}: {unsupported_reason}")
+        reason = MODELS.create(model).unsupported_reason(family)
+        if reason:
+            raise OptionError(f"model {model} does not fit task {task}: {reason}")
         ESTIMATORS.create(estimator)
-        device = "cuda:0" if device == "cuda" else device
-        if not _DEVICE.fullmatch(device):
-            raise OptionError(f"unknown device {device!r}; write cpu, cuda or cuda:1")
-        if dtype not in DTYPES:
-            raise OptionError(f"unknown dtype {dtype!r}; there is {', '.join(DTYPES)}")
         alpha = family.step_size if step_size is None else float(step_size)
         if not 0 < alpha < math.inf:
             raise OptionError(f"step size {alpha} must be positive and finite")
-        for what, value, least in (
-            ("depth", depth, 0),
-            ("seed", seed, 0),
-            ("tasks", tasks, 1),
-            ("trained", trained, 0),
-        ):
-            if value < least:
-                raise OptionError(f"{what} {value} must be {least} or more")
-        if trained > MOST_TRAINED:
-            raise OptionError(f"trained {trained} must be {MOST_TRAINED} or less")
-        return cls(
-            estimator=ESTIMATORS.canonical(estimator),
-            task=TASKS.canonical(task),
-            model=MODELS.canonical(model),
-            depth=depth,
-            step_size=alpha,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            tasks=tasks,
-            trained=trained,
+        more |= {"device": "cuda:0"} if more.get("device") == "cuda" else {}
+        cell = cls(
+            ESTIMATORS.canonical(estimator),
+            TASKS.canonical(task),
+            MODELS.canonical(model),
+            depth,
+            alpha,
+            **more,
         )
+        if not _DEVICE.fullmatch(cell.device):
+            raise OptionError(f"unknown device {cell.device!r}; write cpu, cuda or cuda:1")
+        if cell.dtype not in DTYPES:
+            raise OptionError(f"unknown dtype {cell.dtype!r}; there is {', '.join(DTYPES)}")
+        for one in AXES.values():
+            if wrong := one.out_of_range(getattr(cell, one.name)):
+                raise OptionError(wrong)
+        return cell
 
     @classmethod
     def parse(cls, text: str) -> "Cell":
-        """Reads the name of a cell; the inverse of `id`.
+        """Read the name of a cell; the inverse of `id`.
 
         Args:
             text: a cell's `id`, or one whose specifications are spelled otherwise.
@@ -146,34 +130,20 @@ class Cell:
                 f"cannot read the cell {text!r}; write it like "
                 "sinusoid/mlp-40-40/K5/alpha0.01/binom(order=2)/cpu/float32/seed0/tasks8"
             )
-        task, model, depth, alpha, estimator, device, dtype, seed, tasks, trained = match.groups(
-            "0"
-        )
-        return cls.of(
-            estimator=estimator,
-            task=task,
-            model=model,
-            depth=int(depth),
-            step_size=float(alpha),
-            device=device,
-            dtype=dtype,
-            seed=int(seed),
-            tasks=int(tasks),
-            trained=int(trained),
-        )
+        said = zip(_IN_ID, match.groups(), strict=True)
+        return cls.of(**{one.name: one.kind(value) for one, value in said if value is not None})
 
     @property
     def id(self) -> str:
-        """Readable name, the same for ever; a part added later is left out at its default.
+        """Readable name, the same for ever; an axis added later is left out at its default.
 
         Example:
             >>> Cell.of(estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=5).id
             'sinusoid/mlp-40-40/K5/alpha0.01/fomaml/cpu/float32/seed0/tasks8'
         """
-        return (
-            f"{self.task}/{self.model}/K{self.depth}/alpha{self.step_size!r}/{self.estimator}"
-            f"/{self.device}/{self.dtype}/seed{self.seed}/tasks{self.tasks}"
-            + (f"/trained{self.trained}" if self.trained else "")
+        values = [(one, getattr(self, one.name)) for one in _IN_ID]
+        return "/".join(
+            f"{one.mark}{value}" for one, value in values if not (one.late and value == one.default)
         )
 
     @property
@@ -184,12 +154,38 @@ class Cell:
     @property
     def chain(self) -> "Cell":
         """The meta-training that cells share, however far each of them goes along it."""
-        return replace(self, estimator="", device="cpu", dtype="float64", tasks=1, trained=0)
+        return replace(self, estimator="", device="cpu", dtype="float64", num_tasks=1, trained=0)
 
     def unsupported_reason(self) -> str | None:
-        """Tells why the estimator cannot work at this depth; None when it can."""
+        """Return why the estimator cannot work at this depth; None when it can."""
         return ESTIMATORS.create(self.estimator).unsupported_reason(self.depth)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the parts, ready for JSON."""
-        return asdict(self)
+        """Return the values of all axes by key, ready for JSON."""
+        return {key: getattr(self, one.name) for key, one in AXES.items()}
+
+
+AXES: dict[str, Axis] = {one.key: one for one in map(Axis.of, fields(Cell))}
+"""The axes of the matrix by key, in the order of columns."""
+
+# The order of ids: the setting, the estimator in it, the rest.
+_FIRST = ("task", "model", "depth", "step_size", "estimator")
+_IN_ID = (*(AXES[key] for key in _FIRST), *(AXES[key] for key in AXES if key not in _FIRST))
+
+# How a value reads in an id. A slash ends a specification, unless it is within quotes.
+_PATTERNS = {
+    float: r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)",
+    int: r"(\d{1,18})",
+    str: r"""((?:[^/'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")+)""",
+}
+
+
+def _pattern() -> str:
+    text = ""
+    for one in _IN_ID:
+        part = ("/" if text else "") + one.mark + _PATTERNS[one.kind]
+        text += f"(?:{part})?" if one.late else part
+    return text
+
+
+_ID = re.compile(_pattern(), re.ASCII)

@@ -117,14 +117,13 @@ def _selected(
 
 def _fitting(series: "pd.DataFrame", conditions: Sequence[str]) -> set[str]:
     """Returns the names of the cells of the matrix that fit."""
-    from harness.cell import Cell
+    from harness.cell import AXES, Cell
     from harness.matrix.plan import Planned
     from harness.matrix.selection import select
-    from harness.store.table import AXES
 
     axes = series[["cell", *AXES]].dropna().drop_duplicates("cell").to_dict("records")
     cells = {
-        str(row["cell"]): Cell(**{axis: kind(row[axis]) for axis, kind in AXES.items()})
+        str(row["cell"]): Cell(**{one.name: one.kind(row[key]) for key, one in AXES.items()})
         for row in axes
     }
     fitting = {plan.cell for plan in select([*map(Planned, cells.values())], conditions)}

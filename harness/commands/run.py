@@ -100,7 +100,7 @@ def run(
         devices=device,
         dtypes=dtype,
         seeds=seed,
-        tasks=tasks,
+        num_tasks=tasks,
         step_size=step_size,
         trained=trained,
     )

@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.gate.compare import Change, Judgement, summed_up
-from harness.matrix.metrics import METRICS
+from harness.matrix.metrics import metric_of
 from harness.support.markdown import plain
-from harness.support.units import bytes_text, seconds_text
 
 _TITLES = {0: "No regression", 1: "Regression", 2: "Could not be measured"}
 _MOST = 50  # rows of a table; JSON has all
@@ -86,16 +85,7 @@ _HEAD = ("", "cell", "metric", "base", "head", "ratio", "")
 def _row(change: Change) -> list[str]:
     verdict = f"{change.verdict}, accepted" if change.accepted else change.verdict
     about = "; ".join(part for part in (change.about, change.accepted) if part)
-    label = METRICS[change.metric].label if change.metric in METRICS else change.metric
-    numbers = [_number(change.metric, value) for value in (change.base, change.head)]
+    label = metric_of(change.metric).label
+    numbers = [metric_of(change.metric).text(value) for value in (change.base, change.head)]
     ratio = f"{change.ratio:.3g}" if math.isfinite(change.ratio) else ""
     return [verdict, change.cell, label, *numbers, ratio, about]
-
-
-def _number(metric: str, value: float) -> str:
-    if math.isnan(value):
-        return ""
-    unit = METRICS[metric].unit
-    if unit == "B":
-        return bytes_text(value)
-    return seconds_text(value) if unit == "s" else f"{value:.6g}"

@@ -5,10 +5,10 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from harness.cell import AXES
 from harness.history import KEY
 from harness.history.change_points import Step, exact_steps, noisy_steps
 from harness.history.differences import differ, noisy, ratios, verdicts
-from harness.store.table import AXES
 
 COLUMNS = (
     *KEY,

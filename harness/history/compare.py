@@ -7,9 +7,9 @@ import pandas as pd
 from scipy.stats import mannwhitneyu
 
 from estimators.base.errors import OptionError
+from harness.cell import AXES
 from harness.history import KEY
 from harness.history.differences import Flags, Floats, differ, noisy, ratios, verdicts
-from harness.store.table import AXES
 
 P = 0.002
 """Samples differ below this; asv's own threshold."""

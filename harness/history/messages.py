@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.matrix.metrics import METRICS
-from harness.support.units import bytes_text, count_text, seconds_text
+from harness.support.units import number_text
 
 SCHEMA = 1
 """Version of the JSON document."""
@@ -72,23 +72,11 @@ def _texts(row: dict[Any, Any], *, named: bool) -> tuple[object, ...]:
 
 def _pair(before: float, after: float, unit: str) -> tuple[str, str]:
     """Returns two numbers as people read them, with all digits where those would hide a change."""
-    short = _number(before, unit), _number(after, unit)
+    short = number_text(before, unit), number_text(after, unit)
     if short[0] != short[1]:
         return short
     long = [f"{value:.12g} {unit}".strip() for value in (before, after)]
     return long[0], long[1]
-
-
-def _number(value: float, unit: str) -> str:
-    if not math.isfinite(value):
-        return f"{value:g}"
-    if unit == "B":
-        return bytes_text(value)
-    if unit in ("s", "seconds"):  # the latter of asv's own benchmarks
-        return seconds_text(value)
-    if unit == "FLOP":
-        return count_text(value)
-    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _ratio(ratio: float) -> str:

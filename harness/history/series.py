@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.cell import AXES
 from harness.history import KEY
 from harness.history.asv_alone import asv_alone, newest
 from harness.history.commits import commits_of
-from harness.store.table import AXES
 
 COLUMNS = (
     *KEY,
@@ -54,7 +54,7 @@ def series(
     added = asv_alone(asv, runs[runs["changes"] == ""])
     columns = [name for name in COLUMNS if name not in commits or name == "commit"]
     both = pd.concat([part[columns] for part in (runs, added) if len(part)] or [runs[columns]])
-    both = both.astype({axis: "Int64" for axis, kind in AXES.items() if kind is int})
+    both = both.astype({axis: "Int64" for axis, facts in AXES.items() if facts.kind is int})
     table = both.merge(commits, on="commit")
     order = [*KEY, "position", "changes"]
     return table.sort_values(order, kind="stable", ignore_index=True)[list(COLUMNS)]

@@ -1,252 +1,247 @@
-"""The metric table: what is measured, in which unit, which way is better, how it is summed up."""
+"""The metric table: what is measured, in which unit, which way is better, how it is shown."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.support.units import number_text
+
+Samples = dict[str, list[float]]
+"""What probes measure: numbers by metric."""
+
+# Stored unit: unit to show, and how many stored ones it is.
+_SHOWN = {"B": ("MiB", 2.0**20), "s": ("ms", 1e-3), "FLOP": ("MFLOP", 1e6)}
+
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the metric table.
+    """One entry of the metric table.
 
     Attributes:
         name: key in stored results.
         label: what people read.
+        about: one sentence.
         unit: of the stored values; empty for a ratio.
         noisy: False when the same commit on the same machine gives the same value again.
         aggregate: "mean" over tasks with a 95 % interval, "median" over samples with the
             quartiles, or "value" for a single number.
-        about: one sentence.
         better: which way; "neither" for what tells of the task or of the theory.
+        shown: unit in tables and figures, and how many stored units make one; by `unit` if None.
     """
 
     name: str
     label: str
-    unit: str
-    noisy: bool
-    aggregate: Literal["mean", "median", "value"]
     about: str
+    unit: str = ""
+    noisy: bool = False
+    aggregate: Literal["mean", "median", "value"] = "value"
     better: Literal["lower", "higher", "neither"] = "lower"
+    shown: tuple[str, float] | None = None
+
+    @property
+    def shown_unit(self) -> str:
+        """Unit in tables and figures; empty for a plain count."""
+        return (self.shown or _SHOWN.get(self.unit, (self.unit, 1.0)))[0]
+
+    @property
+    def scale(self) -> float:
+        """How many stored units make one shown unit."""
+        return (self.shown or _SHOWN.get(self.unit, (self.unit, 1.0)))[1]
+
+    @property
+    def title(self) -> str:
+        """Label and unit, for axes, tooltips and table heads."""
+        return f"{self.label} ({self.shown_unit})" if self.shown_unit else self.label
+
+    def text(self, value: float) -> str:
+        """Return a stored value as people read it, with its unit.
+
+        Example:
+            >>> METRICS["peak_memory"].text(2048), METRICS["time"].text(0.0021)
+            ('2 KiB', '2.1 ms')
+        """
+        return number_text(value, self.unit)
 
 
 _TABLE = (
     Metric(
         "bias",
         "bias",
-        "",
-        False,
-        "mean",
         "Relative error against MAML's exact meta-gradient, both in float64, per task.",
+        shown=("relative error", 1.0),
+        aggregate="mean",
     ),
     Metric(
         "cosine_distance",
         "1 - cosine",
-        "",
-        False,
-        "mean",
         "1 - cosine of the angle to MAML's exact meta-gradient, both in float64, per task.",
+        aggregate="mean",
     ),
     Metric(
         "own_bias",
         "bias, own objective",
-        "",
-        False,
-        "mean",
         "Relative error against the exact gradient of the estimator's own objective, where that "
         "is another than MAML's.",
+        aggregate="mean",
     ),
     Metric(
         "batch_bias",
         "bias of the batch mean",
-        "",
-        False,
-        "value",
-        "Relative error of the mean meta-gradient over the tasks, which is what a step of "
-        "meta-training follows.",
+        "Relative error of the mean meta-gradient over the tasks, which is what a step of meta- "
+        "training follows.",
     ),
     Metric(
         "batch_cosine_distance",
         "1 - cosine of the batch mean",
-        "",
-        False,
-        "value",
         "1 - cosine of the angle between the mean estimate and the mean exact meta-gradient.",
     ),
     Metric(
         "systematic_bias",
         "systematic bias",
-        "",
-        False,
-        "value",
         "The part of the batch mean's relative error that more tasks would not average away.",
     ),
     Metric(
         "error_spread",
         "spread of the error",
-        "",
-        False,
-        "value",
         "Standard deviation of the error over tasks, relative to the mean exact meta-gradient.",
     ),
     Metric(
         "bound",
         "bound on the bias",
-        "",
-        False,
-        "mean",
         "What the theory bounds the bias by, at the curvature found along the inner loop, per "
         "task.",
-        "neither",
+        aggregate="mean",
+        better="neither",
     ),
     Metric(
         "curvature",
         "alpha lambda_max",
-        "",
-        False,
-        "mean",
         "Step size times the largest absolute eigenvalue of the inner Hessian along the inner "
         "loop, per task.",
-        "neither",
+        aggregate="mean",
+        better="neither",
     ),
     Metric(
         "outer_loss",
         "outer loss",
-        "",
-        False,
-        "mean",
         "Outer loss at the adapted parameters, in float64, per task: what meta-training lowers.",
+        aggregate="mean",
     ),
     Metric(
         "accuracy",
         "accuracy",
-        "",
-        False,
-        "mean",
         "Share of the query examples that are classified right after adaptation, per task.",
-        "higher",
+        shown=("%", 0.01),
+        aggregate="mean",
+        better="higher",
     ),
     Metric(
         "time",
         "time",
-        "s",
-        True,
-        "median",
         "Wall time of one estimate, inner loop included.",
+        unit="s",
+        noisy=True,
+        aggregate="median",
     ),
     Metric(
         "time_ratio",
         "time / inner gradient",
-        "",
-        True,
-        "median",
         "Time of one estimate over that of one inner gradient, sampled beside it.",
+        shown=("×", 1.0),
+        noisy=True,
+        aggregate="median",
     ),
     Metric(
         "time_inner_loop",
         "time, inner loop",
-        "s",
-        True,
-        "median",
         "Time of one estimate that went into inner steps.",
+        unit="s",
+        noisy=True,
+        aggregate="median",
     ),
     Metric(
         "time_outer_gradient",
         "time, outer gradient",
-        "s",
-        True,
-        "median",
         "Time of one estimate that went into the outer loss and its gradient.",
+        unit="s",
+        noisy=True,
+        aggregate="median",
     ),
     Metric(
         "time_meta_gradient",
         "time, meta-gradient",
-        "s",
-        True,
-        "median",
         "Time of one estimate that went into anything else: Hessian-vector products and sums.",
+        unit="s",
+        noisy=True,
+        aggregate="median",
     ),
     Metric(
         "utilisation",
         "GPU utilisation",
-        "%",
-        True,
-        "median",
         "Share of the time in which kernels run on the GPU while the estimate is repeated.",
-        "higher",
+        unit="%",
+        noisy=True,
+        aggregate="median",
+        better="higher",
     ),
     Metric(
         "peak_memory",
         "peak memory",
-        "B",
-        False,
-        "value",
         "Most bytes of live tensors during one estimate, above those before it.",
+        unit="B",
     ),
     Metric(
         "retained_memory",
         "retained memory",
-        "B",
-        False,
-        "value",
         "Bytes of tensors that one estimate leaves alive when its result is gone: a leak, since "
         "caches are filled before.",
+        unit="B",
     ),
     Metric(
         "baseline_memory",
         "baseline memory",
-        "B",
-        False,
-        "value",
         "Bytes of tensors that the task's data and the parameters hold before the estimate.",
+        unit="B",
     ),
     Metric(
         "reserved_memory",
         "reserved memory",
-        "B",
-        False,
-        "value",
         "Most bytes that CUDA's allocator took from the device during one estimate.",
+        unit="B",
     ),
     Metric(
         "resident_memory",
         "resident memory",
-        "B",
-        True,
-        "value",
         "Growth of resident memory over one estimate in a fresh process (memory-profiler).",
+        unit="B",
+        noisy=True,
     ),
     Metric(
         "flops",
         "FLOPs",
-        "FLOP",
-        False,
-        "value",
         "Floating-point operations of matrix products and convolutions in one estimate.",
+        unit="FLOP",
     ),
     Metric(
         "launches",
         "operator launches",
-        "",
-        False,
-        "value",
         "Operators that work on data, as torch dispatches them, in one estimate.",
     ),
     Metric(
         "hvps",
         "HVPs",
-        "",
-        False,
-        "value",
         "Hessian-vector products of one estimate: its second-order work.",
     ),
     Metric(
         "serial_depth",
         "serial HVPs",
-        "",
-        False,
-        "value",
         "Hessian-vector products that must follow one another: the least time of a machine with "
         "enough parallel hardware.",
     ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+
+
+def metric_of(name: str) -> Metric:
+    """Return the entry of a metric; one made of its name where the table has none."""
+    return METRICS.get(name) or Metric(name, name.replace("_", " "), "")

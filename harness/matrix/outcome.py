@@ -37,11 +37,15 @@ class Outcome:
         reason: one line for people; empty when all went well.
         traceback: of the exception, or of where a worker was when it was ended; what a crashed
             one printed last.
+        transient: it was ended from outside, so that another try may go well.
+        disk_full: there was no room to write, as there will be for nobody else.
     """
 
     status: Status
     reason: str = ""
     traceback: str = ""
+    transient: bool = False
+    disk_full: bool = False
 
 
 class Diverged(ArithmeticError):

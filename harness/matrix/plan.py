@@ -28,7 +28,7 @@ class Axes:
         devices: "cpu", "cuda:0", ...
         dtypes: "float32", "float64".
         seeds: of parameters and tasks.
-        tasks: how many tasks bias is taken over.
+        num_tasks: how many tasks bias is taken over.
         step_size: alpha; None for each task's own.
         trained: steps of exact meta-training before anything is measured.
     """
@@ -41,7 +41,7 @@ class Axes:
     devices: tuple[str, ...] = ("cpu",)
     dtypes: tuple[str, ...] = ("float32",)
     seeds: tuple[int, ...] = (0,)
-    tasks: int = 8
+    num_tasks: int = 8
     step_size: float | None = None
     trained: tuple[int, ...] = (0,)
 
@@ -89,7 +89,7 @@ def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) ->
                 device=device,
                 dtype=dtype,
                 seed=seed,
-                tasks=axes.tasks,
+                num_tasks=axes.num_tasks,
                 trained=trained,
             )
             if cell not in seen:

@@ -3,18 +3,17 @@
 import operator
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from estimators.base.errors import OptionError
 from estimators.base.registry import ESTIMATORS, Registry, unknown
-from harness.cell import Cell
+from harness.cell import AXES, Cell
 from harness.matrix.plan import Planned
 from harness.models import MODELS
 from harness.tasks import TASKS
 
-_AXES = [axis.name for axis in fields(Cell)]
 _SPECIFIED: dict[str, Registry[Any]] = {"estimator": ESTIMATORS, "task": TASKS, "model": MODELS}
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
@@ -31,8 +30,8 @@ _SHOWN = 12
 def select(planned: list[Planned], conditions: Iterable[str]) -> list[Planned]:
     """Returns the cells of a plan for which at least one condition holds, in the plan's order.
 
-    A condition is one or more parts with commas between them, all of which must hold: an axis (an
-    attribute of `Cell`), `=`, and patterns with `|` between them, of which one must match. A
+    A condition is one or more parts with commas between them, all of which must hold: an axis
+    (a key of `AXES`), `=`, and patterns with `|` between them, of which one must match. A
     pattern is a number, a specification in any spelling, or text with the wildcards `*`, `?` and
     `[...]`, upper and lower case told apart. Axes that are numbers also take `>=`, `<=`, `>` and
     `<`. Commas and bars in parentheses or quotes belong to the pattern.
@@ -66,7 +65,7 @@ class _Part:
 
     Attributes:
         text: as it was written.
-        axis: attribute of `Cell`.
+        axis: key of an axis.
         sign: a key of `_COMPARED`.
         patterns: alternatives; one number unless the sign is "=".
     """
@@ -85,7 +84,7 @@ class _Part:
         Raises:
             OptionError: there is one.
         """
-        values = sorted({getattr(cell, self.axis) for cell in cells})
+        values = sorted({getattr(cell, AXES[self.axis].name) for cell in cells})
         if self.sign != "=" and not all(_is_number(value) for value in values):
             raise OptionError(
                 f"--only {self.text}: {self.axis} is no number; write {self.axis}=..."
@@ -100,7 +99,7 @@ class _Part:
                 )
 
     def _matches(self, pattern: str, cell: Cell) -> bool:
-        value = getattr(cell, self.axis)
+        value = getattr(cell, AXES[self.axis].name)
         number = _number(pattern) if _is_number(value) else None
         if number is not None:
             return _COMPARED[self.sign](value, number)
@@ -116,8 +115,8 @@ def _part(text: str) -> _Part:
     if not match:
         raise OptionError(f"--only {text!r}: write axis=pattern, as estimator=binom*,depth=5")
     axis, sign, wanted = match.groups()
-    if axis not in _AXES:
-        raise OptionError(f"--only {text}: {unknown('axis', axis, _AXES)}")
+    if axis not in AXES:
+        raise OptionError(f"--only {text}: {unknown('axis', axis, list(AXES))}")
     if sign != "=" and _number(wanted) is None:
         raise OptionError(f"--only {text}: {wanted!r} is no number, as {axis}{sign}5 has")
     patterns = tuple(_canonical(axis, pattern.strip()) for pattern in _split(wanted, "|"))

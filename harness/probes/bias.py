@@ -9,11 +9,11 @@ from estimators import BilevelProblem, Estimator, Params
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.tree import axpy, dot, leaves, norm, scaled
 from harness.cell import Cell
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem
 from harness.probes.bound import bound_of
 from harness.probes.references import load_reference
-from harness.store.journal import Samples
 
 
 def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:

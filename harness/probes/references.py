@@ -48,7 +48,7 @@ def save_reference(group: Cell, path: Path) -> None:
         Diverged: an exact meta-gradient is not finite.
     """
     problems, theta = bilevel_problems(
-        group, range(group.tasks), dtype=torch.float64, device=group.device
+        group, range(group.num_tasks), dtype=torch.float64, device=group.device
     )
     content = [part for problem in problems for part in losses_at(problem, theta)]
     machine = cache.arithmetic(group.device)

@@ -210,7 +210,7 @@ class _Machine:
         beside, alone = self._training(groups), 0.0
         for group, members in groups.items():
             timed = self._units(group)
-            beside += self._worker + group.tasks * (timed.task + _reference(group.depth, timed))
+            beside += self._worker + group.num_tasks * (timed.task + _reference(group.depth, timed))
             if self.settings.samples:
                 alone += self._worker + self._time(timed.own.inner)
             for cell in members:
@@ -237,7 +237,7 @@ class _Machine:
         return _WARM_UP * call + self.settings.samples * max(call, LEAST_SECONDS)
 
     def _units(self, cell: Cell) -> Timed:
-        kind = replace(cell, depth=1, step_size=1.0, seed=0, tasks=1, trained=0)
+        kind = replace(cell, depth=1, step_size=1.0, seed=0, num_tasks=1, trained=0)
         if kind not in self._timed:
             self._timed[kind] = self._run_in_worker(time_units, kind)
         ending = self._timed[kind]
@@ -247,7 +247,7 @@ class _Machine:
         return timed
 
     def _least_score(self) -> float:
-        cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1, tasks=1)
+        cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1, num_tasks=1)
         with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
             path = Path(folder) / "reference.pt"
             self._run_in_worker(measures.reference, cell, path)
@@ -274,7 +274,7 @@ def _score(cell: Cell, estimator: Estimator, timed: Timed) -> float:
     gradients = cell.depth + 1 + 2 * count  # an HVP differentiates a gradient
     once = _CALLS * timed.own.call(cell.depth, count) + gradients * timed.watching
     again = _COMPILATION if getattr(estimator, "compiled", False) else 0.0  # in float64
-    return once + again + cell.tasks * (timed.task + double)
+    return once + again + cell.num_tasks * (timed.task + double)
 
 
 def _preparation(cell: Cell, estimator: Estimator, timed: Timed) -> float:

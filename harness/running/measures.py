@@ -13,6 +13,7 @@ from estimators.base.phases import Phase
 from estimators.base.tree import leaves, norm
 from estimators.methods.options import Compilable
 from harness.cell import Cell
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.bias import measure_bias
@@ -24,7 +25,6 @@ from harness.probes.resident import resident_growth
 from harness.probes.time import Timing, Work, interleaved_times
 from harness.probes.utilisation import utilisation
 from harness.running.worker import begin_part
-from harness.store.journal import Samples
 
 _PHASES = {
     Phase.INNER_LOOP: "time_inner_loop",

@@ -110,7 +110,7 @@ class _Run:
             for group, ending in self._side_by_side(groups, compute):
                 group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.executor.workers
                 # One task in float32 rather than all in float64, twice for warming up.
-                runs = (self.settings.samples + 2) / (2 * group.name.tasks)
+                runs = (self.settings.samples + 2) / (2 * group.name.num_tasks)
                 at_once = self.executor.timed_at_once
                 group.time_weight = (_TIME_OVERHEAD + runs * ending.seconds) / at_once
                 if ending.outcome.status is not Status.OK:

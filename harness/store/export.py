@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from estimators.base.errors import OptionError
+from harness.cell import AXES
 from harness.store.runs import Run
-from harness.store.table import AXES, COLUMNS, Problem, long_table, read_runs
+from harness.store.table import COLUMNS, Problem, long_table, read_runs
 
 SCHEMA = 1
 """Version of the JSON document."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 """Version of what is written; 1, with an event for each result, can be read too."""
-
-Samples = dict[str, list[float]]
 
 
 @dataclass(frozen=True)

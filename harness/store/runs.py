@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Status
-from harness.store.journal import SCHEMA, Progress, Samples
+from harness.store.journal import SCHEMA, Progress
 
 STAGES = ("plan", "score", "time")
 _NUMBERS = {float, int}

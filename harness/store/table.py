@@ -14,21 +14,21 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from estimators.base.errors import OptionError
+from harness.cell import AXES
 from harness.matrix.metrics import METRICS
 from harness.store.runs import CellResult, Run, read_run
-
-AXES: dict[str, type] = {
-    **{"estimator": str, "task": str, "model": str, "depth": int, "step_size": float},
-    **{"device": str, "dtype": str, "seed": int, "tasks": int, "trained": int},
-}
-"""The parts of a cell that have a column of their own, and what they are."""
 
 # What the table says of a run and of a cell, and as what.
 _OF_RUN: dict[str, type] = {
     **{"run": str, "started": str, "commit": str, "changes": str, "schema": int},
 }
 _OF_CELL: dict[str, type] = {
-    **{"machine": str, "fingerprint": str, "cell": str, **AXES},
+    **{
+        "machine": str,
+        "fingerprint": str,
+        "cell": str,
+        **{key: axis.kind for key, axis in AXES.items()},
+    },
     **{"outcome": str, "reason": str, "notes": str},
 }
 COLUMNS = (
@@ -36,7 +36,6 @@ COLUMNS = (
     *("outcome", "reason", "notes", "metric", "value", "low", "high", "samples", "unit"),
 )
 
-_DEFAULTS = {"trained": 0}  # of axes that cells have not always had
 _MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  # in JSON
 
 # What content that is not ours can raise while it is read.
@@ -276,17 +275,17 @@ def _read(path: Path) -> Run:
         OSError: it cannot be read.
     """
     run = read_run(path)
-    for axis, kind in AXES.items():
-        values = [_axis(cell, axis) for cell in run.cells]
+    for key, axis in AXES.items():
+        kind, values = axis.kind, [_axis(cell, key) for cell in run.cells]
         if not set(map(type, values)) <= _MAY_BE[kind]:
-            raise ValueError(f"{axis} of a cell is missing or not of type {kind.__name__}")
+            raise ValueError(f"{key} of a cell is missing or not of type {kind.__name__}")
         if kind is int and values and not -(2**63) <= min(values) <= max(values) < 2**63:
-            raise ValueError(f"{axis} of a cell is too large")
+            raise ValueError(f"{key} of a cell is too large")
     return run
 
 
-def _axis(cell: CellResult, axis: str) -> Any:
-    return cell.axes.get(axis, _DEFAULTS.get(axis))
+def _axis(cell: CellResult, key: str) -> Any:
+    return cell.axes.get(key, AXES[key].default if AXES[key].late else None)
 
 
 def _frame(columns: dict[str, list[Any]], types: dict[str, type]) -> pd.DataFrame:

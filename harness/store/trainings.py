@@ -12,9 +12,11 @@ from typing import Any, Literal, Self, get_args
 
 import pandas as pd
 
-from harness.store.journal import EventFile, Samples
+from harness.cell import AXES
+from harness.matrix.metrics import Samples
+from harness.store.journal import EventFile
 from harness.store.runs import parsed
-from harness.store.table import AXES, Problem, summaries
+from harness.store.table import Problem, summaries
 
 SCHEMA = 1
 """Version of what is written."""
@@ -27,7 +29,7 @@ Split = Literal["train", "validation", "test"]
 Option = str | int | float | bool
 
 # How many tasks and how long it was trained differs from one evaluation to the next.
-TRAINING_AXES = {name: kind for name, kind in AXES.items() if name not in ("tasks", "trained")}
+TRAINING_AXES = {key: axis.kind for key, axis in AXES.items() if key not in ("tasks", "trained")}
 """The parts of a training that have a column of their own, and what they are."""
 
 _OF_TRAINING: dict[str, type] = {

@@ -3,14 +3,16 @@
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from platformdirs import user_cache_dir
 from torch import Tensor
+
+from harness.support.files import atomic_file
 
 LIMIT = 2 * 2**30  # bytes of all tensor files together
 _CHECKSUM = hashlib.sha256().digest_size
@@ -55,17 +57,8 @@ def write(path: Path, content: bytes) -> None:
 
     A folder that cannot be written to is let be.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
+    with suppress(OSError), atomic_file(path) as file:
+        file.write(content)
 
 
 def digest(*parts: str | float | Path | Tensor | Mapping[str, Tensor]) -> str:

@@ -53,6 +53,24 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
+def number_text(value: float, unit: str = "") -> str:
+    """Return a number as people read it, with its unit; nothing where there is none.
+
+    Example:
+        >>> number_text(2048, "B"), number_text(0.0021, "s"), number_text(12345), number_text(0.1)
+        ('2 KiB', '2.1 ms', '12,345', '0.1')
+    """
+    if not math.isfinite(value):
+        return "" if math.isnan(value) else f"{value:g}"
+    if unit == "B":
+        return bytes_text(value)
+    if unit in ("s", "seconds"):  # the latter of asv's own benchmarks
+        return seconds_text(value)
+    if unit == "FLOP":
+        return count_text(value)
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+
+
 def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
     if not math.isfinite(number):
         return "-"

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +10,7 @@ import torch
 
 from estimators import Params
 from estimators.base.errors import OptionError
-from harness.merging.staging import put
+from harness.support.files import atomic_file
 
 SCHEMA = 1
 _ANEW = "; --fresh begins anew"
@@ -59,12 +58,8 @@ class Checkpoint:
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         torch.save({"schema": SCHEMA} | content, buffer)
         payload = buffer.getvalue()
-        draft = path.with_suffix(".draft")
-        with draft.open("wb") as file:
+        with atomic_file(path, synced=True) as file:
             file.write(hashlib.sha256(payload).digest() + payload)
-            file.flush()
-            os.fsync(file.fileno())
-        put(draft, path)
 
     @classmethod
     def load(cls, path: Path, training: str, like: Params) -> Self:

@@ -11,7 +11,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from estimators import Params
 from estimators.base.errors import OptionError
-from harness.store.journal import Samples
+from harness.matrix.metrics import Samples
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from estimators import BilevelProblem, Params
 from estimators.base.meta_batch import Batching, repeated, stacked
 from estimators.base.module_loss import ModuleLoss
-from harness.store.journal import Samples
+from harness.matrix.metrics import Samples
 
 _AT_ONCE = 50  # tasks, whose data and graphs are in memory together
 

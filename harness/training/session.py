@@ -9,7 +9,7 @@ from typing import Any
 
 from estimators.base.errors import OptionError
 from harness.environment import code_state, environment
-from harness.store.journal import Samples
+from harness.matrix.metrics import Samples
 from harness.store.runs import first_event, parsed
 from harness.store.trainings import FOLDER, TrainingJournal
 from harness.tasks import TASKS

@@ -14,13 +14,13 @@ from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
 from estimators.base.errors import OptionError
 from estimators.base.tree import norm, scaled
 from estimators.methods.options import Compilable
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
 from harness.matrix.pretraining import batching_for
 from harness.matrix.problems import TASKS_A_SEED, Sampler
 from harness.probes.bias import cosine_distance, relative_error
 from harness.probes.curvature import largest_curvature
 from harness.probes.memory import peak_and_retained, profiled_peak
-from harness.store.journal import Samples
 from harness.store.trainings import Split, TrainingJournal
 from harness.training.checkpoints import Checkpoint
 from harness.training.config import OPTIMISERS, TrainingConfig

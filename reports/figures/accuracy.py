@@ -6,9 +6,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from harness.matrix.metrics import metric_of
 from reports.figures import marks, style
 from reports.figures.style import GREY, Chart, Rows
-from reports.tables.accuracy import EXACT, quantity
+from reports.tables.accuracy import EXACT
 
 _NOTHING = "No training here has these numbers."
 _LINE = 60  # characters that fit below a title where two figures share a page
@@ -24,7 +25,7 @@ def learning_curves(curves: Rows) -> Chart:
     shown = _finite(rows)
     if shown.empty:
         return style.nothing("Learning curves", _NOTHING)
-    metric, split = quantity(shown["metric"].iloc[0]), shown["split"].iloc[0]
+    metric, split = metric_of(shown["metric"].iloc[0]), shown["split"].iloc[0]
     chart = _chart(shown, "step").encode(
         x=alt.X("step:Q", title="meta-training (steps)", axis=alt.Axis(format="d", tickMinStep=1)),
         y=alt.Y("value:Q", title=metric.title, scale=alt.Scale(zero=False)),
@@ -51,7 +52,7 @@ def test_accuracy(results: Rows) -> Chart:
     shown = _finite(results)
     if shown.empty:
         return style.nothing("Test results", _NOTHING)
-    metric = quantity(shown["metric"].iloc[0])
+    metric = metric_of(shown["metric"].iloc[0])
     x = _along(metric.title)
     title = _title(f"Test {metric.label} by estimator", results, "bars")
     layers = _dots(_chart(shown).encode(x=x), _tooltip(metric.title))
@@ -66,7 +67,7 @@ def paired_differences(differences: Rows) -> Chart:
     shown = _finite(differences)
     if shown.empty:
         return style.nothing(f"Differences to {EXACT}", _NOTHING)
-    metric = quantity(shown["metric"].iloc[0])
+    metric = metric_of(shown["metric"].iloc[0])
     unit = "points" if metric.unit == "%" else metric.unit
     axis = f"{metric.label} less that of {EXACT}" + (f" ({unit})" if unit else "")
     x = _along(axis)

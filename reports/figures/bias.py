@@ -6,12 +6,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, HEIGHT, Chart, Rows
 from reports.tables.cells import by_order, family_and_order
-from reports.tables.quantities import QUANTITIES
 from reports.tables.spread import spread
 
 # Bounds so many times above the largest bias are beyond the axis, or they would flatten the rest.
@@ -103,7 +103,7 @@ def bias_by_task(samples: pd.DataFrame) -> Chart:
     hover = [
         "estimator:N",
         alt.Tooltip("sample:Q", title="task number"),
-        alt.Tooltip("bias:Q", title=QUANTITIES["bias"].title, format=".3~g"),
+        alt.Tooltip("bias:Q", title=METRICS["bias"].title, format=".3~g"),
     ]
     box = alt.Chart(summed).encode(y=y, color=marks.colour(families))
     low, middle = marks.like(x, "low_drawn"), marks.like(x, "median_drawn")
@@ -174,7 +174,7 @@ def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
     line = marks.base(rows, "curvature").encode(x=x, y=y)
     told = [
         "trained:Q",
-        alt.Tooltip("curvature:Q", title=QUANTITIES["curvature"].title, format=".3~g"),
+        alt.Tooltip("curvature:Q", title=METRICS["curvature"].title, format=".3~g"),
     ]
     layers = [
         line.mark_line(color=GREY, point={"filled": True, "color": GREY}).encode(tooltip=told)

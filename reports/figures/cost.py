@@ -5,12 +5,12 @@ import json
 import altair as alt
 import pandas as pd
 
+from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.tables.cost_model import floors
-from reports.tables.quantities import QUANTITIES
 
 _PHASES = {
     "inner loop": "time_inner_loop",
@@ -45,7 +45,7 @@ def work_against_depth(rows: Rows) -> Chart:
 
 def cost_against_order(rows: Rows, cost: str) -> Chart:
     """Plots a cost over order L, a line for each estimator, from FOMAML (0) to exact MAML (K)."""
-    label = QUANTITIES[cost].label
+    label = METRICS[cost].label
     text = f"{label[0].upper()}{label[1:]} against order L"
     rows, y = on_axis(rows, "y", cost, log=False)
     if rows.empty:
@@ -64,7 +64,7 @@ def cost_against_order(rows: Rows, cost: str) -> Chart:
 
 def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
     """Plots a cost over the size of the model, told by what its parameters and data take."""
-    label = QUANTITIES[cost].label
+    label = METRICS[cost].label
     text = f"{label[0].upper()}{label[1:]} against model size"
     rows = rows[style.few_orders(rows) & (rows["baseline_memory"] > 0)]
     rows, y = on_axis(rows, "y", cost)
@@ -74,7 +74,7 @@ def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
     scale = alt.Scale(type="log", nice=False, padding=48)
     x = alt.X(
         "baseline_memory:Q",
-        title=f"model, at its {QUANTITIES['baseline_memory'].title}",
+        title=f"model, at its {METRICS['baseline_memory'].title}",
         scale=scale,
         axis=alt.Axis(values=[*named.index], labelExpr=_model_labels(named), labelLimit=120),
     )
@@ -90,7 +90,7 @@ def work_and_serial_depth(rows: Rows) -> Chart:
     if rows.empty:
         return style.nothing(text)
     families = [*rows["family"]]
-    labels = [QUANTITIES[name].label for name in _PRODUCTS]
+    labels = [METRICS[name].label for name in _PRODUCTS]
     parts = [
         rows.assign(kind=label, count=rows[name])
         for label, name in zip(labels, _PRODUCTS, strict=True)
@@ -143,10 +143,10 @@ def phases(rows: Rows) -> Chart:
         y=alt.Y("estimator:N", sort=sort, axis=alt.Axis(labelLimit=170, title=None)),
         color=marks.phase_colour(),
     )
-    x = alt.X("start:Q", title=QUANTITIES["time"].title)
+    x = alt.X("start:Q", title=METRICS["time"].title)
     told = [
         alt.Tooltip("phase:N"),
-        alt.Tooltip("length:Q", title=QUANTITIES["time"].title, format=".3~g"),
+        alt.Tooltip("length:Q", title=METRICS["time"].title, format=".3~g"),
         *marks.tooltip(chart.data),
     ]
     bars = chart.transform_filter("isValid(datum.low)")

@@ -9,11 +9,11 @@ import pandas as pd
 
 from harness.history import KEY
 from harness.history.differences import noisy
+from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.tables.cells import family_and_order
-from reports.tables.quantities import QUANTITIES
 
 _LABELS = 16  # commits that are named along the axis
 _ROOM = 0.15  # share of the width that the name of a change takes
@@ -61,7 +61,7 @@ def history(rows: Rows, changes: Rows) -> Chart:
 
 def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:
     """Returns the rows with what is drawn of them, in the unit that is shown."""
-    size = QUANTITIES[name].size if name in QUANTITIES else 1.0
+    size = METRICS[name].scale if name in METRICS else 1.0
     specs = {text: family_and_order(text) for text in rows["estimator"].unique()}
     several = (rows["machine"] + rows["fingerprint"]).nunique() > 1
     # What repeats has no interval: that of bias is over tasks, and the same at every commit.
@@ -84,7 +84,7 @@ def _on_axis(rows: Rows, name: str) -> tuple[Rows, Any]:
     """Returns the rows with the columns `_DRAWN`, and the axis for them."""
     positive = rows.loc[rows["value"] > 0, "value"]
     wide = len(positive) > 0 and positive.max() > _WIDE * positive.min()
-    if name in QUANTITIES:
+    if name in METRICS:
         named = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
         found, y = on_axis(rows.rename(columns=named), "y", name, log=wide)
         drawn = [f"{name}_drawn{end}" for end in ("", "_low", "_high")]
@@ -151,7 +151,7 @@ def _rules(changed: Rows, points: alt.Chart, commits: int) -> list[alt.Chart]:
 def _rings(changed: Rows, points: alt.Chart, name: str) -> list[alt.Chart]:
     if changed.empty:
         return []
-    size = QUANTITIES[name].size if name in QUANTITIES else 1.0
+    size = METRICS[name].scale if name in METRICS else 1.0
     data = changed[[*_POINT, *_DRAWN, *_CHANGE[len(KEY) + 1 :]]]
     data = data.assign(before=data["before"] / size, after=data["after"] / size)
     told = [
@@ -172,7 +172,7 @@ def _rings(changed: Rows, points: alt.Chart, name: str) -> list[alt.Chart]:
 
 
 def _told(name: str) -> list[alt.Tooltip]:
-    value = QUANTITIES[name].title if name in QUANTITIES else name
+    value = METRICS[name].title if name in METRICS else name
     return [
         *(alt.Tooltip(f"{one}:N") for one in ("estimator", "commit", "subject")),
         alt.Tooltip("day:N", title="date"),
@@ -183,7 +183,7 @@ def _told(name: str) -> list[alt.Tooltip]:
 
 
 def _heading(rows: Rows, name: str) -> alt.TitleParams:
-    label = QUANTITIES[name].label if name in QUANTITIES else ""
+    label = METRICS[name].label if name in METRICS else ""
     title = f"{label[:1].upper() + label[1:] or name} over commits"
     bars = "bars: quartiles of each run" if rows["low"].notna().any() else ""
     numbered = "numbers: order L" if rows["order"].notna().any() else ""

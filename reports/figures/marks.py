@@ -8,8 +8,8 @@ from typing import Any
 
 import altair as alt
 
+from harness.matrix.metrics import METRICS
 from reports.figures.style import PALETTE, PHASES, Rows, look
-from reports.tables.quantities import QUANTITIES
 
 # What hovering tells beside what is drawn, and the columns that a figure takes along.
 _TOLD = ("bias", "time_ratio", "time", "peak_memory", "flops", "hvps", "serial_depth")
@@ -90,7 +90,7 @@ def tooltip(data: Rows, *told: str) -> list[alt.Tooltip]:
     titles = {"depth": "depth K", "trained": "trained (steps)", "commit_label": "commit"}
     names = [alt.Tooltip(f"{name}:N", title=titles.get(name, name)) for name in _NAMES]
     metrics = [
-        alt.Tooltip(f"{name}:Q", title=QUANTITIES[name].title, format=".3~g")
+        alt.Tooltip(f"{name}:Q", title=METRICS[name].title, format=".3~g")
         for name in dict.fromkeys([*told, *_TOLD])
     ]
     every = [*names[:5], *metrics, *names[5:]]

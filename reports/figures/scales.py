@@ -7,9 +7,9 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from harness.matrix.metrics import METRICS
 from reports.figures.style import Rows
 from reports.tables.pareto import exact_below
-from reports.tables.quantities import QUANTITIES
 
 # Errors that can be 0 where an estimator is not exact.
 _PARTS = ("systematic_bias", "error_spread")
@@ -31,7 +31,7 @@ def on_axis(
     value = rows[name].astype(float)
     rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]
     low, high = _interval(rows, name)
-    title = QUANTITIES[name].title
+    title = METRICS[name].title
     scale, axis = alt.Scale(), alt.Axis(format=".3~g", tickCount=6)
     if log:
         zero = (value <= 0) | (value < exact_below(name))

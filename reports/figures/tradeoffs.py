@@ -10,7 +10,6 @@ from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.tables.cells import without_order
 from reports.tables.pareto import pareto
-from reports.tables.quantities import QUANTITIES
 
 _FADED = 0.35
 
@@ -29,8 +28,8 @@ def tradeoff(
     Orders of one estimator are joined by a line. Without `by` the figure is as wide as the page
     allows; small multiples are `PANEL` wide each, two in a row.
     """
-    label = QUANTITIES[y].label
-    text = f"{label[0].upper()}{label[1:]} against {QUANTITIES[x].label}"
+    label = METRICS[y].label
+    text = f"{label[0].upper()}{label[1:]} against {METRICS[x].label}"
     rows, along_x = on_axis(rows.reset_index(drop=True), "x", x, log=x_log)
     rows, along_y = on_axis(rows, "y", y, log=y_log)
     if rows.empty:

@@ -5,11 +5,11 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from harness.matrix.metrics import METRICS
 from harness.support.markdown import plain
 from reports import figures
 from reports.pages import widgets
 from reports.tables.accuracy import JUDGED, confined, curves, differences, settings, test_results
-from reports.tables.quantities import QUANTITIES
 from reports.tables.view import View
 
 
@@ -43,7 +43,7 @@ def _name(rows: pd.DataFrame) -> str:
 def _setting(rows: pd.DataFrame, number: int) -> None:
     st.markdown(plain(_name(rows)))
     for metric in [name for name in JUDGED if (rows["metric"] == name).any()]:
-        st.header(QUANTITIES[metric].label.capitalize())
+        st.header(METRICS[metric].label.capitalize())
         compared = differences(rows, metric)
         widgets.figures(
             partial(figures.learning_curves, curves(rows, metric, "validation")),

@@ -10,6 +10,7 @@ import streamlit as st
 from harness.history.changes import changes
 from harness.history.compare import compare
 from harness.history.stored import files_beside_runs
+from harness.matrix.metrics import METRICS
 from harness.store.table import journals
 from reports import figures
 from reports.pages import widgets
@@ -21,7 +22,6 @@ from reports.tables.over_commits import (
     read_history,
     setting_of,
 )
-from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot, Stamp, stamp_of
 from reports.tables.view import View
 
@@ -43,7 +43,7 @@ def _setting(found: History, view: View, kept: Stamp) -> None:
     """Shows the history of what the filters leave."""
     rows = found.of_setting(view.here, view.families)
     there = set(rows["metric"])
-    names = [name for name in QUANTITIES if name in there]
+    names = [name for name in METRICS if name in there]
     if not names:
         st.info(
             "Nothing here was measured at a commit without uncommitted changes; "
@@ -64,7 +64,7 @@ def _over_commits(rows: pd.DataFrame, names: list[str]) -> None:
     metric = st.selectbox(
         "Metric",
         names,
-        format_func=lambda name: QUANTITIES[name].title,
+        format_func=lambda name: METRICS[name].title,
         key="metric",
         bind="query-params",
     )

@@ -5,13 +5,13 @@ from functools import partial
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from harness.matrix.metrics import METRICS
 from harness.support.markdown import plain
 from harness.support.units import bytes_of
 from reports import figures
 from reports.pages import widgets
 from reports.tables.advice import advise, verdict
 from reports.tables.overview import failures, outcomes, versions
-from reports.tables.quantities import QUANTITIES
 from reports.tables.samples import samples
 from reports.tables.text import disturbed, ranking
 from reports.tables.view import View
@@ -67,7 +67,7 @@ def _memory(column: DeltaGenerator) -> float | None:
     if not text:
         return None
     try:
-        return bytes_of(text) / QUANTITIES["peak_memory"].size
+        return bytes_of(text) / METRICS["peak_memory"].scale
     except ValueError as error:
         column.warning(plain(str(error)))
         return None

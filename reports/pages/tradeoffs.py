@@ -4,15 +4,15 @@ from functools import partial
 
 import streamlit as st
 
+from harness.matrix.metrics import METRICS
 from reports import figures
 from reports.pages import widgets
-from reports.tables.quantities import QUANTITIES
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
     """Shows the page."""
-    names = [name for name in QUANTITIES if view.version[name].notna().any()]
+    names = [name for name in METRICS if view.version[name].notna().any()]
     if not names:
         st.info("No cell is left by the filters, or none has a number.")
         return
@@ -41,7 +41,7 @@ def _metric(
         label,
         names,
         index,
-        format_func=lambda name: QUANTITIES[name].title,
+        format_func=lambda name: METRICS[name].title,
         key=key,
         bind="query-params",
     )

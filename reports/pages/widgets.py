@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
+from harness.matrix.metrics import METRICS
 from harness.store.table import Problem
 from harness.store.trainings import FOLDER, trainings
 from harness.support.markdown import plain
 from reports.figures.save import svg
 from reports.figures.style import Chart
-from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Stamp, stamp_of
 from reports.tables.text import as_text
 
@@ -84,8 +84,8 @@ def explained(*names: str) -> None:
     """Says what metrics are."""
     with st.expander("What is plotted"):
         for name in names:
-            quantity = QUANTITIES[name]
-            st.markdown(f"**{plain(quantity.label)}**: {plain(quantity.about)}")
+            metric = METRICS[name]
+            st.markdown(f"**{plain(metric.label)}**: {plain(metric.about)}")
         st.markdown(
             "Bars are 95 % intervals of the mean over tasks, or the quartiles of times. "
             "A number that is the same at every run has none."

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from harness.matrix.metrics import METRICS
+from harness.matrix.metrics import METRICS, metric_of
 from reports.tables.cells import family_and_order
-from reports.tables.quantities import QUANTITIES, Quantity
 
 SETTING = ("task", "model", "depth", "step_size", "device", "dtype", "outer")
 """What trainings must have in common to be compared."""
@@ -40,11 +39,6 @@ class _Mean(NamedTuple):
     over: str
     seeds: int
     tasks: int
-
-
-def quantity(metric: str) -> Quantity:
-    """Returns how a metric is shown; one that is not known, as it is."""
-    return QUANTITIES.get(metric) or Quantity(metric, metric.replace("_", " "), "", 1.0, "")
 
 
 def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
@@ -74,7 +68,7 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     Returns:
         A row for each setting, estimator and step: the columns `SETTING`, "estimator", "family",
         "order", "commit_label" (of all seeds), "metric", "split", "step"; "value", "low" and
-        "high", as the module says, in the unit of `quantity`; "over", which is "seeds" or "tasks",
+        "high", as the module says, in shown units; "over", which is "seeds" or "tasks",
         "" where there is no interval; "seeds" that have the step, and "tasks" of each of them (of
         the one with fewest).
     """
@@ -144,7 +138,7 @@ def _of_seeds(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     ranked = found.assign(reached=reached).sort_values(["reached", "started", "training"])
     chosen = ranked.drop_duplicates([*_ESTIMATOR, "seed"], keep="last")["training"]
     found = found[found["training"].isin(chosen)]
-    size = quantity(metric).size
+    size = metric_of(metric).scale
     samples = [np.asarray(one, dtype=float) / size for one in found["samples"]]
     return found.assign(samples=pd.Series(samples, index=found.index, dtype=object))
 
@@ -209,7 +203,7 @@ def _sentence(estimator: str, mean: _Mean, metric: str) -> str:
         return f"{estimator} cannot be compared with {EXACT}: a number is not finite"
     value, low, high = (round(number, 9) for number in mean[:3])  # what cancels leaves rests
     mean = mean._replace(value=value, low=low, high=high)
-    unit = " points" if quantity(metric).unit == "%" else ""
+    unit = " points" if metric_of(metric).shown_unit == "%" else ""
     digits = _digits(mean)
     where = f"{abs(mean.value):.{digits}f}{unit} {'below' if mean.value < 0 else 'above'} {EXACT}"
     if mean.value == 0:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from harness.matrix.metrics import METRICS
 from reports.tables.advice import advise
-from reports.tables.quantities import QUANTITIES
 from reports.tables.reasons import memory_text
 
 
@@ -22,6 +22,6 @@ def by_memory(rows: pd.DataFrame, errors: pd.DataFrame | None = None) -> pd.Data
         best = advise(rows, errors=errors, memory=budget).iloc[0]
         if not first or best["estimator"] != first[-1]["estimator"]:
             first.append(best.to_dict() | {"from": memory_text(budget)})
-    titles = {name: QUANTITIES[name].title for name in ("bias", "time_ratio")}
+    titles = {name: METRICS[name].title for name in ("bias", "time_ratio")}
     columns = {"from": "memory, from", "estimator": "estimator", **titles, "why": "why"}
     return pd.DataFrame(first, columns=[*columns]).rename(columns=columns)

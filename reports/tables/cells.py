@@ -7,7 +7,7 @@ import pandas as pd
 
 from estimators.base.errors import OptionError
 from estimators.base.registry import Spec
-from reports.tables.quantities import QUANTITIES
+from harness.matrix.metrics import METRICS
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
 ORDERED = ("truncated", "binom", "binom-calibrated", "binom-released")
@@ -33,7 +33,7 @@ _FIXED = (
         "notes",
     ),
 )
-_MEASURED = [f"{name}{end}" for name in QUANTITIES for end in ("", "_low", "_high")]
+_MEASURED = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
 
 
 def cells(long: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Axes, outcome and, for every metric, the columns NAME, NAME_low and NAME_high in the units
-        of `QUANTITIES` (NaN where not measured); newest version first, then by estimator.
+        of `METRICS` (NaN where not measured); newest version first, then by estimator.
     """
     if long.empty:  # every file of the store is broken
         return pd.DataFrame(columns=[*_FIXED, *_MEASURED])
@@ -112,12 +112,12 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> p
     row = place[number.to_numpy()]  # -1 where another run is newer
     rows_of = long.groupby("metric", sort=False).indices
     found = pd.DataFrame(np.nan, index=kept, columns=_MEASURED)
-    for name, quantity in QUANTITIES.items():
+    for name, entry in METRICS.items():
         all_rows = np.array(rows_of.get(name, ()), dtype=np.intp)
         rows = all_rows[row[all_rows] >= 0]
         for column, end in (("value", ""), ("low", "_low"), ("high", "_high")):
             numbers = np.full(len(kept), np.nan)
-            numbers[row[rows]] = long[column].to_numpy()[rows] / quantity.size
+            numbers[row[rows]] = long[column].to_numpy()[rows] / entry.scale
             found[name + end] = numbers
     return found
 

@@ -7,7 +7,6 @@ import pandas as pd
 from harness.matrix.metrics import METRICS
 from harness.store.runs import CellResult, read_run
 from reports.tables.environments import facts
-from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot
 
 
@@ -47,15 +46,15 @@ def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
     rows = long[(long["run"] == run) & (long["cell"] == cell) & (long["metric"] != "")]
     shown = []
     for row in rows.to_dict("records"):
-        quantity = QUANTITIES.get(row["metric"])
-        size = quantity.size if quantity else 1.0
+        known = METRICS.get(row["metric"])
+        size = known.scale if known else 1.0
         shown.append(
             {
-                "metric": quantity.label if quantity else row["metric"],
+                "metric": known.label if known else row["metric"],
                 **{name: row[name] / size for name in ("value", "low", "high")},
-                "unit": quantity.unit if quantity else row["unit"],
+                "unit": known.shown_unit if known else row["unit"],
                 "samples": len(row["samples"]),
-                "about": quantity.about if quantity else "not known to this version",
+                "about": known.about if known else "not known to this version",
             }
         )
     columns = ["metric", "value", "low", "high", "unit", "samples", "about"]
@@ -66,14 +65,14 @@ def in_order(result: CellResult) -> pd.DataFrame:
     """Returns the samples of times, in the order in which they were taken.
 
     Returns:
-        Columns "metric" (a label), "sample" (from 1) and "value", in the unit of `QUANTITIES`.
+        Columns "metric" (a label), "sample" (from 1) and "value", in the unit of `METRICS`.
     """
     return pd.DataFrame(
         [
             {
-                "metric": QUANTITIES[name].title,
+                "metric": METRICS[name].title,
                 "sample": number,
-                "value": value / QUANTITIES[name].size,
+                "value": value / METRICS[name].scale,
             }
             for name, values in result.samples.items()
             if name in METRICS and METRICS[name].noisy and len(values) > 1

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from harness.history.stored import stored_history
+from harness.matrix.metrics import METRICS
 from harness.store.table import Problem
 from reports.tables.cells import family_and_order
-from reports.tables.quantities import QUANTITIES
 from reports.tables.snapshot import Snapshot, in_few_parts
 
 _Places = Mapping[Any, Any]  # pandas: places of rows, by what they have in common
@@ -70,7 +70,7 @@ class History:
 
     @cached_property
     def _beside(self) -> pd.DataFrame:
-        return self.series[~self.series["metric"].isin(["", *QUANTITIES])]
+        return self.series[~self.series["metric"].isin(["", *METRICS])]
 
 
 def read_history(snapshot: Snapshot, repository: Path) -> History:
@@ -116,10 +116,10 @@ def compared(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def _in_shown_units(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    sizes = [QUANTITIES[name].size if name in QUANTITIES else 1.0 for name in rows["metric"]]
+    sizes = [METRICS[name].scale if name in METRICS else 1.0 for name in rows["metric"]]
     return rows.assign(**{name: rows[name] / sizes for name in columns})
 
 
 def _titles(rows: pd.DataFrame) -> "pd.Series[str]":
-    titles = {name: quantity.title for name, quantity in QUANTITIES.items()}
+    titles = {name: entry.title for name, entry in METRICS.items()}
     return rows["metric"].map(lambda name: titles.get(name, name))

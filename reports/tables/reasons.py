@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from harness.matrix.metrics import METRICS
 from harness.support.units import bytes_text
 from reports.tables.pareto import EXACT
-from reports.tables.quantities import QUANTITIES
 
 _COSTS = {"bias": "bias", "time_ratio": "time", "peak_memory": "memory"}
 _LARGE = ((1e12, "trillion"), (1e9, "billion"), (1e6, "million"))
@@ -47,7 +47,7 @@ def times_text(factor: float) -> str:
 
 def memory_text(mebibytes: float) -> str:
     """Returns peak memory as people read it."""
-    return bytes_text(mebibytes * QUANTITIES["peak_memory"].size)
+    return bytes_text(mebibytes * METRICS["peak_memory"].scale)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -95,7 +95,7 @@ def shortfall(row: Row, budgets: Budgets) -> str:
     told = []
     for name, limit in budgets.items():
         if math.isnan(getattr(row, name)):
-            told.append(f"has no {QUANTITIES[name].label} measured")
+            told.append(f"has no {METRICS[name].label} measured")
         elif getattr(row, name) <= limit:
             continue
         elif name == "bias":

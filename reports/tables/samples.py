@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from reports.tables.quantities import QUANTITIES
+from harness.matrix.metrics import METRICS
 
 
 def samples(long: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -21,5 +21,5 @@ def samples(long: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame
     numbers = pd.Series([np.arange(len(one)) for one in found["samples"]], dtype=object)
     found = found.assign(sample=numbers)
     found = found.explode(["sample", "samples"], ignore_index=True)
-    value = found.pop("samples").astype(float) / QUANTITIES[metric].size
+    value = found.pop("samples").astype(float) / METRICS[metric].scale
     return found.assign(sample=found["sample"].astype(int), value=value)

@@ -4,17 +4,17 @@ from typing import Any
 
 import pandas as pd
 
+from harness.matrix.metrics import METRICS
 from harness.support.units import bytes_text
-from reports.tables.quantities import QUANTITIES
 
 _SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
-_MEMORY = {"peak_memory": QUANTITIES["peak_memory"].label}
+_MEMORY = {"peak_memory": METRICS["peak_memory"].label}
 _RANKED = ("bias", "peak_memory", "time_ratio")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Returns the columns to read, under the names to read."""
-    titles = {name: QUANTITIES[name].title for name in _SUMMARY}
+    titles = {name: METRICS[name].title for name in _SUMMARY}
     told = table[["estimator", *titles, "outcome", "reason", "notes"]]
     return _memory_told(told).rename(columns=titles | _MEMORY)
 
@@ -22,7 +22,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Returns all that is known of cells, under the names to read."""
     axes = ["estimator", "task", "model", "depth", "device", "rest", "trained", "outcome"]
-    titles = {name: one.title for name, one in QUANTITIES.items() if table[name].notna().any()}
+    titles = {name: one.title for name, one in METRICS.items() if table[name].notna().any()}
     more = ["reason", "notes", "commit_label", "machine_label", "started", "cell"]
     names = {"rest": "dtype, step size, seed, tasks", "trained": "meta-training steps"}
     names |= {"commit_label": "commit", "machine_label": "machine"}
@@ -53,7 +53,7 @@ def _text(value: Any) -> str:
 
 def ranking(advice: pd.DataFrame) -> pd.DataFrame:
     """Returns which estimator comes in which place, and why, under the names to read."""
-    titles = {name: QUANTITIES[name].title for name in ("bias", "time_ratio")}
+    titles = {name: METRICS[name].title for name in ("bias", "time_ratio")}
     told = advice.assign(fits=advice["fits"].map({True: "yes", False: "no"}))
     # Where there is no budget all fit.
     fits = ["fits"] if advice.attrs["budgets"] else []
@@ -63,6 +63,6 @@ def ranking(advice: pd.DataFrame) -> pd.DataFrame:
 
 def _memory_told(table: pd.DataFrame) -> pd.DataFrame:
     """Writes memory out: models of a few KiB and of many MiB have no unit in common."""
-    size = QUANTITIES["peak_memory"].size
+    size = METRICS["peak_memory"].scale
     known = [bytes_text(value * size) if value >= 0 else "" for value in table["peak_memory"]]
     return table.assign(peak_memory=known)

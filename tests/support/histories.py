@@ -10,8 +10,9 @@ import pandas as pd
 from harness.asv.results import load_asv
 from harness.cell import Cell
 from harness.history.series import history
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
-from harness.store.journal import Journal, Samples
+from harness.store.journal import Journal
 from harness.store.table import load, long_table
 from tests.support.stores import environment, journal_result
 

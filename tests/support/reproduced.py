@@ -11,8 +11,9 @@ from pathlib import Path
 
 from harness.cell import Cell
 from harness.commands.paper import EXPERIMENTS, Scale
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
-from harness.store.journal import Journal, Result, Samples
+from harness.store.journal import Journal, Result
 from harness.store.trainings import Split, TrainingJournal
 from reports.tables.cells import family_and_order
 from tests.support.store_runs import OK
@@ -47,8 +48,8 @@ def write_cells(
             continue
         family, order = family_and_order(cell.estimator)
         samples: Samples = {
-            "bias": [_error(family, order or 0, cell.trained)] * cell.tasks,
-            "curvature": [0.2 + cell.trained / 800] * cell.tasks,
+            "bias": [_error(family, order or 0, cell.trained)] * cell.num_tasks,
+            "curvature": [0.2 + cell.trained / 800] * cell.num_tasks,
             **{"hvps": [order or 0], "serial_depth": [order or 0]},
             "peak_memory": [2.0**20 * (10 if family == "maml" else 4)],
         }

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
-from harness.store.journal import SCHEMA, Journal, Progress, Result, Samples
+from harness.store.journal import SCHEMA, Journal, Progress, Result
 
 ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
 OK = Outcome(Status.OK)

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.cell import Cell
+from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
-from harness.store.journal import Journal, Result, Samples
+from harness.store.journal import Journal, Result
 
 MARKUP = "<script>alert('reason')</script> </script> ![x](http://evil.example/x.png)"
 NOTE = "one sample was disturbed"

@@ -8,7 +8,6 @@ same part at the same time only do too much.
 import json
 import os
 import stat
-import tempfile
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from estimators.base.errors import OptionError
 from harness.support import cache
+from harness.support.files import atomic_file
 from harness.tasks.reading.layout import Layout, Part
 from harness.tasks.reading.names import shown_file
 from harness.tasks.reading.pictures import Form
@@ -131,25 +131,18 @@ def _write(path: Path, part: Part, form: Form, folder: Path) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    temporary = Path(name)
     shape = (len(part.labels), form.channels, form.size, form.size)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
-            start, following = file.tell(), 0
-            for place, picture in zip(_places(part), part.pictures(), strict=True):
-                pixels = form.pixels(picture)
-                if place != following:
-                    file.seek(start + int(place) * pixels.nbytes)
-                file.write(pixels.tobytes())
-                following = place + 1
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        start, following = file.tell(), 0
+        for place, picture in zip(_places(part), part.pictures(), strict=True):
+            pixels = form.pixels(picture)
+            if place != following:
+                file.seek(start + int(place) * pixels.nbytes)
+            file.write(pixels.tobytes())
+            following = place + 1
     index = {
         "folder": str(folder.resolve()),
         "names": list(part.names),
