@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: bench history test venv app report
+.PHONY: bench history test test-all venv app report
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 bench: venv  ## Measure the quick matrix on the current commit with asv, then make the report.
 	$(BIN)/metagrad bench
@@ -15,11 +16,14 @@ history: venv  ## Measure the commits of RANGE (v1..main, NEW) that have no resu
 	$(BIN)/metagrad bench $(or $(RANGE),NEW)
 	$(BIN)/asv publish
 
-test: venv  ## Lint, types, all tests.
+test: venv  ## Lint, types, the tests that are quick, one of each real thing among them.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-all: venv  ## The tests that `make test` leaves out.
+	$(PYTEST) -m slow
 
 venv: $(VENV)/installed  ## Set up .venv alone.
 

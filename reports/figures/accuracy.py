@@ -68,7 +68,7 @@ def paired_differences(differences: Rows) -> Chart:
     if shown.empty:
         return style.nothing(f"Differences to {EXACT}", _NOTHING)
     metric = metric_of(shown["metric"].iloc[0])
-    unit = "points" if metric.unit == "%" else metric.unit
+    unit = "points" if metric.shown_unit == "%" else metric.shown_unit
     axis = f"{metric.label} less that of {EXACT}" + (f" ({unit})" if unit else "")
     x = _along(axis)
     line = alt.Chart(pd.DataFrame({"none": [0.0]})).encode(x=marks.like(x, "none"))
