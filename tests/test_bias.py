@@ -17,12 +17,13 @@ from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem
 from harness.probes.bias import (
     BatchError,
+    bias,
     cosine_distance,
-    measure_bias,
     relative_error,
 )
 from harness.probes.bound import bound_of
 from harness.probes.references import load_reference, save_reference
+from harness.probes.target import Target
 
 SINUSOID: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40"}
 Vectors = NDArray[np.float64]  # [tasks, size]
@@ -89,7 +90,7 @@ def reference(tmp_path: Path) -> tuple[Cell, Path]:
 def test_wrong_estimates_get_the_score_they_deserve(
     reference: tuple[Cell, Path], factor: float, error: float, distance: float
 ) -> None:
-    samples = measure_bias(reference[0], Scaled(factor), reference[1])
+    samples = bias(Target(*reference, Scaled(factor)))
     assert "own_bias" not in samples
     assert "bound" not in samples
     assert samples["bias"] == pytest.approx([error] * 4, abs=1e-12)
@@ -97,7 +98,7 @@ def test_wrong_estimates_get_the_score_they_deserve(
 
 
 def test_own_objective_is_scored_beside(reference: tuple[Cell, Path]) -> None:
-    samples = measure_bias(reference[0], create("imaml"), reference[1])
+    samples = bias(Target(*reference, create("imaml")))
     assert len(samples["own_bias"]) == len(samples["bias"]) == 4
     assert max(samples["own_bias"]) < min(samples["bias"])
 
@@ -105,14 +106,14 @@ def test_own_objective_is_scored_beside(reference: tuple[Cell, Path]) -> None:
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_what_is_not_finite_has_diverged(reference: tuple[Cell, Path], factor: float) -> None:
     with pytest.raises(Diverged, match="the estimate of task 0 is not finite"):
-        measure_bias(reference[0], Scaled(factor), reference[1])
+        bias(Target(*reference, Scaled(factor)))
 
 
 def test_bound_and_curvature_are_scored_beside(reference: tuple[Cell, Path]) -> None:
     cell, path = reference
     known = load_reference(path, "cpu")
     fomaml = Cell.of(estimator="fomaml", depth=3, num_tasks=4, **SINUSOID)
-    samples = measure_bias(fomaml, create("fomaml"), path)
+    samples = bias(Target(fomaml, path))
     assert samples["curvature"] == known.curvature
     assert len(samples["bound"]) == 4
     for index, exact in enumerate(known.gradients):
@@ -123,7 +124,7 @@ def test_bound_and_curvature_are_scored_beside(reference: tuple[Cell, Path]) -> 
         expected = bound * norm(g) / norm(exact)
         assert samples["bound"][index] == pytest.approx(expected, rel=1e-12)
         assert samples["bias"][index] < expected
-    assert measure_bias(cell, create("maml"), path).keys() == samples.keys() - {"bound"}
+    assert bias(Target(cell, path)).keys() == samples.keys() - {"bound"}
 
 
 def batch_of(estimates: Vectors, exact: Vectors) -> Samples:

@@ -219,10 +219,8 @@ from harness.probes import time, utilisation
 from harness.running import measures
 time._CudaClock = lambda device: time._Clock()
 utilisation._SECONDS, utilisation._WINDOWS = 0.2, (0.02, 0.05)
-first_task, names = measures._first_task, ("fomaml", "maml")
-def on_the_cpu(cell):
-    return first_task(Cell.parse(cell.id.replace("cuda:0", "cpu")))
-measures._first_task = on_the_cpu
+build, names = measures.bilevel_problem, ("fomaml", "maml")
+measures.bilevel_problem = lambda *parts, dtype, device: build(*parts, dtype=dtype, device="cpu")
 cells = [
     Cell.of(estimator=e, task="sinusoid", model="mlp-40-40", depth=1, device=d)
     for d in ("cuda:0", "cpu") for e in names

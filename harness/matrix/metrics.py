@@ -1,12 +1,17 @@
 """The metric table: what is measured, in which unit, which way is better, how it is shown."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from harness.support.units import number_text
 
 Samples = dict[str, list[float]]
 """What probes measure: numbers by metric."""
+
+Probe = Callable[[Any], Samples]
+"""Measures metrics of a `harness.probes.target.Target`."""
 
 # Stored unit: unit to show, and how many stored ones it is.
 _SHOWN = {"B": ("MiB", 2.0**20), "s": ("ms", 1e-3), "FLOP": ("MFLOP", 1e6)}
@@ -26,6 +31,11 @@ class Metric:
             quartiles, or "value" for a single number.
         better: which way; "neither" for what tells of the task or of the theory.
         shown: unit in tables and figures, and how many stored units make one; by `unit` if None.
+        probe: what measures it, a function or the place of one; several metrics may share it.
+            Empty for what is timed in turns with other cells (`harness.running.measures`), and
+            for what a training records.
+        turn: probes are called in this order. 0: first thing in a fresh process; 1: before all
+            that a wrong result would make pointless; 3: last, since it takes longest.
     """
 
     name: str
@@ -36,6 +46,8 @@ class Metric:
     aggregate: Literal["mean", "median", "value"] = "value"
     better: Literal["lower", "higher", "neither"] = "lower"
     shown: tuple[str, float] | None = None
+    probe: Probe | str = ""
+    turn: int = 2
 
     @property
     def shown_unit(self) -> str:
@@ -69,12 +81,16 @@ _TABLE = (
         "Relative error against MAML's exact meta-gradient, both in float64, per task.",
         shown=("relative error", 1.0),
         aggregate="mean",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "cosine_distance",
         "1 - cosine",
         "1 - cosine of the angle to MAML's exact meta-gradient, both in float64, per task.",
         aggregate="mean",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "own_bias",
@@ -82,27 +98,37 @@ _TABLE = (
         "Relative error against the exact gradient of the estimator's own objective, where that "
         "is another than MAML's.",
         aggregate="mean",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "batch_bias",
         "bias of the batch mean",
         "Relative error of the mean meta-gradient over the tasks, which is what a step of meta- "
         "training follows.",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "batch_cosine_distance",
         "1 - cosine of the batch mean",
         "1 - cosine of the angle between the mean estimate and the mean exact meta-gradient.",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "systematic_bias",
         "systematic bias",
         "The part of the batch mean's relative error that more tasks would not average away.",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "error_spread",
         "spread of the error",
         "Standard deviation of the error over tasks, relative to the mean exact meta-gradient.",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "bound",
@@ -111,6 +137,8 @@ _TABLE = (
         "task.",
         aggregate="mean",
         better="neither",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "curvature",
@@ -119,12 +147,16 @@ _TABLE = (
         "loop, per task.",
         aggregate="mean",
         better="neither",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "outer_loss",
         "outer loss",
         "Outer loss at the adapted parameters, in float64, per task: what meta-training lowers.",
         aggregate="mean",
+        probe="harness.probes.bias:bias",
+        turn=3,
     ),
     Metric(
         "accuracy",
@@ -188,6 +220,7 @@ _TABLE = (
         "peak memory",
         "Most bytes of live tensors during one estimate, above those before it.",
         unit="B",
+        probe="harness.probes.memory:memory",
     ),
     Metric(
         "retained_memory",
@@ -195,18 +228,21 @@ _TABLE = (
         "Bytes of tensors that one estimate leaves alive when its result is gone: a leak, since "
         "caches are filled before.",
         unit="B",
+        probe="harness.probes.memory:memory",
     ),
     Metric(
         "baseline_memory",
         "baseline memory",
         "Bytes of tensors that the task's data and the parameters hold before the estimate.",
         unit="B",
+        probe="harness.probes.memory:memory",
     ),
     Metric(
         "reserved_memory",
         "reserved memory",
         "Most bytes that CUDA's allocator took from the device during one estimate.",
         unit="B",
+        probe="harness.probes.memory:memory",
     ),
     Metric(
         "resident_memory",
@@ -214,28 +250,36 @@ _TABLE = (
         "Growth of resident memory over one estimate in a fresh process (memory-profiler).",
         unit="B",
         noisy=True,
+        probe="harness.probes.resident:resident_memory",
+        turn=0,
     ),
     Metric(
         "flops",
         "FLOPs",
         "Floating-point operations of matrix products and convolutions in one estimate.",
         unit="FLOP",
+        probe="harness.probes.flops:flops",
     ),
     Metric(
         "launches",
         "operator launches",
         "Operators that work on data, as torch dispatches them, in one estimate.",
+        probe="harness.probes.launches:launches",
     ),
     Metric(
         "hvps",
         "HVPs",
         "Hessian-vector products of one estimate: its second-order work.",
+        probe="harness.probes.counts:counts",
+        turn=1,
     ),
     Metric(
         "serial_depth",
         "serial HVPs",
         "Hessian-vector products that must follow one another: the least time of a machine with "
         "enough parallel hardware.",
+        probe="harness.probes.counts:counts",
+        turn=1,
     ),
 )
 
@@ -245,3 +289,17 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
 def metric_of(name: str) -> Metric:
     """Return the entry of a metric; one made of its name where the table has none."""
     return METRICS.get(name) or Metric(name, name.replace("_", " "), "")
+
+
+def probes() -> list[Probe]:
+    """Return what measures the metrics of a cell but its times, in turn, each once."""
+    ordered = sorted(METRICS.values(), key=lambda metric: metric.turn)
+    return [_loaded(probe) for probe in dict.fromkeys(one.probe for one in ordered) if probe]
+
+
+def _loaded(probe: Probe | str) -> Probe:
+    if not isinstance(probe, str):
+        return probe
+    module, _, name = probe.partition(":")  # imported late: readers of the table need no torch
+    loaded: Probe = getattr(import_module(module), name)
+    return loaded

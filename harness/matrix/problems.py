@@ -29,12 +29,12 @@ assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= _FIRST_PROBE
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws a seed's tasks, as problems of one module.
+    """Draw a cell's tasks, as problems of one module that is built once.
 
     Attributes:
         cell: names task, model, depth, step size and seed.
         family: of the tasks.
-        module: with its initial parameters.
+        module: with the parameters to measure at.
         dtype: of parameters and inputs; their values are the same up to rounding.
         device: where they live.
     """
@@ -47,10 +47,24 @@ class Sampler:
 
     @classmethod
     def of(cls, cell: Cell, *, dtype: torch.dtype, device: str) -> Self:
-        """Builds the module."""
+        """Build the module, at its initial parameters or where meta-training has led.
+
+        Meta-training is taken up where the cache leaves off, in this very process.
+
+        Raises:
+            Diverged: meta-training does not stay finite.
+        """
         family = TASKS.create(cell.task)
         module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
+        if cell.trained:
+            trained = checkpoint(replace(cell.chain, trained=cell.trained))
+            module.load_state_dict(trained, strict=False)
         return cls(cell, family, module, dtype, device)
+
+    @property
+    def params(self) -> Params:
+        """Theta, the parameters to measure at."""
+        return trainable(self.module)
 
     def problem(
         self, index: int, split: str = "train", *, depth: int | None = None
@@ -75,23 +89,15 @@ class Sampler:
 def bilevel_problems(
     cell: Cell, indices: Iterable[int], *, dtype: torch.dtype, device: str
 ) -> tuple[list[BilevelProblem], Params]:
-    """Builds some of a cell's tasks, of one module, with the parameters to measure at.
+    """Build some of a cell's tasks, counted from 0, with the parameters to measure at.
 
-    Those are the initial ones, or where meta-training has led: it is taken up where the cache
-    leaves off, in this very process.
-
-    Returns:
-        The problems and theta.
+    Values are the same for every dtype and device, up to rounding.
 
     Raises:
         Diverged: meta-training does not stay finite.
     """
     sampler = Sampler.of(cell, dtype=dtype, device=device)
-    if cell.trained:
-        sampler.module.load_state_dict(
-            checkpoint(replace(cell.chain, trained=cell.trained)), strict=False
-        )
-    return [sampler.problem(index) for index in indices], trainable(sampler.module)
+    return [sampler.problem(index) for index in indices], sampler.params
 
 
 @lru_cache(maxsize=4)
@@ -103,15 +109,13 @@ def checkpoint(cell: Cell) -> Params:
     Returns:
         float64 on the CPU.
     """
-    start = replace(cell, trained=0)
+    sampler = Sampler.of(replace(cell, trained=0), dtype=torch.float64, device="cpu")
 
     def meta_batch(step: int) -> list[BilevelProblem]:
         first = _FIRST_TRAINED_ON + step * META_BATCH
-        indices = range(first, first + META_BATCH)
-        return bilevel_problems(start, indices, dtype=torch.float64, device="cpu")[0]
+        return [sampler.problem(index) for index in range(first, first + META_BATCH)]
 
-    _, theta = bilevel_problems(start, [], dtype=torch.float64, device="cpu")
-    return pretrain(theta, meta_batch, steps=cell.trained, origin=origin(cell))
+    return pretrain(sampler.params, meta_batch, steps=cell.trained, origin=origin(cell))
 
 
 def origin(cell: Cell) -> str:

@@ -1,45 +1,43 @@
 """How far an estimate is from the exact meta-gradient, in float64."""
 
 import math
-from pathlib import Path
 
-import torch
-
-from estimators import BilevelProblem, Estimator, Params
+from estimators import BilevelProblem, Params
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.tree import axpy, dot, leaves, norm, scaled
-from harness.cell import Cell
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
-from harness.matrix.problems import bilevel_problem
 from harness.probes.bound import bound_of
 from harness.probes.references import load_reference
+from harness.probes.target import Target
 
 
-def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
-    """Scores an estimator against the exact meta-gradient of each of a cell's tasks.
+def bias(target: Target) -> Samples:
+    """Score an estimator against the exact meta-gradient of each of a cell's tasks.
 
     Of each task: error = ||estimate - exact|| / ||exact||, and 1 - cosine of the angle between
-    them; what theory bounds that error by, bound(x) ||g|| / ||exact||, with g the outer gradient
+    them; the theory's bound on that error, bound(x) ||g|| / ||exact||, with g the outer gradient
     and x the task's own alpha lambda_max. Of all tasks together: see `BatchError`.
 
     Returns:
-        Samples of "bias", "cosine_distance", "outer_loss" and "curvature", which is alpha
-        lambda_max, one a task; where the estimator follows another objective than MAML's, of
-        "own_bias", and where there is a bound, of "bound", likewise; and one of each figure of
-        `BatchError.samples`.
+        "bias", "cosine_distance", "outer_loss" and "curvature", which is alpha lambda_max, one a
+        task; where the estimator follows another objective than MAML's, "own_bias", and where
+        there is a bound, "bound", likewise; and one of each figure of `BatchError.samples`.
         Curvature and bounds are left out if not all are finite.
 
     Raises:
         Diverged: an estimate is not finite.
     """
-    known = load_reference(reference, cell.device)
+    known = load_reference(target.reference, target.cell.device)
+    estimator = target.estimator
     samples: Samples = {"bias": [], "cosine_distance": [], "outer_loss": []}
     own: list[float] = []
     bounds: list[float] = []
     batch = BatchError()
-    for index, (exact, curvature) in enumerate(zip(known.gradients, known.curvature, strict=True)):
-        problem, params = bilevel_problem(cell, index, dtype=torch.float64, device=cell.device)
+    problems, params = target.float64_problems()
+    for index, (problem, exact, curvature) in enumerate(
+        zip(problems, known.gradients, known.curvature, strict=True)
+    ):
         result = estimator(problem, params)
         estimate = result.gradient
         if not math.isfinite(norm(estimate)):
@@ -48,7 +46,7 @@ def measure_bias(cell: Cell, estimator: Estimator, reference: Path) -> Samples:
         samples["outer_loss"].append(float(result.outer_loss))
         samples["cosine_distance"].append(cosine_distance(estimate, exact))
         batch.add(estimate, exact)
-        bound = bound_of(cell, curvature)
+        bound = bound_of(target.cell, curvature)
         if bound is not None:
             outer = outer_gradient(problem, result.adapted)
             bounds.append(ratio(bound * norm(outer), norm(exact)))

@@ -6,6 +6,14 @@ from math import prod
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.matrix.metrics import Samples
+from harness.probes.target import Target
+
+
+def flops(target: Target) -> Samples:
+    """Count the operations of one estimate; those of the eager one where it is compiled."""
+    return {"flops": [count_flops(target.eager_estimate)]}
+
 
 def count_flops(work: Callable[[], object]) -> int:
     """Returns the operations of matrix and dot products and convolutions that `work` runs.

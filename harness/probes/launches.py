@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.matrix.metrics import Samples
 from harness.probes.memory import storages
+from harness.probes.target import Target
+
+
+def launches(target: Target) -> Samples:
+    """Count the launches of one estimate; a compiled program hides its own."""
+    return {} if target.compiled else {"launches": [count_launches(target.estimate)]}
 
 
 def count_launches(work: Callable[[], object]) -> int:
@@ -27,10 +34,10 @@ def count_launches(work: Callable[[], object]) -> int:
         >>> count_launches(lambda: torch.relu(x @ weight.t()).sum())  # mm, relu, sum
         3
     """
-    launches = _Launches()
-    with launches:
+    counter = _Launches()
+    with counter:
         work()
-    return launches.count
+    return counter.count
 
 
 _aten = torch.ops.aten

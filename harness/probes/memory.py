@@ -11,6 +11,22 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
+from harness.matrix.metrics import Samples
+from harness.probes.target import Target
+
+
+def memory(target: Target) -> Samples:
+    """Measure the tensor memory of one estimate, whose caches are filled already."""
+    device = target.cell.device
+    samples: Samples = {"baseline_memory": [baseline_memory(target.build, device)]}
+    if target.compiled and device == "cpu":
+        return samples | {"peak_memory": [profiled_peak(target.estimate)]}
+    peak, retained = peak_and_retained(target.estimate, device)
+    samples |= {"peak_memory": [peak], "retained_memory": [retained]}
+    if device != "cpu":
+        samples["reserved_memory"] = [reserved_memory(target.estimate, device)]
+    return samples
+
 
 class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operators allocate, from their birth to their end.

@@ -10,6 +10,9 @@ from multiprocessing import Process
 import psutil
 from memory_profiler import MemTimer, memory_usage
 
+from harness.matrix.metrics import Samples
+from harness.probes.target import Target
+
 _watch = MemTimer.run
 
 
@@ -30,6 +33,12 @@ MemTimer.run = _watch_in_silence
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _MIB = 2**20
+
+
+def resident_memory(target: Target) -> Samples:
+    """Measure the resident memory of the first estimate of this process, on the CPU."""
+    cpu = target.cell.device == "cpu"
+    return {"resident_memory": [resident_growth(target.estimate)]} if cpu else {}
 
 
 def resident_growth(work: Callable[[], object]) -> int:

@@ -1,0 +1,27 @@
+"""Hessian-vector products, as the estimator counts them; and whether its result is finite."""
+
+import operator
+
+import torch
+
+from estimators.base.tree import norm
+from harness.matrix.metrics import Samples
+from harness.matrix.outcome import Diverged
+from harness.probes.target import Target
+
+
+def counts(target: Target) -> Samples:
+    """Return how many Hessian-vector products an estimate took, and how many were serial.
+
+    Raises:
+        Diverged: the estimate or the outer loss is not finite.
+    """
+    result = target.estimate()
+    for what, size in (("estimate", norm(result.gradient)), ("outer loss", result.outer_loss)):
+        if not torch.isfinite(torch.as_tensor(size)):
+            raise Diverged(f"the {what} of task 0 is not finite")
+    # An estimator may count in numbers of numpy or torch, or return what is no number at all.
+    return {
+        "hvps": [operator.index(result.hvps)],
+        "serial_depth": [operator.index(result.serial_depth)],
+    }
