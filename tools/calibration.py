@@ -61,7 +61,7 @@ def errors(trained: int, reference: Reference) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Print both tables."""
     warnings.simplefilter("always")
     for what, trained in (("at initialisation", 0), ("after meta-training", STEPS)):
         reference = exact(trained)

@@ -152,7 +152,7 @@ def without_look_alikes(
 
 
 def main() -> None:
-    """Writes the data file."""
+    """Write the data file."""
     classes = without_look_alikes(candidates(read_fonts()))
     content = {
         "splits": {alphabet.name: alphabet.split for alphabet in ALPHABETS},

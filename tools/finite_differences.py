@@ -41,7 +41,7 @@ def errors(dtype: torch.dtype) -> list[float]:
 
 
 def main() -> None:
-    """Prints a line for each precision."""
+    """Print a line for each precision."""
     for dtype in (torch.float32, torch.float64):
         found = sorted(errors(dtype))
         large = [error for error in found if error > LARGE]

@@ -33,7 +33,7 @@ START, WATCHED = 3.0, 2.0  # seconds: a worker with its CUDA context, utilisatio
 
 @cache
 def units(task: str, model: str) -> tuple[int, int]:
-    """Launches of one inner gradient, and of one HVP with its gradient."""
+    """Return the launches of one inner gradient, and of one HVP with its gradient."""
     cell = Cell.of(estimator="fomaml", task=task, model=model, depth=1)
     problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
     point, loss = leaves(params), problem.inner_loss
@@ -42,13 +42,13 @@ def units(task: str, model: str) -> tuple[int, int]:
 
 
 def launches(cell: Cell) -> int:
-    """Launches of one call."""
+    """Return the launches of one call."""
     gradient, product = units(cell.task, cell.model)
     return (cell.depth + 1) * gradient + products(create(cell.estimator), cell.depth) * product
 
 
 def main() -> None:
-    """Prints the arithmetic."""
+    """Print the arithmetic."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset")
     parser.add_argument("--most-depth", type=int, default=10**9)

@@ -1,4 +1,4 @@
-"""What is known of an axis of the benchmark matrix: its name, label, kind and place in ids."""
+"""The facts about one axis of the benchmark matrix: name, label, kind and place in ids."""
 
 from dataclasses import MISSING, Field, dataclass
 from typing import Any

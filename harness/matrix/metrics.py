@@ -29,9 +29,9 @@ class Metric:
         noisy: False when the same commit on the same machine gives the same value again.
         aggregate: "mean" over tasks with a 95 % interval, "median" over samples with the
             quartiles, or "value" for a single number.
-        better: which way; "neither" for what tells of the task or of the theory.
+        better: which way; "neither" for a property of the task or of the theory.
         shown: unit in tables and figures, and how many stored units make one; by `unit` if None.
-        probe: what measures it, a function or the place of one; several metrics may share it.
+        probe: the function that measures it, or where that is; several metrics may share it.
             Empty for what is timed in turns with other cells (`harness.running.measures`), and
             for what a training records.
         turn: probes are called in this order. 0: first thing in a fresh process; 1: before all

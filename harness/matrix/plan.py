@@ -55,12 +55,12 @@ class Planned:
 
 
 def presets() -> dict[str, str]:
-    """Returns the names of all presets with a sentence about each."""
+    """Return the names of all presets with a sentence about each."""
     return about("harness.matrix")
 
 
 def preset(name: str) -> Axes:
-    """Reads a preset from presets.toml.
+    """Read a preset from presets.toml.
 
     Raises:
         OptionError: there is no such preset.
@@ -69,7 +69,7 @@ def preset(name: str) -> Axes:
 
 
 def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) -> list[Planned]:
-    """Returns every cell of a matrix, in the order of its axes; nothing is filtered out.
+    """Return every cell of a matrix, in the order of its axes; nothing is filtered out.
 
     Raises:
         OptionError: a part of it is wrong, or it is empty.
@@ -103,7 +103,7 @@ def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) ->
 
 
 def override(axes: Axes, *, task: str | None, model: str | None, **changes: Any) -> Axes:
-    """Puts what a user named in the place of a preset's axes.
+    """Put what a user named in the place of a preset's axes.
 
     Raises:
         OptionError: a task without a model, or the other way round.
@@ -123,7 +123,7 @@ def override(axes: Axes, *, task: str | None, model: str | None, **changes: Any)
 
 
 def refuse_impossible(planned: list[Planned], *, named: bool) -> None:
-    """Refuses a plan of which nothing can be measured.
+    """Refuse a plan of which nothing can be measured.
 
     Raises:
         OptionError: everything, or everything of a named estimator, would be skipped.

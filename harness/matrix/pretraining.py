@@ -30,7 +30,7 @@ def pretrain(
     steps: int,
     origin: str,
 ) -> Params:
-    """Takes steps of Adam (learning rate 1e-3) along the exact mean meta-gradient.
+    """Take steps of Adam (learning rate 1e-3) along the exact mean meta-gradient.
 
     Checkpoints are cached under all that they depend on, and training goes on from the latest
     that there is: the end is the same to the bit.
@@ -81,7 +81,7 @@ def pretrain(
 
 
 def losses_at(problem: BilevelProblem, theta: Params) -> tuple[Any, ...]:
-    """Returns parts for `cache.digest`: they change when data, model or losses do.
+    """Return parts for `cache.digest`: they change when data, model or losses do.
 
     Returns:
         theta, K, alpha, and value and gradient of the inner and of the outer loss at theta.
@@ -101,7 +101,7 @@ def _restore(state: dict[str, Any], params: Params, optimizer: torch.optim.Optim
 def batching_for(
     estimator: Estimator, problems: Sequence[BilevelProblem], theta: Params
 ) -> Batching:
-    """Takes the tasks at once where small dense models make that twice as fast, if it works."""
+    """Take the tasks at once where small dense models make that twice as fast, if it works."""
     if measured_default(theta).batching == "vmap" and estimator.batchable:
         try:
             estimate_batch(estimator, problems, theta, batching="vmap")

@@ -20,7 +20,7 @@ from harness.support import cache
 from harness.tasks import TASKS, Batch, TaskFamily
 
 TASKS_A_SEED = 1_000_000
-"""So many tasks of each split a seed has: no two seeds share one."""
+"""Tasks of each split that a seed has; no two seeds share one."""
 
 _FIRST_TRAINED_ON = 100_000  # so that nothing is scored on what it was meta-trained on
 _FIRST_PROBE = 900_000  # so that no estimator is scored on what it was calibrated on
@@ -69,7 +69,7 @@ class Sampler:
     def problem(
         self, index: int, split: str = "train", *, depth: int | None = None
     ) -> BilevelProblem:
-        """Returns the problem that one of the seed's tasks stands for."""
+        """Return the problem that one of the seed's tasks stands for."""
         task = self.family.sample(self.cell.seed * TASKS_A_SEED + index, split)
         return module_problem(
             self.module,
@@ -102,7 +102,7 @@ def bilevel_problems(
 
 @lru_cache(maxsize=4)
 def checkpoint(cell: Cell) -> Params:
-    """Returns theta after a cell's steps of exact meta-training, on tasks kept for that.
+    """Return theta after a cell's steps of exact meta-training, on tasks reserved for that.
 
     It is computed on the CPU whatever the cell's device, and so is the same for all.
 
@@ -119,9 +119,11 @@ def checkpoint(cell: Cell) -> Params:
 
 
 def origin(cell: Cell) -> str:
-    """Returns a digest of what a cell's problems are made from, short of what these compute."""
-    made = (family := TASKS.create(cell.task), MODELS.create(cell.model))
-    files = {getattr(sys.modules[type(thing).__module__], "__file__", None) for thing in made}
+    """Return a digest of the code and data that a cell's problems are made from."""
+    family, model = TASKS.create(cell.task), MODELS.create(cell.model)
+    files = {
+        getattr(sys.modules[type(thing).__module__], "__file__", None) for thing in (family, model)
+    }
     packages = (Path(inspect.getfile(package)).parent for package in (tasks, models))
     sources = [Path(__file__), *packages]
     sources += sorted(Path(file) for file in files if file)
@@ -131,13 +133,13 @@ def origin(cell: Cell) -> str:
 def bilevel_problem(
     cell: Cell, index: int, *, dtype: torch.dtype, device: str
 ) -> tuple[BilevelProblem, Params]:
-    """Builds one of a cell's tasks with the parameters to measure at; see `bilevel_problems`."""
+    """Build one of a cell's tasks with the parameters to measure at; see `bilevel_problems`."""
     (problem,), params = bilevel_problems(cell, [index], dtype=dtype, device=device)
     return problem, params
 
 
 def prepared_estimator(cell: Cell) -> Estimator:
-    """Creates a cell's estimator, calibrated where it wants to be.
+    """Create a cell's estimator, calibrated where it wants to be.
 
     It is calibrated in float64 at the parameters that the cell is measured at, on tasks other
     than those that it is scored on.

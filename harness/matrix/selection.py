@@ -28,12 +28,12 @@ _SHOWN = 12
 
 
 def select(planned: list[Planned], conditions: Iterable[str]) -> list[Planned]:
-    """Returns the cells of a plan for which at least one condition holds, in the plan's order.
+    """Return the cells of a plan for which at least one condition holds, in the plan's order.
 
     A condition is one or more parts with commas between them, all of which must hold: an axis
     (a key of `AXES`), `=`, and patterns with `|` between them, of which one must match. A
     pattern is a number, a specification in any spelling, or text with the wildcards `*`, `?` and
-    `[...]`, upper and lower case told apart. Axes that are numbers also take `>=`, `<=`, `>` and
+    `[...]`, case matters. Axes that are numbers also take `>=`, `<=`, `>` and
     `<`. Commas and bars in parentheses or quotes belong to the pattern.
 
     Raises:
@@ -54,8 +54,8 @@ def select(planned: list[Planned], conditions: Iterable[str]) -> list[Planned]:
         for part in parts:
             part.refuse_unmatched(cells)
         if not any(_all_hold(parts, cell) for cell in cells):
-            told = " and ".join(part.text for part in parts)
-            raise OptionError(f"--only: each of {told} holds for some cells, but for none together")
+            texts = " and ".join(part.text for part in parts)
+            raise OptionError(f"--only: {texts} each hold for some cells, but together for none")
     return [plan for plan in planned if any(_all_hold(parts, plan.cell) for parts in read)]
 
 
@@ -79,7 +79,7 @@ class _Part:
         return any(self._matches(pattern, cell) for pattern in self.patterns)
 
     def refuse_unmatched(self, cells: list[Cell]) -> None:
-        """Refuses a pattern that matches no cell: a slip, be there others beside it or not.
+        """Refuse a pattern that matches no cell: a slip, be there others beside it or not.
 
         Raises:
             OptionError: there is one.
@@ -114,29 +114,29 @@ def _part(text: str) -> _Part:
     match = _PART.fullmatch(text)
     if not match:
         raise OptionError(f"--only {text!r}: write axis=pattern, as estimator=binom*,depth=5")
-    axis, sign, wanted = match.groups()
+    axis, sign, value = match.groups()
     if axis not in AXES:
         raise OptionError(f"--only {text}: {unknown('axis', axis, list(AXES))}")
-    if sign != "=" and _number(wanted) is None:
-        raise OptionError(f"--only {text}: {wanted!r} is no number, as {axis}{sign}5 has")
-    patterns = tuple(_canonical(axis, pattern.strip()) for pattern in _split(wanted, "|"))
+    if sign != "=" and _number(value) is None:
+        raise OptionError(f"--only {text}: {value!r} is no number, as {axis}{sign}5 has")
+    patterns = tuple(_canonical(axis, pattern.strip()) for pattern in _split(value, "|"))
     if "" in patterns:
         raise OptionError(f"--only {text}: a pattern is missing, as in {axis}=*")
     return _Part(text, axis, sign, patterns)
 
 
 def _canonical(axis: str, pattern: str) -> str:
-    """Returns the one spelling of a specification; a pattern, or what is none, as it is."""
+    """Return the one spelling of a specification; a pattern, or what is none, as it is."""
     if axis not in _SPECIFIED or _WILDCARDS & set(pattern):
         return pattern
     try:
         return _SPECIFIED[axis].canonical(pattern)
-    except OptionError:  # what matches nothing is told with the values that there are
+    except OptionError:  # refused later, with the values that there are
         return pattern
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Splits at separators outside of parentheses and quotes.
+    """Split at separators outside of parentheses and quotes.
 
     Raises:
         OptionError: a parenthesis or a quote is open or closed too often.

@@ -28,7 +28,7 @@ def bias(target: Target) -> Samples:
     Raises:
         Diverged: an estimate is not finite.
     """
-    known = load_reference(target.reference, target.cell.device)
+    reference = load_reference(target.reference, target.cell.device)
     estimator = target.estimator
     samples: Samples = {"bias": [], "cosine_distance": [], "outer_loss": []}
     own: list[float] = []
@@ -36,7 +36,7 @@ def bias(target: Target) -> Samples:
     batch = BatchError()
     problems, params = target.float64_problems()
     for index, (problem, exact, curvature) in enumerate(
-        zip(problems, known.gradients, known.curvature, strict=True)
+        zip(problems, reference.gradients, reference.curvature, strict=True)
     ):
         result = estimator(problem, params)
         estimate = result.gradient
@@ -60,14 +60,14 @@ def bias(target: Target) -> Samples:
             own.append(error)
     if own:
         samples["own_bias"] = own
-    for name, values in (("curvature", known.curvature), ("bound", bounds)):
+    for name, values in (("curvature", reference.curvature), ("bound", bounds)):
         if values and all(map(math.isfinite, values)):
             samples[name] = values
     return samples | batch.samples()
 
 
 class BatchError:
-    r"""The error of a meta-batch's mean, and what it is made of; holds sums alone.
+    r"""The error of a meta-batch's mean, and its parts; holds only sums.
 
     A step of meta-training follows the mean over its tasks. With e_t = estimate_t - exact_t over
     tasks t = 1..T, drawn at random, and G = ||mean_t exact_t||:
@@ -100,7 +100,7 @@ class BatchError:
         self._squares = 0.0
 
     def add(self, estimate: Params, exact: Params) -> None:
-        """Takes a task in."""
+        """Add a task."""
         error = axpy(-1.0, exact, estimate)
         self._tasks += 1
         if self._tasks == 1:
@@ -114,7 +114,7 @@ class BatchError:
         self._exact = axpy(1 / self._tasks, from_mean, self._exact)
 
     def samples(self) -> Samples:
-        """Returns the figures by name, one sample each; spread and systematic part if T > 1."""
+        """Return the figures by name, one sample each; spread and systematic part if T > 1."""
         estimate = axpy(1.0, self._error, self._exact)
         error, length = norm(self._error), norm(self._exact)
         samples = {
@@ -130,24 +130,24 @@ class BatchError:
 
 
 def outer_gradient(problem: BilevelProblem, adapted: Params) -> Params:
-    """Returns g, the gradient of the outer loss at phi_K."""
+    """Return g, the gradient of the outer loss at phi_K."""
     return value_and_gradient(problem.outer_loss, leaves(adapted))[1]
 
 
 def relative_error(estimate: Params, exact: Params) -> float:
-    """Returns ||estimate - exact|| / ||exact||; 0 when both are zero."""
+    """Return ||estimate - exact|| / ||exact||; 0 when both are zero."""
     return ratio(norm(axpy(-1.0, exact, estimate)), norm(exact))
 
 
 def ratio(size: float, length: float) -> float:
-    """Returns size / length; 0 where the size is 0, whatever the length."""
+    """Return size / length; 0 where the size is 0, whatever the length."""
     if size == 0:
         return 0.0
     return size / length if length else math.inf
 
 
 def cosine_distance(estimate: Params, exact: Params) -> float:
-    """Returns 1 - cos of the angle between two gradients, without cancellation.
+    """Return 1 - cos of the angle between two gradients, without cancellation.
 
     For unit vectors, 1 - cos = ||a - b||^2 / 2.
     """

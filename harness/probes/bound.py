@@ -27,7 +27,7 @@ _BOUNDS: dict[type[Estimator], tuple[Callable[..., float], tuple[str, ...]]] = {
 
 
 def bound_of(cell: Cell, alpha_lambda_max: float) -> float | None:
-    """Bounds the error of a cell's estimator, given the largest curvature on the way.
+    """Bound the error of a cell's estimator, given the largest curvature on the way.
 
     ||estimate - exact|| <= bound ||g||, g being the outer gradient at phi_K. All that is measured
     is ||alpha H_k||, so that of the assumptions in `estimators.bounds` `Bounded` alone is honest:

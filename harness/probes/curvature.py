@@ -21,7 +21,7 @@ _MOST_PRODUCTS = 50
 
 
 def largest_curvature(problem: BilevelProblem, params: Params) -> float:
-    """Returns alpha max_k |lambda|_max(H_k), H_k the inner loss's Hessian at phi_k, k < K.
+    """Return alpha max_k |lambda|_max(H_k), H_k the inner loss's Hessian at phi_k, k < K.
 
     At theta where K = 0. Where K > 3, the maximum is over the first, the middle and the last of
     phi_0, ..., phi_{K-1}: between them curvature changes little, and each point costs about ten
@@ -48,11 +48,11 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
         3.0
     """
     alpha, last = problem.alpha, max(problem.steps - 1, 0)
-    wanted = {round(i * last / (_POINTS - 1)) for i in range(_POINTS)}
+    steps = {round(i * last / (_POINTS - 1)) for i in range(_POINTS)}
     any_direction = _any_direction(params)
     start, largest = any_direction, 0.0
     for step, phi in enumerate(problem.trajectory(params)):
-        if step in wanted:
+        if step in steps:
             eigenvalue, vector = extreme_eigenpair(_flat_hessian(problem, phi), start)
             largest = max(largest, abs(eigenvalue))
             # Eigenvectors of one descent's points are alike. The other half of the start keeps
@@ -65,7 +65,7 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
 
 
 def extreme_eigenpair(product: Callable[[Tensor], Tensor], start: Tensor) -> tuple[float, Tensor]:
-    """Returns the eigenvalue of largest magnitude of a symmetric operator, and its eigenvector.
+    """Return the eigenvalue of largest magnitude of a symmetric operator, and its eigenvector.
 
     Lanczos' method with full reorthogonalisation, of at most 50 products. It ends when the
     residual ||A v - lambda v|| is 1 % of |lambda|: so near is some eigenvalue, and mostly nearer
@@ -112,7 +112,7 @@ def extreme_eigenpair(product: Callable[[Tensor], Tensor], start: Tensor) -> tup
 
 
 def _any_direction(params: Params) -> Tensor:
-    """Returns a unit vector of the parameters' size, the same on every device."""
+    """Return a unit vector of the parameters' size, the same on every device."""
     first = next(iter(params.values()))
     size = sum(value.numel() for value in params.values())
     numbers = np.random.Generator(np.random.PCG64(0)).standard_normal(size)

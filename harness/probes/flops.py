@@ -16,7 +16,7 @@ def flops(target: Target) -> Samples:
 
 
 def count_flops(work: Callable[[], object]) -> int:
-    """Returns the operations of matrix and dot products and convolutions that `work` runs.
+    """Return the operations of matrix and dot products and convolutions that `work` runs.
 
     A multiplication and the addition that follows are two; a convolution multiplies its padding
     too. Elementwise work is not counted.
@@ -59,15 +59,15 @@ def _convolution_backward(
     transposed: bool,
     output_padding: _Shape,
     groups: int,
-    wanted: Sequence[bool],
+    output_mask: Sequence[bool],
     **_: object,
 ) -> int:
-    """Returns as much as the convolution itself for each of the gradients by image and weight.
+    """Return as much as the convolution itself for each of the gradients by image and weight.
 
     FlopCounterMode counts the gradient by the weight `groups` times.
     """
     batch, _channels, *positions = image if transposed else grad_output
-    return 2 * batch * prod(positions) * prod(weight) * sum(wanted[:2])
+    return 2 * batch * prod(positions) * prod(weight) * sum(output_mask[:2])
 
 
 _aten = torch.ops.aten

@@ -1,4 +1,4 @@
-"""What disturbed a measurement of time: the rest of the machine, and what the samples tell."""
+"""Interference with a measurement of time, from the system's counters and the samples."""
 
 import os
 import time
@@ -34,12 +34,12 @@ _ROOT = Path("/")
 
 @dataclass(frozen=True)
 class Reading:
-    """What the system has counted until now; differences of two readings tell.
+    """The system's counters at one time; the difference of two readings is of use.
 
-    What a system does not count is 0.
+    A counter that a system lacks is 0.
 
     Attributes:
-        moment: seconds on a monotonic clock.
+        at: seconds on a monotonic clock.
         processors: how many this process may use; `busy` and `stolen` are theirs.
         busy: CPU seconds that they worked for anyone here.
         stolen: CPU seconds that a hypervisor gave to other machines.
@@ -49,7 +49,7 @@ class Reading:
         megahertz: of the fastest processor now.
     """
 
-    moment: float
+    at: float
     processors: int
     busy: float
     stolen: float
@@ -60,7 +60,7 @@ class Reading:
 
 
 def read(root: Path = _ROOT) -> Reading:
-    """Reads the system's counters; takes about a millisecond."""
+    """Read the system's counters; takes about a millisecond."""
     processors = [each._asdict() for each in psutil.cpu_times(percpu=True)]
     if hasattr(os, "sched_getaffinity"):
         ours = os.sched_getaffinity(0)
@@ -71,7 +71,7 @@ def read(root: Path = _ROOT) -> Reading:
     # Linux counts the time of guests as the user's too.
     not_busy = ("idle", "iowait", "steal", "guest", "guest_nice")
     return Reading(
-        moment=time.perf_counter(),
+        at=time.perf_counter(),
         processors=len(processors),
         busy=sum(seconds for name, seconds in total.items() if name not in not_busy),
         stolen=total["steal"],
@@ -83,7 +83,7 @@ def read(root: Path = _ROOT) -> Reading:
 
 
 def seconds_waited(root: Path = _ROOT) -> float:
-    """Returns how long this thread has waited for a processor that others had; 0 if unknown.
+    """Return how long this thread has waited for a processor that others had; 0 if unknown.
 
     Linux counts it to the nanosecond. CPU time against wall time would tell of sleep as well.
     """
@@ -94,12 +94,12 @@ def seconds_waited(root: Path = _ROOT) -> float:
 
 
 def machine_notes(before: Reading, after: Reading) -> list[str]:
-    """Tells what the rest of the machine did between two readings; nothing when it was quiet.
+    """Describe what the rest of the machine did between two readings; empty if it was quiet.
 
     The load average is no part of it: it looks back a minute, and counts this process.
     """
     notes: list[str] = []
-    available = (after.moment - before.moment) * after.processors
+    available = (after.at - before.at) * after.processors
     others = after.busy - before.busy - (after.own - before.own)
     if others > max(_OTHERS * available, _TICKS):
         share = min(1.0, others / available)
@@ -122,7 +122,7 @@ def machine_notes(before: Reading, after: Reading) -> list[str]:
 
 
 def gpu_notes(device: str) -> list[str]:
-    """Tells who else has a GPU in use and what slows it down now, where its driver tells."""
+    """Return who else has a GPU in use and what slows it down now, as far as its driver knows."""
     if not device.startswith("cuda"):
         return []
     with gpu_of(device) as gpu:
@@ -141,17 +141,17 @@ def gpu_notes(device: str) -> list[str]:
 
 
 def waiting_notes(waited: float, wall: float) -> list[str]:
-    """Tells when one piece of work had to wait for a processor."""
+    """Describe how long one piece of work had to wait for a processor."""
     if waited > _WAITED * wall:
         return [f"waited for a processor {min(1.0, waited / wall):.0%} of the time"]
     return []
 
 
 def sample_notes(seconds: list[float]) -> list[str]:
-    """Tells of drift and scatter in samples; the same for the same samples.
+    """Describe drift and scatter in samples; the same for the same samples.
 
     Samples have drifted when Kendall's rank correlation with their order is no chance and the
-    last third differs from the first by an amount worth telling. They scatter when their
+    last third differs from the first by an amount that matters. They scatter when their
     quartiles are far apart.
 
     Example:

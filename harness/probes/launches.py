@@ -17,7 +17,7 @@ def launches(target: Target) -> Samples:
 
 
 def count_launches(work: Callable[[], object]) -> int:
-    """Returns how many operators that work on data torch dispatches during `work`.
+    """Return how many operators that work on data torch dispatches during `work`.
 
     Counted below autograd and the transforms of torch.func, where composite operators are taken
     apart: `linear` is a transposition and an `addmm`, and `vmap` over it one batched product,
@@ -75,5 +75,5 @@ def _works(func: Any, given: set[int], returned: set[int]) -> bool:
 
 
 def _addresses(tree: Any) -> set[int]:
-    """Returns the storages of a tree's tensors, as numbers that are valid while these live."""
+    """Return the storages of a tree's tensors, as numbers that are valid while these live."""
     return {storage._cdata for storage in storages(tree)}

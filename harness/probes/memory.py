@@ -52,9 +52,9 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._uncounted: dict[int, int] = {}  # the part of it that was there before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operator and looks at what it was given and what it returned."""
+        """Run the operator and look at what it was given and what it returned."""
         # A tensor that is first met as an input was there before; its views share its storage.
-        # But for `lift_fresh`, which is given what Python has just made of numbers or of an array.
+        # But for `lift_fresh`, which is given what Python has just created from numbers or of an array.
         fresh = func is torch.ops.aten.lift_fresh.default
         for storage in storages((args, kwargs)):
             self._follow(storage, born=self._given or (fresh and storage.resizable()))
@@ -78,7 +78,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def storages(tree: Any) -> Iterator[torch.UntypedStorage]:
-    """Yields the storages of all tensors in a tree of containers; some may come more than once."""
+    """Yield the storages of all tensors in a tree of containers; some may come more than once."""
     for tensor in tree_iter(tree):
         if not isinstance(tensor, torch.Tensor):
             continue
@@ -91,10 +91,9 @@ def storages(tree: Any) -> Iterator[torch.UntypedStorage]:
 
 
 def baseline_memory(build: Callable[[], object], device: str) -> int:
-    """Returns the bytes of tensors that what `build` returns holds.
+    """Return the bytes of tensors that what `build` returns holds.
 
-    They are counted by what is set free when it is dropped, so that what is kept elsewhere, in
-    caches, is not. Run it a second time, for what libraries allocate at their first use is not
+    They are counted by what is freed when it is dropped, so that caches are not. Run it a second time, for what libraries allocate at their first use is not
     the problem's.
 
     Returns:
@@ -112,23 +111,23 @@ def baseline_memory(build: Callable[[], object], device: str) -> int:
         del built
         gc.collect()
         return int(held - torch.cuda.memory_allocated(device))
-    found = LiveStorages(given=True)
-    with found:
+    tracker = LiveStorages(given=True)
+    with tracker:
         built = build()
         gc.collect()
-    alive = found.live
+    alive = tracker.live
     del built
     gc.collect()
-    return alive - found.live
+    return alive - tracker.live
 
 
 def peak_memory(work: Callable[[], object], device: str) -> int:
-    """Returns the most bytes of tensors alive at once during `work`, above those before it."""
+    """Return the most bytes of tensors alive at once during `work`, above those before it."""
     return peak_and_retained(work, device)[0]
 
 
 def peak_and_retained(work: Callable[[], object], device: str) -> tuple[int, int]:
-    """Returns the most bytes of tensors alive at once during `work`, and how many it leaves alive.
+    """Return the most bytes of tensors alive at once during `work`, and how many it leaves alive.
 
     Both above those before it. What is alive when the result is gone is a cache or a leak; run it
     a second time, and caches are there already. On the CPU live storages are followed and the
@@ -143,15 +142,15 @@ def peak_and_retained(work: Callable[[], object], device: str) -> tuple[int, int
         peak = torch.cuda.max_memory_allocated(device) - before
         gc.collect()
         return int(peak), int(torch.cuda.memory_allocated(device) - before)
-    found = LiveStorages()
-    with found:
+    tracker = LiveStorages()
+    with tracker:
         work()
     gc.collect()
-    return found.peak, found.live
+    return tracker.peak, tracker.live
 
 
 def reserved_memory(work: Callable[[], object], device: str) -> int:
-    """Returns the most bytes that CUDA's caching allocator took from the device during `work`.
+    """Return the most bytes that CUDA's caching allocator took from the device during `work`.
 
     More than `peak_memory` by what rounding to blocks and fragmentation cost; it decides whether
     an estimate fits on a device. Blocks that lie unused are given back before.
@@ -169,9 +168,9 @@ def reserved_memory(work: Callable[[], object], device: str) -> int:
 
 
 def profiled_peak(work: Callable[[], object]) -> int:
-    """Returns `peak_memory` of work on the CPU that a dispatch mode cannot see: compiled programs.
+    """Return `peak_memory` of work on the CPU that a dispatch mode cannot see: compiled programs.
 
-    torch's profiler tells every allocation; it needs more time and memory for that.
+    torch's profiler records every allocation; it needs more time and memory for that.
 
     Returns:
         Bytes.
@@ -180,7 +179,7 @@ def profiled_peak(work: Callable[[], object]) -> int:
 
 
 def profiled_changes(work: Callable[[], object]) -> list[int]:
-    """Returns what work on the CPU allocates, and below 0 releases, as torch's profiler tells it.
+    """Return what work on the CPU allocates, and below 0 releases, as torch's profiler has it.
 
     Returns:
         Bytes, in the order of time.
@@ -190,6 +189,8 @@ def profiled_changes(work: Callable[[], object]) -> list[int]:
         result = work()
     del result
     events = profiler.profiler.kineto_results.events()
-    told = [event for event in events if event.name() == "[memory]"]
-    told.sort(key=lambda event: event.start_ns())  # stable: events of one instant keep their order
-    return [int(event.nbytes()) for event in told]
+    changes = [event for event in events if event.name() == "[memory]"]
+    changes.sort(
+        key=lambda event: event.start_ns()
+    )  # stable: events of one instant keep their order
+    return [int(event.nbytes()) for event in changes]

@@ -1,4 +1,4 @@
-"""What a group of cells is scored against: exact meta-gradients in float64, cached by content."""
+"""References of a group of cells: exact meta-gradients in float64, cached by content."""
 
 import inspect
 import io
@@ -39,9 +39,9 @@ class Reference:
 
 
 def save_reference(group: Cell, path: Path) -> None:
-    """Computes what a group is scored against, or takes it from the cache, into a file.
+    """Compute the references of a group, or take them from the cache, into a file.
 
-    The cache's key is made of what the computation depends on: theta, value and gradient of each
+    The cache's key has all that the computation depends on: theta, value and gradient of each
     task's losses there, K, alpha, the code, and the kind of machine.
 
     Raises:
@@ -53,20 +53,20 @@ def save_reference(group: Cell, path: Path) -> None:
     content = [part for problem in problems for part in losses_at(problem, theta)]
     machine = cache.arithmetic(group.device)
     key = cache.digest(origin(group), *_SOURCES, machine, *content)
-    kept = cache.load("reference", key)
-    if kept is None:
+    stored = cache.load("reference", key)
+    if stored is None:
         gradients = [create("adjoint")(problem, theta).gradient for problem in problems]
         for index, gradient in enumerate(gradients):
             if not math.isfinite(norm(gradient)):
                 raise Diverged(f"the exact meta-gradient of task {index} is not finite")
         sizes = [curvature.largest_curvature(problem, theta) for problem in problems]
-        kept = {"gradients": gradients, "curvature": sizes}
-        cache.save("reference", key, kept)
+        stored = {"gradients": gradients, "curvature": sizes}
+        cache.save("reference", key, stored)
     buffer = io.BytesIO()
-    torch.save(kept, buffer)
+    torch.save(stored, buffer)
     path.write_bytes(buffer.getvalue())  # unlike torch, it says so where the disk is full
 
 
 def load_reference(path: Path, device: str) -> Reference:
-    """Reads what `save_reference` wrote."""
+    """Read what `save_reference` wrote."""
     return Reference(**torch.load(path, map_location=device, weights_only=True))

@@ -42,7 +42,7 @@ def resident_memory(target: Target) -> Samples:
 
 
 def resident_growth(work: Callable[[], object]) -> int:
-    """Returns the peak of resident memory during `work` above that before it.
+    """Return the peak of resident memory during `work` above that before it.
 
     Call it first in a fresh process: whatever ran before leaves pages that are used again.
     What the libraries load on their first use is counted too.
@@ -62,7 +62,7 @@ def resident_growth(work: Callable[[], object]) -> int:
 
 @contextmanager
 def _freed_memory_returned_at_once() -> Generator[None]:
-    """Makes glibc give back freed blocks of 64 KiB or more at once.
+    """Make glibc give back freed blocks of 64 KiB or more at once.
 
     With glibc's defaults resident memory ran three times above the tensors' peak. Afterwards
     blocks are kept for reuse, since giving them back makes all that follows slower.

@@ -40,7 +40,7 @@ class Timing:
     Attributes:
         seconds: of one run, one a sample.
         phases: the same by phase of an estimate, in the order of their first occurrence, from
-            samples of their own. Empty where no phase is told: in compiled programs, and in work
+            samples of their own. Empty where phases are not marked: in compiled programs, and in work
             that is no estimate.
         warm_up: calls before the first sample.
         runs: calls within a sample, of which `seconds` is the mean.
@@ -61,13 +61,13 @@ def interleaved_times(
     device: str,
     begin_part: Callable[[int], object] = lambda index: None,
 ) -> list[Timing]:
-    """Times several pieces of work in turns: one sample of each, then the next of each.
+    """Time several pieces of work in turns: one sample of each, then the next of each.
 
     Each is warmed up before, until it gets no faster; short ones are repeated within a sample.
     Phases have their own samples, in some of the rounds, since watching them takes some per cent
     of the smallest estimates.
     The garbage collector rests meanwhile. CUDA is timed by its own events, and waited for at both
-    ends of a sample. The number of threads is kept at OMP_NUM_THREADS; the process is not bound
+    ends of a sample. The number of threads stays at OMP_NUM_THREADS; the process is not bound
     to a processor, where it could not get out of the way of others.
 
     Returns:
@@ -94,7 +94,7 @@ def interleaved_times(
 
 
 def series_of(work: Work, device: str) -> "Series":
-    """Returns a piece of work that is to be timed, without any samples yet."""
+    """Return a piece of work that is to be timed, without any samples yet."""
     clock = _CudaClock(device) if device.startswith("cuda") else _Clock()
     return Series(work, clock, _threads())
 
@@ -112,13 +112,13 @@ class _Clock:
         self._changes.append((phase, self._now()))
 
     def stop(self) -> float:
-        """Returns the seconds since `start`."""
+        """Return the seconds since `start`."""
         self._changes.append((Phase.META_GRADIENT, self._now()))
         self._wait()
         return self._between(self._changes[0][1], self._changes[-1][1])
 
     def phases(self) -> dict[Phase, float]:
-        """Returns the seconds of each phase, after `stop`."""
+        """Return the seconds of each phase, after `stop`."""
         seconds: dict[Phase, float] = defaultdict(float)
         for (phase, begin), (_, end) in pairwise(self._changes):
             seconds[phase] += self._between(begin, end)
@@ -131,7 +131,7 @@ class _Clock:
         return float(end - begin)
 
     def _wait(self) -> None:
-        """Waits for the device, on which moments are known only then."""
+        """Wait for the device, whose times are known only then."""
 
 
 class _CudaClock(_Clock):
@@ -140,7 +140,7 @@ class _CudaClock(_Clock):
     def __init__(self, device: str) -> None:
         super().__init__()
         self._device = device
-        # Autograd tells of phases from a thread of its own, whose current stream may be another.
+        # Autograd reports phases from its own thread, whose current stream may be another.
         self._stream = torch.cuda.current_stream(device)
 
     def start(self) -> None:
@@ -186,7 +186,7 @@ class Series:
     notes: list[str] = field(default_factory=list)
 
     def warm_up(self) -> None:
-        """Calls the work until it gets no faster, and settles how often a sample calls it."""
+        """Call the work until it gets no faster, and settle how often a sample calls it."""
         self._run(1)  # does not count: it may have had to compile
         calls = self.warm_calls
         while not settled(calls) and fsum(calls) < _MOST_WARM_UP:
@@ -197,28 +197,28 @@ class Series:
         self.runs = max(1, round(LEAST_SECONDS / min(calls)))
 
     def sample(self) -> None:
-        """Takes a sample."""
+        """Take a sample."""
         before = seconds_waited()
         self.seconds.append(self._run(self.runs) / self.runs)
         self.waited += seconds_waited() - before
 
     def sample_phases(self) -> None:
-        """Takes a sample of each phase."""
+        """Take a sample of each phase."""
         with watched(self.clock):
             self._run(1)
         self.phases.append(self.clock.phases())
 
     def timing(self, notes: list[str]) -> Timing:
-        """Returns what was measured."""
+        """Return what was measured."""
         names = list(dict.fromkeys(phase for sample in self.phases for phase in sample))
         phases = {
             str(name): [sample.get(name, 0.0) for sample in self.phases]
             for name in names
-            if names != [Phase.META_GRADIENT]  # then no phase was told
+            if names != [Phase.META_GRADIENT]  # then no phase was marked
         }
         waiting = waiting_notes(self.waited, fsum(self.seconds) * self.runs)
-        told = [*notes, *self.notes, *waiting, *sample_notes(self.seconds)]
-        return Timing(self.seconds, phases, 1 + len(self.warm_calls), self.runs, told)
+        every = [*notes, *self.notes, *waiting, *sample_notes(self.seconds)]
+        return Timing(self.seconds, phases, 1 + len(self.warm_calls), self.runs, every)
 
     def _run(self, runs: int) -> float:
         self.clock.start()
@@ -229,7 +229,7 @@ class Series:
         return seconds
 
     def _check_threads(self) -> None:
-        """Puts the number of threads right where the work has changed it, and notes it."""
+        """Put the number of threads right where the work has changed it, and note it."""
         threads = torch.get_num_threads()
         if threads != self.threads:
             torch.set_num_threads(self.threads)
@@ -241,7 +241,7 @@ class Series:
 
 
 def settled(calls: list[float]) -> bool:
-    """Tells whether the calls so far were warm-up enough.
+    """Return whether the calls so far were enough to warm up.
 
     The best of the last calls, up to three, must not be more than a tenth below the best before,
     and the calls must be as long as a sample, or many.
@@ -253,14 +253,14 @@ def settled(calls: list[float]) -> bool:
 
 
 def _threads() -> int:
-    """Returns how many threads torch is to use: what harness has fixed before its import."""
-    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return int(told) if told.isdecimal() and int(told) else torch.get_num_threads()
+    """Return how many threads torch is to use, as set before its import."""
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(threads) if threads.isdecimal() and int(threads) else torch.get_num_threads()
 
 
 @contextmanager
 def _garbage_kept() -> Generator[None]:
-    """Restores the garbage collector afterwards.
+    """Restore the garbage collector afterwards.
 
     What exists now is exempt from collection, since looking through all of torch's objects takes
     a tenth of a second.

@@ -9,20 +9,20 @@ import torch
 
 from harness.environment.nvml import gpu_of, told
 
-# The driver tells the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU. For
+# The driver reports the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU. For
 # the longest window it would tell of what was before; more often than in the shortest, the same.
 _WINDOWS = (1 / 6, 1.0)
 _SECONDS = 2.0  # so that at least six windows, or one long one, are of the work alone
 
 
 def utilisation(work: Callable[[], object], device: str) -> list[float]:
-    """Returns the share of the time in which kernels of repeated work were running, in per cent.
+    """Return the share of the time in which kernels of repeated work were running, in per cent.
 
-    The driver measures it, whoever asks, and is asked from a thread of its own. Its buffer of older
-    samples would need none, but how long a time each of those covers is not documented.
+    The driver measures it and is read from a thread. Its buffer of older samples would need none,
+    but how long a time each of those covers is not documented.
 
     Returns:
-        Readings in the order of time; none where the driver does not tell, as of parts of a GPU.
+        Readings in the order of time; none where the driver has no readings, as for parts of a GPU.
     """
     readings: list[float] = []
     ended = Event()
