@@ -236,7 +236,7 @@ def test_chance_is_seldom_taken_for_drift() -> None:
     assert sum("scattered" in note for note in told) < 20
 
 
-QUIET = Reading(moment=10.0, processors=4, busy=50.0, stolen=5.0, own=8.0, megahertz=3000.0)
+QUIET = Reading(at=10.0, processors=4, busy=50.0, stolen=5.0, own=8.0, megahertz=3000.0)
 
 
 @pytest.mark.parametrize(
@@ -254,12 +254,12 @@ QUIET = Reading(moment=10.0, processors=4, busy=50.0, stolen=5.0, own=8.0, megah
 )
 def test_readings_of_the_machine_tell(changes: dict[str, float], notes: list[str]) -> None:
     # One second on four processors, of which this process had one for itself.
-    after = replace(QUIET, **{"moment": 11.0, "busy": 51.0, "own": 9.0, **changes})  # type: ignore[arg-type]
+    after = replace(QUIET, **{"at": 11.0, "busy": 51.0, "own": 9.0, **changes})  # type: ignore[arg-type]
     assert machine_notes(QUIET, after) == notes
 
 
 def test_a_few_ticks_say_nothing() -> None:
-    after = replace(QUIET, moment=10.02, busy=50.04, stolen=5.04)
+    after = replace(QUIET, at=10.02, busy=50.04, stolen=5.04)
     assert machine_notes(QUIET, after) == []
 
 
@@ -290,7 +290,7 @@ def test_counters_of_throttling_are_read(tmp_path: Path) -> None:
 def test_readings_only_grow() -> None:
     readings = [read() for _ in range(3)]
     for before, after in pairwise(readings):
-        assert after.moment > before.moment
+        assert after.at > before.at
         assert after.busy >= before.busy
         assert after.own >= before.own
     assert readings[0].processors >= 1

@@ -121,9 +121,8 @@ def checkpoint(cell: Cell) -> Params:
 def origin(cell: Cell) -> str:
     """Return a digest of the code and data that a cell's problems are made from."""
     family, model = TASKS.create(cell.task), MODELS.create(cell.model)
-    files = {
-        getattr(sys.modules[type(thing).__module__], "__file__", None) for thing in (family, model)
-    }
+    modules = (sys.modules[type(each).__module__] for each in (family, model))
+    files = {getattr(module, "__file__", None) for module in modules}
     packages = (Path(inspect.getfile(package)).parent for package in (tasks, models))
     sources = [Path(__file__), *packages]
     sources += sorted(Path(file) for file in files if file)

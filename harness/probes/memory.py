@@ -54,7 +54,7 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and look at what it was given and what it returned."""
         # A tensor that is first met as an input was there before; its views share its storage.
-        # But for `lift_fresh`, which is given what Python has just created from numbers or of an array.
+        # Except for `lift_fresh`: Python has just created what that is given.
         fresh = func is torch.ops.aten.lift_fresh.default
         for storage in storages((args, kwargs)):
             self._follow(storage, born=self._given or (fresh and storage.resizable()))
@@ -93,8 +93,8 @@ def storages(tree: Any) -> Iterator[torch.UntypedStorage]:
 def baseline_memory(build: Callable[[], object], device: str) -> int:
     """Return the bytes of tensors that what `build` returns holds.
 
-    They are counted by what is freed when it is dropped, so that caches are not. Run it a second time, for what libraries allocate at their first use is not
-    the problem's.
+    They are counted by what is freed when it is dropped, so that caches are not. Run it a second
+    time, for what libraries allocate at their first use is not the problem's.
 
     Returns:
         Bytes; on the CPU those of numpy arrays that tensors share, too.
@@ -190,7 +190,5 @@ def profiled_changes(work: Callable[[], object]) -> list[int]:
     del result
     events = profiler.profiler.kineto_results.events()
     changes = [event for event in events if event.name() == "[memory]"]
-    changes.sort(
-        key=lambda event: event.start_ns()
-    )  # stable: events of one instant keep their order
+    changes.sort(key=lambda event: event.start_ns())  # stable
     return [int(event.nbytes()) for event in changes]

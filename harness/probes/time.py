@@ -40,8 +40,8 @@ class Timing:
     Attributes:
         seconds: of one run, one a sample.
         phases: the same by phase of an estimate, in the order of their first occurrence, from
-            samples of their own. Empty where phases are not marked: in compiled programs, and in work
-            that is no estimate.
+            samples of their own. Empty where phases are not marked: in compiled programs, and in
+            work that is no estimate.
         warm_up: calls before the first sample.
         runs: calls within a sample, of which `seconds` is the mean.
         notes: what disturbed the samples, one short sentence each; none when all was quiet.

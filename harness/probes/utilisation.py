@@ -9,8 +9,8 @@ import torch
 
 from harness.environment.nvml import gpu_of, told
 
-# The driver reports the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU. For
-# the longest window it would tell of what was before; more often than in the shortest, the same.
+# The driver reports the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU.
+# Before the longest has passed it would include earlier work; within the shortest it repeats.
 _WINDOWS = (1 / 6, 1.0)
 _SECONDS = 2.0  # so that at least six windows, or one long one, are of the work alone
 
