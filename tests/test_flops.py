@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,12 @@ from torch.func import functional_call, jvp, vjp, vmap
 from torch.func import grad as gradient_of
 from torch.nn import functional
 
+from estimators.base.differentiation import value_and_gradient
+from estimators.base.tree import leaves
+from harness.cell import Cell
+from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
+from tests.support.probe_works import SINUSOID, work_of
 
 Function = Callable[..., Tensor]
 Shape = tuple[int, ...]
@@ -63,31 +70,37 @@ def dual(primal: Tensor, tangent: Tensor) -> Tensor:
     return made
 
 
+def counted(function: Callable[..., object], *inputs: Any) -> int:
+    return count_flops(lambda: function(*inputs))
+
+
+def gradient_by(function: Function, *inputs: Tensor) -> object:
+    return grad(function(), inputs)
+
+
 def squared(function: Function, *inputs: Tensor) -> Tensor:
     return function(*inputs).square().sum()
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolution(name: str) -> None:
-    function, image, kernel, count = CONVOLUTIONS[name]
-    assert count_flops(lambda: function(torch.ones(image), torch.ones(kernel))) == count
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_gradients_of_a_convolution(name: str) -> None:
+def test_convolutions_their_gradients_and_the_gradients_of_these() -> None:
     """Each multiplication has one factor of the image and one of the kernel.
 
-    The gradient by either multiplies the other one, once.
+    The gradient by either multiplies the other one, once; by either factor of both, four times.
     """
-    function, image, kernel, count = CONVOLUTIONS[name]
-    images, weights = ones(*image), ones(*kernel)
-    constant = images.detach(), weights.detach()
-    by_images = partial(squared, function, images, constant[1])
-    assert count_flops(lambda: grad(by_images(), images)) == 2 * count
-    by_weights = partial(squared, function, constant[0], weights)
-    assert count_flops(lambda: grad(by_weights(), weights)) == 2 * count
-    by_both = partial(squared, function, images, weights)
-    assert count_flops(lambda: grad(by_both(), (images, weights))) == 3 * count
+    for name, (function, image, kernel, count) in CONVOLUTIONS.items():
+        images, weights = ones(*image), ones(*kernel)
+        constant = images.detach(), weights.detach()
+        by_images = partial(squared, function, images, constant[1])
+        by_weights = partial(squared, function, constant[0], weights)
+        by_both = partial(squared, function, images, weights)
+        counts = (
+            counted(function, *constant),
+            counted(gradient_by, by_images, images),
+            counted(gradient_by, by_weights, weights),
+            counted(gradient_by, by_both, images, weights),
+            counted(gradient_and_its_gradient, function, image, kernel),
+        )
+        assert counts == (count, 2 * count, 2 * count, 3 * count, 7 * count), name
 
 
 @pytest.mark.parametrize(
@@ -112,13 +125,6 @@ def gradient_and_its_gradient(function: Function, image: Shape, kernel: Shape) -
     sent = torch.ones_like(output, requires_grad=True)
     first = grad(output, (images, weights), sent, create_graph=True)
     grad(first[0].sum() + first[1].sum(), (images, weights, sent))
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_double_backward_of_a_convolution(name: str) -> None:
-    """Forward 1, both gradients 2, and by either factor of both 4."""
-    function, image, kernel, count = CONVOLUTIONS[name]
-    assert count_flops(lambda: gradient_and_its_gradient(function, image, kernel)) == 7 * count
 
 
 def test_double_backward_counts_what_torch_computes_and_cuts_off() -> None:
@@ -152,27 +158,22 @@ def value(function: Function, *inputs: Tensor) -> object:
     return function(*inputs)
 
 
-@pytest.mark.parametrize("in_dims", [(0, 0), (None, 0), (0, None)], ids=str)
-@pytest.mark.parametrize(
-    ("transform", "products"),
+def test_vmap_over_a_convolution() -> None:
     # Forward 1, gradients 2. A product rule makes two of each of the 3, forward or backward.
-    [(value, 1), (gradient, 3), (forward_over_reverse, 9), (reverse_over_reverse, 9)],
-)
-@pytest.mark.parametrize(
-    "name", ["valid", "stride", "two groups", "depthwise", "transposed", "transposed in groups"]
-)
-def test_vmap_over_a_convolution(
-    name: str, transform: Function, products: int, in_dims: tuple[int | None, ...]
-) -> None:
-    function, image, kernel, count = CONVOLUTIONS[name]
-    one = partial(transform, partial(squared, function))
-    inputs = torch.ones(image), torch.ones(kernel)
-    assert count_flops(lambda: one(*inputs)) == products * count
-    batched = [
-        part if dim is None else torch.stack([part] * 3)
-        for part, dim in zip(inputs, in_dims, strict=True)
-    ]
-    assert count_flops(lambda: vmap(one, in_dims)(*batched)) == 3 * products * count
+    products = {value: 1, gradient: 3, forward_over_reverse: 9, reverse_over_reverse: 9}
+    names = ("valid", "stride", "two groups", "depthwise", "transposed", "transposed in groups")
+    dims: list[tuple[int | None, ...]] = [(0, 0), (None, 0), (0, None)]
+    for name, transform, in_dims in product(names, products, dims):
+        function, image, kernel, count = CONVOLUTIONS[name]
+        one = partial(transform, partial(squared, function))
+        inputs = torch.ones(image), torch.ones(kernel)
+        batched = [
+            part if dim is None else torch.stack([part] * 3)
+            for part, dim in zip(inputs, in_dims, strict=True)
+        ]
+        counts = counted(one, *inputs), counted(vmap(one, in_dims), *batched)
+        expected = products[transform] * count
+        assert counts == (expected, 3 * expected), (name, transform, in_dims)
 
 
 def test_vmap_over_a_linear_layer() -> None:
@@ -210,17 +211,17 @@ def test_vmap_over_a_module() -> None:
 
 def test_forward_and_backward_directions() -> None:
     rows, weights = torch.ones(5, 4), torch.ones(3, 4)
-    product = 2 * 5 * 4 * 3
+    count = 2 * 5 * 4 * 3
     both = (rows, weights)
-    assert count_flops(lambda: jvp(functional.linear, both, both)) == 3 * product
-    assert count_flops(lambda: vjp(functional.linear, *both)) == product
-    assert count_flops(lambda: vjp(functional.linear, *both)[1](torch.ones(5, 3))) == 3 * product
+    assert count_flops(lambda: jvp(functional.linear, both, both)) == 3 * count
+    assert count_flops(lambda: vjp(functional.linear, *both)) == count
+    assert count_flops(lambda: vjp(functional.linear, *both)[1](torch.ones(5, 3))) == 3 * count
 
     def forward_mode() -> None:
         with forward_ad.dual_level():
             functional.linear(*(dual(one, one) for one in both))
 
-    assert count_flops(forward_mode) == 3 * product
+    assert count_flops(forward_mode) == 3 * count
 
 
 def two_layers(first: Tensor, second: Tensor) -> Tensor:
@@ -271,9 +272,8 @@ def test_hvp_of_an_mlp_by_autograd() -> None:
     assert count_flops(forward_of_backward) == 3 * (2 * 300 + 3 * 200)
 
 
-@pytest.mark.parametrize(
-    ("function", "shapes", "count"),
-    [
+def test_products() -> None:
+    cases: list[tuple[Function, list[Shape], int]] = [
         (torch.mm, [(5, 4), (4, 3)], 2 * 5 * 4 * 3),
         (torch.addmm, [(5, 3), (5, 4), (4, 3)], 2 * 5 * 4 * 3),
         (Tensor.addmm_, [(5, 3), (5, 4), (4, 3)], 2 * 5 * 4 * 3),
@@ -295,20 +295,19 @@ def test_hvp_of_an_mlp_by_autograd() -> None:
         (partial(torch.einsum, "bi,ij,bj->b"), [(7, 3), (3, 4), (7, 4)], 2 * 7 * 3 * 4 + 2 * 7 * 4),
         (torch.outer, [(5,), (4,)], 0),
         (torch.mul, [(5, 4), (5, 4)], 0),
-    ],
-)
-def test_products(function: Function, shapes: list[Shape], count: int) -> None:
-    factors = [torch.ones(shape) for shape in shapes]
-    assert count_flops(lambda: function(*factors)) == count
-    with torch.inference_mode():
-        assert count_flops(lambda: function(*[factor.clone() for factor in factors])) == count
+    ]
+    for function, shapes, count in cases:
+        factors = [torch.ones(shape) for shape in shapes]
+        assert counted(function, *factors) == count, function
+        with torch.inference_mode():
+            assert counted(function, *(factor.clone() for factor in factors)) == count, function
 
 
 def test_products_with_vectors_under_transforms() -> None:
     matrix, vector = ones(5, 4), ones(4)
-    product = matrix @ vector
+    output = matrix @ vector
     # By the matrix it is an outer product.
-    assert count_flops(lambda: grad(product.sum(), (matrix, vector))) == 2 * 5 * 4
+    assert count_flops(lambda: grad(output.sum(), (matrix, vector))) == 2 * 5 * 4
     both = vector.detach(), vector.detach()
     assert count_flops(lambda: jvp(torch.dot, both, both)) == 3 * 2 * 4
     assert count_flops(lambda: vmap(torch.dot)(torch.ones(6, 4), torch.ones(6, 4))) == 6 * 2 * 4
@@ -316,3 +315,35 @@ def test_products_with_vectors_under_transforms() -> None:
     assert count_flops(lambda: over_matrices(torch.ones(3, 5, 4), both[0])) == 3 * 2 * 5 * 4
     over_vectors = vmap(torch.mv, (None, 0))
     assert count_flops(lambda: over_vectors(matrix.detach(), torch.ones(3, 4))) == 3 * 2 * 5 * 4
+
+
+def mlp_flops(samples: int, widths: list[int]) -> tuple[int, int, int]:
+    """Forward, gradient, and the backward of that gradient, of a multilayer perceptron by hand.
+
+    A layer's product costs m = 2 n in out. The gradient takes one more for the weights and one
+    for the inputs (not of the first layer). Backward through it, each product in which both
+    factors depend on the parameters costs two more, one of the input x one more.
+    """
+    products = [2 * samples * a * b for a, b in pairwise(widths)]
+    forward, rest = sum(products), sum(products[1:])
+    return forward, forward + forward + rest, 2 * products[0] + 6 * rest
+
+
+def test_flops_of_an_mlp() -> None:
+    cell = Cell.of(estimator="maml", depth=5, **SINUSOID)
+    problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
+    forward, gradient, _ = mlp_flops(10, [1, 40, 40, 1])
+    assert (forward, gradient) == (33_600, 100_000)
+    assert count_flops(lambda: problem.inner_loss(params)) == forward
+    point = leaves(params)
+    assert count_flops(lambda: value_and_gradient(problem.inner_loss, point)) == gradient
+
+
+def test_flops_of_exact_estimators_on_an_mlp() -> None:
+    _, gradient, backward = mlp_flops(10, [1, 40, 40, 1])
+    assert backward == 198_400
+    unrolled = 5 * (gradient + backward) + gradient
+    assert count_flops(work_of("maml", 5, SINUSOID)) == unrolled == 1_592_000
+    assert count_flops(work_of("adjoint", 5, SINUSOID)) == unrolled + 5 * gradient
+    assert count_flops(work_of("fomaml", 5, SINUSOID)) == 6 * gradient
+    assert count_flops(work_of("reptile", 5, SINUSOID)) == 5 * gradient + 33_600

@@ -4,10 +4,11 @@ import gc
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,45 @@ def test_changed_number_of_threads_is_told_and_undone(clock: Clock) -> None:
     assert note not in quiet.notes
 
 
+def test_samples_are_taken_in_turns() -> None:
+    calls: list[str] = []
+
+    def work(name: str) -> None:
+        calls.append(name)
+        time.sleep(0.006)  # long enough not to be repeated within a sample
+
+    times = interleaved_times([partial(work, n) for n in "abc"], samples=6, device="cpu")
+    warm_up = "".join(name * timing.warm_up for name, timing in zip("abc", times, strict=True))
+    # In three of the rounds each is called once more, for its phases.
+    assert "".join(calls) == warm_up + 3 * "aabbcc" + 3 * "abc"
+    assert [len(mine.seconds) for mine in times] == [6, 6, 6]
+    assert all(second >= 0.006 for mine in times for second in mine.seconds)
+
+
+def test_short_work_is_repeated_within_a_sample() -> None:
+    calls: list[str] = []
+    works: list[Work] = [partial(calls.append, name) for name in "ab"]
+    one, other = interleaved_times(works, samples=7, device="cpu")
+    assert len(one.seconds) == len(other.seconds) == 7
+    assert min(one.runs, other.runs) > 1
+    turns = [(name, len(list(mine))) for name, mine in groupby(calls)]
+    watched = [("a", one.runs + 1), ("b", other.runs + 1)]
+    warm_up = [("a", one.warm_up), ("b", other.warm_up)]
+    assert turns == [*warm_up, *watched * 3, *[("a", one.runs), ("b", other.runs)] * 4]
+
+
+def test_garbage_collector_rests_and_comes_back() -> None:
+    states: list[bool] = []
+
+    def work() -> None:
+        states.append(gc.isenabled())
+        time.sleep(0.006)
+
+    (timing,) = interleaved_times([work], samples=2, device="cpu")
+    assert states == [True] * timing.warm_up + [False] * 4  # two of them for phases
+    assert gc.isenabled()
+
+
 @pytest.mark.parametrize("collecting", [True, False])
 def test_garbage_collector_is_left_as_it_was(clock: Clock, *, collecting: bool) -> None:
     frozen = gc.get_freeze_count()
@@ -191,6 +231,9 @@ def test_garbage_collector_is_left_as_it_was(clock: Clock, *, collecting: bool) 
         gc.disable()
     try:
         interleaved_times([clock.work(1.0)], samples=2, device="cpu")
+        assert gc.isenabled() is collecting
+        with pytest.raises(ZeroDivisionError):
+            interleaved_times([lambda: 1 / 0], samples=2, device="cpu")
         assert gc.isenabled() is collecting
     finally:
         gc.enable()
