@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: bench history test test-all venv app report
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 bench: venv  ## Measure the quick matrix on the current commit with asv, then make the report.
 	$(BIN)/metagrad bench
@@ -16,16 +16,16 @@ history: venv  ## Measure the commits of RANGE (v1..main, NEW) that have no resu
 	$(BIN)/metagrad bench $(or $(RANGE),NEW)
 	$(BIN)/asv publish
 
-test: venv  ## Lint, types, the tests that are quick, one of each real thing among them.
+test: venv  ## Lint, types and the quick tests.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(PYTEST) -m "not slow"
 
-test-all: venv  ## The tests that `make test` leaves out.
+test-all: venv  ## The slow tests, which `make test` leaves out.
 	$(PYTEST) -m slow
 
-venv: $(VENV)/installed  ## Set up .venv alone.
+venv: $(VENV)/installed  ## Set up .venv.
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."'

@@ -1,29 +1,60 @@
-"""What all tests share."""
+"""Settings and fixtures that all tests share."""
 
+import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 import harness  # sets how many threads there are, before torch is imported anywhere
 
 assert harness
 
+HEAVIEST: tuple[str, ...] = ()
+"""Files whose tests begin first, so that no long one is left for the end."""
 
-def pytest_configure() -> None:
-    """Has the built-in estimators registered: tests put the registry back to what it was.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the built-in estimators: tests put the registry back to what it was.
 
     Commands that tests interrupt must not inherit that the shell ignores Ctrl-C, as it does for
     what it runs in the background.
     """
+    if not hasattr(config, "workerinput"):
+        use_session_folder(config)
     import estimators.built_in
 
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     assert estimators.built_in
+
+
+def use_session_folder(config: pytest.Config) -> None:
+    """Give the session a temporary folder that goes with it, its name short for sockets' sake.
+
+    Folders of sessions that were killed are removed, too. `--basetemp` keeps those of tests.
+    """
+    root = Path(tempfile.gettempdir())
+    for folder in root.glob("mgt-*"):
+        if not psutil.pid_exists(int(folder.name[4:])):
+            shutil.rmtree(folder, ignore_errors=True)
+    session = root / f"mgt-{os.getpid()}"
+    session.mkdir(exist_ok=True)
+    config.add_cleanup(partial(shutil.rmtree, session, ignore_errors=True))
+    config.option.basetemp = config.option.basetemp or str(session / "p")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(session)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(HEAVIEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture
@@ -33,7 +64,7 @@ def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _main_module_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def _main_module_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamlit's tests leave the app as the main module, which worker processes would run."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 

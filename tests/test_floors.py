@@ -1,11 +1,12 @@
-"""Imports point down: no folder imports one that imports it, and the wheel needs no test tools."""
+"""Order in the repository: imports point down, and a session of tests cleans up behind itself."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("estimators", "harness", "reports", "benchmarks")
@@ -48,13 +49,13 @@ def folders() -> dict[str, set[str]]:
     return dict(found)
 
 
-@pytest.mark.parametrize("floor", ABOVE)
-def test_imports_point_down(floor: str) -> None:
-    files = sorted((ROOT / floor).rglob("*.py"))
-    assert files
-    for path in files:
-        tops = {name.partition(".")[0] for name in imported(path)}
-        assert not tops & (ABOVE[floor] | {"pytest", "tests", "tools"}), path
+def test_imports_point_down() -> None:
+    for floor, above in ABOVE.items():
+        files = sorted((ROOT / floor).rglob("*.py"))
+        assert files
+        for path in files:
+            tops = {name.partition(".")[0] for name in imported(path)}
+            assert not tops & (above | {"pytest", "tests", "tools"}), path
 
 
 def test_no_two_folders_import_each_other() -> None:
@@ -68,3 +69,17 @@ def test_no_two_folders_import_each_other() -> None:
 
 def test_there_are_few_folders() -> None:
     assert len(folders()) <= MOST_FOLDERS
+
+
+def test_a_session_of_tests_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    (tmp_path / "mgt-999999999").mkdir()  # of a session that was killed
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", __file__, "-k", "few_folders"],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout
+    assert not list(tmp_path.iterdir())

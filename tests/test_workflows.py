@@ -1,4 +1,4 @@
-"""The CI recipes: they parse, call what there is, do what they say, and leave nothing open."""
+"""The CI recipes: they parse, call existing commands, grant few rights, and their steps work."""
 
 import os
 import re
@@ -14,70 +14,43 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tests.support.workflow_files import (
-    GITLAB,
-    GITLAB_JOBS,
-    ROOT,
-    TEXTS,
-    WORKFLOWS,
-    gitlab_script,
-    jobs,
-    steps,
-)
+from tests.support.repositories import git
 
+ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-
-
+TEXTS = {path.name: path.read_text("utf-8") for path in (ROOT / ".github/workflows").iterdir()}
+WORKFLOWS: dict[str, Any] = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+GITLAB: dict[str, Any] = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text("utf-8"))
+GITLAB_JOBS = {name: job for name, job in GITLAB.items() if "script" in job}
+JOBS = [(file, name, job) for file, flow in WORKFLOWS.items() for name, job in flow["jobs"].items()]
+STEPS = [(file, name, step) for file, name, job in JOBS for step in job["steps"]]
 DOCS = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-
 
 # Rights beyond reading, by file and job.
 RIGHTS = {
     ("history.yml", "keep"): {"contents": "write"},
     ("history.yml", "deploy"): {"pages": "write", "id-token": "write"},
 }
-
-
-ASV = {"asv machine", "asv run", "asv publish"}
-
-
-CALLED = {
-    "tests.yml": {"make test"},
-    "gate.yml": {"make venv", "metagrad gate"},
-    "history.yml": {"make venv", "metagrad report", *ASV},
-    ".gitlab-ci.yml": {"make venv", "metagrad gate", "metagrad report", *ASV},
-    "ci.md": {"make venv", "metagrad gate", "metagrad doctor", "metagrad run"},
-}
-
-
 PINNED = re.compile(r"uses: (actions/[\w-]+(?:/[\w-]+)?@[0-9a-f]{40}) # (v\d+\.\d+\.\d+)")
 
 
-def runs_in(told: Any) -> Iterator[str]:
-    """Yields the shell texts within a piece of a recipe."""
-    if isinstance(told, dict):
-        for key, value in told.items():
-            if key == "run" and isinstance(value, str):
-                yield value
-            else:
-                yield from runs_in(value)
-    elif isinstance(told, list):
-        for value in told:
-            yield from runs_in(value)
+def gitlab_script(job: str) -> str:
+    return "\n".join([*GITLAB["default"]["before_script"], *GITLAB_JOBS[job]["script"]])
 
 
 def shell_texts() -> list[tuple[str, str]]:
-    """All shell text by file: of the recipes, and what the document tells people to type."""
-    found = [(name, step["run"]) for name, _, step in steps() if "run" in step]
-    found += [(".gitlab-ci.yml", gitlab_script(job)) for job in GITLAB_JOBS]
-    fragments = re.findall(r"^```yaml\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
-    found += [("ci.md", text) for part in fragments for text in runs_in(yaml.safe_load(part))]
-    inline = re.findall(r"`((?:metagrad|asv|make) [^`\n]+)`", DOCS)
-    return found + [("ci.md", text) for text in inline]
+    """All shell text by file: of the recipes, and what the document tells people to write."""
+    texts = [(name, step["run"]) for name, _, step in STEPS if "run" in step]
+    texts += [(".gitlab-ci.yml", gitlab_script(job)) for job in GITLAB_JOBS]
+    for block in re.findall(r"^```yaml\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE):
+        recipe = yaml.safe_load(block)
+        for job in recipe.get("jobs", {"": recipe}).values():
+            texts += [("ci.md", step["run"]) for step in job["steps"]]
+    return texts + [("ci.md", x) for x in re.findall(r"`((?:metagrad|asv|make) [^`\n]+)`", DOCS)]
 
 
 def calls(shell: str) -> Iterator[list[str]]:
-    """Yields each call of a tool of ours, its words split as a shell does."""
+    """Yields each call of a tool of the project, its words split as a shell does."""
     for line in shell.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
@@ -92,197 +65,273 @@ def calls(shell: str) -> Iterator[list[str]]:
 
 
 @cache
-def help_of(tool: str, command: str) -> str:
-    done = subprocess.run(
-        [BIN / tool, command, "--help"],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def help_text(tool: str, command: str) -> str:
+    env = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    words = [str(BIN / tool), command, "--help"]
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else ""
 
 
-def lacking(call: list[str]) -> list[str]:
-    """Returns what of a call does not exist: target, command or options."""
+def unknown_words(call: list[str]) -> list[str]:
+    """The words of a call that do not exist: target, command or options."""
     tool, *words = call
     if tool == "make":
         command = ["make", "--dry-run", *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
         return [] if done.returncode == 0 else words
-    told = help_of(tool, words[0])
-    if not told:
+    text = help_text(tool, words[0])
+    if not text:
         return words[:1]
     options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    return sorted(options - set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", told)))
+    return sorted(options - set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text)))
 
 
-@pytest.mark.parametrize("file", CALLED)
-def test_what_is_called_exists(file: str) -> None:
-    found = [call for name, text in shell_texts() if name == file for call in calls(text)]
-    assert CALLED[file] <= {" ".join(call[:2]) for call in found}
-    assert not [(call, wrong) for call in found if (wrong := lacking(call))]
-
-
-def test_what_does_not_exist_is_found() -> None:
-    text = """
-    if ! A=1 .venv/bin/metagrad gate --bogus x --out "$(echo a b)" || metagrad bogus; then
-      make bogus && .venv/bin/asv run --machine \\
-        m --bogus=1  # make none
-    fi"""
-    found = list(calls(text))
-    assert [lacking(call) for call in found] == [["--bogus"], ["bogus"], ["bogus"], ["--bogus"]]
-
-
-def test_scripts_of_the_project_can_be_run() -> None:
-    assert ".ci/run" in GITLAB_JOBS["tests"]["script"]
+def test_commands_of_the_recipes_exist() -> None:
+    asv = {"asv machine", "asv run", "asv publish"}
+    expected = {
+        "tests.yml": {"make test", "make test-all"},
+        "gate.yml": {"make venv", "metagrad gate"},
+        "history.yml": {"make venv", "metagrad report", *asv},
+        ".gitlab-ci.yml": {"make venv", "metagrad gate", "metagrad report", *asv},
+        "ci.md": {"make venv", "metagrad gate", "metagrad doctor", "metagrad run"},
+    }
+    found: dict[str, set[str]] = {name: set() for name in expected}
+    for name, text in shell_texts():
+        syntax = subprocess.run(["bash", "-n"], input=text, text=True, check=False)
+        assert syntax.returncode == 0, f"{name}: {text}"
+        for call in calls(text):
+            assert not unknown_words(call), f"{name}: {call}"
+            found[name].add(" ".join(call[:2]))
+    assert not {
+        name: words - found[name] for name, words in expected.items() if words - found[name]
+    }
+    assert unknown_words(["metagrad", "gate", "--bogus"]) == ["--bogus"]
+    assert unknown_words(["make", "bogus"]) == ["bogus"]
+    assert set(GITLAB_JOBS) == {"tests", "gate", "history", "pages"}
+    assert GITLAB_JOBS["tests"]["script"][0].startswith(".ci/run ")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_there_are_the_three_recipes_on_both() -> None:
-    assert set(WORKFLOWS) == {"tests.yml", "gate.yml", "history.yml"}
-    assert set(GITLAB_JOBS) == {"tests", "gate", "history", "pages"}
-    for name in WORKFLOWS:
-        assert f"`{name.removesuffix('.yml')}`" in DOCS
-
-
-def test_shell_text_parses() -> None:
-    texts = [
-        *shell_texts(),
-        *((f".gitlab-ci.yml {job}", gitlab_script(job)) for job in GITLAB_JOBS),
-    ]
-    assert len(texts) > 15
-    for where, text in texts:
-        done = subprocess.run(
-            ["bash", "-n"], input=text, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{where}: {done.stderr}"
+def test_slow_tests_run_each_night_and_before_a_release() -> None:
+    triggers = WORKFLOWS["tests.yml"][True]  # YAML takes "on" for a truth value
+    assert {"schedule", "pull_request"} <= set(triggers)
+    assert triggers["push"]["tags"]
+    (condition,) = [step["if"] for _, _, step in STEPS if step.get("run") == "make test-all"]
+    (rule, _) = GITLAB_JOBS["tests"]["rules"]
+    assert "test-all" in rule["variables"]["TARGETS"]
+    for text, tag in ((condition, "github.ref_type == 'tag'"), (rule["if"], "$CI_COMMIT_TAG")):
+        assert "schedule" in text
+        assert tag in text
+    assert "$CI_COMMIT_TAG" in [rule["if"] for rule in GITLAB["workflow"]["rules"]]
 
 
 def test_actions_are_official_and_pinned() -> None:
-    used = [step["uses"] for _, _, step in steps() if "uses" in step]
-    assert len(used) >= 10
+    used = [step["uses"] for _, _, step in STEPS if "uses" in step]
     pinned = [match for text in TEXTS.values() for match in PINNED.findall(text)]
+    assert len(used) >= 10
     assert sorted(action for action, _ in pinned) == sorted(used)
     # Parts of one action, and the same one in two files, are of one commit and version.
-    versions: dict[str, set[tuple[str, str]]] = {}
-    for action, version in pinned:
-        name, _, commit = action.partition("@")
-        versions.setdefault("/".join(name.split("/")[:2]), set()).add((commit, version))
-    assert not {name: found for name, found in versions.items() if len(found) > 1}
-
-
-def test_nothing_is_written_into_shell_text() -> None:
-    texts = [step["run"] for _, _, step in steps() if "run" in step]
-    assert len(texts) >= 8
-    assert not [text for text in texts if "${{" in text]
+    parts = [(re.split(r"[/@]", action), version) for action, version in pinned]
+    pins = {(words[1], words[-1], version) for words, version in parts}
+    assert len(pins) == len({name for name, _, _ in pins})
 
 
 def test_rights_are_no_more_than_needed() -> None:
     for name, workflow in WORKFLOWS.items():
         assert workflow["permissions"] == {"contents": "read"}, name
-    given = {
-        (name, job): told["permissions"] for name, job, told in jobs() if "permissions" in told
-    }
-    assert given == RIGHTS
-    for name, job, step in steps():
+        assert "pull_request_target" not in TEXTS[name]
+        assert "secrets." not in TEXTS[name]
+    assert "pull_request" in WORKFLOWS["gate.yml"][True]
+    given = {(file, name): job.get("permissions") for file, name, job in JOBS}
+    assert {job: rights for job, rights in given.items() if rights} == RIGHTS
+    for file, name, step in STEPS:
+        text = step.get("run", "")
+        assert "${{" not in text, f"{file}: {name}: values reach the shell as variables"
         if step.get("uses", "").startswith("actions/checkout@"):
-            kept = step["with"]["persist-credentials"]
-            assert kept is ((name, job) == ("history.yml", "keep")), f"{name}: {job}"
-    assert "pull_request" in WORKFLOWS["gate.yml"][True]  # YAML takes "on" for a truth value
-    for text in TEXTS.values():
-        assert "secrets." not in text
-        assert "pull_request_target" not in text
+            assert step["with"]["persist-credentials"] is ((file, name) == ("history.yml", "keep"))
+        if (file, name) in RIGHTS:  # nothing of the project runs where writing is allowed
+            assert not list(calls(text))
+            assert not re.search(r"\b(python|pip|\.venv|\.ci)\b", text)
 
 
-def test_what_may_write_runs_nothing_of_the_project() -> None:
-    for name, job in RIGHTS:
-        for step in WORKFLOWS[name]["jobs"][job]["steps"]:
-            assert not list(calls(step.get("run", "")))
-            assert not re.search(r"\b(python|pip|\.venv|\.ci)\b", step.get("run", ""))
+def test_runs_end_and_hide_no_failure() -> None:
+    assert all(0 < job["timeout-minutes"] <= 240 for _, _, job in JOBS)
+    assert all("timeout" in job for job in GITLAB_JOBS.values())
+    assert not [step for _, _, step in STEPS if "continue-on-error" in step]
+    assert not [job for job in GITLAB_JOBS.values() if "allow_failure" in job]
 
 
-def test_no_run_goes_on_for_ever_or_hides_a_failure() -> None:
-    for name, job, told in jobs():
-        assert 0 < told["timeout-minutes"] <= 240, f"{name}: {job}"
-    for name, job, step in steps():
-        assert "continue-on-error" not in step, f"{name}: {job}"
-    for name, job in GITLAB_JOBS.items():
-        assert "timeout" in job, name
-        assert "allow_failure" not in job, name
-    assert WORKFLOWS["gate.yml"]["concurrency"]["cancel-in-progress"] is True
-
-
-def test_threads_are_fixed() -> None:
-    for told in (*(workflow["env"] for workflow in WORKFLOWS.values()), GITLAB["variables"]):
-        assert told["OMP_NUM_THREADS"] == "1"
-
-
-def test_caches_are_keyed_by_files_that_exist() -> None:
-    named = [
-        file
-        for text in TEXTS.values()
-        for files in re.findall(r"hashFiles\(([^)]*)\)", text)
-        for file in re.findall(r"'([^']+)'", files)
-    ]
-    paths = [
-        step["with"]["cache-dependency-path"]
-        for _, _, step in steps()
-        if "setup-python" in step.get("uses", "")
-    ]
-    named += [file for path in paths for file in path.split()]
-    entries = [entry for job in GITLAB_JOBS.values() for entry in job.get("cache", [])]
-    keys = [entry["key"] for entry in entries if isinstance(entry["key"], dict)]
-    named += [file for key in keys for file in key["files"]]
-    assert len(paths) == 3
-    assert len(keys) == 4
-    assert set(named) == {"pyproject.toml", "constraints.txt"}
-    assert all((ROOT / file).is_file() for file in named)
-
-
-def test_torch_is_the_one_that_was_tested() -> None:
+def test_recipes_install_the_packages_that_were_tested() -> None:
+    index = GITLAB["variables"]["PIP_EXTRA_INDEX_URL"]
+    for variables in (*(workflow["env"] for workflow in WORKFLOWS.values()), GITLAB["variables"]):
+        assert variables["OMP_NUM_THREADS"] == "1"
+        assert variables["PIP_EXTRA_INDEX_URL"] == index
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     (version,) = re.findall(r"^torch==(\S+)$", constraints, re.MULTILINE)
-    (install,) = re.findall(r"pip install metagrad-bench .*", DOCS)
-    index = GITLAB["variables"]["PIP_EXTRA_INDEX_URL"]
-    assert f"torch=={version} --extra-index-url {index}" in install
-    assert {workflow["env"]["PIP_EXTRA_INDEX_URL"] for workflow in WORKFLOWS.values()} == {index}
+    assert f"torch=={version} --extra-index-url {index}" in DOCS
+    # Caches are keyed by the files that say what is installed.
+    keys = re.findall(r"hashFiles\(([^)]*)\)", "".join(TEXTS.values()))
+    files = [re.findall(r"'([^']+)'", key) for key in keys]
+    with_ = [step["with"] for _, _, step in STEPS if "setup-python" in step.get("uses", "")]
+    files += [options["cache-dependency-path"].split() for options in with_]
+    caches = [cache["key"] for job in GITLAB_JOBS.values() for cache in job.get("cache", [])]
+    files += [key["files"] for key in caches if isinstance(key, dict)]
+    assert len(files) >= 8
+    assert all(sorted(names) == ["constraints.txt", "pyproject.toml"] for names in files)
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", DOCS)
-    named = re.findall(r"`((?:\.github|\.gitlab|tests/|docs/)[\w./-]*)`", DOCS)
-    assert len(named) >= 4
-    for target in links:
-        assert (ROOT / "docs" / target).exists(), target
-    for target in named:
-        assert (ROOT / target).exists(), target
+def test_recipes_fit_the_schemas_of_github_and_gitlab() -> None:
+    check = f"{BIN}/check-jsonschema --builtin-schema vendor."
+    for command in (
+        f"{check}github-workflows .github/workflows/*",
+        f"{check}gitlab-ci --data-transform gitlab-ci .gitlab-ci.yml",
+    ):
+        done = bash(ROOT, command)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
-def linter(name: str) -> str:
-    found = shutil.which(name, path=os.pathsep.join([str(BIN), os.environ.get("PATH", "")]))
-    if found is None:
-        pytest.skip(f"no {name} in this machine")
-    return found
+# The shell text of the steps, run on small repositories with stand-ins for the tools.
 
 
+def step_of(workflow: str, name: str) -> dict[str, Any]:
+    return next(step for file, _, step in STEPS if (file, step.get("id")) == (workflow, name))
+
+
+def bash(folder: Path, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Runs shell text as a runner does, with the tools that `stand_in` wrote."""
+    path = f"{folder.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "RUNNER_TEMP": str(folder.parent)} | variables
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def stand_in(path: Path, text: str = "") -> Path:
+    """Puts a script that records its calls in the place of a tool; returns the record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = path.with_suffix(".calls")
+    path.write_text(f'#!/usr/bin/env bash\necho "$*" >> "{record}"\n{text}\n', encoding="utf-8")
+    path.chmod(0o755)
+    return record
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A clone whose branch left `main`, which has moved on since."""
+    git(tmp_path, "init", "-q", "--bare", "--initial-branch=main", "origin.git")
+    folder = tmp_path / "checkout"
+    git(tmp_path, "clone", "-q", "origin.git", str(folder))
+    for number, branch in enumerate(("main", "branch", "main")):
+        git(folder, "checkout", "-q", *(["-B", branch, "main"] if number else ["-B", branch]))
+        (folder / "file").write_text(str(number), encoding="utf-8")
+        git(folder, "add", "file")
+        git(folder, "commit", "-q", "-m", str(number))
+    git(folder, "push", "-q", "origin", "main", "branch")
+    git(folder, "checkout", "-q", "--detach", "branch")
+    return folder
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_gate_passes_the_exit_code_on_and_shows_the_table(checkout: Path, code: int) -> None:
+    gate, show = step_of("gate.yml", "gate"), step_of("gate.yml", "show")
+    assert gate["env"] == {"BASE": "origin/${{ github.base_ref }}"}
+    assert show["if"] == "always()"
+    # With 2 nothing could be measured, and nothing was written.
+    writes = "mkdir -p gate && echo table > gate/gate.md" if code < 2 else ""
+    record = stand_in(checkout / ".venv/bin/metagrad", f"{writes}\nexit {code}")
+    done = bash(checkout, gate["run"], BASE="origin/main")
+    assert done.returncode == code, done.stderr
+    base = git(checkout, "rev-parse", "HEAD~1")
+    assert base != git(checkout, "rev-parse", "origin/main")
+    assert record.read_text(encoding="utf-8") == f"gate --base {base} --head HEAD --out gate\n"
+    summary = checkout.parent / "summary"
+    assert bash(checkout, show["run"], GITHUB_STEP_SUMMARY=str(summary)).returncode == 0
+    assert (summary.read_text(encoding="utf-8") == "table\n") == (code < 2)
+
+
+def test_gate_does_not_run_the_name_of_a_branch(checkout: Path) -> None:
+    stand_in(checkout / ".venv/bin/metagrad")
+    name = 'origin/$(touch "$PWD"/x);touch${IFS}y'
+    assert bash(checkout, step_of("gate.yml", "gate")["run"], BASE=name).returncode != 0
+    assert sorted(path.name for path in checkout.iterdir()) == [".git", ".venv", "file"]
+
+
+@pytest.mark.parametrize(("target", "code"), [("", 1), ("ba5e", 0)])
+def test_gate_of_gitlab_takes_the_base_that_fits(checkout: Path, target: str, code: int) -> None:
+    stand_in(checkout.parent / "bin" / "make")
+    record = stand_in(checkout / ".venv/bin/metagrad", f"exit {code}")
+    variables = {"CI_MERGE_REQUEST_TARGET_BRANCH_SHA": target} if target else {}
+    done = bash(checkout, gitlab_script("gate"), CI_MERGE_REQUEST_DIFF_BASE_SHA="d1ff", **variables)
+    assert done.returncode == code, done.stderr
+    called = record.read_text(encoding="utf-8")
+    assert called == f"gate --base {target or 'd1ff'} --head HEAD --out gate\n"
+    (checkout / ".cache" / "pip").touch()  # is no uncommitted change
+    assert git(checkout, "status", "--porcelain") == "?? .venv/"
+
+
+MEASURE = """
+[ "$1" = run ] || exit 0
+[ -z "$RESULT" ] || { mkdir -p "results/asv/$5"; touch "results/asv/$5/$RESULT-env.json"; }
+exit $CODE"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc/cpuinfo")
+@pytest.mark.parametrize("service", ["github", "gitlab"])
 @pytest.mark.parametrize(
-    ("schema", "files"),
-    [
-        (["vendor.github-workflows"], [f".github/workflows/{name}" for name in WORKFLOWS]),
-        (["vendor.gitlab-ci", "--data-transform", "gitlab-ci"], [".gitlab-ci.yml"]),
-    ],
-    ids=["github", "gitlab"],
+    ("code", "result", "ends"), [(0, True, 0), (2, True, 0), (2, False, 2), (1, True, 1)]
 )
-def test_recipes_are_what_the_schemas_ask_for(schema: list[str], files: list[str]) -> None:
-    command = [linter("check-jsonschema"), "--builtin-schema", *schema, *files]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_history_goes_on_only_after_a_failed_benchmark(
+    checkout: Path, service: str, code: int, result: bool, ends: int
+) -> None:
+    stand_in(checkout.parent / "bin" / "make")
+    asv = stand_in(checkout / ".venv/bin/asv", MEASURE)
+    # `report` ends with 1 where it leaves something out.
+    report = stand_in(checkout / ".venv/bin/metagrad", "exit 1")
+    text = gitlab_script("history")
+    if service == "github":
+        text = "\n".join(step_of("history.yml", name)["run"] for name in ("measure", "pages"))
+    head = git(checkout, "rev-parse", "HEAD")
+    variables = {"CODE": str(code), "RESULT": head[:8] if result else "", "COMMITS": "1"}
+    done = bash(checkout, text, **variables)
+    assert done.returncode == ends, done.stderr
+    machine, run, *rest = asv.read_text(encoding="utf-8").splitlines()
+    named = re.fullmatch(rf"machine --yes --machine ({service}[\w-]*\w)", machine)
+    assert named
+    words = run.split()
+    assert words[words.index("--machine") + 1] == named[1]
+    assert "--skip-existing-commits" in words
+    commits = Path(words[1].removeprefix("HASHFILE:"))
+    assert commits.read_text(encoding="utf-8") == f"{head}\n"
+    assert (rest == ["publish --html-dir site/asv"]) == report.exists() == (ends == 0)
 
 
-def test_actionlint_finds_nothing() -> None:
-    command = [linter("actionlint"), "-shellcheck=", "-pyflakes="]
-    files = sorted((ROOT / ".github" / "workflows").iterdir())
-    done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_results_are_stored_from_night_to_night(checkout: Path) -> None:
+    branch = WORKFLOWS["history.yml"]["env"]["RESULTS"]
+    keep, before = (step_of("history.yml", name)["run"] for name in ("keep", "before"))
+    origin, results = checkout.parent / "origin.git", checkout.parent / "results"
+
+    def night(number: int, *files: str) -> list[str]:
+        for file in files:
+            (results / file).parent.mkdir(parents=True, exist_ok=True)
+            (results / file).write_text(str(number), encoding="utf-8")
+        folder = checkout.parent / f"night{number}"
+        git(checkout.parent, "clone", "-q", str(origin), str(folder))
+        variables = {"RESULTS": branch, "GITHUB_SHA": "5a1"}
+        assert bash(folder, before, **variables).returncode == 0
+        there = sorted(path.name for path in folder.glob("results/*/*"))
+        git(folder, "clean", "-qfdx")
+        done = bash(folder, keep, **variables)
+        assert done.returncode == 0, done.stderr
+        return there
+
+    def stored() -> list[str]:
+        return git(origin, "ls-tree", "-r", "--name-only", branch).split()
+
+    assert night(1, "runs/a.jsonl", "asv/b.json") == []
+    assert stored() == ["results/asv/b.json", "results/runs/a.jsonl"]
+    shutil.rmtree(results / "runs")  # results of earlier nights stay where a night lacks them
+    assert night(2, "runs/c.jsonl", "asv/b.json") == ["a.jsonl", "b.json"]
+    assert stored() == ["results/asv/b.json", "results/runs/a.jsonl", "results/runs/c.jsonl"]
+    assert git(origin, "show", f"{branch}:results/asv/b.json") == "2"
+    assert night(3) == ["a.jsonl", "b.json", "c.jsonl"]
+    assert git(origin, "rev-list", "--count", branch) == "2"
+    assert git(origin, "ls-tree", "--name-only", "main") == "file"
