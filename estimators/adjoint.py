@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
@@ -37,6 +37,10 @@ class Adjoint(TakesProducts, Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(steps + 1 + self.graphs(steps), steps, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`.

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import nan
 
 import torch
 from torch import Tensor
 
 from estimators.base.differentiation import differentiate, evaluate
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.phases import Phase, marked_outer_loss, phase
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
@@ -47,6 +48,10 @@ class Anil(Compilable):
     """
 
     head: str = ""
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(nan, steps, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
+from estimators.bounds import Assumption, binom_bound
 from estimators.methods.backpropagation import adapt
 from estimators.methods.cascade import Cascading
 
@@ -34,6 +35,14 @@ class Binom(Ordered, Cascading):
         >>> create("binom(order=1)")(problem, {"w": torch.ones(1)}).gradient["w"]  # (1-2*.5) g
         tensor([0.])
     """
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return self.cascade_cost(steps, points=steps, order=self.order)
+
+    def error_bound(self, assumption: Assumption, step_size: float, steps: int) -> float:
+        """See `Estimator.error_bound`."""
+        return binom_bound(assumption, step_size, steps, self.order)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy
@@ -90,6 +90,12 @@ class BinomCalibrated(Ordered, TakesProducts):
         """See `Estimator.needs_calibration`."""
         state = self._state
         return self.order > 0 and (state.calibration is None or state.calls >= self.refit_every)
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        order = self.order
+        hvps = order * (steps - order) + order * (order + 1) // 2
+        return Cost(steps + 1 + (self.graphs(steps) if order else 0), hvps, order)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

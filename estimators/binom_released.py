@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
@@ -36,6 +36,10 @@ class BinomReleased(Ordered, Cascading):
         >>> released(problem, {"w": torch.ones(1)}).gradient["w"]
         tensor([0.1250])
     """
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return self.cascade_cost(steps, points=steps, order=self.order)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

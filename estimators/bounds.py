@@ -28,39 +28,21 @@ for Theorem 3.10.
 """
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from estimators.base.errors import OptionError
+from estimators.base.estimator import Assumption
 
-
-@dataclass(frozen=True)
-class Assumption(ABC):
-    """What is known of every Hessian H_k of the inner loss along the descent.
-
-    Attributes:
-        smoothness: H, the inner gradient's Lipschitz constant: ||H_k|| <= H.
-
-    Raises:
-        OptionError: the smoothness is negative or not finite.
-    """
-
-    smoothness: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.smoothness < math.inf:
-            raise OptionError(f"smoothness={self.smoothness} must be 0 or more, and finite")
-
-    @abstractmethod
-    def jacobian_norm(self, step_size: float) -> float:
-        """Returns rho, the least number that ||A_k|| = ||I - alpha H_k|| cannot exceed.
-
-        Args:
-            step_size: alpha.
-
-        Raises:
-            OptionError: the step size is not one that the assumption allows.
-        """
+__all__ = [
+    "Assumption",
+    "Bounded",
+    "Convex",
+    "StronglyConvex",
+    "binom_bound",
+    "fomaml_bound",
+    "hybrid_bound",
+    "truncated_bound",
+]
 
 
 @dataclass(frozen=True)
@@ -217,8 +199,8 @@ def binom_bound(assumption: Assumption, step_size: float, steps: int, order: int
     """Bounds the error of `binom(order=L)`: x^{L+1} sum_{m=L..K-1} C(m, L) rho^{K-1-m}.
 
     Bounded: sum_{l=L+1..K} C(K, l) x^l. Convex: C(K, L+1) x^{L+1}. StronglyConvex: as above.
-    When bounded it never grows with L and is never above `truncated_bound`; otherwise it may
-    do both (see `convex_crossing`).
+    When bounded it never grows with L and is never above `truncated_bound`; otherwise it may do
+    both: the convex one is the smaller where x < ((K-L) / C(K, L+1))^{1/L}.
 
     Args:
         assumption: what is known of the Hessians.
@@ -287,37 +269,6 @@ def hybrid_bound(
         )
     cut_off = truncated_bound(assumption, step_size, steps, window)
     return cut_off + binom_bound(assumption, step_size, window, order)
-
-
-def convex_crossing(steps: int, order: int) -> float:
-    """Tells below which x = alpha H `binom` has a smaller convex bound than `truncated`.
-
-    C(K, L+1) x^{L+1} < (K-L) x, that is x < ((K-L) / C(K, L+1))^{1/L}. At L = 0 and at L = K
-    the bounds are the same for every x. Where Hessians are bounded only, no x is too large.
-
-    Args:
-        steps: K, the depth.
-        order: L, 0 < L < K.
-
-    Returns:
-        The x at which the two are equal, at most 1.
-
-    Raises:
-        OptionError: the order is outside its range.
-
-    Source: derived for this project, from arXiv 2604.13263, Eq. 12c.
-
-    Example:
-        >>> [round(convex_crossing(steps=5, order=order), 2) for order in (1, 2, 3, 4)]
-        [0.4, 0.55, 0.74, 1.0]
-    """
-    if not 0 < order < steps:
-        raise OptionError(
-            f"order={order} is outside 1..{steps - 1} (the depth is {steps}; "
-            "at orders 0 and K the bounds do not cross)"
-        )
-    # Logarithms take integers of any size, which a quotient does not.
-    return math.exp((math.log(steps - order) - math.log(math.comb(steps, order + 1))) / order)
 
 
 def _check_order(steps: int, order: int) -> None:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, detached, scaled
+from estimators.bounds import Assumption, fomaml_bound
 from estimators.methods.options import Compilable
 
 
@@ -31,6 +32,14 @@ class Fomaml(Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(steps + 1, 0, 0)
+
+    def error_bound(self, assumption: Assumption, step_size: float, steps: int) -> float:
+        """See `Estimator.error_bound`."""
+        return fomaml_bound(assumption, step_size, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

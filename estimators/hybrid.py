@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
+from estimators.bounds import Assumption, hybrid_bound
 from estimators.methods.backpropagation import adapt
 from estimators.methods.cascade import Cascading
 
@@ -50,6 +51,14 @@ class Hybrid(Ordered, Cascading):
         if self.window > steps:
             return f"hybrid: window={self.window} is more than the depth {steps}"
         return super().unsupported_reason(steps)
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return self.cascade_cost(steps, points=self.window, order=self.order)
+
+    def error_bound(self, assumption: Assumption, step_size: float, steps: int) -> float:
+        """See `Estimator.error_bound`."""
+        return hybrid_bound(assumption, step_size, steps, self.order, self.window)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

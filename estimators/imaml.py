@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy, dot, scaled
@@ -51,6 +51,10 @@ class Imaml(Proximal):
     def batchable(self) -> bool:
         """The lengths of conjugate gradients depend on all problems of a stack."""
         return False
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(steps + 1 + self.graphs(1), self.cg_steps, self.cg_steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

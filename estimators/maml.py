@@ -5,7 +5,7 @@ from math import ceil, sqrt
 from typing import ClassVar
 
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
@@ -45,6 +45,11 @@ class Maml(Compilable):
         super().__post_init__()
         if self.checkpoint not in ("none", "sqrt"):
             raise OptionError(f'maml: checkpoint={self.checkpoint!r} is neither "none" nor "sqrt"')
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        rebuilt = steps if self.checkpoint == "sqrt" else 0
+        return Cost(steps + 1 + rebuilt, steps, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from estimators.base.differentiation import differentiate, evaluate
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy, detached, scaled
@@ -73,6 +73,11 @@ class Mixed(TakesProducts, Compilable):
         if isinstance(self.weights, tuple) and len(self.weights) != steps:
             return f"mixed: {len(self.weights)} weights were given for depth {steps}"
         return None
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        outer = sum(weight > 0 for weight in self.weights_at(steps))
+        return Cost(steps + outer + self.graphs(steps), steps, steps)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

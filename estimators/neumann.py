@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from estimators.base.errors import OptionError
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy
@@ -42,6 +42,10 @@ class Neumann(Proximal, Compilable):
         super().__post_init__()
         if self.terms < 0:
             raise OptionError(f"neumann: terms={self.terms} must be 0 or more")
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(steps + 1 + self.graphs(1), self.terms, self.terms)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from estimators.base.differentiation import evaluate
-from estimators.base.estimator import MetaGradient
+from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.phases import Phase, phase
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
@@ -33,6 +33,10 @@ class Reptile(Compilable):
         >>> create("reptile")(problem, {"w": torch.ones(1)}).gradient["w"]
         tensor([1.5000])
     """
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(steps, 0, 0)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from estimators.base.estimator import MetaGradient, Ordered
+from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
+from estimators.bounds import Assumption, truncated_bound
 from estimators.methods.backpropagation import through_graph
 from estimators.methods.options import Compilable
 
@@ -35,6 +36,14 @@ class Truncated(Ordered, Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+
+    def cost(self, steps: int) -> Cost:
+        """See `Estimator.cost`."""
+        return Cost(steps + 1, self.order, self.order)
+
+    def error_bound(self, assumption: Assumption, step_size: float, steps: int) -> float:
+        """See `Estimator.error_bound`."""
+        return truncated_bound(assumption, step_size, steps, self.order)
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

@@ -28,12 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not hasattr(config, "workerinput"):
         use_session_folder(config)
-    import estimators.built_in
+    from estimators import available
+
 
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    assert estimators.built_in
+    assert available()
 
 
 def use_session_folder(config: pytest.Config) -> None:

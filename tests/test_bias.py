@@ -19,9 +19,9 @@ from harness.probes.bias import (
     BatchError,
     bias,
     cosine_distance,
+    error_bound,
     relative_error,
 )
-from harness.probes.bound import bound_of
 from harness.probes.references import load_reference, save_reference
 from harness.probes.target import Target
 
@@ -119,7 +119,7 @@ def test_bound_and_curvature_are_scored_beside(reference: tuple[Cell, Path]) -> 
     for index, exact in enumerate(known.gradients):
         problem, params = bilevel_problem(fomaml, index, dtype=torch.float64, device="cpu")
         g = create("fomaml")(problem, params).gradient  # the outer gradient itself
-        bound = bound_of(fomaml, known.curvature[index])
+        bound = error_bound(fomaml, create("fomaml"), known.curvature[index])
         assert bound is not None
         expected = bound * norm(g) / norm(exact)
         assert samples["bound"][index] == pytest.approx(expected, rel=1e-12)

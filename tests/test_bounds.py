@@ -21,7 +21,6 @@ from estimators.bounds import (
     Convex,
     StronglyConvex,
     binom_bound,
-    convex_crossing,
     fomaml_bound,
     hybrid_bound,
     truncated_bound,
@@ -277,30 +276,12 @@ def test_binom_is_never_behind_where_hessians_are_bounded(x: float) -> None:
             assert bounds[order] < truncated_bound(Bounded(H), x / H, steps, order)
 
 
-def test_crossing_at_depth_five() -> None:
-    found = [convex_crossing(5, order) for order in (1, 2, 3, 4)]
-    assert found == pytest.approx([2 / 5, math.sqrt(3 / 10), (2 / 5) ** (1 / 3), 1.0], rel=1e-14)
-    assert [round(x, 2) for x in found] == [0.40, 0.55, 0.74, 1.0]
-
-
-@pytest.mark.parametrize("steps", [2, 5, 40])
-def test_convex_bounds_cross_there(steps: int) -> None:
-    for order in range(1, steps):
-        crossing = convex_crossing(steps, order)
-        for x in (crossing * (1 - 1e-6), crossing * (1 + 1e-6)):
-            if x <= 1:
-                binom = binom_bound(Convex(1.0), x, steps, order)
-                truncated = truncated_bound(Convex(1.0), x, steps, order)
-                assert (binom < truncated) == (x < crossing), (order, x)
-
-
 def test_great_depths_and_steps_neither_raise_nor_lose_the_bound() -> None:
     for bound in (truncated_bound, binom_bound):
         assert bound(Bounded(1.0), 1000.0, 400, 200) == math.inf
         assert bound(Bounded(1.0), 1000.0, 200, 200) == 0
     exact = math.comb(2200, 1101) * Fraction(1, 4) ** 1101
     assert binom_bound(Convex(1.0), 0.25, 2200, 1100) == pytest.approx(float(exact), rel=1e-11)
-    assert 0.2 < convex_crossing(2200, 1100) < 0.3
 
 
 def test_linear_losses_have_no_error() -> None:
@@ -334,8 +315,6 @@ def test_largest_step_is_allowed(smoothness: float) -> None:
         (lambda: hybrid_bound(Bounded(1.0), 1.0, 2, 3, 3), r"order=3 is outside 0\.\.2"),
         (lambda: hybrid_bound(Bounded(1.0), 1.0, 5, 2, 1), r"window=1 is outside 2\.\.5 \(.* is 5"),
         (lambda: hybrid_bound(Bounded(1.0), 1.0, 5, 2, 6), r"window=6 is outside 2\.\.5"),
-        (lambda: convex_crossing(5, 0), r"order=0 is outside 1\.\.4 \(the depth is 5; at orders 0"),
-        (lambda: convex_crossing(5, 5), r"order=5 is outside 1\.\.4"),
     ],
 )
 def test_slips_are_told(slip: Callable[[], object], message: str) -> None:

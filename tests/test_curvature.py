@@ -25,8 +25,7 @@ from estimators.hvp import count_hvps
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
 from harness.models.mlp import Mlp
-from harness.probes.bias import outer_gradient, relative_error
-from harness.probes.bound import bound_of
+from harness.probes.bias import error_bound, outer_gradient, relative_error
 from harness.probes.curvature import extreme_eigenpair, largest_curvature
 from harness.tasks import TASKS
 
@@ -212,9 +211,9 @@ def test_an_eigenvalue_that_the_start_knows_nothing_of_is_missed_from_below() ->
 )
 def test_bounds_by_hand(estimator: str, bound: float | None) -> None:
     cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
-    found = bound_of(cell, 0.1)
+    found = error_bound(cell, create(estimator), 0.1)
     assert found == (bound if bound is None else pytest.approx(bound, rel=1e-9, abs=1e-15))
-    assert bound_of(cell, math.inf) == (None if bound is None else math.inf)
+    assert error_bound(cell, create(estimator), math.inf) == (None if bound is None else math.inf)
 
 
 BOUNDED = ["fomaml", "truncated(order=2)", "binom(order=1)", "binom(order=3)"]
@@ -227,7 +226,7 @@ def error_and_bound(
     """||estimate - exact|| / ||exact||, and its bound in the same unit."""
     exact = create("adjoint")(problem, params).gradient
     result = create(estimator)(problem, params)
-    bound = bound_of(cell, largest_curvature(problem, params))
+    bound = error_bound(cell, create(estimator), largest_curvature(problem, params))
     assert bound is not None
     g = outer_gradient(problem, result.adapted)
     return relative_error(result.gradient, exact), bound * math.sqrt(dot(g, g) / dot(exact, exact))

@@ -6,14 +6,12 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
-from estimators import BilevelProblem, Params, available, create
 from harness.cell import Cell
 from harness.matrix.plan import Axes, Planned, expand
 from harness.running.dry_run import print_dry_run
-from harness.running.estimate import Estimate, Part, estimate, products
+from harness.running.estimate import Estimate, Part, estimate
 from harness.running.settings import Settings
 
 PLAN = Axes(
@@ -33,30 +31,6 @@ class Broken(Model):
     def module(self, family):
         raise RuntimeError("no such module")
 """
-OPTIONS = {
-    "truncated": "(order=3)",
-    "binom": "(order=3)",
-    "binom-released": "(order=3)",
-    "hybrid": "(order=2, window=4)",
-    "neumann": "(terms=3)",
-    "imaml": "(cg_steps=2)",
-}
-
-
-def quartic(params: Params) -> torch.Tensor:
-    return (params["w"] ** 4).sum() + (params["w"] ** 2 * torch.arange(1.0, 7.0)).sum()
-
-
-@pytest.mark.parametrize("name", sorted(set(available()) - {"binom-calibrated"}))
-def test_products_are_those_that_estimators_report(name: str) -> None:
-    estimator = create(name + OPTIONS.get(name, ""))
-    problem = BilevelProblem(quartic, quartic, step_size=0.001, steps=5)
-    assert products(estimator, 5) == estimator(problem, {"w": torch.ones(6)}).hvps
-
-
-def test_what_is_known_of_other_estimators() -> None:
-    assert products(create("binom-calibrated(order=1)"), 5) == 5
-    assert products(create("anil(head='w')"), 7) == 7
 
 
 def test_a_plan_is_estimated_part_by_part() -> None:

@@ -7,12 +7,10 @@ import pandas as pd
 import pytest
 
 from estimators.base.phases import Phase
-from estimators.base.registry import Spec
 from reports import figures
+from reports.figures.cost import in_gradients
 from reports.figures.style import PHASES
-from reports.tables.cost_model import floor, floors
 from tests.support.figure_rows import data, heading, layers, make_rows
-from tests.test_cost_model import INNER, OUTER, K
 
 PARTS = ("time_inner_loop", "time_outer_gradient", "time_meta_gradient")
 TIMES = make_rows(
@@ -27,41 +25,18 @@ TIMES = make_rows(
 )
 
 
-@pytest.mark.parametrize("spec", INNER)
-def test_floors_are_what_the_cost_model_counts(spec: str) -> None:
-    name, options = Spec.parse(spec).name, Spec.parse(spec).options
-    products = options.get("cg_steps", options.get("terms", math.nan))
-    found = floor(name, options.get("order"), K, products=products, options=options)
-    expected = INNER[spec] + (0 if spec == "reptile" else OUTER.get(spec, 1))
-    if "batching" in options:  # side by side, each product has a graph of its own
-        assert found <= expected
-    else:
-        assert found == expected
-
-
-def test_floors_follow_depth_and_are_those_of_rows() -> None:
-    assert floor("binom", 2, 20) == 20 + 20 + 2 * 2 * 19 + 1
-    assert floor("binom", 0, 20) == floor("truncated", 0, 20) == floor("fomaml", None, 20) == 21
-    assert floor("binom", 20, 20) == floor("adjoint", None, 20)
-    rows = make_rows("maml", "imaml", "binom(order=2)", "who(ever", depths=(5, 10), hvps=4.0)
-    assert floors(rows).fillna(-1).to_list() == [16, 15, 27, -1, 31, 20, 57, -1]
-    assert floors(rows.head(0)).empty
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        *("someone:new", "anil", "mixed(weights=(1, 0, 1))", "adjoint(engine='finite-difference')"),
-        *("imaml", "binom"),
-    ],
-)
-def test_no_floor_is_made_up(spec: str) -> None:
-    parsed = Spec.parse(spec)
-    assert math.isnan(floor(parsed.name, None, 3, options=parsed.options))
+def test_costs_in_gradients_follow_the_estimator_and_its_counted_products() -> None:
+    rows = make_rows("maml", "imaml", "binom(order=2)", depths=(5, 10), hvps=math.nan)
+    assert in_gradients(rows).to_list() == [16, 17, 27, 31, 22, 57]
+    stopped = make_rows("imaml", hvps=3.0)
+    assert in_gradients(stopped).to_list() == [13]
+    assert in_gradients(rows.head(0)).empty
+    unknown = make_rows("someone:new", "anil", "binom", "who(ever", "imaml(option=1)", hvps=5.0)
+    assert in_gradients(unknown).isna().all()
 
 
 def test_work_stands_over_its_floor() -> None:
-    rows = make_rows("maml", "someone:new", depths=(5, 10), time_ratio=[20.0, 9.0], hvps=5.0)
+    rows = make_rows("maml", "someone:new", depths=(5, 10), time_ratio=[20.0, 9.0])
     chart = figures.work_against_depth(rows)
     dashed = next(one for one in layers(chart, "line") if "strokeDash" in one["mark"])
     assert dashed["encoding"]["y"]["field"] == "floor"

@@ -23,7 +23,6 @@ from harness.cell import Cell
 from harness.matrix.plan import expand, preset
 from harness.matrix.problems import bilevel_problem
 from harness.probes.launches import count_launches
-from harness.running.estimate import products
 
 LAUNCH = 10e-6  # seconds
 COUNTED = 0.2e-3  # seconds, of one launch while FLOPs and launches are counted
@@ -44,7 +43,9 @@ def units(task: str, model: str) -> tuple[int, int]:
 def launches(cell: Cell) -> int:
     """Return the launches of one call."""
     gradient, product = units(cell.task, cell.model)
-    return (cell.depth + 1) * gradient + products(create(cell.estimator), cell.depth) * product
+    cost = create(cell.estimator).cost(cell.depth)
+    products = cost.hvps if cost else cell.depth
+    return (cell.depth + 1) * gradient + products * product
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from math import inf
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,10 +39,73 @@ class MetaGradient:
     step_size_gradient: Params | None = None
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one estimate costs, in operations: the cost model of docs/performance.md.
+
+    Attributes:
+        gradients: gradients of the inner or the outer loss taken at least, with one for each
+            graph that is built only for products; products at one point share that graph. NaN
+            where it depends on the model.
+        hvps: Hessian-vector products; at most, where a solver may stop early.
+        serial_depth: how many of them have to wait for one another; likewise.
+    """
+
+    gradients: float
+    hvps: int
+    serial_depth: int
+
+    def in_gradients(self, hvps: float | None = None) -> float:
+        """Returns the cost in inner gradients: a product costs two, whatever its engine.
+
+        The outer gradient is taken for an inner one, as where query and support set are of one
+        size. The textbook count takes three for every product and is more than is needed.
+
+        Args:
+            hvps: products that were counted; `self.hvps` unless given.
+
+        Example:
+            >>> Cost(gradients=6, hvps=5, serial_depth=5).in_gradients()  # maml at K=5: 3K+1
+            16
+        """
+        return self.gradients + 2 * (self.hvps if hvps is None else hvps)
+
+
+@dataclass(frozen=True)
+class Assumption(ABC):
+    """What is known of every Hessian H_k of the inner loss along the descent.
+
+    Attributes:
+        smoothness: H, the inner gradient's Lipschitz constant: ||H_k|| <= H.
+
+    Raises:
+        OptionError: the smoothness is negative or not finite.
+    """
+
+    smoothness: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothness < inf:
+            raise OptionError(f"smoothness={self.smoothness} must be 0 or more, and finite")
+
+    @abstractmethod
+    def jacobian_norm(self, step_size: float) -> float:
+        """Returns rho, the least number that ||A_k|| = ||I - alpha H_k|| cannot exceed.
+
+        Args:
+            step_size: alpha.
+
+        Raises:
+            OptionError: the step size is not one that the assumption allows.
+        """
+
+
 class Estimator(ABC):
     """Estimates the meta-gradient d outer_loss(phi_K) / d theta.
 
     Subclasses are frozen dataclasses whose fields are the options; they implement `estimate`.
+    `cost` and `error_bound` hold for the `estimate` that they were written for: a class that
+    overrides `estimate` inherits neither.
 
     Attributes:
         supports_momentum: whether the derivation holds for momentum and for step sizes by
@@ -49,6 +113,13 @@ class Estimator(ABC):
     """
 
     supports_momentum: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "estimate" in vars(cls):
+            for name in ("cost", "error_bound"):
+                if name not in vars(cls):
+                    setattr(cls, name, vars(Estimator)[name])
 
     def __post_init__(self) -> None:  # ruff: ignore[empty-method-without-abstract-decorator]
         """Checks the options: none here, and whatever subclasses add."""
@@ -74,6 +145,31 @@ class Estimator(ABC):
     def unsupported_reason(self, steps: int) -> str | None:
         """Tells why the estimator cannot work at depth `steps`; None when it can."""
         del steps
+        return None
+
+    def cost(self, steps: int) -> Cost | None:
+        """Returns what one estimate at depth `steps` costs, calibration aside; None if unknown.
+
+        Args:
+            steps: K, a depth that `unsupported_reason` does not name.
+        """
+        del steps
+        return None
+
+    def error_bound(self, assumption: Assumption, step_size: float, steps: int) -> float | None:
+        """Returns the most that ||estimate - exact|| / ||g|| can be; None where nothing is known.
+
+        g is the outer gradient at phi_K; the inner loop is plain gradient descent.
+
+        Args:
+            assumption: what is known of the inner Hessians; see `estimators.bounds`.
+            step_size: alpha > 0.
+            steps: K, a depth that `unsupported_reason` does not name.
+
+        Raises:
+            OptionError: the step size is not one that the assumption allows.
+        """
+        del assumption, step_size, steps
         return None
 
     @property

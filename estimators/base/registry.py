@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from estimators.base.errors import OptionError
@@ -74,14 +75,16 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, for messages ("estimator").
-        entry_point_group: where other distributions may register theirs; a failing one is told
-            when its name is asked for.
+        entry_point_group: where other distributions may register theirs; a failing one is
+            reported when its name is used.
+        package: whose modules register the built-in ones; they are imported at the first use.
     """
 
-    def __init__(self, kind: str, entry_point_group: str, built_in: str = "") -> None:
+    def __init__(self, kind: str, entry_point_group: str, package: str = "") -> None:
         self.kind = kind
         self._group = entry_point_group
-        self._built_in = built_in
+        self._package = package
+        self._loaded = not package
         self._factories: dict[str, tuple[Callable[..., T], dict[str, Any]]] = {}
 
     def register(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -171,10 +174,16 @@ class Registry(Generic[T]):
             raise OptionError(unknown(self.kind, name, self.available()))
         return self._factories[name]
 
+    def built_in_modules(self) -> list[str]:
+        """Returns the names of the modules that register the built-in ones."""
+        modules = iter_modules(import_module(self._package).__path__, f"{self._package}.")
+        return [module.name for module in modules if not module.ispkg]
+
     def _load_built_in(self) -> None:
-        module, self._built_in = self._built_in, ""  # once: they register themselves here
-        if module:
-            import_module(module)
+        if not self._loaded:
+            for module in self.built_in_modules():
+                import_module(module)
+            self._loaded = True
 
     def _checked(self, spec: Spec) -> Spec:
         """Checks names and types of options, and finds the one spelling.
@@ -233,7 +242,7 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
 
 
 ESTIMATORS: Registry["Estimator"] = Registry(
-    "estimator", "metagrad.estimators", built_in="estimators.built_in"
+    "estimator", "metagrad.estimators", package="estimators"
 )
 register = ESTIMATORS.register
 available = ESTIMATORS.available

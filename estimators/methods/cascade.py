@@ -12,6 +12,7 @@ from functools import partial
 
 from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
+from estimators.base.estimator import Cost
 from estimators.base.problem import BilevelProblem
 from estimators.base.stack import stack, summed, unstack
 from estimators.base.tree import Params, axpy
@@ -55,6 +56,19 @@ class Cascading(TakesProducts, Compilable):
         check_batching(self.batching)
         if self.batching in (SHARDED, STREAMS) and self.compiled:
             raise OptionError(f'batching="{self.batching}" and compiled=True do not go together')
+
+    def cascade_cost(self, steps: int, points: int, order: int) -> Cost:
+        """Returns what the inner loop, the outer gradient and `cascade` cost together.
+
+        L(n-L+1) products; at least one graph a point, as point by point.
+
+        Args:
+            steps: K.
+            points: n, those of the cascade.
+            order: L, 0 <= L <= n.
+        """
+        graphs = self.graphs(points) if order else 0
+        return Cost(steps + 1 + graphs, order * (points - order + 1), order)
 
     def cascade(
         self, problem: BilevelProblem, points: list[Params], g: Params, order: int, scale: float

@@ -71,6 +71,14 @@ class TakesProducts(Estimator):
         """The step of a finite difference depends on all problems of a stack."""
         return self.engine != "finite-difference"
 
+    def graphs(self, points: int) -> int:
+        """Returns how many gradients are taken only as graphs, for products at some points.
+
+        Args:
+            points: one or more products are taken at each of these.
+        """
+        return 0 if self.engine == "finite-difference" else points
+
     def engine_for(self, params: Params) -> str:
         """Returns the engine to use at these parameters.
 

@@ -117,6 +117,25 @@ def products_are_reported(subject: Subject, found: Case) -> None:
             )
 
 
+@check
+def cost_is_what_is_taken(subject: Subject) -> None:
+    """If cost() is stated: its products and serial depth are those of the results, or the most."""
+    cases = [case(name) for name in subject.cases("mlp", "uneven", "linear")]
+    depths = subject.depths if subject.compiled else range(7)
+    for steps in (k for k in depths if not subject.estimator.unsupported_reason(k)):
+        cost = subject.estimator.cost(steps)
+        if cost is None:
+            raise NotApplicable("cost() is not stated")
+        results = [subject.run(found, found.problem(steps)) for found in cases]
+        for what in ("hvps", "serial_depth"):
+            stated, taken = getattr(cost, what), {getattr(result, what) for result in results}
+            if max(taken) > stated or (len(taken) == 1 and {stated} != taken):
+                most = "at most " if len(taken) > 1 else ""
+                raise Violation(
+                    f"cost({steps}).{what} is {stated!r}, and {most}{max(taken)} are reported"
+                )
+
+
 @check_on_cases()
 def own_exact_gradient_is_well_formed(subject: Subject, found: Case) -> None:
     """The exact gradient of its own objective is keyed and shaped as the parameters."""

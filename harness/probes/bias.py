@@ -2,12 +2,13 @@
 
 import math
 
-from estimators import BilevelProblem, Params
+from estimators import BilevelProblem, Estimator, Params
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.tree import axpy, dot, leaves, norm, scaled
+from estimators.bounds import Bounded
+from harness.cell import Cell
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
-from harness.probes.bound import bound_of
 from harness.probes.references import load_reference
 from harness.probes.target import Target
 
@@ -46,7 +47,7 @@ def bias(target: Target) -> Samples:
         samples["outer_loss"].append(float(result.outer_loss))
         samples["cosine_distance"].append(cosine_distance(estimate, exact))
         batch.add(estimate, exact)
-        bound = bound_of(target.cell, curvature)
+        bound = error_bound(target.cell, estimator, curvature)
         if bound is not None:
             outer = outer_gradient(problem, result.adapted)
             bounds.append(ratio(bound * norm(outer), norm(exact)))
@@ -64,6 +65,21 @@ def bias(target: Target) -> Samples:
         if values and all(map(math.isfinite, values)):
             samples[name] = values
     return samples | batch.samples()
+
+
+def error_bound(cell: Cell, estimator: Estimator, alpha_lambda_max: float) -> float | None:
+    """Bound ||estimate - exact|| / ||g||, given the largest curvature along the inner loop.
+
+    Only ||alpha H_k|| is measured, so that of the assumptions in `estimators.bounds` only
+    `Bounded` is honest: networks have negative curvature, for which the others do not hold.
+
+    Returns:
+        inf beyond the largest float; None where nothing is known of the estimator's error.
+    """
+    known = math.isfinite(alpha_lambda_max)
+    assumption = Bounded(alpha_lambda_max / cell.step_size if known else 0.0)
+    bound = estimator.error_bound(assumption, cell.step_size, cell.depth)
+    return bound if known or bound is None else math.inf
 
 
 class BatchError:

@@ -170,24 +170,6 @@ def time_units(cell: Cell) -> Timed:
     return Timed(own, double, max(0.0, watching), _least_time(build, cell.device))
 
 
-def products(estimator: Estimator, depth: int) -> int:
-    """Guesses how many HVPs a call takes, from the options that built-in estimators have.
-
-    An estimator that is not known, and has none of their options, is taken to be exact: K.
-    """
-    name = estimator.title
-    if name in ("fomaml", "reptile"):
-        return 0
-    for option in ("cg_steps", "terms"):
-        if isinstance(count := getattr(estimator, option, None), int):
-            return count
-    order = getattr(estimator, "order", None)
-    if not isinstance(order, int):
-        return depth
-    points = getattr(estimator, "window", depth)
-    return order if name == "truncated" else order * (points - order + 1)
-
-
 class _NotTimed(Exception):
     """A task and model could not be timed."""
 
@@ -215,7 +197,7 @@ class _Machine:
                 alone += self._worker + self._time(timed.own.inner)
             for cell in members:
                 estimator = create(cell.estimator)
-                call = timed.own.call(cell.depth, products(estimator, cell.depth))
+                call = timed.own.call(cell.depth, _products(estimator, cell.depth))
                 prepared = _preparation(cell, estimator, timed)
                 beside += self._score + prepared + _score(cell, estimator, timed)
                 if self.settings.samples:
@@ -267,7 +249,7 @@ def _reference(depth: int, timed: Timed) -> float:
 
 def _score(cell: Cell, estimator: Estimator, timed: Timed) -> float:
     """Seconds of scoring, above those of the least cell."""
-    count = products(estimator, cell.depth)
+    count = _products(estimator, cell.depth)
     double = timed.double.call(cell.depth, count)
     if type(estimator).own_exact_gradient is not Estimator.own_exact_gradient:
         double += timed.double.exact(cell.depth)
@@ -277,9 +259,15 @@ def _score(cell: Cell, estimator: Estimator, timed: Timed) -> float:
     return once + again + cell.num_tasks * (timed.task + double)
 
 
+def _products(estimator: Estimator, depth: int) -> int:
+    """Returns how many HVPs a call takes; an estimator that does not say is taken to be exact."""
+    cost = estimator.cost(depth)
+    return depth if cost is None else cost.hvps
+
+
 def _preparation(cell: Cell, estimator: Estimator, timed: Timed) -> float:
     """Seconds before the first call: a fit to probes, a compilation."""
-    calibration = products(estimator, cell.depth) + cell.depth
+    calibration = _products(estimator, cell.depth) + cell.depth
     seconds = estimator.calibration_problems * (
         timed.task + timed.double.call(cell.depth, calibration)
     )

@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from estimators.base.errors import OptionError
+from estimators.base.registry import ESTIMATORS
 from harness.environment.cgroups import limits as container_limits
 from harness.matrix.outcome import Outcome, Status, place
 from harness.running import worker
@@ -114,7 +115,7 @@ def fresh_processes() -> BaseContext:
     context = get_context("forkserver")
     # torch imports the last one, for a second, at the first use of a dispatch mode.
     context.set_forkserver_preload(
-        ["harness.running.measures", "estimators.built_in", "torch._dynamo"]
+        ["harness.running.measures", *ESTIMATORS.built_in_modules(), "torch._dynamo"]
     )
     return context
 

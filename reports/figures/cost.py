@@ -1,16 +1,17 @@
 """What estimators cost: over depth and model, in products, by phase."""
 
 import json
+from math import nan
 
 import altair as alt
 import pandas as pd
 
+from estimators.base.registry import create
 from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
-from reports.tables.cost_model import floors
 
 _PHASES = {
     "inner loop": "time_inner_loop",
@@ -37,10 +38,26 @@ def work_against_depth(rows: Rows) -> Chart:
 
     The model counts operations; time can be less where products are taken side by side.
     """
-    rows = rows.assign(floor=floors(rows))
+    rows = rows.assign(floor=in_gradients(rows))
     told = ["dashed: cost model"] if rows["floor"].notna().any() else []
     text = "Time in inner gradients against depth K"
     return over_depth(rows, "time_ratio", text, told=told, extra="floor")
+
+
+def in_gradients(rows: Rows) -> "pd.Series[float]":
+    """Returns what each cell costs at least, in inner gradients; NaN where nothing is known."""
+    costs = []
+    by_estimator = {}
+    for text, depth, hvps in zip(rows["estimator"], rows["depth"], rows["hvps"], strict=True):
+        try:
+            if text not in by_estimator:
+                by_estimator[text] = create(text)
+            cost = by_estimator[text].cost(int(depth))
+        except Exception:  # a plug-in that is not here, or another one by now
+            cost = None
+        measured = None if pd.isna(hvps) else float(hvps)
+        costs.append(nan if cost is None else cost.in_gradients(measured))
+    return pd.Series(costs, index=rows.index, dtype=float)
 
 
 def cost_against_order(rows: Rows, cost: str) -> Chart:

@@ -18,6 +18,7 @@ from estimators import (
     register,
 )
 from estimators.base.differentiation import value_and_gradient
+from estimators.base.estimator import Cost
 from estimators.base.tree import leaves, norm, scaled
 
 
@@ -125,6 +126,15 @@ class DecaysWeights(Honest):
 class HidesProducts(Honest):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         return replace(create("adjoint")(problem, params), hvps=0, serial_depth=0)
+
+
+@rule_breaker("understates-its-cost")
+class UnderstatesItsCost(Honest):
+    def cost(self, steps: int) -> Cost:
+        return Cost(steps + 1, min(steps, 3), min(steps, 3))
+
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return create("adjoint")(problem, params)
 
 
 @rule_breaker("own-gradient-of-nothing")
