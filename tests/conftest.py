@@ -30,7 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
         use_session_folder(config)
     from estimators import available
 
-
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert available()
