@@ -20,8 +20,7 @@ from harness.commands.listing import list_everything
 from harness.commands.merge import merge
 from harness.commands.profile import profile
 from harness.commands.regressions import regressions
-from harness.commands.run import run
-from harness.commands.summary import summary
+from harness.commands.run import run, summary
 from harness.commands.train import train
 
 app = typer.Typer(

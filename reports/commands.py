@@ -8,12 +8,11 @@ import typer
 
 from estimators.base.errors import OptionError
 from estimators.base.registry import unknown
+from harness.commands import options
 
 
 def report(
-    store: Annotated[
-        Path, typer.Option(envvar="METAGRAD_STORE", help="The folder of results.")
-    ] = Path("results"),
+    store: options.Store = Path("results"),
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("report"),
 ) -> int:
     """Write figures and tables of the newest commit: index.html, and summary.md in short.
@@ -42,16 +41,9 @@ def reproduce(
     ] = "quick",
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("reproduction"),
     device: Annotated[str, typer.Option(help="Where it trains: cpu, cuda, cuda:1.")] = "cpu",
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes side by side.", show_default="cores, at most 8"),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure anew what is there or was interrupted.")
-    ] = False,
-    store: Annotated[
-        Path, typer.Option(envvar="METAGRAD_STORE", help="The folder of results.")
-    ] = Path("results"),
+    jobs: options.Jobs = None,
+    fresh: options.Fresh = False,
+    store: options.Store = Path("results"),
 ) -> int:
     """Measure what a figure or table of the binomial method's paper is made from, and make it.
 
@@ -60,9 +52,8 @@ def reproduce(
     Stopped in any way, it goes on where it was when the same command is given again.
     Exit code 0: all is made; 1: something went wrong or is missing; 2: nothing is made.
     """
-    from harness.commands.paper import EXPERIMENTS, SCALES, needed
-    from harness.commands.reproduce import measure
-    from harness.commands.trainings import refuse_missing_data
+    from harness.commands.reproduce import EXPERIMENTS, SCALES, measure, needed
+    from harness.commands.train import refuse_missing_data
     from reports.reproduction.write import write
 
     chosen = next((one for one in SCALES if one == scale), None)
@@ -75,7 +66,7 @@ def reproduce(
     sources = [replace(one, device=device) for one in needed(wanted, chosen)]
     if device != "cpu" and not any(one.trainings for one in sources):
         raise OptionError(f"{', '.join(wanted)}: nothing is trained, which --device is for")
-    refuse_missing_data([recipe for one in sources for recipe in one.recipes()])
+    refuse_missing_data([config for one in sources for config in one.configs()])
     well = [measure(one, store, jobs, fresh=fresh) for one in sources]
     page, pieces = write(store, wanted, chosen, out)
     for piece in pieces:

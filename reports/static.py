@@ -9,7 +9,7 @@ import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader
 
-from harness.commands.paper import SCALES
+from harness.commands.reproduce import SCALES
 from harness.history.changes import changes
 from harness.profiling.folder import Profile
 from harness.store.table import Problem, StoreError

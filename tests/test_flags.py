@@ -12,7 +12,7 @@ import torch
 from harness.environment import environment
 from harness.running.processes import Limits, run_in_worker
 from harness.training import parallel
-from harness.training.distributed import ALONE
+from harness.training.distributed import SINGLE
 
 FIXED = {
     **{"matmul_precision": "highest", "cuda_matmul": "ieee"},
@@ -66,6 +66,6 @@ def test_the_record_says_what_holds_in_workers() -> None:
 def test_trainings_in_this_process_have_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "together", lambda **_: nullcontext(ALONE))
-    assert [*parallel.train_together([], tmp_path)] == []
+    monkeypatch.setattr(parallel, "process_group", lambda **_: nullcontext(SINGLE))
+    assert [*parallel.train_distributed([], tmp_path)] == []
     assert held() == FIXED

@@ -10,7 +10,7 @@ import pytest
 
 from estimators.base.errors import OptionError
 from harness.commands import reproduce as measuring
-from harness.commands.paper import EXPERIMENTS, SCALES, Sources, needed
+from harness.commands.reproduce import EXPERIMENTS, SCALES, Sources, needed
 from harness.matrix.plan import Axes
 from harness.store.table import load_run
 from harness.training.config import TrainingConfig
@@ -42,7 +42,7 @@ def test_everything_has_what_makes_it() -> None:
     for name in EXPERIMENTS:
         for scale in SCALES:
             sources = EXPERIMENTS[name][scale]
-            assert name == "fig2" or sources.planned() or sources.recipes()
+            assert name == "fig2" or sources.planned() or sources.configs()
 
 
 def test_what_is_shared_is_measured_once() -> None:
@@ -52,7 +52,7 @@ def test_what_is_shared_is_measured_once() -> None:
 
 
 def test_the_papers_hyperparameters_at_its_scale() -> None:
-    for recipe in EXPERIMENTS["table1"]["paper"].recipes():
+    for recipe in EXPERIMENTS["table1"]["paper"].configs():
         assert recipe == TrainingConfig(recipe.cell, bias_every=2000)
         assert (recipe.steps, recipe.cell.depth, recipe.test_depth) == (20_000, 5, 10)
         assert recipe.cell.model == "conv4-32"
@@ -60,7 +60,7 @@ def test_the_papers_hyperparameters_at_its_scale() -> None:
 
 def test_what_fig5_shows_is_trained_at_both_scales() -> None:
     for scale in SCALES:
-        trained = {one.cell.estimator for one in EXPERIMENTS["fig5"][scale].recipes()}
+        trained = {one.cell.estimator for one in EXPERIMENTS["fig5"][scale].configs()}
         assert {"maml", "fomaml", "truncated(order=2)", "binom(order=2)"} <= trained
         assert any(name.startswith("imaml") for name in trained)
 
@@ -227,7 +227,7 @@ def test_utilisation_where_the_driver_tells_it(tmp_path: Path) -> None:
 
 def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     table = made["table1"].table.set_index("estimator")
-    estimators = {recipe.cell.estimator for recipe in EXPERIMENTS["table1"]["quick"].recipes()}
+    estimators = {recipe.cell.estimator for recipe in EXPERIMENTS["table1"]["quick"].configs()}
     assert set(table.index) == estimators
     assert table.loc["maml", "accuracy (%)"] == "80.30 ± 0.20"
     assert table.loc["fomaml", "less that of maml"] == "-2.00 ± 0.00"

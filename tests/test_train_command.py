@@ -100,7 +100,7 @@ def test_interrupted_it_says_how_to_go_on(tmp_path: Path) -> None:
 def test_what_is_done_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     both = ("--estimator", "fomaml", "--estimator", "reptile")
-    arguments = (*both, *TINY, "--steps", "20", "--seeds", "2")
+    arguments = (*both, *TINY, "--steps", "20", "--seed", "0", "--seed", "1")
     code, out, _ = invoke(train, *arguments)
     assert code == 0
     rows = [line.split() for line in out.splitlines()[-4:]]

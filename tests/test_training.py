@@ -19,7 +19,7 @@ from harness.tasks import TASKS, Task
 from harness.tasks.sinusoid import Sinusoid
 from harness.training.checkpoints import Checkpoint
 from harness.training.config import TrainingConfig as Config
-from harness.training.evaluation import judge
+from harness.training.evaluation import evaluate
 from harness.training.session import TestResult, begin, end_of
 from harness.training.trainer import Trainer
 from tests.support.trainings_by_hand import adapted, linear, loss_of, mlp, trained
@@ -74,7 +74,7 @@ def test_it_is_judged_as_by_hand(task: str, model: str, forward: Any, batching: 
     sampler = Sampler.of(cell, dtype=torch.float64, device="cpu")
     theta = {name: value.detach() for name, value in sampler.module.named_parameters()}
     problems = [sampler.problem(index, "test", depth=7) for index in range(60)]
-    samples = judge(problems, theta, batching)
+    samples = evaluate(problems, theta, batching)
     assert len(samples["outer_loss"]) == 60
     for index in (0, 1, 49, 50, 59):
         found = TASKS.create(task).sample(2 * TASKS_A_SEED + index, "test")
@@ -137,7 +137,7 @@ def recorded(store: Path) -> dict[Any, list[float]]:
 def test_wherever_it_is_stopped_it_comes_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
 ) -> None:
-    monkeypatch.setattr("harness.training.trainer._SAVED_EVERY", -1.0)  # saved at every step
+    monkeypatch.setattr("harness.training.trainer._SAVE_EVERY", -1.0)  # saved at every step
     recipe = Config(cell_of(estimator), **SHORT, bias_every=8, bias_tasks=2, patience=9)
     alone, path = finished(tmp_path / "alone", recipe)
     for _ in range(40):
@@ -155,7 +155,10 @@ def test_wherever_it_is_stopped_it_comes_to_the_same_end(
     assert session.end == end_of(path)
     assert recorded(tmp_path / "stopped") == recorded(tmp_path / "alone")
     state, expected = trainer.state, alone.state
-    assert (state.best_step, state.worse) == (expected.best_step, expected.worse)
+    assert (state.best_step, state.validations_since_best) == (
+        expected.best_step,
+        expected.validations_since_best,
+    )
     for name, value in expected.params.items():
         assert torch.equal(state.params[name], value)
         assert torch.equal(state.best_params[name], expected.best_params[name])
@@ -173,7 +176,7 @@ def test_a_compiled_estimator(tmp_path: Path) -> None:
 def test_one_bad_validation_is_not_the_best(tmp_path: Path) -> None:
     trainer, _ = finished(tmp_path, Config(cell_of("fomaml"), **SHORT))
     trainer._score({"outer_loss": [float("nan")]})
-    assert trainer.state.best_step != 0 or trainer.state.worse
+    assert trainer.state.best_step != 0 or trainer.state.validations_since_best
     trainer.state.best_score = float("-inf")
     trainer.state.step = 99
     trainer._score({"outer_loss": [5.0]})
@@ -246,7 +249,7 @@ def test_patience_ends_it(tmp_path: Path) -> None:
     end = end_of(path)
     assert isinstance(end, TestResult)
     assert (end.step, end.best_step) == (8, 0)
-    assert trainer.state.worse == 2
+    assert trainer.state.validations_since_best == 2
 
 
 def test_sgd_outside(tmp_path: Path) -> None:

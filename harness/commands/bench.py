@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.ending import print_end
+from harness.commands.measure import print_run
 from harness.commands.options import Store, console
 
 
@@ -34,4 +34,4 @@ def bench(
     wrong = sum(not table["outcome"].isin(["ok", "skipped"]).all() for table in others)
     if wrong:
         console.print(f"Some cells went wrong at {wrong} of the other commits.", highlight=False)
-    return max(print_end(last), int(wrong > 0))
+    return max(print_run(last), int(wrong > 0))

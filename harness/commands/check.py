@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from estimators.base.errors import OptionError
-from harness.commands.options import Imports, console
+from harness.commands.options import Imports, TimeLimit, console
 
 
 def check(
     estimator: Annotated[
         str, typer.Argument(metavar="SPEC", help='Estimator, as "binom(order=2)".')
     ],
-    time_limit: Annotated[float, typer.Option(help="Seconds that a check may take.")] = 300,
+    time_limit: TimeLimit = 300,
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
     """Check that an estimator keeps its contract, and tell whether it is exact or biased.
@@ -24,8 +24,6 @@ def check(
     from harness.conformance.suite import Finding, Score, Verdict
     from harness.support.progress import progress_bar
 
-    if not time_limit > 0:
-        raise OptionError(f"--time-limit {time_limit:g} must be positive")
     suite = Suite(estimator, tuple(imports), time_limit)
     console.print(f"Checking {suite.spec}", highlight=False, markup=False)
     ended: list[Finding | Score] = []

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from estimators.base.errors import OptionError
-from harness.commands.options import Imports, Only, console
+from harness.commands import options
+from harness.commands.options import console
 
 if TYPE_CHECKING:
     from harness.gate.measuring import Cells
@@ -16,25 +17,23 @@ if TYPE_CHECKING:
 
 
 def gate(
-    preset: Annotated[str, typer.Argument(help="Preset: see `metagrad list`.")] = "gate",
+    preset: options.Preset = "gate",
     base: Annotated[
         str, typer.Option(help="Commit to compare with, or stored results: a run, a folder.")
     ] = "origin/main",
     head: Annotated[str, typer.Option(help="Commit to judge, or stored results.")] = "HEAD",
-    estimator: Annotated[
-        list[str] | None, typer.Option(help="Estimators instead of the preset's; repeatable.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Task instead of the preset's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model instead of the preset's.")] = None,
-    depth: Annotated[list[int] | None, typer.Option(help="Depths K instead; repeatable.")] = None,
-    only: Only = None,
+    estimators: options.Estimators = None,
+    task: options.Task = None,
+    model: options.Model = None,
+    depths: options.Depths = None,
+    only: options.Only = None,
     times: Annotated[
         bool, typer.Option("--times/--no-times", help="Compare times, in pairs, as well.")
     ] = True,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write gate.md and gate.json to.")
     ] = None,
-    imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+    imports: options.Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
     """Tell whether a commit has made anything worse; for pull requests.
 
@@ -56,10 +55,12 @@ def gate(
 
     plugins = within(imports)
     load_plugins(plugins)
-    axes = override(read_preset(preset), task=task, model=model, estimators=estimator, depths=depth)
+    axes = override(
+        read_preset(preset), task=task, model=model, estimators=estimators, depths=depths
+    )
     planned = select(expand(axes), only or [])
-    refuse_impossible(planned, named=bool(estimator))
-    named = {"--estimator": estimator, "--depth": depth, "--only": only}
+    refuse_impossible(planned, named=bool(estimators))
+    named = {"--estimator": estimators, "--depth": depths, "--only": only}
     named |= {"--task": [task] if task else [], "--model": [model] if model else []}
     selection = [preset] + [
         word

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from estimators.base.errors import OptionError
-from harness.commands.options import Imports, Store, console
+from harness.commands.options import Imports, Store, TimeLimit, console
 
 
 def profile(
@@ -15,7 +15,7 @@ def profile(
         Path | None,
         typer.Option(help="Folder to write to.", show_default="STORE/profiles/NAME"),
     ] = None,
-    time_limit: Annotated[float, typer.Option(help="Seconds that it may take.")] = 3600,
+    time_limit: TimeLimit = 3600,
     store: Store = Path("results"),
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> None:
@@ -33,8 +33,6 @@ def profile(
     from harness.support.plugins import load_plugins
 
     load_plugins(imports)
-    if not time_limit > 0:
-        raise OptionError(f"--time-limit {time_limit:g} must be positive")
     planned = Cell.parse(cell)
     if hindrance := missing_device(planned.device) or planned.unsupported_reason():
         raise OptionError(hindrance)

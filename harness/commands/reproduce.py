@@ -1,44 +1,97 @@
-"""Measures what reproduced figures and tables are made from, and tells how it goes."""
+"""The measurements behind each figure and table of the binomial method's paper.
 
+At the scale "quick" they take embedded data and minutes on two cores; at the scale "paper" the
+paper's numbers of steps and the user's own images.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal, get_args
 
-from harness.commands.cells import measure_with_progress
-from harness.commands.options import console
-from harness.commands.trainings import train_with_progress
+from harness.commands.measure import measure_cells, print_line
+from harness.commands.train import train_with_progress
+from harness.matrix import plan
+from harness.matrix.plan import Planned
+from harness.training import plan as training_plan
+from harness.training.config import TrainingConfig
 
-if TYPE_CHECKING:
-    from harness.commands.paper import Sources
+Scale = Literal["quick", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
-def measure(sources: "Sources", store: Path, jobs: int | None, *, fresh: bool = False) -> bool:
-    """Measures cells and trains, but for what is in the store already.
+@dataclass(frozen=True)
+class Sources:
+    """The measurements that a figure or table needs.
 
-    Returns:
-        Whether all of it went well.
+    Attributes:
+        cells: a preset of `metagrad run`; "" for none.
+        samples: time samples of each of its cells; 0: no times.
+        trainings: a preset of `metagrad train`; "" for none.
+        device: that it trains on; cells are on the devices of their preset.
+    """
+
+    cells: str = ""
+    samples: int = 0
+    trainings: str = ""
+    device: str = "cpu"
+
+    def planned(self) -> list[Planned]:
+        """Return the cells; none where no preset is named."""
+        return plan.expand(plan.preset(self.cells)) if self.cells else []
+
+    def configs(self) -> list[TrainingConfig]:
+        """Return the trainings; none where no preset is named."""
+        if not self.trainings:
+            return []
+        preset = training_plan.preset(self.trainings)
+        return training_plan.configs(preset | {"devices": [self.device]})
+
+
+_TRAININGS: dict[Scale, Sources] = {
+    "quick": Sources(trainings="accuracy"),
+    "paper": Sources(trainings="paper"),
+}
+
+EXPERIMENTS: dict[str, dict[Scale, Sources]] = {
+    "fig2": {"quick": Sources(), "paper": Sources()},
+    "fig3a": {"quick": Sources("fig3"), "paper": Sources("fig3-paper")},
+    "fig3b": {"quick": Sources("fig3"), "paper": Sources("fig3-paper")},
+    "fig4": {"quick": Sources("fig4", 7), "paper": Sources("fig4-paper", 7)},
+    "fig5": _TRAININGS,
+    "table1": _TRAININGS,
+    "table2": _TRAININGS,
+}
+"""By name, which is also that of its files."""
+
+
+def needed(names: Iterable[str], scale: Scale) -> list[Sources]:
+    """Return the sources of some figures and tables, each once."""
+    sources = dict.fromkeys(EXPERIMENTS[name][scale] for name in names)
+    return [source for source in sources if source != Sources()]
+
+
+def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = False) -> bool:
+    """Measure and train what the store has not yet, and return whether all of it went well.
 
     Raises:
-        OptionError: it was stopped, the store cannot be written, or data of the user's are missing.
+        OptionError: it was stopped, the store cannot be written, or the user's data are missing.
     """
     from harness.running.resume import finished
     from harness.running.settings import Settings
     from harness.store.table import load_run
 
-    planned, recipes = sources.planned(), sources.recipes()
-    well = True
+    planned, configs = source.planned(), source.configs()
+    complete = True
     if planned:
-        settings = Settings(jobs=jobs or Settings.jobs, samples=sources.samples)
-        path = None if fresh else finished(store, planned, samples=sources.samples)
+        settings = Settings(jobs=jobs or Settings.jobs, samples=source.samples)
+        path = None if fresh else finished(store, planned, samples=source.samples)
         if path:
-            console.print(
-                f"{sources.cells}: measured already, in {path}; --fresh measures anew.",
-                highlight=False,
-                soft_wrap=True,
-            )
+            print_line(f"{source.cells}: measured already, in {path}; --fresh measures anew.")
         else:
-            path = measure_with_progress(planned, settings, store, fresh=fresh)
-        well = bool(load_run(path)["outcome"].isin(["ok", "skipped"]).all())
-    if recipes:
-        ended = train_with_progress(recipes, store, (), jobs=jobs, fresh=fresh)
-        well = well and all(one.trained for one in ended)
-    return well
+            path = measure_cells(planned, settings, store, fresh=fresh)
+        complete = bool(load_run(path)["outcome"].isin(["ok", "skipped"]).all())
+    if configs:
+        results = train_with_progress(configs, store, (), jobs=jobs, fresh=fresh)
+        complete = complete and all(result.test for result in results)
+    return complete

@@ -1,4 +1,4 @@
-"""`metagrad run`."""
+"""`metagrad run` and `metagrad summary`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,72 +7,68 @@ import typer
 
 from estimators.base.errors import OptionError
 from harness.clusters.kind import Kind
-from harness.commands.cells import measure_with_progress, tell_beforehand
-from harness.commands.ending import base_of, print_end
-from harness.commands.options import Against, Imports, Only, Store
+from harness.commands import options
+from harness.commands.measure import canonical_base, measure_cells, print_plan, print_run
+from harness.commands.options import console
 
 
 def run(
-    preset: Annotated[str, typer.Argument(help="Preset: see `metagrad list`.")] = "quick",
-    estimator: Annotated[
-        list[str] | None,
-        typer.Option(help='Estimators instead of the preset\'s, as "binom(order=2)"; repeatable.'),
+    preset: options.Preset = "quick",
+    estimators: options.Estimators = None,
+    task: options.Task = None,
+    model: options.Model = None,
+    depths: options.Depths = None,
+    step_size: options.StepSize = None,
+    devices: options.Devices = None,
+    dtypes: options.Dtypes = None,
+    seeds: options.Seeds = None,
+    trained: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Steps of exact meta-training before measuring; repeatable.",
+            show_default="the preset's, or 0",
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Task instead of the preset's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model instead of the preset's.")] = None,
-    depth: Annotated[list[int] | None, typer.Option(help="Depths K instead; repeatable.")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="cpu, cuda, cuda:1; repeatable.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option(help="float32, float64; repeatable.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seeds; repeatable.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="Tasks that bias is taken over.")] = None,
-    step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
+    tasks: Annotated[
+        int | None,
+        typer.Option(help="Tasks over which bias is taken.", show_default="the preset's, or 8"),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=0, help="Time samples of each cell, 6 or more; 0: no times.")
     ] = 7,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Worker processes, or jobs of SLURM.", show_default="cores, at most 8"
-        ),
-    ] = None,
+    only: options.Only = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be measured, and for how long.")
+    ] = False,
+    jobs: options.Jobs = None,
     executor: Annotated[
-        Kind, typer.Option(help="Who does the work: see docs/scaling.md.", show_default=True)
+        Kind,
+        typer.Option(
+            help="Where workers run: on this machine, on a Dask cluster, or as --jobs jobs of "
+            "SLURM; see docs/scaling.md.",
+            show_default=True,
+        ),
     ] = Kind.LOCAL,
     scheduler: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Of a Dask scheduler that runs, for --executor dask.",
+            help="Of a running Dask scheduler, for --executor dask.",
             show_default="workers on this machine",
         ),
     ] = None,
-    time_limit: Annotated[
-        float, typer.Option(help="Seconds that a score or a time sample may take.")
-    ] = 3600,
-    memory_limit: Annotated[
-        float | None,
-        typer.Option(
-            help="GiB that a worker process may take.", show_default="90 % of all, over the jobs"
-        ),
-    ] = None,
-    only: Only = None,
-    trained: Annotated[
-        list[int] | None,
-        typer.Option(help="Exact meta-training steps before measuring; repeatable."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would be measured, and for how long.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew where an interrupted run could go on.")
-    ] = False,
-    against: Against = None,
-    store: Store = Path("results"),
-    imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+    time_limit: options.TimeLimit = 3600,
+    memory_limit: options.MemoryLimit = None,
+    fresh: options.Fresh = False,
+    against: options.Against = None,
+    store: options.Store = Path("results"),
+    imports: options.Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
     """Measure a preset, or what the options name, in this environment and working tree.
 
-    Stopped in any way, it goes on where it was when the same command is given again.
+    Options replace the preset's values. An interrupted run goes on where it stopped when the same
+    command is given again.
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
     from harness.clusters.opening import opened
@@ -88,18 +84,15 @@ def run(
         raise OptionError(
             f"--samples {samples} must be 6 or more for statistics, or 0 for no times"
         )
-    for option, value in (("--time-limit", time_limit), ("--memory-limit", memory_limit)):
-        if value is not None and not value > 0:
-            raise OptionError(f"{option} {value:g} must be positive")
     axes = override(
         read_preset(preset),
         task=task,
         model=model,
-        estimators=estimator,
-        depths=depth,
-        devices=device,
-        dtypes=dtype,
-        seeds=seed,
+        estimators=estimators,
+        depths=depths,
+        devices=devices,
+        dtypes=dtypes,
+        seeds=seeds,
         num_tasks=tasks,
         step_size=step_size,
         trained=trained,
@@ -111,16 +104,33 @@ def run(
         memory_limit=memory_limit * 2**30 if memory_limit else None,
         plugins=tuple(imports),
     )
-    # What is wrong is told before anyone is asked to work.
+    # Errors are reported before a cluster is asked for workers.
     anywhere = select(expand(axes, missing=lambda device: None), only or [])
-    refuse_impossible(anywhere, named=bool(estimator))
-    base = base_of(against, {plan.cell.estimator for plan in anywhere})
-    devices = tuple(dict.fromkeys(plan.cell.device for plan in anywhere if not plan.skip))
-    with opened(executor, settings, devices, scheduler=scheduler, dry=dry_run) as found:
-        planned = select(expand(axes, missing=found.executor.missing), only or [])
-        refuse_impossible(planned, named=bool(estimator))
+    refuse_impossible(anywhere, named=bool(estimators))
+    base = canonical_base(against, {plan.cell.estimator for plan in anywhere})
+    used = tuple(dict.fromkeys(plan.cell.device for plan in anywhere if not plan.skip))
+    with opened(executor, settings, used, scheduler=scheduler, dry=dry_run) as workers:
+        planned = select(expand(axes, missing=workers.executor.missing), only or [])
+        refuse_impossible(planned, named=bool(estimators))
         if dry_run:
-            tell_beforehand(planned, settings, found)
+            print_plan(planned, settings, workers)
             return 0
-        path = measure_with_progress(planned, settings, store, fresh=fresh, executor=found.executor)
-    return print_end(load_run(path), base)
+        path = measure_cells(planned, settings, store, fresh=fresh, executor=workers.executor)
+    return print_run(load_run(path), base)
+
+
+def summary(
+    store: options.Store = Path("results"),
+    against: options.Against = None,
+    imports: options.Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+) -> None:
+    """Print the table of the newest run."""
+    from harness.store.summary import print_summary
+    from harness.store.table import journals, load_sound
+    from harness.support.plugins import load_plugins
+
+    load_plugins(imports)
+    table = load_sound(store)
+    newest = max(journals(store), key=lambda path: path.stat().st_mtime_ns)
+    rows = table[table["run"] == newest.stem]
+    print_summary(rows, console, canonical_base(against, set(rows["estimator"])))

@@ -1,43 +1,38 @@
 """`metagrad train`."""
 
 import math
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from estimators.base.errors import OptionError
-from harness.commands.options import Imports, Store, console
-from harness.commands.trainings import train_with_progress
+from harness.commands import options
+from harness.commands.measure import print_line
+from harness.commands.options import console
 
 if TYPE_CHECKING:
+    from harness.training.config import TrainingConfig
     from harness.training.parallel import TrainingResult
 
 
 def train(
     preset: Annotated[
-        str | None, typer.Argument(help="Preset: see `metagrad list`; or name what to train.")
+        str | None, typer.Argument(help="Preset: see `metagrad list`.", show_default="none")
     ] = None,
-    estimator: Annotated[
-        list[str] | None, typer.Option(help='Estimators, as "binom(order=2)"; repeatable.')
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="Task, as glyphs:5way-1shot.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, as conv4-32.")] = None,
-    depth: Annotated[
-        list[int] | None,
-        typer.Option(help="K, inner steps; repeatable.", show_default="the preset's, or 5"),
-    ] = None,
-    step_size: Annotated[float | None, typer.Option(help="alpha instead of the task's.")] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Trainings of each, from seed 0 on.", show_default="the preset's, or 1"
-        ),
-    ] = None,
+    estimators: options.Estimators = None,
+    task: options.Task = None,
+    model: options.Model = None,
+    depths: options.Depths = None,
+    step_size: options.StepSize = None,
+    devices: options.Devices = None,
+    dtypes: options.Dtypes = None,
+    seeds: options.Seeds = None,
     steps: Annotated[
         int | None, typer.Option(help="Outer steps, at most.", show_default="20000")
     ] = None,
@@ -52,7 +47,8 @@ def train(
         int | None, typer.Option(help="Tasks of an outer step.", show_default="4")
     ] = None,
     test_depth: Annotated[
-        int | None, typer.Option(help="Inner steps when it is judged.", show_default="10")
+        int | None,
+        typer.Option(help="Inner steps in validation and test.", show_default="10"),
     ] = None,
     validate_every: Annotated[
         int | None, typer.Option(help="Steps between validations.", show_default="200")
@@ -65,7 +61,9 @@ def train(
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Validations without a better one that end it.", show_default="none do"),
+        typer.Option(
+            help="Stop after so many validations without a better one.", show_default="never"
+        ),
     ] = None,
     bias_every: Annotated[
         int | None,
@@ -73,30 +71,17 @@ def train(
             help="Steps between measurements of bias, at validations.", show_default="none"
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="cpu")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64.", show_default="float32")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Trainings side by side.", show_default="cores, at most 8; 1 on a GPU"
-        ),
-    ] = None,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Train anew what is done or was interrupted.")
-    ] = False,
-    store: Store = Path("results"),
-    imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
+    jobs: options.Jobs = None,
+    fresh: options.Fresh = False,
+    store: options.Store = Path("results"),
+    imports: options.Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
-    """Meta-train with estimators, and test what comes out on tasks never seen.
+    """Meta-train with estimators, and test the result on new tasks.
 
-    What options name stands in the place of the preset's; the defaults told below, which are those
-    of the binomial method's paper, of what neither names.
-    Stopped in any way, it goes on where it was when the same command is given again, to the same
-    end to the bit; what is done already is not trained again.
+    Options replace the preset's values; without a preset, name estimators, a task and a model. The
+    defaults shown here are those of the binomial method's paper, with 5 inner steps.
+    An interrupted training goes on where it stopped when the same command is given again, to the
+    same result to the bit; a finished one is not repeated.
     Exit code 0: all were trained; 1: some diverged or went wrong; 2: none could be trained.
     """
     from harness.support.plugins import load_plugins
@@ -105,50 +90,149 @@ def train(
     load_plugins(imports)
     if (task is None) != (model is None):
         raise OptionError("--task and --model go together, as --task sinusoid --model mlp-40-40")
-    options = {
+    named = {
         "settings": [(task, model)] if task else None,
-        "depths": depth,
-        "estimators": estimator,
-        **{"step_size": step_size, "seeds": seeds, "steps": steps, "optimiser": optimiser},
-        **{"learning_rate": learning_rate, "meta_batch": meta_batch, "test_depth": test_depth},
-        **{"validate_every": validate_every, "validation_tasks": validation_tasks},
-        **{"test_tasks": test_tasks, "patience": patience, "bias_every": bias_every},
-        **{"device": device, "dtype": dtype},
+        "estimators": estimators,
+        "depths": depths,
+        "devices": devices,
+        "dtypes": dtypes,
+        "seeds": seeds,
+        "step_size": step_size,
+        "steps": steps,
+        "optimiser": optimiser,
+        "learning_rate": learning_rate,
+        "meta_batch": meta_batch,
+        "test_depth": test_depth,
+        "validate_every": validate_every,
+        "validation_tasks": validation_tasks,
+        "test_tasks": test_tasks,
+        "patience": patience,
+        "bias_every": bias_every,
     }
-    chosen = plan.preset(preset) if preset else {"depths": [5], "seeds": 1}
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    recipes = plan.recipes(chosen | given)
-    ended = train_with_progress(recipes, store, tuple(imports), jobs=jobs, fresh=fresh)
-    if any(one.trained for one in ended):
-        console.print(_table(ended), highlight=False)
-    failed = sum(one.trained is None for one in ended)
-    return 0 if not failed else 1 if failed < len(ended) else 2
+    values = plan.preset(preset) if preset else {"depths": [5]}
+    values |= {name: value for name, value in named.items() if value not in (None, [])}
+    results = train_with_progress(
+        plan.configs(values), store, tuple(imports), jobs=jobs, fresh=fresh
+    )
+    failed = sum(result.test is None for result in results)
+    if failed < len(results):
+        console.print(_table(results), highlight=False)
+    return 0 if not failed else 1 if failed < len(results) else 2
 
 
-def _table(ended: "Sequence[TrainingResult]") -> Table:
-    names = ("estimator", "seed", "steps", "best", "test")
-    several = {
-        axis: len({getattr(one.recipe.cell, axis) for one in ended}) > 1
-        for axis in ("task", "model", "depth")
-    }
-    axes = [axis for axis, is_so in several.items() if is_so]
-    table = Table(*axes, *names, box=None, pad_edge=False)
-    for one in ended:
-        if one.trained is None:
+def train_with_progress(
+    configs: "Sequence[TrainingConfig]",
+    store: Path,
+    plugins: tuple[str, ...],
+    *,
+    jobs: int | None = None,
+    fresh: bool = False,
+) -> "list[TrainingResult]":
+    """Train with progress and messages; return the results in the order of the configurations.
+
+    Raises:
+        OptionError: the user's data are missing, or it was stopped.
+    """
+    from harness.store.trainings import FOLDER
+    from harness.support.progress import progress_bar
+    from harness.support.signals import interrupt_once
+    from harness.training.distributed import under_torchrun
+    from harness.training.parallel import default_jobs, train_all, train_distributed
+
+    refuse_missing_data(configs)
+    folder = store / FOLDER
+    if distributed := under_torchrun():
+        console.quiet = os.environ["RANK"] != "0"
+    steps = dict.fromkeys(configs, 0)
+    total = sum(config.steps for config in configs)
+    results: dict[TrainingConfig, TrainingResult] = {}
+    print_line(f"Training {_counted(len(configs))} into {folder}")
+    try:
+        with interrupt_once(), progress_bar(console) as show:
+
+            def on_progress(config: "TrainingConfig", step: int, score: str) -> None:
+                steps[config] = step
+                show(sum(steps.values()), total, f"{_name(config)}: step {step}, {score}")
+
+            common: dict[str, Any] = {
+                "plugins": plugins,
+                "fresh": fresh,
+                "on_progress": on_progress,
+            }
+            finished = (
+                train_distributed(configs, store, **common)
+                if distributed
+                else train_all(configs, store, jobs=jobs or default_jobs(configs), **common)
+            )
+            for result in finished:
+                results[result.config] = result
+                steps[result.config] = result.config.steps
+                _print_result(result, folder)
+    except KeyboardInterrupt:
+        done = sum(result.test is not None for result in results.values())
+        again = "the same command without --fresh" if fresh else "the same command"
+        raise OptionError(
+            f"stopped; {done} of {_counted(len(configs))} are done, in {folder}, "
+            f"and {again} goes on with the others"
+        ) from None
+    return [results[config] for config in configs]
+
+
+def refuse_missing_data(configs: "Sequence[TrainingConfig]") -> None:
+    """Draw a task of each split, so that missing data are reported before anything else.
+
+    Raises:
+        OptionError: data are missing, or too few.
+    """
+    from harness.tasks import TASKS
+    from harness.tasks.task import SPLITS
+
+    for task in dict.fromkeys(config.cell.task for config in configs):
+        for split in SPLITS:
+            TASKS.create(task).sample(0, split)
+
+
+def _print_result(result: "TrainingResult", folder: Path) -> None:
+    """Print messages of a training, and why it failed if it did."""
+    name, path = _name(result.config), folder / result.name
+    for message in result.messages:
+        print_line(f"{name}: {message}", style="yellow")
+    if result.test is None:
+        before = f" ({path}; --fresh trains anew)" if result.known else ""
+        reason = f"{result.outcome.status}: {result.outcome.reason}{before}"
+        typer.echo(f"metagrad: {name}: {reason}", err=True)
+    elif result.known:
+        print_line(f"{name}: done already, in {path}; --fresh trains anew.")
+
+
+def _table(results: "Sequence[TrainingResult]") -> Table:
+    """Return estimators and tests, with a column for each other axis that differs."""
+    varying = [
+        axis
+        for axis in ("task", "model", "depth", "device", "dtype")
+        if len({getattr(result.config.cell, axis) for result in results}) > 1
+    ]
+    table = Table(
+        *(*varying, "estimator", "seed", "steps", "best", "test"), box=None, pad_edge=False
+    )
+    for result in results:
+        if result.test is None:
             continue
-        cell = one.recipe.cell
-        metric = "accuracy" if "accuracy" in one.trained.test else "outer_loss"
-        values = one.trained.test[metric]
+        cell, test = result.config.cell, result.test
+        metric = "accuracy" if "accuracy" in test.test else "outer_loss"
+        values = test.test[metric]
         mean, half = statistics.fmean(values), math.nan
         if values[1:] and math.isfinite(mean):
             half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-        shown = f"{mean:.2%} ± {half:.2%}" if metric == "accuracy" else f"{mean:.4g} ± {half:.2g}"
-        table.add_row(
-            *(escape(str(getattr(cell, axis))) for axis in axes),
-            escape(cell.estimator),
-            str(cell.seed),
-            str(one.trained.step),
-            str(one.trained.best_step),
-            shown,
-        )
+        text = f"{mean:.2%} ± {half:.2%}" if metric == "accuracy" else f"{mean:.4g} ± {half:.2g}"
+        axes = (getattr(cell, axis) for axis in (*varying, "estimator", "seed"))
+        table.add_row(*map(escape, map(str, axes)), str(test.step), str(test.best_step), text)
     return table
+
+
+def _name(config: "TrainingConfig") -> str:
+    return f"{config.cell.estimator}, seed {config.cell.seed}"
+
+
+def _counted(number: int) -> str:
+    return f"{number} training" + "s" * (number != 1)

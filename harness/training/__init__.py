@@ -1,4 +1,4 @@
-"""Meta-training with any estimator: what its bias costs in accuracy.
+"""Meta-training with any estimator, to see what its bias costs in accuracy.
 
-`recipe` says what is trained and how, `trainer` does it, `evaluation` judges it.
+`config` says what is trained and how, `trainer` trains, `evaluation` tests.
 """

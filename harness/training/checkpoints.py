@@ -1,4 +1,4 @@
-"""Where a meta-training is: on disk whole or not at all, and read back to the bit."""
+"""Checkpoints of a meta-training: written whole or not at all, read back to the bit."""
 
 import hashlib
 import io
@@ -12,8 +12,8 @@ from estimators import Params
 from estimators.base.errors import OptionError
 from harness.support.files import atomic_file
 
-SCHEMA = 1
-_ANEW = "; --fresh begins anew"
+SCHEMA = 2
+_REMEDY = "; --fresh begins anew"
 _CHECKSUM = hashlib.sha256().digest_size
 
 
@@ -23,16 +23,16 @@ class Checkpoint:
 
     Attributes:
         training: digest of what is trained and how.
-        step: how many steps were taken.
+        step: steps taken so far.
         params: theta.
         optimizer: state of the outer optimiser.
-        estimator: what the estimator has fitted; empty where it fits nothing.
-        judged_step: the step that was judged last; -1 before the first.
-        score: what came out, larger is better.
+        estimator: fitted values of the estimator; empty where it fits nothing.
+        evaluated_step: the step of the last validation; -1 before the first.
+        score: of that validation, larger is better.
         best_step: the step with the best score so far.
         best_score: that score.
         best_params: theta of that step.
-        worse: validations since then.
+        validations_since_best: how many there were.
     """
 
     training: str
@@ -40,21 +40,21 @@ class Checkpoint:
     params: Params = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)
-    judged_step: int = -1
+    evaluated_step: int = -1
     score: float = -float("inf")
     best_step: int = 0
     best_score: float = -float("inf")
     best_params: Params = field(default_factory=dict)
-    worse: int = 0
+    validations_since_best: int = 0
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint; a process that is killed meanwhile leaves the older one.
+        """Write the checkpoint; a process that is killed meanwhile leaves the older one.
 
         Raises:
             OSError: it cannot be written.
         """
         buffer = io.BytesIO()
-        # Its own fields alone: `asdict` would copy each tensor.
+        # `asdict` would copy each tensor.
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         torch.save({"schema": SCHEMA} | content, buffer)
         payload = buffer.getvalue()
@@ -63,7 +63,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path, training: str, like: Params) -> Self:
-        """Reads a checkpoint.
+        """Read a checkpoint.
 
         Raises:
             OptionError: the file is broken, of another version, training or model.
@@ -72,25 +72,27 @@ class Checkpoint:
         content = path.read_bytes()
         checksum, payload = content[:_CHECKSUM], content[_CHECKSUM:]
         if hashlib.sha256(payload).digest() != checksum:
-            raise OptionError(f"{path} is no checkpoint, or a broken one{_ANEW}")
+            raise OptionError(f"{path} is no checkpoint, or a broken one{_REMEDY}")
         try:
-            told: dict[str, Any] = torch.load(
+            saved: dict[str, Any] = torch.load(
                 io.BytesIO(payload), map_location="cpu", weights_only=True
             )
-            schema = told.pop("schema")
+            schema = saved.pop("schema")
             if schema != SCHEMA:
-                raise OptionError(f"{path} has schema {schema}; this version reads {SCHEMA}{_ANEW}")
-            found = cls(**told)
+                raise OptionError(
+                    f"{path} has schema {schema}; this version reads {SCHEMA}{_REMEDY}"
+                )
+            checkpoint = cls(**saved)
         except OptionError:
             raise
         except Exception as error:
-            raise OptionError(f"{path} is no checkpoint: {type(error).__name__}{_ANEW}") from None
-        shapes, wanted = (
-            {name: (tuple(value.shape), value.dtype) for name, value in params.items()}
-            for params in (found.params, like)
-        )
-        if shapes != wanted:
-            raise OptionError(f"{path} is a checkpoint of another model{_ANEW}")
-        if found.training != training:
-            raise OptionError(f"{path} is a checkpoint of another training{_ANEW}")
-        return found
+            raise OptionError(f"{path} is no checkpoint: {type(error).__name__}{_REMEDY}") from None
+        if _shapes(checkpoint.params) != _shapes(like):
+            raise OptionError(f"{path} is a checkpoint of another model{_REMEDY}")
+        if checkpoint.training != training:
+            raise OptionError(f"{path} is a checkpoint of another training{_REMEDY}")
+        return checkpoint
+
+
+def _shapes(params: Params) -> dict[str, Any]:
+    return {name: (tuple(value.shape), value.dtype) for name, value in params.items()}

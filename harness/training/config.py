@@ -1,8 +1,8 @@
-"""What is meta-trained, and everything that its numbers depend on."""
+"""The configuration of a meta-training: everything that its numbers depend on."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -11,13 +11,14 @@ from estimators.base.errors import OptionError
 from estimators.base.registry import Spec
 from harness.cell import Cell
 from harness.matrix.problems import TASKS_A_SEED
-from harness.store.trainings import Option, Training
+from harness.store.trainings import TRAINING_AXES, Option, Training
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
 }
 
+_NOT_OUTER = ("cell", "learning_rate", "bias_every", "bias_tasks")
 _LEARNING_RATE = 1e-3
 _OWN_LEARNING_RATE = {"imaml": 5e-4}
 
@@ -30,17 +31,16 @@ class TrainingConfig:
         cell: estimator, task, model, depth K, step size alpha, device, dtype and seed.
         steps: of the outer optimiser, at most.
         optimiser: a name in `OPTIMISERS`.
-        learning_rate: of the outer optimiser, which takes the mean over a meta-batch; None: that
-            which the paper gives the estimator, 5e-4 to `imaml` and 1e-3 to all others.
+        learning_rate: of the outer optimiser, which takes the mean over a meta-batch; None: the
+            paper's for the estimator, 5e-4 for `imaml` and 1e-3 for all others.
         meta_batch: tasks of a step.
-        test_depth: inner steps when it is judged.
+        test_depth: inner steps in validation and test.
         validate_every: steps from one validation to the next.
-        validation_tasks: how many tasks of either kind, training and validation, it is judged on
-            along the way.
-        test_tasks: how many it is judged on in the end.
-        patience: how many validations without a better one end it; 0: none does.
-        bias_every: steps from one measurement of its bias to the next; 0: none is measured.
-        bias_tasks: how many tasks bias is taken over.
+        validation_tasks: tasks of each validation, and as many training tasks.
+        test_tasks: tasks of the test at the end.
+        patience: validations without a better one after which it ends; 0: never.
+        bias_every: steps from one measurement of bias to the next; 0: none.
+        bias_tasks: tasks over which bias is taken.
 
     Raises:
         OptionError: a number is out of its range.
@@ -63,17 +63,16 @@ class TrainingConfig:
     bias_tasks: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("steps", "meta_batch", "validate_every", "validation_tasks", "test_tasks"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{_told(name)} {getattr(self, name)} must be 1 or more")
-        for name in ("test_depth", "patience", "bias_every"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{_told(name)} {getattr(self, name)} must be 0 or more")
+        least = {"steps": 1, "meta_batch": 1, "validate_every": 1}
+        least |= {"validation_tasks": 1, "test_tasks": 1}
+        least |= {"test_depth": 0, "patience": 0, "bias_every": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise OptionError(f"{_words(name)} {getattr(self, name)} must be {bound} or more")
+        most = TASKS_A_SEED // 10
         for name in ("validation_tasks", "test_tasks"):
-            if getattr(self, name) > TASKS_A_SEED // 10:
-                raise OptionError(
-                    f"{_told(name)} {getattr(self, name)} must be {TASKS_A_SEED // 10:,} or less"
-                )
+            if getattr(self, name) > most:
+                raise OptionError(f"{_words(name)} {getattr(self, name)} must be {most:,} or less")
         if self.bias_every % self.validate_every:
             raise OptionError(
                 f"bias every {self.bias_every} steps must be a multiple of the "
@@ -105,25 +104,14 @@ class TrainingConfig:
 
     @property
     def training(self) -> Training:
-        """The same as the journal has it."""
-        cell = self.cell
-        outer: dict[str, Option] = {
-            name: getattr(self, name)
-            for name in (
-                *("steps", "optimiser", "meta_batch", "test_depth"),
-                *("validate_every", "validation_tasks", "test_tasks", "patience"),
-            )
-        }
-        # Each with its own is one setting, so that they are compared.
+        """The same as the journal stores it."""
+        axes: dict[str, Any] = {key: getattr(self.cell, key) for key in TRAINING_AXES}
+        named = (field.name for field in fields(self) if field.name not in _NOT_OUTER)
+        outer: dict[str, Option] = {name: getattr(self, name) for name in named}
+        # Estimators each at the paper's rate count as one setting, so that they are compared.
         outer["learning_rate"] = self.learning_rate or "own"
-        axes: dict[str, Any] = {
-            name: getattr(cell, name)
-            for name in (
-                *("estimator", "task", "model", "depth", "step_size", "device", "dtype", "seed"),
-            )
-        }
         return Training(**axes, outer=outer)
 
 
-def _told(name: str) -> str:
+def _words(name: str) -> str:
     return name.replace("_", " ")

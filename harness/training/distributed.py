@@ -1,4 +1,4 @@
-"""A training spread over processes, as torchrun starts them: tasks of a meta-batch over ranks."""
+"""A training spread over processes that torchrun starts: each takes some tasks of a meta-batch."""
 
 import os
 from collections.abc import Callable, Generator, Sequence
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together; by default it is alone.
+    """The rank of this process among those that train together; by default it is the only one.
 
     Attributes:
         rank: its number.
@@ -31,76 +31,75 @@ class Ranks:
     local: int = 0
 
     def share(self, items: Sequence[_T]) -> Sequence[_T]:
-        """Returns those of some items that are this process's to work on."""
+        """Return the items that this process works on."""
         return items[self.rank :: self.count]
 
-    def summed(self, vectors: Params) -> Params:
-        """Returns the sum over all processes; every one has to call it."""
+    def sum(self, vectors: Params) -> Params:
+        """Return the sum over all processes; every one has to call it."""
         if self.count > 1:
             for value in vectors.values():
                 dist.all_reduce(value)
         return vectors
 
-    def gathered(self, mine: Samples) -> Samples:
-        """Returns samples of all items, in their order; every process has to call it."""
+    def gather(self, samples: Samples) -> Samples:
+        """Return the samples of all items, in their order; every process has to call it."""
         if self.count == 1:
-            return mine
-        every: list[Samples] = [{} for _ in range(self.count)]
-        dist.all_gather_object(every, mine)
-        names = dict.fromkeys(name for one in every for name in one)
-        return {name: _in_turn([one.get(name, []) for one in every]) for name in names}
+            return samples
+        parts: list[Samples] = [{} for _ in range(self.count)]
+        dist.all_gather_object(parts, samples)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: _interleaved([part.get(name, []) for part in parts]) for name in names}
 
-    def first(self, make: Callable[[], _T]) -> _T:
-        """Returns what rank 0 has made; every process has to call it.
+    def from_first(self, make: Callable[[], _T]) -> _T:
+        """Call a function on rank 0 and return its result on all; every process has to call it.
 
         Raises:
-            OptionError: rank 0 could not make it.
+            OptionError: the function raised it.
         """
         if self.count == 1:
             return make()
-        told: list[Any] = [None]
+        results: list[Any] = [None]
         if self.rank == 0:
             try:
-                told = [make()]
+                results = [make()]
             except OptionError as error:
-                told = [error]
-        dist.broadcast_object_list(told)
-        if isinstance(told[0], OptionError):
-            raise told[0]
-        made: _T = told[0]
-        return made
+                results = [error]
+        dist.broadcast_object_list(results)
+        if isinstance(results[0], OptionError):
+            raise results[0]
+        result: _T = results[0]
+        return result
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 
 
-def started_together() -> bool:
-    """Whether torchrun, or something like it, has started this process beside others."""
+def under_torchrun() -> bool:
+    """Return whether torchrun, or a similar launcher, has started this process beside others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 @contextmanager
-def together(*, gpus: bool) -> Generator[Ranks]:
-    """Meets the other processes that torchrun has started.
+def process_group(*, gpus: bool) -> Generator[Ranks]:
+    """Join the process group of torchrun.
 
     Yields:
-        This process among them.
+        The rank of this process.
     """
     store, rank, count = next(rendezvous("env://"))
-    # torchrun keeps its store when it starts the processes anew, with where the lost ones were.
+    # After a restart torchrun's store still has the addresses of the lost processes.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    own = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    prefixed = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if gpus else "gloo", store=own, rank=rank, world_size=count
+        "cpu:gloo,cuda:nccl" if gpus else "gloo", store=prefixed, rank=rank, world_size=count
     )
     try:
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        yield Ranks(rank, count, local)
+        yield Ranks(rank, count, int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()
 
 
-def _in_turn(parts: Sequence[Sequence[_T]]) -> list[_T]:
-    """Puts together again what was dealt out in turn."""
+def _interleaved(parts: Sequence[Sequence[_T]]) -> list[_T]:
+    """Put shares back into the order of the items."""
     total = sum(map(len, parts))
     return [parts[place % len(parts)][place // len(parts)] for place in range(total)]

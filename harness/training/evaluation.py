@@ -1,4 +1,4 @@
-"""How good an initialisation is: adapted to tasks by plain gradient descent, then judged."""
+"""Evaluation of an initialisation: adapt it to tasks by gradient descent, then test it."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,35 +12,33 @@ from estimators.base.meta_batch import Batching, repeated, stacked
 from estimators.base.module_loss import ModuleLoss
 from harness.matrix.metrics import Samples
 
-_AT_ONCE = 50  # tasks, whose data and graphs are in memory together
+_AT_ONCE = 50  # tasks whose data and graphs are in memory together
 
 
-def judge(problems: Sequence[BilevelProblem], theta: Params, batching: Batching) -> Samples:
-    """Adapts to each task by all its inner steps; judges the outcome on its queries.
+def evaluate(problems: Sequence[BilevelProblem], theta: Params, batching: Batching) -> Samples:
+    """Adapt to each task by all its inner steps and evaluate on its queries.
 
     Returns:
-        By task "outer_loss", the loss on the queries; and where targets are classes "accuracy",
-        the share of queries whose largest output is at their class.
+        A number for each task: "outer_loss", the loss on the queries; and where targets are
+        classes "accuracy", the share of queries whose largest output is at their class.
     """
     losses: list[float] = []
-    shares: list[float] = []
+    accuracies: list[float] = []
     size = _AT_ONCE if batching == "vmap" else 1
     for start in range(0, len(problems), size):
         group = problems[start : start + size]
         outputs, targets = _outputs(group, theta)
         criterion = cast("ModuleLoss", group[0].outer_loss).criterion
         with torch.no_grad():
-            losses += [
-                float(criterion(one, wanted)) for one, wanted in zip(outputs, targets, strict=True)
-            ]
+            losses += [float(criterion(*pair)) for pair in zip(outputs, targets, strict=True)]
             if not targets.is_floating_point():
                 right = outputs.argmax(-1) == targets
-                shares += right.double().flatten(1).mean(1).tolist()
-    return {"outer_loss": losses} | ({"accuracy": shares} if shares else {})
+                accuracies += right.double().flatten(1).mean(1).tolist()
+    return {"outer_loss": losses} | ({"accuracy": accuracies} if accuracies else {})
 
 
 def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Tensor, Tensor]:
-    """Returns outputs and targets of the queries, task by task, after adaptation."""
+    """Return outputs and targets of the queries after adaptation, a row for each task."""
     loss = cast("ModuleLoss", problems[0].outer_loss)
     if len(problems) == 1:
         *_, phi = problems[0].trajectory(theta)
@@ -51,8 +49,8 @@ def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Tensor,
     *_, phi = stacked(problems).trajectory(repeated(theta, len(problems)))
 
     def one(params: Params, inputs: Tensor) -> Tensor:
-        found: Tensor = functional_call(loss.module, loss.buffers | params, (inputs,))
-        return found
+        output: Tensor = functional_call(loss.module, loss.buffers | params, (inputs,))
+        return output
 
     batches = [cast("ModuleLoss", problem.outer_loss).batch for problem in problems]
     inputs, targets = (torch.stack(part) for part in zip(*batches, strict=True))

@@ -1,4 +1,4 @@
-"""Trains several recipes side by side, each in a process of its own; one takes no other down."""
+"""Trainings side by side, each in a process where a failure ends no other."""
 
 import math
 import threading
@@ -21,161 +21,159 @@ from harness.running.processes import (
 )
 from harness.store.trainings import FOLDER, TrainingJournal
 from harness.training.config import TrainingConfig
-from harness.training.distributed import ALONE, Ranks, together
+from harness.training.distributed import SINGLE, Ranks, process_group
 from harness.training.session import Session, TestResult, begin
-from harness.training.trainer import Told, Trainer
+from harness.training.trainer import OnStep, Trainer
 
-Tell = Callable[[TrainingConfig, int, str], None]
-"""Is told of a recipe how many steps it has taken, and how good it was when judged last."""
+OnProgress = Callable[[TrainingConfig, int, str], None]
+"""Called with a training, its number of steps, and the score of its last validation."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended.
+    """The end of a training.
 
     Attributes:
-        recipe: what was trained.
-        outcome: how.
-        trained: what came out; None unless the outcome is ok.
+        config: what was trained.
+        outcome: whether that went well.
+        test: the test at the end; None unless the outcome is ok.
         name: of its journal in the store's folder of trainings; "" where there is none.
-        told: what the user should know, a line each.
+        messages: for the user, a line each.
         known: whether it had ended before, and was not trained now.
     """
 
-    recipe: TrainingConfig
+    config: TrainingConfig
     outcome: Outcome
-    trained: TestResult | None = None
+    test: TestResult | None = None
     name: str = ""
-    told: Sequence[str] = ()
+    messages: Sequence[str] = ()
     known: bool = False
 
 
 def train_all(
-    recipes: Sequence[TrainingConfig],
+    configs: Sequence[TrainingConfig],
     store: Path,
     *,
     jobs: int,
     plugins: tuple[str, ...] = (),
     fresh: bool = False,
-    tell: Tell = lambda recipe, step, how: None,
+    on_progress: OnProgress = lambda config, step, score: None,
 ) -> Iterator[TrainingResult]:
-    """Trains each recipe, or goes on with it, or takes what was trained; see `begin`.
+    """Train each, resume it, or take its result from the store; see `begin`.
 
     Left early, as by Ctrl-C, it ends all processes; each training goes on from where it was saved.
 
     Yields:
-        How each ended, in the order in which they do.
+        The results, in the order in which trainings end.
 
     Raises:
         OptionError: the store cannot be written, or the disk is full.
     """
     stop = threading.Event()
-    jobs = min(jobs, len(recipes))
+    jobs = min(jobs, len(configs))
     limits = Limits(math.inf, worker_memory(jobs))
     try:
         (store / FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"cannot write to {store}: {error.strerror or error}") from None
 
-    def work(recipe: TrainingConfig) -> TrainingResult:
-        # What a process starts from may have another working folder.
-        ending = run_in_worker(
-            *(train_one, store.absolute(), recipe, plugins, fresh),
+    def train(config: TrainingConfig) -> TrainingResult:
+        # The working folder of worker processes may be another.
+        result = run_in_worker(
+            *(train_one, store.absolute(), config, plugins, fresh),
             limits=limits,
             plugins=plugins,
             stop=stop,
-            tell=lambda turn: tell(recipe, turn.part, turn.told),
+            tell=lambda turn: on_progress(config, turn.part, turn.told),
         )
-        refuse_full_disk(ending)
-        outcome = ending.outcome
+        refuse_full_disk(result)
+        outcome = result.outcome
         if outcome.status is Status.OUT_OF_MEMORY and jobs > 1:
             reason = f"{outcome.reason}; with fewer --jobs each may take more"
             outcome = replace(outcome, reason=reason)
-        return ending.value or TrainingResult(recipe, outcome)
+        return result.value or TrainingResult(config, outcome)
 
     pool = ThreadPoolExecutor(jobs)
     try:
-        for future in as_completed([pool.submit(work, recipe) for recipe in recipes]):
+        for future in as_completed([pool.submit(train, config) for config in configs]):
             yield future.result()
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def train_together(
-    recipes: Sequence[TrainingConfig],
+def train_distributed(
+    configs: Sequence[TrainingConfig],
     store: Path,
     *,
     plugins: tuple[str, ...] = (),
     fresh: bool = False,
-    tell: Tell = lambda recipe, step, how: None,
+    on_progress: OnProgress = lambda config, step, score: None,
 ) -> Iterator[TrainingResult]:
-    """Trains one recipe after another in this process and those that torchrun has started with it.
+    """Train one after another in this process together with the others of torchrun.
 
     Yields:
-        How each ended.
+        The results, in order.
     """
     fixed_flags()
-    gpus = any(recipe.cell.device != "cpu" for recipe in recipes)
-    with together(gpus=gpus) as ranks:
-        for recipe in recipes:
+    with process_group(gpus=any(config.cell.device != "cpu" for config in configs)) as ranks:
+        for config in configs:
             yield train_one(
-                *(store.absolute(), recipe, plugins, fresh),
+                *(store.absolute(), config, plugins, fresh),
                 ranks=ranks,
-                told=partial(tell, recipe),
+                on_step=partial(on_progress, config),
             )
 
 
 def train_one(
     store: Path,
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     plugins: tuple[str, ...],
     fresh: bool,
     *,
-    ranks: Ranks = ALONE,
-    told: Told = worker.begin_part,
+    ranks: Ranks = SINGLE,
+    on_step: OnStep = worker.begin_part,
 ) -> TrainingResult:
-    """Trains in this process.
+    """Train in this process.
 
     Raises:
-        OptionError: another process is at work on it, or its checkpoint is none.
+        OptionError: another process is training the same, or its checkpoint is broken.
         OSError: the store cannot be written.
     """
     journals: list[TrainingJournal | None] = [None]
 
-    def opened() -> Session:
-        session = begin(store, recipe, plugins=plugins, fresh=fresh)
+    def begin_session() -> Session:
+        session = begin(store, config, plugins=plugins, fresh=fresh)
         journals.append(session.journal)
-        return replace(session, journal=None)
+        return replace(session, journal=None)  # an open file cannot be sent to other ranks
 
-    session, journal = ranks.first(opened), journals[-1]
-    name, lines = session.path.name, tuple(session.told)
-    if session.end is not None:
-        outcome, trained = _read(session.end)
-        return TrainingResult(recipe, outcome, trained, name, lines, known=True)
-    trainer = Trainer(recipe, journal, session.checkpoint, session.digest, ranks)
-    if journal and session.goes_on is not None:
-        journal.resume(session.goes_on)
-    try:
-        end: TestResult | str = trainer.train(told)
-    except Diverged as error:
-        end = str(error)
-        if journal:
-            journal.failed(end)
-    else:
-        if journal:
-            journal.end()
-    outcome, trained = _read(end)
-    return TrainingResult(recipe, outcome, trained, name, lines)
+    session, journal = ranks.from_first(begin_session), journals[-1]
+    end = session.end
+    if end is None:
+        trainer = Trainer(config, journal, session.checkpoint, session.digest, ranks)
+        if journal and session.goes_on is not None:
+            journal.resume(session.goes_on)
+        try:
+            end = trainer.train(on_step)
+        except Diverged as error:
+            end = str(error)
+            if journal:
+                journal.failed(end)
+        else:
+            if journal:
+                journal.end()
+    test = end if isinstance(end, TestResult) else None
+    return TrainingResult(
+        config,
+        Outcome(Status.OK) if test else Outcome(Status.DIVERGED, str(end)),
+        test,
+        session.path.name,
+        tuple(session.told),
+        known=session.end is not None,
+    )
 
 
-def default_jobs(recipes: Sequence[TrainingConfig]) -> int:
-    """Returns how many trainings go side by side by default: one where a GPU takes them."""
-    on_gpu = any(recipe.cell.device != "cpu" for recipe in recipes)
+def default_jobs(configs: Sequence[TrainingConfig]) -> int:
+    """Return how many trainings run side by side by default: one where a GPU is used."""
+    on_gpu = any(config.cell.device != "cpu" for config in configs)
     return 1 if on_gpu else usable_processors(most=8)
-
-
-def _read(end: TestResult | str | None) -> tuple[Outcome, TestResult | None]:
-    if isinstance(end, TestResult):
-        return Outcome(Status.OK), end
-    return Outcome(Status.DIVERGED, end or ""), None

@@ -1,4 +1,4 @@
-"""From presets and options to the list of recipes."""
+"""From presets and options to the list of trainings."""
 
 from dataclasses import fields
 from itertools import product
@@ -10,21 +10,21 @@ from harness.environment.devices import missing_device
 from harness.support.presets import about, entry
 from harness.training.config import TrainingConfig
 
-_OPTIONS = {
-    **{"estimators": "--estimator", "settings": "--task and --model"},
-    **{"depths": "--depth", "seeds": "--seeds"},
+_REQUIRED = {
+    "estimators": "--estimator",
+    "settings": "--task and --model",
+    "depths": "--depth",
 }
-_OF_CELL = ("step_size", "device", "dtype")
-_OF_RECIPE = tuple(field.name for field in fields(TrainingConfig) if field.name != "cell")
+_OUTER = tuple(field.name for field in fields(TrainingConfig) if field.name != "cell")
 
 
 def presets() -> dict[str, str]:
-    """Returns the names of all presets with a sentence about each."""
+    """Return the names of all presets with a sentence about each."""
     return about("harness.training")
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Reads a preset from presets.toml.
+    """Read a preset from presets.toml.
 
     Raises:
         OptionError: there is no such preset.
@@ -32,26 +32,36 @@ def preset(name: str) -> dict[str, Any]:
     return entry("harness.training", name)
 
 
-def recipes(named: dict[str, Any]) -> list[TrainingConfig]:
-    """Returns all recipes of a preset, or of what a user named: seed by seed.
+def configs(values: dict[str, Any]) -> list[TrainingConfig]:
+    """Return all trainings of a preset, or of a user's values of the same names: seed by seed.
 
     Raises:
         OptionError: something is missing, wrong, or cannot be trained here.
     """
-    if missing := [_OPTIONS[name] for name in _OPTIONS if not named.get(name)]:
+    if missing := [option for name, option in _REQUIRED.items() if not values.get(name)]:
         raise OptionError(f"nothing to train: name a preset, or {' and '.join(missing)}")
-    of_cell = {name: value for name, value in named.items() if name in _OF_CELL}
-    of_recipe = {name: value for name, value in named.items() if name in _OF_RECIPE}
-    found = [
-        TrainingConfig(
-            Cell.of(estimator=estimator, task=task, model=model, depth=depth, seed=seed, **of_cell),
-            **of_recipe,
+    outer = {name: value for name, value in values.items() if name in _OUTER}
+    axes = product(
+        values.get("seeds", [0]),
+        values["settings"],
+        values["depths"],
+        values.get("devices", ["cpu"]),
+        values.get("dtypes", ["float32"]),
+        values["estimators"],
+    )
+    planned: dict[TrainingConfig, None] = {}
+    for seed, (task, model), depth, device, dtype, estimator in axes:
+        cell = Cell.of(
+            estimator=estimator,
+            task=task,
+            model=model,
+            depth=depth,
+            step_size=values.get("step_size"),
+            device=device,
+            dtype=dtype,
+            seed=seed,
         )
-        for seed, (task, model), depth, estimator in product(
-            *(range(named["seeds"]), named["settings"], named["depths"], named["estimators"])
-        )
-    ]
-    for recipe in found:
-        if hindrance := missing_device(recipe.cell.device) or recipe.cell.unsupported_reason():
-            raise OptionError(hindrance)
-    return list(dict.fromkeys(found))
+        if reason := missing_device(cell.device) or cell.unsupported_reason():
+            raise OptionError(reason)
+        planned[TrainingConfig(cell, **outer)] = None
+    return list(planned)

@@ -1,12 +1,13 @@
-"""Meta-training with an estimator, recorded along the way, that goes on where it was stopped."""
+"""Meta-training with an estimator, recorded as it goes, that can be stopped and resumed."""
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,113 +25,113 @@ from harness.probes.memory import peak_and_retained, profiled_peak
 from harness.store.trainings import Split, TrainingJournal
 from harness.training.checkpoints import Checkpoint
 from harness.training.config import OPTIMISERS, TrainingConfig
-from harness.training.distributed import ALONE, Ranks
-from harness.training.evaluation import judge
-from harness.training.prefetch import ahead
+from harness.training.distributed import SINGLE, Ranks
+from harness.training.evaluation import evaluate
 from harness.training.session import TestResult
 
-# Apart from one another, since a family may draw the same task whatever the split. Training takes
-# half of a seed's tasks at most.
+# Disjoint, since a family may draw the same task for every split. Training takes at most half of a
+# seed's tasks.
 _FIRST: dict[Split, int] = {
     **{"train": 0, "validation": TASKS_A_SEED * 5 // 10, "test": TASKS_A_SEED * 7 // 10}
 }
 _FIRST_PROBE = TASKS_A_SEED * 9 // 10
-_MOST_PROBES = 10_000  # so that nothing is scored on what it was calibrated on
-_SAVED_EVERY = 20.0  # seconds of work that a kill may cost
+_MOST_PROBES = 10_000  # so that no estimator is scored on tasks that it was calibrated on
+_SAVE_EVERY = 20.0  # seconds of work that a kill may cost
 
-Told = Callable[[int, str], None]
-"""Is told after a step how many were taken, and how good it was when it was judged last."""
+OnStep = Callable[[int, str], None]
+"""Called after each step with the number of steps taken and the score of the last validation."""
+
+_T = TypeVar("_T")
 
 
 class Trainer:
-    """Trains as a recipe says.
+    """Train as a configuration says: an optimiser follows the mean estimate over a meta-batch.
 
-    Steps of an optimiser along the mean estimate over a meta-batch. Tasks follow from the seed and
-    the number of the step, so that a training that was stopped goes on to the same end, to the
-    bit. Each `validate_every` steps it is judged on training and validation tasks; in the end,
-    on test tasks, at the parameters that validated best.
+    Tasks follow from the seed and the number of the step, so that a training that was stopped goes
+    on to the same result, to the bit. Every `validate_every` steps it is evaluated on training and
+    validation tasks; at the end, with the parameters that validated best, on test tasks.
 
     Attributes:
-        state: where it is.
-        saved_step: the step from which it goes on if it is stopped now; -1: it begins anew.
+        state: the steps taken so far, and their parameters.
+        saved_step: the step from which it goes on if it is stopped now; -1: from the beginning.
 
     Raises:
-        OptionError: the file is a checkpoint, but none of this training; there are more ranks than
+        OptionError: the file is not a checkpoint of this training; there are more ranks than
             tasks in a meta-batch, or they do not see the same checkpoint.
     """
 
     def __init__(
         self,
-        recipe: TrainingConfig,
+        config: TrainingConfig,
         journal: TrainingJournal | None,
         checkpoint: Path,
         digest: str,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE,
     ) -> None:
-        if ranks.count > recipe.meta_batch:
+        if ranks.count > config.meta_batch:
             raise OptionError(
-                f"{ranks.count} processes are more than the {recipe.meta_batch} tasks of a "
+                f"{ranks.count} processes are more than the {config.meta_batch} tasks of a "
                 "meta-batch; start fewer, or take a larger --meta-batch"
             )
-        cell = self._cell = recipe.cell
+        cell = self._cell = config.cell
         if cell.device != "cpu" and ranks.count > 1:
             cell = self._cell = replace(cell, device=f"cuda:{ranks.local}")
-        self._recipe, self._journal, self._path = recipe, journal, checkpoint
+        self._config, self._journal, self._path = config, journal, checkpoint
         self._ranks = ranks
         self._sampler = Sampler.of(cell, dtype=getattr(torch, cell.dtype), device=cell.device)
         named = self._sampler.module.named_parameters()
         self._params = {name: value for name, value in named if value.requires_grad}
-        self._optimizer = OPTIMISERS[recipe.optimiser]([*self._params.values()], lr=recipe.rate)
+        self._optimizer = OPTIMISERS[config.optimiser]([*self._params.values()], lr=config.rate)
         self._estimator = create(cell.estimator)
         self.state, self.saved_step = Checkpoint(digest), -1
         if checkpoint.exists():
             self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
-        steps = ranks.gathered({"step": [float(self.state.step)]})["step"]
+        steps = ranks.gather({"step": [float(self.state.step)]})["step"]
         if len(set(steps)) > 1:
             raise OptionError(
                 f"not all processes see {checkpoint}: the store must be in a folder that all share"
             )
         batch, theta = self._meta_batch(0), self._theta()
         self._batching = batching_for(create(cell.estimator), batch, theta)
-        self._judging = batching_for(create("maml"), batch, theta)
-        self._classifies = "accuracy" in judge(batch[:1], theta, "loop")
+        self._test_batching = batching_for(create("maml"), batch, theta)
+        self._classifies = "accuracy" in evaluate(batch[:1], theta, "loop")
         self._seconds: list[float] = []
         self._last_event = self._last_save = time.perf_counter()
 
-    def train(self, told: Told = lambda step, how: None) -> TestResult:
-        """Trains to the end.
+    def train(self, on_step: OnStep = lambda step, score: None) -> TestResult:
+        """Train to the end and test.
 
         Raises:
             Diverged: an estimate is not finite.
             OSError: the journal or the checkpoint cannot be written.
         """
-        for how in self.steps():
-            told(self.state.step, how)
-        return self._tested()
+        for score in self.steps():
+            on_step(self.state.step, score)
+        return self._test()
 
     def steps(self) -> Generator[str]:
-        """Takes one step after another, to the last or until patience is at an end.
+        """Take one step after another, to the last or until patience ends.
 
         Yields:
-            After each step, how good it was when it was judged last.
+            After each step, the score of the last validation as text.
 
         Raises:
             Diverged: an estimate is not finite.
             OSError: the journal or the checkpoint cannot be written.
         """
-        recipe, state = self._recipe, self.state
+        config, state = self._config, self.state
         if not state.step and not self._ranks.rank:
             self._record(0, "train", self._memory())
-        how = self._judged()
-        for step, problems in ahead(self._meta_batch, state.step, recipe.steps):
-            if 0 < recipe.patience <= state.worse:
+        score = self._validate()
+        for step, problems in _prefetched(self._meta_batch, state.step, config.steps):
+            if 0 < config.patience <= state.validations_since_best:
                 return
             self._step(problems)
             state.step = step + 1
-            how = self._judged()
-            if time.perf_counter() > self._last_save + _SAVED_EVERY:
+            score = self._validate()
+            if time.perf_counter() > self._last_save + _SAVE_EVERY:
                 self._save()
-            yield how
+            yield score
 
     def _step(self, problems: list[BilevelProblem]) -> None:
         start = time.perf_counter()
@@ -138,12 +139,12 @@ class Trainer:
         if self._estimator.needs_calibration:
             try:
                 self._estimator.calibrate(self._probes(self._sampler), theta)
-            except OptionError as error:  # of probes that are not finite any more
+            except OptionError as error:  # the parameters are not finite any more
                 raise Diverged(f"{error}, at step {self.state.step}") from None
         mean = estimate_batch(self._estimator, problems, theta, batching=self._batching).gradient
         if self._ranks.count > 1:
-            total = self._ranks.summed(scaled(len(problems), mean))
-            mean = scaled(1 / self._recipe.meta_batch, total)
+            total = self._ranks.sum(scaled(len(problems), mean))
+            mean = scaled(1 / self._config.meta_batch, total)
         if not math.isfinite(norm(mean)):
             raise Diverged(f"the estimate of step {self.state.step} is not finite")
         for name, value in self._params.items():
@@ -151,15 +152,15 @@ class Trainer:
         self._optimizer.step()
         self._seconds.append(time.perf_counter() - start)
 
-    def _judged(self) -> str:
-        """Judges the parameters where that is due; returns how good they were the last time."""
-        recipe, state = self._recipe, self.state
-        # A training that goes on may begin anywhere, and must be judged as one that never stopped.
-        due = state.step % recipe.validate_every == 0 or state.step == recipe.steps
-        if due and state.judged_step < state.step:
-            training = self._judge("train", recipe.validation_tasks)
-            self._record(state.step, "train", training | self._biased() | self._timed())
-            validation = self._judge("validation", recipe.validation_tasks)
+    def _validate(self) -> str:
+        """Evaluate the parameters where that is due, and return the last score as text."""
+        config, state = self._config, self.state
+        # A training that goes on may start at any step, and must be evaluated at the same ones.
+        due = state.step % config.validate_every == 0 or state.step == config.steps
+        if due and state.evaluated_step < state.step:
+            training = self._evaluate("train", config.validation_tasks)
+            self._record(state.step, "train", training | self._bias() | self._time())
+            validation = self._evaluate("validation", config.validation_tasks)
             self._record(state.step, "validation", validation)
             self._score(validation)
             self._save()
@@ -168,35 +169,37 @@ class Trainer:
         return f"accuracy {state.score:.1%}" if self._classifies else f"loss {-state.score:.3g}"
 
     def _score(self, samples: Samples) -> None:
-        """Keeps the parameters if they are the best so far."""
+        """Keep the parameters if they are the best so far."""
         state = self.state
         metric, sign = ("accuracy", 1.0) if self._classifies else ("outer_loss", -1.0)
         score = sign * statistics.fmean(samples[metric])
-        state.judged_step, state.score = state.step, score if math.isfinite(score) else -math.inf
+        state.score = score if math.isfinite(score) else -math.inf
+        state.evaluated_step = state.step
         if state.score > state.best_score or not state.best_params:
-            state.best_step, state.best_score, state.worse = state.step, state.score, 0
+            state.best_step, state.best_score = state.step, state.score
+            state.validations_since_best = 0
             state.best_params = {name: value.clone() for name, value in self._theta().items()}
         else:
-            state.worse += 1
+            state.validations_since_best += 1
 
-    def _tested(self) -> TestResult:
+    def _test(self) -> TestResult:
         state = self.state
-        samples = self._judge("test", self._recipe.test_tasks, state.best_params)
+        samples = self._evaluate("test", self._config.test_tasks, state.best_params)
         self._record(state.best_step, "test", samples)
         return TestResult(state.step, state.best_step, samples)
 
-    def _judge(self, split: Split, count: int, theta: Params | None = None) -> Samples:
+    def _evaluate(self, split: Split, count: int, theta: Params | None = None) -> Samples:
         first = _FIRST[split]
         problems = [
-            self._sampler.problem(index, split, depth=self._recipe.test_depth)
+            self._sampler.problem(index, split, depth=self._config.test_depth)
             for index in self._ranks.share(range(first, first + count))
         ]
-        mine = judge(problems, theta or self._theta(), self._judging)
-        return self._ranks.gathered(mine)
+        samples = evaluate(problems, theta or self._theta(), self._test_batching)
+        return self._ranks.gather(samples)
 
-    def _biased(self) -> Samples:
-        """Compares the estimate with the exact meta-gradient in float64, where that is wanted."""
-        every = self._recipe.bias_every
+    def _bias(self) -> Samples:
+        """Compare the estimate with the exact meta-gradient in float64, where that is due."""
+        every = self._config.bias_every
         if not every or self.state.step % every:
             return {}
         sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
@@ -205,28 +208,28 @@ class Trainer:
         if estimator.needs_calibration:
             estimator.calibrate(self._probes(sampler), theta)
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
-        for index in self._ranks.share(range(self._recipe.bias_tasks)):
+        for index in self._ranks.share(range(self._config.bias_tasks)):
             problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
             reference = exact(problem, theta).gradient
             estimate = estimator(problem, theta).gradient
             samples["bias"].append(relative_error(estimate, reference))
             samples["cosine_distance"].append(cosine_distance(estimate, reference))
             samples["curvature"].append(largest_curvature(problem, theta))
-        return self._ranks.gathered(samples)
+        return self._ranks.gather(samples)
 
-    def _timed(self) -> Samples:
-        """Returns seconds of a step, the median since the last time."""
+    def _time(self) -> Samples:
+        """Return the median seconds of a step since the last time."""
         seconds, self._seconds = self._seconds, []
         return {"step_time": [statistics.median(seconds)]} if seconds else {}
 
     def _memory(self) -> Samples:
-        """Returns the most bytes alive while a meta-batch is estimated."""
+        """Return the most bytes alive while a meta-batch is estimated."""
         estimator, problems, theta = self._copy(), self._meta_batch(0), self._theta()
 
         def work() -> None:
             estimate_batch(estimator, problems, theta, batching=self._batching)
 
-        work()  # what is made once, as a compiled program, is no part of a step
+        work()  # the first call may compile, which is no part of a step
         device = self._cell.device
         compiled = isinstance(estimator, Compilable) and estimator.compiled
         if compiled and device == "cpu":  # dispatch modes cannot look into a program
@@ -234,14 +237,14 @@ class Trainer:
         return {"peak_memory": [peak_and_retained(work, device)[0]]}
 
     def _copy(self) -> Estimator:
-        """Returns the estimator as it is, whose calls do not count towards its next fit."""
+        """Return a copy of the estimator: its calls must not count towards the next fit."""
         copy = create(self._cell.estimator)
         if (fitted := _fitted(self._estimator)) is not None:
             _fit(copy, fitted)
         return copy
 
     def _meta_batch(self, step: int) -> list[BilevelProblem]:
-        size = self._recipe.meta_batch
+        size = self._config.meta_batch
         numbers = self._ranks.share(range(step * size, (step + 1) * size))
         return [self._sampler.problem(number) for number in numbers]
 
@@ -265,7 +268,7 @@ class Trainer:
         state.params, state.optimizer = self._theta(), self._optimizer.state_dict()
         state.estimator = _fitted(self._estimator) or {}
         state.save(self._path)
-        if self.saved_step < 0:  # what an estimator of a user's has fitted may be of any kind
+        if self.saved_step < 0:  # a user's estimator may have fitted values of any type
             Checkpoint.load(self._path, state.training, self._theta())
         self.saved_step, self._last_save = state.step, time.perf_counter()
 
@@ -283,9 +286,20 @@ class Trainer:
 
 
 def _fitted(estimator: Any) -> dict[str, Any] | None:
-    """Returns what an estimator has fitted, if it is of a kind that fits anything."""
+    """Return the fitted values of an estimator; None of one that fits nothing."""
     return estimator.state_dict() if hasattr(estimator, "state_dict") else None
 
 
 def _fit(estimator: Any, fitted: dict[str, Any]) -> None:
     estimator.load_state_dict(fitted)
+
+
+def _prefetched(make: Callable[[int], _T], first: int, end: int) -> Iterator[tuple[int, _T]]:
+    """Yield each number with the result of `make`, while the next one is made in a thread."""
+    with ThreadPoolExecutor(1, "meta-batches") as pool:
+        following = pool.submit(make, first) if first < end else None
+        for number in range(first, end):
+            assert following is not None
+            result = following.result()
+            following = pool.submit(make, number + 1) if number + 1 < end else None
+            yield number, result

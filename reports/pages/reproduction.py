@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from harness.commands.paper import SCALES
+from harness.commands.reproduce import SCALES
 from harness.support.markdown import plain
 from reports.pages import widgets
 from reports.reproduction import pieces

@@ -8,7 +8,7 @@ One module each, with a function that makes it: `PIECES` has them all. The paper
 from collections.abc import Callable
 from dataclasses import replace
 
-from harness.commands.paper import Scale
+from harness.commands.reproduce import Scale
 from reports.reproduction import fig2, fig3a, fig3b, fig4, fig5, table1, table2
 from reports.reproduction.piece import Found, Piece
 

@@ -13,7 +13,7 @@ from estimators.bounds import (
     fomaml_bound,
     truncated_bound,
 )
-from harness.commands.paper import Scale
+from harness.commands.reproduce import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 

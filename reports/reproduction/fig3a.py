@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.commands.paper import Scale
+from harness.commands.reproduce import Scale
 from reports import figures
 from reports.reproduction import paper
 from reports.reproduction.piece import Found, Piece

@@ -4,7 +4,7 @@ from functools import partial
 
 import pandas as pd
 
-from harness.commands.paper import Scale
+from harness.commands.reproduce import Scale
 from reports import figures
 from reports.reproduction.piece import Found, Piece
 from reports.tables.cells import by_order

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.commands.paper import EXPERIMENTS, Scale
+from harness.commands.reproduce import EXPERIMENTS, Scale
 from harness.store.trainings import outer_text
 from reports.figures.style import Chart
 from reports.tables.snapshot import Snapshot
@@ -63,7 +63,7 @@ class Found:
     def trained(self, name: str, scale: Scale) -> pd.DataFrame:
         """Returns the evaluations of a figure's or table's trainings."""
         wanted = set()
-        for recipe in EXPERIMENTS[name][scale].recipes():
+        for recipe in EXPERIMENTS[name][scale].configs():
             axes = vars(recipe.training) | {"outer": outer_text(recipe.training.outer)}
             wanted.add(tuple(axes[axis] for axis in _OF_TRAINING))
         keys = zip(*(self.trainings[axis] for axis in _OF_TRAINING), strict=True)
@@ -82,7 +82,7 @@ class Found:
             lacking = {one.cell.id for one in planned} - set(cells["cell"]) - skipped
             if lacking:
                 told.append(f"Missing: {len(lacking)} of its {len(planned)} cells.")
-        if recipes := sources.recipes():
+        if recipes := sources.configs():
             rows = self.trained(name, scale)
             rows = rows[rows["split"] == "test"]
             where = sorted(set(zip(rows["commit"].str[:8], rows["machine"], strict=True)))

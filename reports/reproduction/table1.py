@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.commands.paper import Scale
+from harness.commands.reproduce import Scale
 from reports import figures
 from reports.reproduction import paper
 from reports.reproduction.piece import Found, Piece

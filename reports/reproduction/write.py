@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader
 
 from estimators.base.errors import OptionError
-from harness.commands.paper import Scale
+from harness.commands.reproduce import Scale
 from harness.store.table import StoreError
 from harness.store.trainings import trainings
 from harness.support.files import put

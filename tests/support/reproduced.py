@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.cell import Cell
-from harness.commands.paper import EXPERIMENTS, Scale
+from harness.commands.reproduce import EXPERIMENTS, Scale
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
 from harness.store.journal import Journal, Result
@@ -72,7 +72,7 @@ def write_trainings(
 ) -> None:
     """Journals those trainings of the tables that are wanted, each as far as so many events."""
     place: defaultdict[str, int] = defaultdict(lambda: len(place))
-    for recipe in EXPERIMENTS["table1"]["quick"].recipes():
+    for recipe in EXPERIMENTS["table1"]["quick"].configs():
         name, seed = recipe.cell.estimator, recipe.cell.seed
         place[name]
         if not wanted(recipe.cell):

@@ -1,0 +1,119 @@
+"""Measuring the cells that a command names, with progress before and a table at the end."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from estimators.base.errors import OptionError
+from harness.commands.options import console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.matrix.plan import Planned
+    from harness.running.executor import Executor, Opened
+    from harness.running.settings import Settings
+    from harness.store.journal import Progress
+
+
+def measure_cells(
+    planned: "Sequence[Planned]",
+    settings: "Settings",
+    store: Path,
+    *,
+    fresh: bool = False,
+    executor: "Executor | None" = None,
+) -> Path:
+    """Measure a plan, or go on with an interrupted run of the same, and return the journal.
+
+    Raises:
+        OptionError: it was stopped, or the store cannot be written.
+    """
+    from harness.running.resume import begin
+    from harness.running.runner import run
+    from harness.store.runs import read_run
+    from harness.support.progress import progress_bar
+    from harness.support.signals import interrupt_once
+
+    skipped = sum(bool(plan.skip) for plan in planned)
+    total = len(planned) - skipped
+    path = store  # until there is a journal in it
+    try:
+        with interrupt_once():
+            session = begin(
+                *(store, list(planned)),
+                samples=settings.samples,
+                plugins=settings.plugins,
+                fresh=fresh,
+            )
+            path = session.journal.path
+            for line in session.told:
+                print_line(line, style="yellow")
+            print_line(f"Measuring {total} cells into {path}; {skipped} are skipped.")
+            with progress_bar(console) as show:
+
+                def on_progress(progress: "Progress") -> None:
+                    show(progress.done, progress.total, progress.doing)
+
+                run(list(planned), session, settings, on_progress, executor)
+    except KeyboardInterrupt:
+        done = 0 if path == store else len(read_run(path).measured)
+        raise OptionError(
+            f"stopped; {done} of {total} cells are in {path}, "
+            "and the same command goes on from there"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        if path == store:
+            raise OptionError(f"cannot write to {store}: {reason}") from None
+        raise OptionError(
+            f"cannot write {path}: {reason}; finished cells are in it, "
+            "and the same command goes on from there"
+        ) from None
+    return path
+
+
+def print_plan(planned: "Sequence[Planned]", settings: "Settings", opened: "Opened") -> None:
+    """Print the cells of a plan, how long they would take, and requests to a cluster."""
+    from harness.clusters.requests import print_asked
+    from harness.running.dry_run import print_dry_run
+    from harness.running.estimate import estimate
+
+    with console.status("Timing a few gradients of each task and model"):
+        expected = estimate(list(planned), settings, opened.executor)
+    print_dry_run(expected, console)
+    if opened.where:
+        print_asked(opened, list(planned), settings.samples, console)
+
+
+def canonical_base(against: str | None, measured: set[str]) -> str | None:
+    """Return the canonical spelling of `--against`.
+
+    Raises:
+        OptionError: it is not among the measured estimators.
+    """
+    from estimators.base.registry import ESTIMATORS
+
+    base = ESTIMATORS.canonical(against) if against else None
+    if base and base not in measured:
+        raise OptionError(f"--against {base}: it is not among the measured estimators")
+    return base
+
+
+def print_run(table: "pd.DataFrame", against: str | None = None) -> int:
+    """Print the table of a run and return the exit code: 1 where a cell went wrong, else 0.
+
+    Raises:
+        OptionError: none of its cells was measured.
+    """
+    from harness.store.summary import print_summary
+
+    print_summary(table, console, against)
+    if not (table["outcome"] == "ok").any():
+        raise OptionError("no cell could be measured; the reasons are above")
+    return int(not table["outcome"].isin(["ok", "skipped"]).all())
+
+
+def print_line(line: str, style: str | None = None) -> None:
+    """Print a line as it is: not cut, and without markup."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)
