@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from estimators.base.errors import OptionError, UserError
 
 if TYPE_CHECKING:
-    from estimators.base.estimator import Estimator, MetaGradient
+    from estimators.base.estimator import Cost, Estimator, MetaGradient
     from estimators.base.meta_batch import MetaBatch, estimate_batch, meta_backward
     from estimators.base.module_loss import ModuleLoss, module_problem, trainable
     from estimators.base.problem import BilevelProblem
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from estimators.base.tree import Params
 
 _WHERE = {
+    "Cost": "estimators.base.estimator",
     "Estimator": "estimators.base.estimator",
     "MetaGradient": "estimators.base.estimator",
     "MetaBatch": "estimators.base.meta_batch",
@@ -52,6 +53,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BilevelProblem",
+    "Cost",
     "Estimator",
     "MetaBatch",
     "MetaGradient",

@@ -2,12 +2,9 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.support.repositories import git
+from tests.support.shell_calls import BIN, ROOT, calls, unknown_words
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 TEXTS = {path.name: path.read_text("utf-8") for path in (ROOT / ".github/workflows").iterdir()}
 WORKFLOWS: dict[str, Any] = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
 GITLAB: dict[str, Any] = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text("utf-8"))
@@ -47,43 +43,6 @@ def shell_texts() -> list[tuple[str, str]]:
         for job in recipe.get("jobs", {"": recipe}).values():
             texts += [("ci.md", step["run"]) for step in job["steps"]]
     return texts + [("ci.md", x) for x in re.findall(r"`((?:metagrad|asv|make) [^`\n]+)`", DOCS)]
-
-
-def calls(shell: str) -> Iterator[list[str]]:
-    """Yields each call of a tool of the project, its words split as a shell does."""
-    for line in shell.replace("\\\n", " ").splitlines():
-        words = shlex.shlex(line, posix=True, punctuation_chars=True)
-        words.whitespace_split = True
-        call: list[str] = []
-        for word in [*words, ";"]:
-            if set(word) <= set("();<>|&"):
-                if call and (tool := Path(call[0]).name) in ("metagrad", "asv", "make"):
-                    yield [tool, *call[1:]]
-                call = []
-            elif call or not re.fullmatch(r"\w+=.*|if|then|else|!", word):
-                call.append(word)
-
-
-@cache
-def help_text(tool: str, command: str) -> str:
-    env = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    words = [str(BIN / tool), command, "--help"]
-    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else ""
-
-
-def unknown_words(call: list[str]) -> list[str]:
-    """The words of a call that do not exist: target, command or options."""
-    tool, *words = call
-    if tool == "make":
-        command = ["make", "--dry-run", *words]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-        return [] if done.returncode == 0 else words
-    text = help_text(tool, words[0])
-    if not text:
-        return words[:1]
-    options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    return sorted(options - set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", text)))
 
 
 def test_commands_of_the_recipes_exist() -> None:
