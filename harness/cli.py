@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.commands.bench import bench
 from harness.commands.check import check
 from harness.commands.data import data
@@ -42,7 +42,7 @@ def main() -> None:
         for point in entry_points(group="metagrad.commands"):
             app.command(point.name)(_loaded(point))
         status = app(standalone_mode=False)
-    except (OptionError, TyperException) as error:
+    except (UserError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if message:  # none: no command was given, and the help is there already
             line = " ".join(f"metagrad: {message}".split())
@@ -60,5 +60,5 @@ def _loaded(point: EntryPoint) -> Callable[..., object]:
     try:
         command: Callable[..., object] = point.load()
     except Exception as error:
-        raise OptionError(f"command {point.name} of {point.value} is broken: {error}") from error
+        raise UserError(f"command {point.name} of {point.value} is broken: {error}") from error
     return command

@@ -10,7 +10,6 @@ import pytest
 from harness.cell import Cell
 from harness.matrix.outcome import Outcome, Status
 from harness.matrix.plan import Planned
-from harness.running.executor import WORKERS_LOST
 from harness.running.processes import Limits
 from harness.running.resume import RunSession, begin
 from harness.running.runner import run
@@ -225,10 +224,8 @@ def test_unknown_fields_survive(tmp_path: Path) -> None:
         ({"status": Status.TIMEOUT, "reason": "late"}, Limits(59, 3e9), False),
         ({"status": Status.OUT_OF_MEMORY, "reason": "much"}, LIMITS, False),
         ({"status": Status.OUT_OF_MEMORY, "reason": "much"}, Limits(60, 3e9), True),
-        ({"status": Status.CRASHED, "reason": "ended by SIGSEGV (a.py:1 in f)"}, LIMITS, False),
-        ({"status": Status.CRASHED, "reason": "ended by SIGKILL"}, LIMITS, True),
-        ({"status": Status.CRASHED, "reason": "ended by SIGTERM (a.py:1 in f)"}, LIMITS, True),
-        ({"status": Status.CRASHED, "reason": f"4 {WORKERS_LOST} at it"}, LIMITS, True),
+        ({"status": Status.CRASHED, "reason": "SIGSEGV"}, LIMITS, False),
+        ({"status": Status.CRASHED, "reason": "SIGKILL", "transient": True}, LIMITS, True),
     ],
     ids=str,
 )

@@ -14,7 +14,7 @@ from typing import Any
 
 from distributed import get_worker
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.cell import Cell
 from harness.environment import code_state, environment
 from harness.environment.code import source
@@ -91,13 +91,13 @@ def _reference_file() -> Generator[Path]:
     """Yields the name of a file that is gone afterwards.
 
     Raises:
-        OptionError: it cannot be written here.
+        UserError: it cannot be written here.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
             yield Path(folder) / "reference.pt"
     except OSError as error:
-        raise OptionError(f"{_here()} cannot keep a file for a while: {error}") from None
+        raise UserError(f"{_here()} cannot keep a file for a while: {error}") from None
 
 
 def _work(order: Order, function: Callable[..., Any], *arguments: Any) -> WorkResult:
@@ -113,19 +113,19 @@ def _machine(run: str, plugins: tuple[str, ...]) -> dict[str, Any]:
     """Returns the environment here, as a process finds it that does a piece of this run's work.
 
     Raises:
-        OptionError: no process can be started here, or none that has the plug-ins.
+        UserError: no process can be started here, or none that has the plug-ins.
     """
     if multiprocessing.current_process().daemon:
-        raise OptionError(
+        raise UserError(
             f"{_here()} may not start processes of its own; start it with --no-nanny, or with "
             "DASK_DISTRIBUTED__WORKER__DAEMON=False"
         )
     ending = run_in_worker(environment, None, plugins, limits=_LOOKING, plugins=plugins)
     if ending.outcome.status is not Status.OK:
-        raise OptionError(f"{_here()} cannot work: {ending.outcome.reason}")
+        raise UserError(f"{_here()} cannot work: {ending.outcome.reason}")
     found: dict[str, Any] = ending.value
     if found["source"] != _SOURCE:
-        raise OptionError(f"the code has changed since {_here()} was started: start it anew")
+        raise UserError(f"the code has changed since {_here()} was started: start it anew")
     # Two workers of a machine may have other threads, variables or drivers.
     return found | {"state": code_state(found)}
 
@@ -142,7 +142,7 @@ def _refuse_other_code(wanted: Code, here: Code) -> None:
         told = ", ".join(f"{n} is {b}, not {a}" for n, a, b in pairs if a != b)
     elif first != "source":
         told = f"{here[first]}, not {wanted[first]}"
-    raise OptionError(
+    raise UserError(
         f"{_here()} has another {' and '.join(other)} than this machine"
         + (f" ({told})" if told else "")
         + "; all machines of a run must have the same"

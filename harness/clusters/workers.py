@@ -13,12 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from distributed import Client, Future, KilledWorker
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.cell import Cell
 from harness.clusters import remote
 from harness.clusters.remote import Order
 from harness.matrix.outcome import Outcome, Status
-from harness.running.executor import WORKERS_LOST
 from harness.running.processes import Limits, Stopped, WorkResult, refuse_full_disk
 
 _LOOK_EVERY = 0.5  # seconds
@@ -140,7 +139,7 @@ class Cluster:
 
         Raises:
             Stopped: `stop` was called.
-            OptionError: the scheduler is gone, or a worker cannot work.
+            UserError: the scheduler is gone, or a worker cannot work.
         """
         answer = _Answer(future.result)
         while not answer.wait(_LOOK_EVERY):
@@ -149,21 +148,23 @@ class Cluster:
         try:
             ending = answer.result()
         except KilledWorker as error:
-            reason = f"{error.allowed_failures + 1} {WORKERS_LOST} while they were at it"
-            return WorkResult(Outcome(Status.CRASHED, reason), machine=self._machine)
-        except OptionError:
+            lost = error.allowed_failures + 1
+            reason = f"{lost} workers of the cluster were lost while they were at it"
+            outcome = Outcome(Status.CRASHED, reason, transient=True)
+            return WorkResult(outcome, machine=self._machine)
+        except UserError:
             raise
         # What Dask raises when its scheduler goes is of many kinds, and not always an Exception.
         except BaseException as error:
             if self._stop.is_set():
                 raise Stopped from None
             if isinstance(error, _GONE):
-                raise OptionError(
+                raise UserError(
                     "the connection to the cluster's scheduler was lost; when it is there "
                     "again, the same command goes on"
                 ) from None
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise OptionError(f"a worker of the cluster cannot work: {what}") from error
+            raise UserError(f"a worker of the cluster cannot work: {what}") from error
         refuse_full_disk(ending)
         self._machine = ending.machine
         return ending

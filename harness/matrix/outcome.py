@@ -1,5 +1,6 @@
 """How a cell can end."""
 
+import errno
 import re
 import sysconfig
 import traceback
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 
 _LONGEST_REASON = 600
 _LONGEST_TRACEBACK = 20_000
@@ -58,20 +59,28 @@ def outcome_of(error: BaseException) -> Outcome:
     kept = frames if len(frames) <= _LONGEST_TRACEBACK else f"...\n{frames[-_LONGEST_TRACEBACK:]}"
     if isinstance(error, Diverged):
         return Outcome(Status.DIVERGED, str(error), kept)
-    said = " ".join(_said(error).split())
-    reason = said if isinstance(error, OptionError) else f"{type(error).__name__}: {said}"
-    lacks = isinstance(error, MemoryError) or "out of memory" in said or "can't allocate" in said
+    message = " ".join(_message(error).split())
+    reason = message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"
     reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
-    if not isinstance(error, OptionError):
+    if not isinstance(error, UserError):
         reason += place(frames, innermost_first=False)
-    return Outcome(Status.OUT_OF_MEMORY if lacks else Status.FAILED, reason, kept)
+    # On a CPU, and where CUDA itself lacks it, torch raises an error of no particular class.
+    no_memory = isinstance(error, MemoryError) or any(
+        text in message for text in ("out of memory", "can't allocate")
+    )
+    return Outcome(
+        Status.OUT_OF_MEMORY if no_memory else Status.FAILED,
+        reason,
+        kept,
+        disk_full=isinstance(error, OSError) and error.errno == errno.ENOSPC,
+    )
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # a user's own exception, whose message goes wrong itself
-        return "(its message cannot be had)"
+    except Exception:  # a user's own exception, whose __str__ fails
+        return "(its message cannot be read)"
 
 
 def place(frames: str, *, innermost_first: bool) -> str:

@@ -6,9 +6,6 @@ from typing import Any, Protocol
 from harness.cell import Cell
 from harness.running.processes import Limits, WorkResult
 
-WORKERS_LOST = "workers of the cluster were lost"
-"""In the reason of a crash that another time would be none."""
-
 
 class Executor(Protocol):
     """Does pieces of work, each in a fresh process; to be called from many threads.
@@ -38,7 +35,7 @@ class Executor(Protocol):
         """Gets ready to work: afterwards, what takes time is the work.
 
         Raises:
-            OptionError: nobody can do any.
+            UserError: nobody can do any.
         """
 
     def reference(self, group: Cell) -> tuple[WorkResult, Any]:

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from estimators.base.registry import ESTIMATORS
 from harness.environment.cgroups import limits as container_limits
 from harness.matrix.outcome import Outcome, Status, place
@@ -39,8 +39,9 @@ _SHARE = 0.9  # of the machine's memory, for all workers together
 _WATCH_EVERY = 0.1  # seconds between looks at a worker's memory
 _GRACE = 0.5  # seconds for a worker to write where it is before it is killed
 _LONGEST = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")  # a socket's name has 107 bytes
-_FULL = "[Errno 28]"
 _KEPT_OUTPUT = 16_384  # bytes of what a worker printed last
+# Exit codes of workers that were ended from outside; 255 if the fork server was.
+_TRANSIENT = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT, 255)
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,9 @@ def usable_processors(most: int) -> int:
 
 
 def refuse_full_disk(ending: WorkResult) -> None:
-    """Stops where a full disk ended a piece of work: that is the next one's fate too.
-
-    Raises:
-        OptionError: the disk is full.
-    """
-    if _FULL in ending.outcome.reason:
-        raise OptionError(
+    """Raise UserError if a piece of work failed on a full disk, as the next one would."""
+    if ending.outcome.disk_full:
+        raise UserError(
             f"the disk is full ({ending.outcome.reason}); make room and "
             "run the same command again: it goes on from here"
         )
@@ -128,13 +125,13 @@ def start_fork_server() -> None:
     `random.py` of the user's for that of the standard library.
 
     Raises:
-        OptionError: the folder for temporary files has too long a name.
+        UserError: the folder for temporary files has too long a name.
     """
     if "forkserver" not in get_all_start_methods():
         return
     folder = tempfile.gettempdir()
     if len(os.fsencode(folder)) > _LONGEST:
-        raise OptionError(
+        raise UserError(
             f"the folder for temporary files, {folder}, has too long a name for the sockets of "
             f"worker processes; set TMPDIR to one of {_LONGEST} bytes or less"
         )
@@ -272,7 +269,8 @@ class _Watch:
         names = {-int(number): number.name for number in signal.Signals}
         how = names.get(code, f"exit code {code}") if code is not None else "unknown means"
         where = place(printed.rpartition("Fatal Python error")[2], innermost_first=True)
-        return Outcome(Status.CRASHED, f"the worker process ended by {how}{where}", printed)
+        reason = f"the worker process ended by {how}{where}"
+        return Outcome(Status.CRASHED, reason, printed, transient=code in _TRANSIENT)
 
     def _drain(self) -> None:
         chunk = os.read(self.output.fileno(), 2**20)

@@ -11,13 +11,10 @@ from typing import Any
 from harness.environment import code_state, environment
 from harness.matrix.outcome import Outcome, Status
 from harness.matrix.plan import Planned
-from harness.running.executor import WORKERS_LOST
 from harness.running.processes import Limits
 from harness.store.journal import Journal, Result
 from harness.store.runs import CellResult, StageResult, first_event, parsed, read_run
 
-# The last but one is what is told of a worker whose fork server was killed.
-_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "exit code 255", WORKERS_LOST)
 _WELL = (Status.OK, Status.SKIPPED, Status.DIVERGED)  # another time would be no different
 
 
@@ -38,8 +35,8 @@ class RunSession:
     def stage(self, cell_id: str, stage: str, limits: Limits) -> StageResult | None:
         """Returns how a stage of a cell ended, if it need not be measured again.
 
-        It is worth a second try when it was ended from outside: by a signal, or by a limit that
-        is higher now.
+        It is worth a second try when the cause was transient, or when the limit that ended it is
+        higher now.
         """
         known = self.finished.get(cell_id)
         result = known.stages.get(stage) if known else None
@@ -49,9 +46,8 @@ class RunSession:
         again = {
             Status.TIMEOUT: limits.seconds > had.get("seconds", 0.0),
             Status.OUT_OF_MEMORY: limits.memory > had.get("memory", 0.0),
-            Status.CRASHED: any(f" {name}" in result.reason for name in _FROM_OUTSIDE),
         }
-        return None if again.get(result.status) else result
+        return None if result.transient or again.get(result.status) else result
 
 
 def begin(

@@ -56,7 +56,7 @@ def run(
     processes side by side; then time, group by group, on devices that do nothing else.
 
     Raises:
-        OptionError: the disk is full, or the executor cannot go on.
+        UserError: the disk is full, or the executor cannot go on.
         OSError: the journal cannot be written.
     """
     try:

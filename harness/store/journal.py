@@ -184,6 +184,7 @@ class Journal(EventFile):
                 "status": result.outcome.status,
                 "reason": result.outcome.reason,
                 "traceback": result.outcome.traceback,
+                "transient": result.outcome.transient,
                 "samples": result.samples,
                 "notes": list(result.notes),
             }

@@ -30,6 +30,7 @@ class StageResult:
         seconds: wall time of the piece of work, which several cells may have shared.
         limits: "seconds" and bytes of "memory" that it had.
         machine: that did it, by its name in the journal; "" if it is the run's own.
+        transient: see `Outcome`.
     """
 
     status: Status
@@ -40,6 +41,7 @@ class StageResult:
     seconds: float
     limits: dict[str, float]
     machine: str = ""
+    transient: bool = False
 
 
 def _rank(stage: str) -> int:
@@ -224,6 +226,7 @@ def _stage_result(event: dict[str, Any], result: dict[str, Any]) -> StageResult:
         seconds=event.get("seconds", 0.0),
         limits=event.get("limits", {}),
         machine=machine,
+        transient=result.get("transient", False),
     )
 
 
