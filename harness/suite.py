@@ -11,9 +11,9 @@ from estimators import OptionError, create
 from harness.cell import Cell
 from harness.matrix.plan import Axes, expand
 from harness.matrix.problems import bilevel_problem
+from harness.running.executor import Settings
 from harness.running.resume import begin
 from harness.running.runner import run
-from harness.running.settings import Settings
 from harness.store.runs import read_run
 
 VERSION = 1

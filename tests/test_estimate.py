@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from harness.cell import Cell
+from harness.commands.dry_run import print_estimate
 from harness.matrix.plan import Axes, Planned, expand
-from harness.running.dry_run import print_dry_run
 from harness.running.estimate import Estimate, Part, estimate
-from harness.running.settings import Settings
+from harness.running.executor import Settings
 
 PLAN = Axes(
     settings=(("quadratic", "linear"),),
@@ -72,7 +72,7 @@ def test_what_cannot_be_timed_is_told(tmp_path: Path) -> None:
 
 def shown(told: Estimate, width: int = 80) -> str:
     console = Console(file=StringIO(), width=width)
-    print_dry_run(told, console)
+    print_estimate(told, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

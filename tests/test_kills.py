@@ -16,9 +16,9 @@ from harness.cell import Cell
 from harness.matrix.metrics import METRICS
 from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
+from harness.running.executor import Settings
 from harness.running.resume import begin
 from harness.running.runner import run
-from harness.running.settings import Settings
 from harness.store.journal import Progress
 from harness.store.runs import read_run
 from harness.store.table import load_sound
@@ -106,7 +106,7 @@ def wait_for_beginning(command: Command, before: int) -> None:
 
 
 def planned(*, seeds: int) -> list[Planned]:
-    usual: dict[str, Any] = {"task": "quadratic", "model": "linear", "depth": 1, "tasks": 1}
+    usual: dict[str, Any] = {"task": "quadratic", "model": "linear", "depth": 1, "num_tasks": 1}
     return [
         Planned(Cell.of(estimator=estimator, seed=seed, **usual))
         for seed in range(seeds)

@@ -10,10 +10,10 @@ import pytest
 from harness.cell import Cell
 from harness.matrix.outcome import Outcome, Status
 from harness.matrix.plan import Planned
+from harness.running.executor import Settings
 from harness.running.processes import Limits
 from harness.running.resume import RunSession, begin
 from harness.running.runner import run
-from harness.running.settings import Settings
 from harness.store.journal import Journal, Progress, Result
 from harness.store.runs import read_run
 

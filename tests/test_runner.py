@@ -20,9 +20,9 @@ from harness.cell import Cell
 from harness.matrix.metrics import METRICS
 from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
+from harness.running.executor import Settings
 from harness.running.resume import begin
 from harness.running.runner import run
-from harness.running.settings import Settings
 from harness.store.journal import Progress
 from harness.store.runs import CellResult, read_run
 from harness.store.table import load_sound
@@ -81,7 +81,7 @@ def planned(*estimators: str, skip: str = "", **parts: Any) -> list[Planned]:
         "task": "sinusoid",
         "model": "mlp-40-40",
         "depth": 1,
-        "tasks": TASKS,
+        "num_tasks": TASKS,
     }
     return [Planned(Cell.of(estimator=e, **usual | parts), skip) for e in estimators]
 

@@ -1,60 +1,52 @@
-"""Opens what a user has named to do the work: this machine, a Dask cluster, SLURM."""
+"""Open the executor that a user names: this machine or a Dask cluster."""
 
-import signal
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from estimators.base.errors import OptionError
-from harness.clusters.kind import Kind
-from harness.running.executor import Opened
+from harness.running.executor import Executor, Settings
 from harness.running.local import Local
-from harness.running.settings import Settings
 from harness.support.signals import delay_signals, ignore_signals
 
 
 @contextmanager
-def opened(
-    kind: Kind,
+def open_executor(
+    name: str,
     settings: Settings,
     devices: tuple[str, ...],
     *,
     scheduler: str | None = None,
-    dry: bool = False,
-) -> Generator[Opened]:
-    """Opens an executor, and closes it afterwards.
+    dry_run: bool = False,
+) -> Generator[Executor]:
+    """Open the executor "local" or "dask" and close it afterwards.
 
     Yields:
-        The executor and what is to be told of it.
+        The executor.
 
     Raises:
-        OptionError: it cannot be had.
+        OptionError: a scheduler does not go with it, or its packages are missing.
     """
-    if scheduler is not None and kind is not Kind.DASK:
-        raise OptionError(f"--scheduler goes with --executor dask, not with {kind}")
-    if kind is Kind.LOCAL:
+    if name == "local":
+        if scheduler is not None:
+            raise OptionError("--scheduler goes with --executor dask")
         with Local(settings) as local:
-            yield Opened(local)
+            yield local
         return
-    before = signal.getsignal(signal.SIGINT)
     try:
         from harness.clusters import dask
     except ImportError as error:
         raise OptionError(
-            f"--executor {kind} needs {error.name}: pip install 'metagrad-bench[dask]'"
+            f"--executor {name} needs {error.name}: pip install 'metagrad-bench[dask]'"
         ) from None
-    finally:
-        signal.signal(signal.SIGINT, before)  # which dask_jobqueue takes when it is imported
-    if kind is Kind.SLURM:
-        cluster = dask.from_slurm(settings, devices, dry=dry)
-    elif scheduler is None:
-        cluster = dask.on_this_machine(settings, devices, dry=dry)
+    if scheduler is None:
+        cluster = dask.start_cluster(settings, devices, dry_run=dry_run)
     else:
-        cluster = dask.running(settings, scheduler)
+        cluster = dask.connect(settings, scheduler)
     stack = ExitStack()
     try:
-        with delay_signals():  # half a cluster could not be closed, and jobs would not be cancelled
-            found = stack.enter_context(cluster)
-        yield found  # ruff: ignore[unnecessary-assign-before-yield] (Ctrl-C is let through)
+        with delay_signals():  # a cluster that is half started could not be closed
+            executor = stack.enter_context(cluster)
+        yield executor  # ruff: ignore[unnecessary-assign-before-yield] (Ctrl-C is let through)
     finally:
         with ignore_signals():
             stack.close()

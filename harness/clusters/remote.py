@@ -1,4 +1,4 @@
-"""What a Dask worker does: one piece of work at a time, in a fresh process of its machine."""
+"""The functions that Dask workers run: one piece of work at a time, in a fresh process."""
 
 import math
 import multiprocessing
@@ -21,25 +21,26 @@ from harness.environment.code import source
 from harness.matrix.outcome import Status
 from harness.running import measures
 from harness.running.processes import Limits, WorkResult, run_in_worker
+from harness.support.files import temporary_folder
 
-_SOURCE = source()  # as it is imported here; files may change while a worker lives
-_LOOKING = Limits(seconds=600.0, memory=math.inf)  # at the machine, which starts much else first
+_SOURCE = source()  # as imported; files may change while a worker lives
+_INSPECTION = Limits(seconds=600.0, memory=math.inf)  # of the machine, which starts much else first
 _stops: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 Code = dict[str, Any]
-Made = tuple[WorkResult, bytes]
-"""How the reference of a group ended, and its file's content."""
+Reference = tuple[WorkResult, bytes]
+"""How the computation of a reference ended, and the content of its file."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What comes with each piece of work.
+    """The part of a request that is the same for all pieces of work of a run.
 
     Attributes:
-        run: a name that no other run has.
-        limits: what the piece may take.
-        plugins: modules that are imported before; see `load_plugins`.
-        code: what the worker has to have, too; see `code_of`.
+        run: a random name.
+        limits: of a piece of work.
+        plugins: modules to import first; see `load_plugins`.
+        code: that the worker must have too; see `code_of`.
     """
 
     run: str
@@ -48,103 +49,107 @@ class Order:
     code: Code
 
 
-def code_of(made_with: dict[str, Any]) -> Code:
-    """Returns what has to be the same on all machines of a run."""
+def code_of(environment: dict[str, Any]) -> Code:
+    """Return the part of an environment that must be the same on all machines of a run."""
     same = ("source", "plugins", "packages", "python")
-    return {name: made_with[name] for name in same} | {"torch": made_with["torch"].get("version")}
+    return {key: environment[key] for key in same} | {"torch": environment["torch"].get("version")}
 
 
-def reference(order: Order, group: Cell) -> Made:
-    """Computes what the cells of a group are scored against."""
-    with _reference_file() as path:
-        ending = _work(order, measures.reference, group, path)
-        return ending, path.read_bytes() if ending.outcome.status is Status.OK else b""
+def reference(order: Order, group: Cell) -> Reference:
+    """Compute what the cells of a group are scored against."""
+    with _temporary_file() as path:
+        result = _work(order, measures.reference, group, path)
+        return result, path.read_bytes() if result.outcome.status is Status.OK else b""
 
 
-def told(made: Made) -> WorkResult:
-    """Returns how a reference ended, which is all that has to leave the worker."""
-    return made[0]
+def result_of(reference: Reference) -> WorkResult:
+    """Return how a reference ended; its content stays on the worker."""
+    return reference[0]
 
 
-def score(order: Order, cell: Cell, made: Made) -> WorkResult:
-    """Measures everything of a cell but time."""
-    ending, content = made
-    if ending.outcome.status is not Status.OK:  # computed again, after a loss, with less luck
-        return ending
-    with _reference_file() as path:
+def score(order: Order, cell: Cell, reference: Reference) -> WorkResult:
+    """Measure everything of a cell except time."""
+    result, content = reference
+    if result.outcome.status is not Status.OK:  # computed again after a loss, and failed this time
+        return result
+    with _temporary_file() as path:
         path.write_bytes(content)
         return _work(order, measures.score, cell, path)
 
 
 def time(order: Order, cells: list[Cell], samples: int) -> WorkResult:
-    """Times the cells of a group in turns."""
+    """Time the cells of a group in turns."""
     return _work(order, measures.time_group, cells, samples)
 
 
 def stop(run: str) -> None:
-    """Ends the piece of work of a run that this worker is at."""
+    """End the current piece of work of a run on this worker."""
     _stops[run].set()
 
 
 @contextmanager
-def _reference_file() -> Generator[Path]:
-    """Yields the name of a file that is gone afterwards.
+def _temporary_file() -> Generator[Path]:
+    """Yield the path of a temporary file.
 
     Raises:
         UserError: it cannot be written here.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
+        with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
             yield Path(folder) / "reference.pt"
     except OSError as error:
-        raise UserError(f"{_here()} cannot keep a file for a while: {error}") from None
+        raise UserError(f"{_here()} cannot write a temporary file: {error}") from None
 
 
 def _work(order: Order, function: Callable[..., Any], *arguments: Any) -> WorkResult:
-    how: dict[str, Any] = {"limits": order.limits, "plugins": order.plugins}
     machine = _machine(order.run, order.plugins)
     _refuse_other_code(order.code, code_of(machine))
-    ending = run_in_worker(function, *arguments, **how, stop=_stops[order.run])
-    return replace(ending, machine=machine)
+    result = run_in_worker(
+        function,
+        *arguments,
+        limits=order.limits,
+        plugins=order.plugins,
+        stop=_stops[order.run],
+    )
+    return replace(result, machine=machine)
 
 
 @lru_cache(maxsize=4)
 def _machine(run: str, plugins: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the environment here, as a process finds it that does a piece of this run's work.
+    """Return the environment of the processes here that do this run's pieces of work.
 
     Raises:
-        UserError: no process can be started here, or none that has the plug-ins.
+        UserError: no process can be started here, or none that can import the plug-ins.
     """
     if multiprocessing.current_process().daemon:
         raise UserError(
-            f"{_here()} may not start processes of its own; start it with --no-nanny, or with "
+            f"{_here()} may not start processes; start it with --no-nanny, or with "
             "DASK_DISTRIBUTED__WORKER__DAEMON=False"
         )
-    ending = run_in_worker(environment, None, plugins, limits=_LOOKING, plugins=plugins)
-    if ending.outcome.status is not Status.OK:
-        raise UserError(f"{_here()} cannot work: {ending.outcome.reason}")
-    found: dict[str, Any] = ending.value
-    if found["source"] != _SOURCE:
-        raise UserError(f"the code has changed since {_here()} was started: start it anew")
+    result = run_in_worker(environment, None, plugins, limits=_INSPECTION, plugins=plugins)
+    if result.outcome.status is not Status.OK:
+        raise UserError(f"{_here()} cannot work: {result.outcome.reason}")
+    machine: dict[str, Any] = result.value
+    if machine["source"] != _SOURCE:
+        raise UserError(f"the code has changed since {_here()} was started: start it again")
     # Two workers of a machine may have other threads, variables or drivers.
-    return found | {"state": code_state(found)}
+    return machine | {"state": code_state(machine)}
 
 
 def _refuse_other_code(wanted: Code, here: Code) -> None:
-    other = [name for name, value in wanted.items() if here[name] != value]
-    if not other:
+    different = [key for key, value in wanted.items() if here[key] != value]
+    if not different:
         return
-    first = other[0]
-    told = ""
+    first, details = different[0], ""
     if isinstance(wanted[first], dict):
         names = sorted(wanted[first].keys() | here[first].keys())
-        pairs = [(n, wanted[first].get(n), here[first].get(n)) for n in names]
-        told = ", ".join(f"{n} is {b}, not {a}" for n, a, b in pairs if a != b)
+        pairs = [(name, wanted[first].get(name), here[first].get(name)) for name in names]
+        details = ", ".join(f"{name} is {b}, not {a}" for name, a, b in pairs if a != b)
     elif first != "source":
-        told = f"{here[first]}, not {wanted[first]}"
+        details = f"{here[first]}, not {wanted[first]}"
     raise UserError(
-        f"{_here()} has another {' and '.join(other)} than this machine"
-        + (f" ({told})" if told else "")
+        f"{_here()} has another {' and '.join(different)} than this machine"
+        + (f" ({details})" if details else "")
         + "; all machines of a run must have the same"
     )
 

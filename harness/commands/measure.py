@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.matrix.plan import Planned
-    from harness.running.executor import Executor, Opened
-    from harness.running.settings import Settings
+    from harness.running.executor import Executor, Settings
     from harness.store.journal import Progress
 
 
@@ -71,19 +70,6 @@ def measure_cells(
             "and the same command goes on from there"
         ) from None
     return path
-
-
-def print_plan(planned: "Sequence[Planned]", settings: "Settings", opened: "Opened") -> None:
-    """Print the cells of a plan, how long they would take, and requests to a cluster."""
-    from harness.clusters.requests import print_asked
-    from harness.running.dry_run import print_dry_run
-    from harness.running.estimate import estimate
-
-    with console.status("Timing a few gradients of each task and model"):
-        expected = estimate(list(planned), settings, opened.executor)
-    print_dry_run(expected, console)
-    if opened.where:
-        print_asked(opened, list(planned), settings.samples, console)
 
 
 def canonical_base(against: str | None, measured: set[str]) -> str | None:

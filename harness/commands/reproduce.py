@@ -77,8 +77,8 @@ def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = Fal
     Raises:
         OptionError: it was stopped, the store cannot be written, or the user's data are missing.
     """
+    from harness.running.executor import Settings
     from harness.running.resume import finished
-    from harness.running.settings import Settings
     from harness.store.table import load_run
 
     planned, configs = source.planned(), source.configs()

@@ -1,14 +1,14 @@
 """`metagrad run` and `metagrad summary`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from estimators.base.errors import OptionError
-from harness.clusters.kind import Kind
 from harness.commands import options
-from harness.commands.measure import canonical_base, measure_cells, print_plan, print_run
+from harness.commands.dry_run import print_dry_run
+from harness.commands.measure import canonical_base, measure_cells, print_run
 from harness.commands.options import console
 
 
@@ -43,13 +43,11 @@ def run(
     ] = False,
     jobs: options.Jobs = None,
     executor: Annotated[
-        Kind,
+        Literal["local", "dask"],
         typer.Option(
-            help="Where workers run: on this machine, on a Dask cluster, or as --jobs jobs of "
-            "SLURM; see docs/scaling.md.",
-            show_default=True,
+            help="Where workers run: on this machine or on a Dask cluster; see docs/scaling.md.",
         ),
-    ] = Kind.LOCAL,
+    ] = "local",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -71,11 +69,11 @@ def run(
     command is given again.
     Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
     """
-    from harness.clusters.opening import opened
+    from harness.clusters.opening import open_executor
     from harness.matrix.plan import expand, override, refuse_impossible
     from harness.matrix.plan import preset as read_preset
     from harness.matrix.selection import select
-    from harness.running.settings import Settings
+    from harness.running.executor import Settings
     from harness.store.table import load_run
     from harness.support.plugins import load_plugins
 
@@ -109,13 +107,13 @@ def run(
     refuse_impossible(anywhere, named=bool(estimators))
     base = canonical_base(against, {plan.cell.estimator for plan in anywhere})
     used = tuple(dict.fromkeys(plan.cell.device for plan in anywhere if not plan.skip))
-    with opened(executor, settings, used, scheduler=scheduler, dry=dry_run) as workers:
-        planned = select(expand(axes, missing=workers.executor.missing), only or [])
+    with open_executor(executor, settings, used, scheduler=scheduler, dry_run=dry_run) as workers:
+        planned = select(expand(axes, missing=workers.missing), only or [])
         refuse_impossible(planned, named=bool(estimators))
         if dry_run:
-            print_plan(planned, settings, workers)
+            print_dry_run(planned, settings, workers)
             return 0
-        path = measure_cells(planned, settings, store, fresh=fresh, executor=workers.executor)
+        path = measure_cells(planned, settings, store, fresh=fresh, executor=workers)
     return print_run(load_run(path), base)
 
 

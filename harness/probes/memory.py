@@ -51,6 +51,10 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}  # as last seen
         self._uncounted: dict[int, int] = {}  # the part of it that was there before
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or torch would import its compiler, for a second, at the first operator
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and look at what it was given and what it returned."""
         # A tensor that is first met as an input was there before; its views share its storage.

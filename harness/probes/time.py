@@ -59,7 +59,7 @@ def interleaved_times(
     *,
     samples: int,
     device: str,
-    begin_part: Callable[[int], object] = lambda index: None,
+    on_part: Callable[[int], object] = lambda index: None,
 ) -> list[Timing]:
     """Time several pieces of work in turns: one sample of each, then the next of each.
 
@@ -76,7 +76,7 @@ def interleaved_times(
     series = [series_of(work, device) for work in works]
     with _garbage_kept():
         for number, each in enumerate(series):
-            begin_part(number)
+            on_part(number)
             each.warm_up()
         gc.collect()
         gc.freeze()
@@ -84,7 +84,7 @@ def interleaved_times(
         before = read()
         for index in range(samples):
             for number, each in enumerate(series):
-                begin_part(number)
+                on_part(number)
                 each.sample()
                 if index < _PHASE_SAMPLES:
                     each.sample_phases()

@@ -27,9 +27,9 @@ from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
 from harness.probes.time import LEAST_SECONDS
 from harness.running import measures
-from harness.running.executor import Executor
+from harness.running.executor import Executor, Settings
 from harness.running.processes import WorkResult, run_in_worker
-from harness.running.settings import Settings
+from harness.support.files import temporary_folder
 
 _COMPILATION = 30.0  # seconds of one compilation, about; a cell is compiled three times
 _CALLS = 5  # in its dtype, for a score: resident memory, HVPs, live memory, FLOPs, launches
@@ -230,7 +230,7 @@ class _Machine:
 
     def _least_score(self) -> float:
         cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1, num_tasks=1)
-        with tempfile.TemporaryDirectory(prefix="metagrad-") as folder:
+        with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
             path = Path(folder) / "reference.pt"
             self._run_in_worker(measures.reference, cell, path)
             return self._run_in_worker(measures.score, cell, path).seconds

@@ -1,4 +1,4 @@
-"""Worker processes of this machine."""
+"""The executor that runs workers on this machine."""
 
 import os
 import tempfile
@@ -13,13 +13,15 @@ from typing import Any, Self
 from harness.cell import Cell
 from harness.environment.devices import missing_device
 from harness.running import measures
+from harness.running.executor import Settings
 from harness.running.processes import WorkResult, refuse_full_disk, run_in_worker
-from harness.running.settings import Settings
+from harness.support.files import temporary_folder
 
 
 class Local:
-    """Does work in processes of this machine; timing has the machine for itself."""
+    """Does work in processes of this machine; nothing else runs during timing."""
 
+    where = ""
     timed_at_once = 1
 
     def __init__(self, settings: Settings) -> None:
@@ -28,33 +30,33 @@ class Local:
         self._plugins = settings.plugins
         self._stop = threading.Event()
         self._numbers = count()
-        # What workers side by side took of a card's memory would add up.
-        self._cards: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        # Workers side by side would share a GPU's memory.
+        self._gpus: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def __enter__(self) -> Self:
-        self._scratch = tempfile.TemporaryDirectory(prefix="metagrad-")
+        self._folder = tempfile.TemporaryDirectory(dir=temporary_folder())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._scratch.cleanup()
+        self._folder.cleanup()
 
     def missing(self, device: str) -> str | None:
         """See `Executor`."""
         return missing_device(device)
 
-    def ready(self) -> None:
-        """Starts what workers are forked from, which takes a while to import torch."""
+    def start(self) -> None:
+        """Start the fork server, which takes a while to import torch."""
         self._work(os.getpid)
 
     def reference(self, group: Cell) -> tuple[WorkResult, Path]:
         """See `Executor`."""
-        path = Path(self._scratch.name) / f"{next(self._numbers)}.pt"
-        with self._turn_on(group.device):
+        path = Path(self._folder.name) / f"{next(self._numbers)}.pt"
+        with self._use(group.device):
             return self._work(measures.reference, group, path), path
 
     def score(self, cell: Cell, reference: Path) -> WorkResult:
         """See `Executor`."""
-        with self._turn_on(cell.device):
+        with self._use(cell.device):
             return self._work(measures.score, cell, reference)
 
     def time(self, cells: list[Cell], samples: int) -> WorkResult:
@@ -65,17 +67,17 @@ class Local:
         """See `Executor`."""
         self._stop.set()
 
-    def trouble(self) -> str:
+    def obstacle(self) -> str:
         """See `Executor`."""
         return ""
 
-    def _turn_on(self, device: str) -> AbstractContextManager[object]:
-        """Has one worker at a time on each card; on the CPU as many as there are."""
-        return nullcontext() if device == "cpu" else self._cards[device]
+    def _use(self, device: str) -> AbstractContextManager[object]:
+        """Let one worker at a time use a GPU; the CPU is shared."""
+        return nullcontext() if device == "cpu" else self._gpus[device]
 
     def _work(self, function: Callable[..., Any], *arguments: Any) -> WorkResult:
-        ending = run_in_worker(
+        result = run_in_worker(
             function, *arguments, limits=self.limits, plugins=self._plugins, stop=self._stop
         )
-        refuse_full_disk(ending)
-        return ending
+        refuse_full_disk(result)
+        return result

@@ -15,7 +15,7 @@ from harness.probes.references import save_reference
 from harness.probes.target import Target
 from harness.probes.time import Timing, Work, interleaved_times
 from harness.probes.utilisation import utilisation
-from harness.running.worker import begin_part
+from harness.running.worker import start_part
 
 _PHASES = {
     Phase.INNER_LOOP: "time_inner_loop",
@@ -55,18 +55,18 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=device)
     works: list[Work] = [partial(value_and_gradient, problem.inner_loss, leaves(params))]
     for index, cell in enumerate(cells):
-        begin_part(index)
+        start_part(index)
         works.append(partial(prepared_estimator(cell), problem, params))
     unit, *timings = interleaved_times(
         works,
         samples=samples,
         device=device,
-        begin_part=lambda number: begin_part(max(0, number - 1)),
+        on_part=lambda number: start_part(max(0, number - 1)),
     )
     results = [(_samples(timing, unit), _notes(timing, unit)) for timing in timings]
     if device != "cpu":  # last, so that it disturbs no timing
         for index, (work, (measured, _)) in enumerate(zip(works[1:], results, strict=True)):
-            begin_part(index)
+            start_part(index)
             if readings := utilisation(work, device):
                 measured["utilisation"] = readings
     return results

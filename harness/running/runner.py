@@ -1,4 +1,4 @@
-"""Runs a plan, piece of work by piece of work, and journals each as it ends."""
+"""Run a plan, piece of work by piece of work, and journal each result."""
 
 import threading
 import time
@@ -12,18 +12,17 @@ from typing import Any, TypeVar
 from harness.cell import Cell
 from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
-from harness.running.executor import Executor
+from harness.running.executor import Executor, Settings
 from harness.running.local import Local
 from harness.running.processes import WorkResult
 from harness.running.resume import RunSession
-from harness.running.settings import Settings
 from harness.store.journal import Progress, Result
 
 # Beside the work itself: start of a worker and first calls in it, for scoring one cell; least
 # samples of small models, for timing one. Seconds; they only shape the estimate of time left.
 _SCORE_OVERHEAD, _TIME_OVERHEAD = 0.2, 0.1
 
-_LOOK_EVERY = 5.0  # seconds, at whoever does the work; after as many of silence it is told why
+_POLL_EVERY = 5.0  # seconds between questions whether the executor is held up
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -31,7 +30,7 @@ E = TypeVar("E")
 
 @dataclass
 class _Group:
-    """Cells that differ in their estimator alone."""
+    """Cells that differ only in their estimator."""
 
     name: Cell
     reference: Any = None
@@ -45,14 +44,14 @@ class _Group:
 
 def run(
     planned: list[Planned],
-    beginning: RunSession,
+    session: RunSession,
     settings: Settings,
-    tell: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
     executor: Executor | None = None,
 ) -> None:
-    """Measures what is planned and not there yet; a failing cell is recorded, the rest goes on.
+    """Measure the planned cells that have no result yet; a failing cell does not stop the others.
 
-    First the float64 reference of each group, then everything but time of each cell, in fresh
+    First the float64 reference of each group, then everything except time of each cell, in fresh
     processes side by side; then time, group by group, on devices that do nothing else.
 
     Raises:
@@ -62,10 +61,10 @@ def run(
     try:
         with Local(settings) if executor is None else nullcontext(executor) as work:
             cells = [plan.cell for plan in planned if not plan.skip]
-            _Run(cells, beginning, settings, tell, work).all()
-        beginning.journal.end()
+            _Run(cells, session, settings, on_progress, work).all()
+        session.journal.end()
     except BaseException:
-        beginning.journal.close()
+        session.journal.close()
         raise
 
 
@@ -73,21 +72,21 @@ class _Run:
     def __init__(
         self,
         cells: list[Cell],
-        beginning: RunSession,
+        session: RunSession,
         settings: Settings,
-        tell: Callable[[Progress], None],
+        on_progress: Callable[[Progress], None],
         executor: Executor,
     ) -> None:
-        self.journal, self.settings, self.tell = beginning.journal, settings, tell
+        self.journal, self.settings, self.on_progress = session.journal, settings, on_progress
         self.executor = executor
         self.writing = threading.Lock()
         self.done = 0.0
         self.good: set[Cell] = set()
-        self.groups = self._groups(cells, beginning)
+        self.groups = self._groups(cells, session)
         self.total = float(sum(len(group.cells) for group in self.groups))
 
     def all(self) -> None:
-        self.executor.ready()
+        self.executor.start()
         self.references()
         self.total = sum(self._weight(group) for group in self.groups)
         self.scores()
@@ -95,27 +94,27 @@ class _Run:
 
     def references(self) -> None:
         def compute(group: _Group) -> WorkResult:
-            ending, group.reference = self.executor.reference(group.name)
-            return ending
+            result, group.reference = self.executor.reference(group.name)
+            return result
 
         wanted = _by_turns(
             (group for group in self.groups if group.unscored), lambda group: group.name.device
         )
-        # One chain of meta-training passes all checkpoints that are wanted of it, and keeps them.
+        # A chain of pretraining passes and stores all of its checkpoints that are wanted.
         longest: dict[Cell, int] = {}
         for name in (group.name for group in wanted):
             longest[name.chain] = max(longest.get(name.chain, 0), name.trained)
         first = [g for g in wanted if g.name.trained == longest[g.name.chain]]
         for groups in (first, [group for group in wanted if group not in first]):
-            for group, ending in self._side_by_side(groups, compute):
-                group.score_weight = (_SCORE_OVERHEAD + ending.seconds) / self.executor.workers
+            for group, result in self._side_by_side(groups, compute):
+                group.score_weight = (_SCORE_OVERHEAD + result.seconds) / self.executor.workers
                 # One task in float32 rather than all in float64, twice for warming up.
                 runs = (self.settings.samples + 2) / (2 * group.name.num_tasks)
                 at_once = self.executor.timed_at_once
-                group.time_weight = (_TIME_OVERHEAD + runs * ending.seconds) / at_once
-                if ending.outcome.status is not Status.OK:
-                    group.failure = ending
-                self._tell(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
+                group.time_weight = (_TIME_OVERHEAD + runs * result.seconds) / at_once
+                if result.outcome.status is not Status.OK:
+                    group.failure = result
+                self._report(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
 
     def scores(self) -> None:
         def compute(item: tuple[_Group, Cell]) -> WorkResult:
@@ -125,14 +124,14 @@ class _Run:
         left = {group.name: len(group.unscored) for group in self.groups}
         items = [(group, cell) for group in self.groups for cell in group.unscored]
         items = _by_turns(items, lambda item: item[1].device)
-        for (group, cell), ending in self._side_by_side(items, compute):
-            self._journal("score", [Result(cell, ending.outcome, ending.value or {})], ending)
-            if ending.outcome.status is Status.OK:
+        for (group, cell), result in self._side_by_side(items, compute):
+            self._journal("score", [Result(cell, result.outcome, result.value or {})], result)
+            if result.outcome.status is Status.OK:
                 self.good.add(cell)
             left[group.name] -= 1
             if not left[group.name]:
                 group.reference = None  # on a cluster, its memory
-            self._tell(group.score_weight, f"{cell.estimator} on {cell.task}, depth {cell.depth}")
+            self._report(group.score_weight, f"{cell.estimator} on {cell.task}, depth {cell.depth}")
 
     def timings(self) -> None:
         waiting = [group for group in self.groups if not group.timed]
@@ -145,39 +144,38 @@ class _Run:
     def times(self, group: _Group) -> None:
         cells = [cell for cell in group.cells if cell in self.good]
         while cells:
-            ending = self.executor.time(cells, self.settings.samples)
-            if ending.outcome.status is Status.OK:
+            result = self.executor.time(cells, self.settings.samples)
+            if result.outcome.status is Status.OK:
                 results = [
-                    Result(cell, ending.outcome, samples, notes)
-                    for cell, (samples, notes) in zip(cells, ending.value, strict=True)
+                    Result(cell, result.outcome, samples, notes)
+                    for cell, (samples, notes) in zip(cells, result.value, strict=True)
                 ]
-                self._journal("time", results, ending)
+                self._journal("time", results, result)
                 break
-            # The one that went wrong takes no other down: those are timed together once more.
-            failed = cells.pop(ending.part)
-            self._journal("time", [Result(failed, ending.outcome)], ending)
-        self._tell(
+            failed = cells.pop(result.part)  # the others are timed together once more
+            self._journal("time", [Result(failed, result.outcome)], result)
+        self._report(
             group.time_weight * len(group.cells),
             f"timing of {group.name.task}, depth {group.name.depth}",
         )
 
-    def _journal(self, stage: str, results: list[Result], ending: WorkResult) -> None:
+    def _journal(self, stage: str, results: list[Result], work: WorkResult) -> None:
         limits = self.executor.limits
         with self.writing:
             self.journal.results(
                 stage,
                 results,
-                seconds=ending.seconds,
+                seconds=work.seconds,
                 limits={"seconds": limits.seconds, "memory": limits.memory},
-                machine=ending.machine,
+                machine=work.machine,
             )
 
-    def _tell(self, more: float, doing: str) -> None:
+    def _report(self, more: float, doing: str) -> None:
         with self.writing:
             self.done += more
             progress = Progress(self.done, self.total, doing)
             self.journal.progress(progress)
-        self.tell(progress)
+        self.on_progress(progress)
 
     def _side_by_side(
         self, items: Iterable[T], compute: Callable[[T], E], at_once: int | None = None
@@ -186,15 +184,15 @@ class _Run:
         try:
             futures = {pool.submit(compute, item): item for item in items}
             left: set[Future[E]] = set(futures)
-            looked = time.monotonic()
+            polled = time.monotonic()
             while left:
-                done, left = wait(left, _LOOK_EVERY, return_when=FIRST_COMPLETED)
+                done, left = wait(left, _POLL_EVERY, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield futures[future], future.result()
-                if time.monotonic() - looked >= _LOOK_EVERY:
-                    looked = time.monotonic()
-                    if (trouble := self.executor.trouble()) and not done:
-                        self._tell(0.0, trouble)
+                if time.monotonic() - polled >= _POLL_EVERY:
+                    polled = time.monotonic()
+                    if (obstacle := self.executor.obstacle()) and not done:
+                        self._report(0.0, obstacle)
         except BaseException:
             self.executor.stop()
             raise
@@ -205,12 +203,12 @@ class _Run:
         timing = 0.0 if group.timed else group.time_weight * len(group.cells)
         return group.score_weight * len(group.unscored) + timing
 
-    def _groups(self, cells: list[Cell], beginning: RunSession) -> list[_Group]:
+    def _groups(self, cells: list[Cell], session: RunSession) -> list[_Group]:
         groups: dict[Cell, _Group] = {}
         for cell in cells:
             group = groups.setdefault(cell.group, _Group(cell.group))
             group.cells.append(cell)
-            scored = beginning.stage(cell.id, "score", self.executor.limits)
+            scored = session.stage(cell.id, "score", self.executor.limits)
             if scored is None:
                 group.unscored.append(cell)
             elif scored.status is Status.OK:
@@ -219,7 +217,7 @@ class _Run:
             group.timed = not self.settings.samples or (
                 not group.unscored
                 and all(
-                    beginning.stage(cell.id, "time", self.executor.limits)
+                    session.stage(cell.id, "time", self.executor.limits)
                     for cell in group.cells
                     if cell in self.good
                 )
@@ -228,7 +226,7 @@ class _Run:
 
 
 def _by_turns(items: Iterable[T], device: Callable[[T], str]) -> list[T]:
-    """Returns items so that each device's come in turns, or some would wait for work."""
+    """Return items with those of each device in turns, so that no device waits for work."""
     counted: Counter[str] = Counter()
     places: list[tuple[int, T]] = []
     for item in items:

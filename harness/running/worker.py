@@ -1,4 +1,4 @@
-"""What a worker process does: one call, of which its runner hears in any case."""
+"""The main function of a worker process: one call, whose result or error goes to the runner."""
 
 import ctypes
 import faulthandler
@@ -17,8 +17,8 @@ from harness.environment.build import fixed_flags
 from harness.matrix.outcome import Outcome, Status, outcome_of
 from harness.support.plugins import load_plugins
 
-DUMP_TRACEBACK = signal.SIGUSR1
-"""Makes a worker write where each of its threads is, also while it is in native code."""
+TRACEBACK_SIGNAL = signal.SIGUSR1
+"""Makes a worker print the traceback of each thread, also while it runs native code."""
 
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
@@ -27,17 +27,17 @@ _runner: Connection | None = None
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Said by a worker: I now begin with this part of my work, which has its own time limit."""
+class PartStarted:
+    """A message of a worker: it begins with a part of its work, which has its own time limit."""
 
     part: int
-    told: str = ""
+    text: str = ""
 
 
-def begin_part(part: int, told: str = "") -> None:
-    """Tells the runner which part of the work begins; nothing where there is no runner."""
+def start_part(part: int, text: str = "") -> None:
+    """Send the runner which part of the work begins; do nothing where there is no runner."""
     if _runner is not None:
-        _runner.send(Turn(part, told))
+        _runner.send(PartStarted(part, text))
 
 
 def main(
@@ -47,36 +47,36 @@ def main(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
-    """Calls a function as the only thing that this process does; does not return."""
+    """Call a function, send its outcome and value, and end the process."""
     global _runner
     _runner = results
-    os.setpgid(0, 0)  # Ctrl-C is for the runner; and what we start can be ended with us
+    os.setpgid(0, 0)  # Ctrl-C is for the runner; and the runner can kill all that we start
     _end_with_the_runner()
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
-    gc.freeze()  # what the fork server has imported need not be looked through again
+    gc.freeze()  # modules of the fork server need no garbage collection
     faulthandler.enable()
-    faulthandler.register(DUMP_TRACEBACK, all_threads=True)
+    faulthandler.register(TRACEBACK_SIGNAL, all_threads=True)
     try:
         load_plugins(plugins)
         fixed_flags()  # after plug-ins, which may be written for something else as well
-        ending = Outcome(Status.OK), function(*arguments)
-    except BaseException as error:  # SystemExit, too, is how an estimator can end
+        result = Outcome(Status.OK), function(*arguments)
+    except BaseException as error:  # estimators can raise SystemExit, too
         # Exceptions are turned into outcomes here, since not every one can be sent.
-        ending = outcome_of(error), None
+        result = outcome_of(error), None
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # an estimator may have closed it
             stream.flush()
-    results.send(ending)
-    os._exit(0)  # tearing torch down takes longer than most of what is measured
+    results.send(result)
+    os._exit(0)  # a regular exit of torch takes longer than most measurements
 
 
 def _end_with_the_runner() -> None:
-    """Has the system kill us as soon as the fork server ends, which ends with the runner.
+    """Have the system kill this process when the fork server ends, which ends with the runner.
 
-    A thread of ours could not: native code may hold the interpreter's lock for ever.
+    A thread could not do it: native code may hold the interpreter's lock for ever.
     """
-    # The fork server ends once nobody holds this pipe any more, and hands it to us too.
+    # The fork server ends when nobody holds this pipe open, and passes it on to us.
     server: Any = forkserver._forkserver
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)

@@ -1,9 +1,14 @@
-"""Files that are there whole or not at all."""
+"""Files that are complete or absent, and a folder for temporary ones."""
 
+import fcntl
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from multiprocessing import util
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,6 +47,36 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@cache
+def temporary_folder() -> Path:
+    """Return this process's folder for temporary files; delete those of processes that were killed.
+
+    It is locked for as long as this process lives.
+    """
+    parent = Path(tempfile.gettempdir())
+    for left in parent.glob("metagrad.*"):
+        with suppress(OSError):
+            lock = _lock(left)
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    draft = Path(tempfile.mkdtemp(prefix=".metagrad."))
+    _lock(draft)  # before other processes see it
+    folder = draft.rename(draft.with_name(draft.name[1:]))
+    # Unlike those of atexit, finalizers run in processes that multiprocessing has started, too.
+    util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
+    return folder
+
+
+def _lock(folder: Path) -> int:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> list[Path]:

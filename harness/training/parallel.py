@@ -84,7 +84,7 @@ def train_all(
             limits=limits,
             plugins=plugins,
             stop=stop,
-            tell=lambda turn: on_progress(config, turn.part, turn.told),
+            on_part=lambda part: on_progress(config, part.part, part.text),
         )
         refuse_full_disk(result)
         outcome = result.outcome
@@ -132,7 +132,7 @@ def train_one(
     fresh: bool,
     *,
     ranks: Ranks = SINGLE,
-    on_step: OnStep = worker.begin_part,
+    on_step: OnStep = worker.start_part,
 ) -> TrainingResult:
     """Train in this process.
 
