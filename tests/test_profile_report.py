@@ -53,7 +53,7 @@ def test_memory_has_a_step_for_each_event_and_marks_the_peak(profile: Profile) -
     assert [row["phase"] for row in rows] == [INNER, INNER, OUTER, META, META]
     (peak,) = min(chart.to_dict()["datasets"].values(), key=len)
     assert (peak["event"], peak["live"]) == (3, 700)
-    assert "peak memory 700 B, first reached in: meta-gradient" in json.dumps(chart.to_dict())
+    assert re.search(r"700 B.*meta-gradient", json.dumps(chart.to_dict()))
 
 
 def test_a_long_timeline_keeps_its_peaks(profile: Profile) -> None:
@@ -87,27 +87,35 @@ def test_flames_stand_under_their_callers(profile: Profile) -> None:
     assert roots[-1][1] == pytest.approx(1, rel=1e-4)
 
 
+def test_stacks_of_unknown_phases_stand_behind_the_others(profile: Profile) -> None:
+    profile.__dict__["stacks"] = {("warm-up", "f"): 3, (META, "f"): 1}
+    starts = {row["phase"]: row["start"] for row in rows_of(profiles.flames(profile))}
+    assert starts == {META: 0, "warm-up": 0.25}
+
+
+def test_names_that_look_like_numbers_are_names(profile: Profile) -> None:
+    head = "phase,operator,shape,dtype,count,bytes\n"
+    (profile.folder / "tensors.csv").write_text(f"{head}1,2,40,float32,2,700\n")
+    assert profile.tensors.iloc[0].to_list() == ["1", "2", "40", "float32", 2, 700]
+
+
 def test_the_report_has_a_part_for_each_profile(with_profiles: Path) -> None:
     before = static.render(with_profiles).page
     assert 'id="profiles"' not in before
     write_profile(with_profiles, cell_of(3))
-    write_profile(with_profiles, cell_of(4))
+    bare = write_profile(with_profiles, cell_of(4))
+    for name in ("memory.csv", "tensors.csv"):  # one that allocates nothing
+        (bare / name).write_text((bare / name).read_text().splitlines()[0] + "\n")
     page = static.render(with_profiles).page
     assert page.count('id="profiles"') == page.count('href="#profiles"') == 1
     assert f"<summary>{cell_of(3).id}</summary>" in page
     assert f"<summary>{cell_of(4).id}</summary>" in page
     charts = '<script type="application/json">'
     assert page.count(charts) == before.count(charts) + 2 * 3
-    assert page.count("Tensors alive at the peak") == 2
-    assert ">10 x 40<" in page
+    assert page.count(">10 x 40<") == 1
     assert "ccccccc" in page
-
-
-def test_text_of_profiles_is_escaped(with_profiles: Path) -> None:
-    write_profile(with_profiles, cell_of(3))
-    page = static.render(with_profiles).page
-    assert "a note &lt;script&gt;" in page
     assert MARKUP not in page
+    assert "a note &lt;script&gt;" in page
     assert "<script>alert" not in page
     assert len(re.findall(r"<script[ >]", page)) == page.count("</script>")
 
@@ -121,19 +129,26 @@ def test_only_the_newest_profiles_are_shown(with_profiles: Path) -> None:
     assert faults == []
 
 
-@pytest.mark.parametrize("broken", ["profile.json", "memory.csv", "stacks.txt"])
-def test_a_broken_profile_is_one_line_and_the_others_stay(with_profiles: Path, broken: str) -> None:
+def test_broken_profiles_are_one_line_each_and_the_others_stay(with_profiles: Path) -> None:
     write_profile(with_profiles, cell_of(3))
-    folder = write_profile(with_profiles, cell_of(4))
-    (folder / broken).write_text("" if broken != "stacks.txt" else "no number\n")
+    contents = {
+        "profile.json": json.dumps({"schema": SCHEMA}),
+        "memory.csv": "",
+        "stacks.txt": "no number\n",
+    }
+    broken = []
+    for depth, (name, content) in enumerate(contents.items(), start=4):
+        broken.append(write_profile(with_profiles, cell_of(depth)))
+        (broken[-1] / name).write_text(content)
     (with_profiles / "profiles" / ".profile-0123").mkdir()  # one that is being written
     found, faults = profiles.stored(with_profiles)
     assert [one.summary["cell"] for one in found] == [cell_of(3).id]
-    (fault,) = faults
-    assert folder.name in fault
+    assert len(faults) == 3
     page = static.render(with_profiles).page
-    assert f"Not shown: the profile {folder.name} cannot be read" in page
-    assert page.count("Tensors alive at the peak") == 1
+    assert page.count(">10 x 40<") == 1
+    for folder in broken:
+        assert any(folder.name in fault for fault in faults)
+        assert folder.name in page
 
 
 ABSENT = object()
@@ -149,71 +164,40 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG)
-def test_a_foreign_summary_is_no_profile(tmp_path: Path, name: str, value: object) -> None:
-    folder = write_profile(tmp_path, cell_of(3))
-    summary = json.loads((folder / "profile.json").read_text())
-    summary[name] = value
-    if value is ABSENT:
-        del summary[name]
-    (folder / "profile.json").write_text(json.dumps(summary))
-    with pytest.raises(ValueError, match=f"no proper {name}"):
-        read_profile(folder)
-    assert profile_of(tmp_path, cell_of(3).id) is None
+def test_a_foreign_summary_is_no_profile(tmp_path: Path) -> None:
+    path = write_profile(tmp_path, cell_of(3)) / "profile.json"
+    whole = json.loads(path.read_text())
+    for name, value in [("schema", 0), *WRONG]:
+        changed = whole | {name: value}
+        if value is ABSENT:
+            del changed[name]
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=name):
+            read_profile(path.parent)
+        assert profile_of(tmp_path, cell_of(3).id) is None, (name, value)
 
 
-def test_a_summary_of_nothing_is_left_out_of_the_report(with_profiles: Path) -> None:
-    folder = write_profile(with_profiles, cell_of(3))
-    (folder / "profile.json").write_text(json.dumps({"schema": SCHEMA}))
-    page = static.render(with_profiles).page
-    assert f"Not shown: the profile {folder.name} cannot be read" in page
+BROKEN = [
+    *[(name, None) for name in ("memory.csv", "operators.csv", "tensors.csv", "stacks.txt")],
+    *[("memory.csv", ""), ("memory.csv", "live,phase\n1,a\n"), ("tensors.csv", "a,b\n1,2\n")],
+    *[("memory.csv", f"bytes,live,phase,operator\n1,{live},a,b\n") for live in ("much", "", "inf")],
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *[(name, None) for name in ("memory.csv", "operators.csv", "tensors.csv", "stacks.txt")],
-        *[("memory.csv", ""), ("memory.csv", "live,phase\n1,a\n"), ("tensors.csv", "a,b\n1,2\n")],
-        ("memory.csv", "bytes,live,phase,operator\n1,much,a,b\n"),
-        ("memory.csv", "bytes,live,phase,operator\n1,,a,b\n"),
-        ("memory.csv", "bytes,live,phase,operator\n1,inf,a,b\n"),
-    ],
-)
-def test_half_a_profile_is_passed_over(tmp_path: Path, name: str, content: str | None) -> None:
-    folder = write_profile(tmp_path, cell_of(3))
-    found = profile_of(tmp_path, cell_of(3).id)
-    assert found is not None
-    assert found.folder == folder
-    assert profile_of(tmp_path, cell_of(4).id) is None
-    if content is None:
+def test_half_a_profile_is_passed_over(tmp_path: Path) -> None:
+    for number, (name, content) in enumerate(BROKEN):
+        store = tmp_path / str(number)
+        folder = write_profile(store, cell_of(3))
+        whole = profile_of(store, cell_of(3).id)
+        assert whole is not None
+        assert whole.folder == folder
+        assert profile_of(store, cell_of(4).id) is None
         (folder / name).unlink()
-    else:
-        (folder / name).write_text(content)
-    assert profile_of(tmp_path, cell_of(3).id) is None
-    # Another one of the same cell, kept under another name, takes its place.
-    write_profile(tmp_path, cell_of(3), folder=tmp_path / "profiles" / "zzz")
-    found = profile_of(tmp_path, cell_of(3).id)
-    assert found is not None
-    assert found.folder.name == "zzz"
-
-
-def test_names_that_look_like_numbers_are_names(profile: Profile) -> None:
-    head = "phase,operator,shape,dtype,count,bytes\n"
-    (profile.folder / "tensors.csv").write_text(f"{head}1,2,40,float32,2,700\n")
-    assert profile.tensors.iloc[0].to_list() == ["1", "2", "40", "float32", 2, 700]
-
-
-def test_stacks_of_unknown_phases_stand_behind_the_others(profile: Profile) -> None:
-    profile.__dict__["stacks"] = {("warm-up", "f"): 3, (META, "f"): 1}
-    starts = {row["phase"]: row["start"] for row in rows_of(profiles.flames(profile))}
-    assert starts == {META: 0, "warm-up": 0.25}
-
-
-def test_a_profile_without_memory_can_be_shown(with_profiles: Path) -> None:
-    folder = write_profile(with_profiles, cell_of(3))
-    for name in ("memory.csv", "tensors.csv"):
-        head = (folder / name).read_text().splitlines()[0]
-        (folder / name).write_text(head + "\n")
-    page = static.render(with_profiles).page
-    assert "Memory over allocations" in page
-    assert "Tensors alive at the peak" not in page
+        if content is not None:
+            (folder / name).write_text(content)
+        assert profile_of(store, cell_of(3).id) is None, (name, content)
+        # Another one of the same cell, kept under another name, takes its place.
+        write_profile(store, cell_of(3), folder=store / "profiles" / "zzz")
+        other = profile_of(store, cell_of(3).id)
+        assert other is not None
+        assert other.folder.name == "zzz"

@@ -1,6 +1,6 @@
-"""Profiles of one estimate: where its time goes, and what its memory holds.
+"""Profiles of one estimate: the time of its parts, and the tensors in its memory.
 
-`record` makes them, in a worker; `folder` says where they are and reads them back.
+`record` makes them, in a worker; `folder` writes them to a store and reads them back.
 """
 
 FOLDER = "profiles"

@@ -1,4 +1,4 @@
-"""Where profiles are kept, and how they are read back."""
+"""Profiles on disk: the files of each, how they are written and read back."""
 
 import hashlib
 import json
@@ -18,9 +18,6 @@ import pandas as pd
 from estimators.base.errors import OptionError
 from harness.cell import Cell
 from harness.profiling import FOLDER
-from harness.profiling.flames import Stacks, read_stacks
-from harness.profiling.memory_timeline import Change, Held
-from harness.profiling.operators import Operator
 
 SCHEMA = 1
 SUMMARY = "profile.json"
@@ -30,17 +27,95 @@ FILES = {
     "operators.csv": "any spreadsheet: time by phase and operator",
     "memory.csv": "any spreadsheet: bytes alive after each allocation",
     "tensors.csv": "any spreadsheet: tensors alive at the peak",
-    SUMMARY: "totals, peak by phase, and what it was made with",
+    SUMMARY: "totals, peak by phase, and the environment",
 }
-"""What a profile consists of, and what opens it."""
+"""The files of a profile, and the programs that open them."""
 
-_TABLES = {"operators.csv": Operator, "memory.csv": Change, "tensors.csv": Held}
-_MOST = 1e300  # no number is larger, so that all can be reckoned with
+Stacks = dict[tuple[str, ...], int]
+"""Nanoseconds by stack: the phase, then frames from the outermost one."""
+
+_MOST = 1e300  # so that sums and ratios of numbers are finite
+_PHASE = {"seconds": float, "device_seconds": float}
+_REQUIRED: dict[str, Any] = {
+    "cell": str,
+    "at": str,
+    "environment": {"commit": str, "changes": str, "machine": str},
+    "seconds": float,
+    "peak_memory": float,
+    "peak_phase": str,
+    "notes": list,
+    "phases": dict,
+}
+
+
+@dataclass
+class Operator:
+    """A row of operators.csv: one operator within one phase.
+
+    Attributes:
+        phase: the phase.
+        operator: its name, as `aten::mm`.
+        calls: how often it was called.
+        self_seconds: time in it, without the operators that it calls.
+        total_seconds: time in it, with them.
+        self_bytes: allocated less freed in it, without the operators that it calls; a release by
+            Python between operators counts for none.
+        device_seconds: time of the kernels that it launched itself; 0 on the CPU.
+    """
+
+    phase: str
+    operator: str
+    calls: int = 0
+    self_seconds: float = 0.0
+    total_seconds: float = 0.0
+    self_bytes: int = 0
+    device_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row of memory.csv: an allocation or a release.
+
+    Attributes:
+        bytes: allocated; below 0: released.
+        live: bytes alive afterwards, above those before the estimate.
+        phase: in which it happened.
+        operator: that allocated it; empty for a release, and where it is not known.
+    """
+
+    bytes: int
+    live: int
+    phase: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A row of tensors.csv: equal tensors that are alive at the peak.
+
+    Attributes:
+        phase: in which they were allocated.
+        operator: that allocated them.
+        shape: of the tensor that came with the storage, as "10 x 40"; empty for a scalar.
+        dtype: as "float32".
+        count: how many.
+        bytes: of all of them.
+    """
+
+    phase: str
+    operator: str
+    shape: str = ""
+    dtype: str = ""
+    count: int = 0
+    bytes: int = 0
+
+
+TABLES = {"operators.csv": Operator, "memory.csv": Change, "tensors.csv": Tensors}
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile as it is kept.
+    """A profile that was written before; tables are read when they are first used.
 
     Attributes:
         folder: where its files are.
@@ -52,17 +127,17 @@ class Profile:
 
     @cached_property
     def operators(self) -> pd.DataFrame:
-        """By phase and operator; columns as `harness.profiling.operators.Operator`."""
+        """A row for each phase and operator; columns as `Operator`."""
         return _read_table(self.folder / "operators.csv")
 
     @cached_property
     def memory(self) -> pd.DataFrame:
-        """Allocations and releases; columns as `harness.profiling.memory_timeline.Change`."""
+        """Allocations and releases; columns as `Change`."""
         return _read_table(self.folder / "memory.csv")
 
     @cached_property
     def tensors(self) -> pd.DataFrame:
-        """Tensors alive at the peak; columns as `harness.profiling.memory_timeline.Held`."""
+        """Tensors alive at the peak; columns as `Tensors`."""
         return _read_table(self.folder / "tensors.csv")
 
     @cached_property
@@ -71,39 +146,46 @@ class Profile:
         return read_stacks(self.folder / "stacks.txt")
 
     def read_all(self) -> None:
-        """Reads all files that figures are made of, which else are read when they are asked for.
+        """Read all files that figures are made of.
 
         Raises:
-            ValueError: one of them is not what it should be.
+            ValueError: one of them is broken.
             OSError: one cannot be read.
         """
         _ = self.operators, self.memory, self.tensors, self.stacks
 
 
 def folder_of(cell: Cell, store: Path) -> Path:
-    """Returns where a store keeps the profile of a cell."""
-    # Specifications can be long, and differ in characters that no file name takes.
+    """Return the folder of a store for the profile of a cell."""
+    # Specifications can be long, and differ in characters that file names cannot have.
     name = re.sub(r"[^A-Za-z0-9.=-]+", "_", cell.id)[:120]
     return store / FOLDER / f"{name}_{hashlib.sha256(cell.id.encode()).hexdigest()[:8]}"
 
 
 def read_profile(folder: Path) -> Profile:
-    """Reads a profile back, its other files when they are asked for.
+    """Read the summary of a profile.
 
     Raises:
-        ValueError: it is none, of another schema, or lacks what every profile has.
+        ValueError: it is none, of another schema, or incomplete.
         OSError: it cannot be read.
     """
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
         raise ValueError(f"{folder / SUMMARY} is no profile of schema {SCHEMA}")
-    if faults := _faults(summary):
+    sound = {name: _is(summary.get(name), kind) for name, kind in _REQUIRED.items()}
+    sound["seconds"] = sound["seconds"] and summary["seconds"] > 0  # shares are ratios to it
+    sound["notes"] = sound["notes"] and all(_is(note, str) for note in summary["notes"])
+    sound["phases"] = sound["phases"] and all(
+        _is(name, str) and _is(sums, _PHASE) and _is(sums.get("peak_memory", 0), float)
+        for name, sums in summary["phases"].items()
+    )
+    if faults := [name for name, is_sound in sound.items() if not is_sound]:
         raise ValueError(f"{folder / SUMMARY} has no proper {', '.join(faults)}")
     return Profile(folder, summary)
 
 
 def profile_of(store: Path, cell: str) -> Profile | None:
-    """Returns the profile that a store keeps of a cell, if there is one that can be read whole."""
+    """Return a store's profile of a cell; None if there is none that can be read whole."""
     for folder in sorted((store / FOLDER).glob("[!.]*")):
         with suppress(OSError, ValueError):
             profile = read_profile(folder)
@@ -113,56 +195,32 @@ def profile_of(store: Path, cell: str) -> Profile | None:
     return None
 
 
-def _faults(summary: dict[str, Any]) -> list[str]:
-    """Returns the names of what a summary lacks, or has as something else than a worker writes."""
-    made, notes, phases = (summary.get(name) for name in ("environment", "notes", "phases"))
-    seconds: Any = summary.get("seconds")
-    sound = {name: _is_text(summary.get(name)) for name in ("cell", "at", "peak_phase")}
-    sound["environment"] = isinstance(made, dict) and all(
-        _is_text(made.get(name)) for name in ("commit", "changes", "machine")
-    )
-    sound["notes"] = isinstance(notes, list) and all(map(_is_text, notes))
-    sound["seconds"] = _is_number(seconds) and seconds > 0  # shares are told of it
-    sound["peak_memory"] = _is_number(summary.get("peak_memory"))
-    sound["phases"] = isinstance(phases, dict) and all(
-        _is_text(name) and _is_phase(sums) for name, sums in phases.items()
-    )
-    return [name for name, is_so in sound.items() if not is_so]
-
-
-def _is_text(value: object) -> bool:
-    # Half a surrogate pair is none that a page could hold.
-    return isinstance(value, str) and value == value.encode(errors="replace").decode()
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= _MOST
-
-
-def _is_phase(sums: object) -> bool:
-    return (
-        isinstance(sums, dict)
-        and _is_number(sums.get("seconds"))
-        and _is_number(sums.get("device_seconds"))
-        and _is_number(sums.get("peak_memory", 0))
-    )
+def _is(value: Any, kind: Any) -> bool:
+    """Return whether a value of JSON is of a type, or has entries of some types."""
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_is(value.get(key), kind[key]) for key in kind)
+    if kind is str:  # half a surrogate pair cannot be shown on a page
+        return isinstance(value, str) and value == value.encode(errors="replace").decode()
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= _MOST
+    return isinstance(value, kind)
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Reads one of `_TABLES`.
+    """Read one of `TABLES`.
 
     Raises:
-        ValueError: it is none, or a column is missing or of another kind.
+        ValueError: it is none, or a column is missing or of another type.
         OSError: it cannot be read.
     """
-    kinds = {field.name: field.type for field in fields(_TABLES[path.name])}
-    # A column of which every text looks like a number is of texts all the same.
+    kinds = {field.name: field.type for field in fields(TABLES[path.name])}
+    # A text column stays one even if every text looks like a number.
     texts = {name: str for name, kind in kinds.items() if kind is str}
     table = pd.read_csv(path, keep_default_na=False, dtype=texts)
     for name in kinds:
         if name not in table:
             raise ValueError(f"{path} has no column {name}")
-        numbers = len(table) > 0 and name not in texts  # an empty column is of no kind
+        numbers = len(table) > 0 and name not in texts  # an empty column has no type
         if numbers and not (
             pd.api.types.is_numeric_dtype(table[name]) and np.isfinite(table[name]).all()
         ):
@@ -170,15 +228,35 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
+def write_stacks(stacks: Stacks, path: Path) -> None:
+    """Write stacks in the collapsed format: frames joined by ";", a blank, nanoseconds."""
+    lines = (f"{';'.join(frames)} {spent}\n" for frames, spent in sorted(stacks.items()))
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def read_stacks(path: Path) -> Stacks:
+    """Read a file of `write_stacks`.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line is not a stack.
+    """
+    stacks: Stacks = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        frames, _, spent = line.rpartition(" ")
+        stacks[tuple(frames.split(";"))] = int(spent)
+    return stacks
+
+
 @contextmanager
 def replaced_when_whole(folder: Path, cell: str) -> Generator[Path]:
-    """Gives an empty folder to write a profile to, which takes its place if all goes well.
+    """Open an empty folder for a profile, which replaces an older one if all goes well.
 
     Yields:
         The folder to write to, beside the other one; it is removed if anything is raised.
 
     Raises:
-        OptionError: there is something else already, or it cannot be written.
+        OptionError: the other folder is no profile of the cell, or it cannot be written.
     """
     if folder.exists() and not _is_replaceable(folder, cell):
         raise OptionError(

@@ -1,4 +1,4 @@
-"""The memory timeline: bytes alive after each allocation and release, and what they are."""
+"""The memory timeline: bytes alive after each allocation and release, and their tensors."""
 
 import gc
 from collections import Counter
@@ -12,57 +12,20 @@ from torch.utils._pytree import tree_iter
 
 from estimators.base.phases import Phase, watched
 from harness.probes.memory import LiveStorages, profiled_changes
-
-
-@dataclass(frozen=True)
-class Change:
-    """An allocation or a release.
-
-    Attributes:
-        bytes: allocated; below 0: released.
-        live: bytes alive afterwards, above those before the estimate.
-        phase: in which it happened.
-        operator: that allocated it; empty for a release, and where it is not known.
-    """
-
-    bytes: int
-    live: int
-    phase: str
-    operator: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """Tensors alike that are alive at the peak.
-
-    Attributes:
-        phase: in which they were made.
-        operator: that made them.
-        shape: of the tensor that came with the storage, as "10 x 40"; empty for a scalar.
-        dtype: as "float32".
-        count: how many.
-        bytes: of all of them.
-    """
-
-    phase: str
-    operator: str
-    shape: str
-    dtype: str
-    count: int = 0
-    bytes: int = 0
+from harness.profiling.folder import Change, Tensors
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What the memory of one estimate does.
+    """The memory of one estimate over time.
 
     Attributes:
         changes: in the order of time.
-        held: tensors at the peak, the most bytes first; empty where they cannot be known.
+        tensors: those at the peak, the most bytes first; empty where they cannot be known.
     """
 
     changes: list[Change]
-    held: list[Held]
+    tensors: list[Tensors]
 
     @property
     def peak(self) -> int:
@@ -71,7 +34,7 @@ class Timeline:
 
     @property
     def peak_phase(self) -> str:
-        """The phase in which the peak is reached first; empty if nothing is allocated."""
+        """The phase in which the peak is first reached; empty if nothing is allocated."""
         return next((one.phase for one in self.changes if one.live == self.peak), "")
 
     @property
@@ -83,8 +46,8 @@ class Timeline:
         return peaks
 
 
-def follow(work: Callable[[], object]) -> Timeline:
-    """Follows the storages of an estimate; its peak is that of `peak_memory` on the CPU.
+def follow_storages(work: Callable[[], object]) -> Timeline:
+    """Follow the storages of an estimate; on the CPU the peak is that of `peak_memory`.
 
     On CUDA, too, storages are followed, not blocks of the allocator.
     """
@@ -97,45 +60,30 @@ def follow(work: Callable[[], object]) -> Timeline:
     return timeline
 
 
-def overhear(work: Callable[[], object]) -> Timeline:
-    """Returns the allocations of a compiled estimate on the CPU, as torch's profiler tells them.
+def follow_allocations(work: Callable[[], object]) -> Timeline:
+    """Return the allocations of a compiled estimate on the CPU, as torch's profiler records them.
 
     Its peak is that of `profiled_peak`; neither phases nor tensors can be known.
     """
     sizes = profiled_changes(work)
     phase = str(Phase.META_GRADIENT)
-    return Timeline(
-        [
-            Change(size, live, phase, "")
-            for size, live in zip(sizes, accumulate(sizes), strict=True)
-        ],
-        [],
-    )
-
-
-@dataclass
-class _Made:
-    """A storage and where it comes from."""
-
-    phase: str
-    operator: str
-    shape: str = ""
-    dtype: str = ""
+    changes = zip(sizes, accumulate(sizes), strict=True)
+    return Timeline([Change(size, live, phase, "") for size, live in changes], [])
 
 
 class _Storages(LiveStorages):  # type: ignore[no-untyped-call]
-    """Keeps a record of every change of the live bytes."""
+    """Records every change of the live bytes."""
 
     def __init__(self) -> None:
         super().__init__()
         self._phase = str(Phase.META_GRADIENT)
         self._operator = ""
-        self._made: list[_Made] = []
+        self._allocated: list[Tensors] = []
         self._numbers: dict[int, int] = {}
-        self._changes: list[tuple[int, int, str]] = []  # which of those made, bytes, phase
+        self._changes: list[tuple[int, int, str]] = []  # index of `_allocated`, bytes, phase
 
     def enter(self, phase: Phase) -> None:
-        """Is told of phases."""
+        """Take note of the phase that begins."""
         self._phase = str(phase)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -149,9 +97,12 @@ class _Storages(LiveStorages):  # type: ignore[no-untyped-call]
 
     def _describe(self, tensor: torch.Tensor) -> None:
         number = self._numbers.get(tensor.untyped_storage()._cdata)
-        if number is not None and not self._made[number].dtype:
-            self._made[number].shape = " x ".join(str(size) for size in tensor.shape)
-            self._made[number].dtype = str(tensor.dtype).removeprefix("torch.")
+        if number is not None and not self._allocated[number].dtype:
+            self._allocated[number] = replace(
+                self._allocated[number],
+                shape=" x ".join(str(size) for size in tensor.shape),
+                dtype=str(tensor.dtype).removeprefix("torch."),
+            )
 
     def _follow(self, storage: torch.UntypedStorage, *, born: bool) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -159,10 +110,10 @@ class _Storages(LiveStorages):  # type: ignore[no-untyped-call]
         super()._follow(storage, born=born)
         if size != old:
             if key not in self._numbers:
-                self._numbers[key] = len(self._made)
-                self._made.append(_Made(self._phase, self._operator))
+                self._numbers[key] = len(self._allocated)
+                self._allocated.append(Tensors(self._phase, self._operator))
             self._change(key, size)
-            if old:  # the old bytes go after the new ones came
+            if old:  # the old bytes are released after the new ones are allocated
                 self._change(key, -old)
 
     def _forget(self, key: int) -> None:
@@ -176,19 +127,19 @@ class _Storages(LiveStorages):  # type: ignore[no-untyped-call]
         self._changes.append((self._numbers[key], size, self._phase))
 
     def timeline(self) -> Timeline:
-        """Returns what happened so far."""
+        """Return the changes so far, with the tensors at the peak."""
         lives = list(accumulate(size for _, size, _ in self._changes))
         changes = [
-            Change(size, live, phase, self._made[number].operator if size > 0 else "")
+            Change(size, live, phase, self._allocated[number].operator if size > 0 else "")
             for (number, size, phase), live in zip(self._changes, lives, strict=True)
         ]
         at_peak: Counter[int] = Counter()
         if lives:
             for number, size, _ in self._changes[: lives.index(max(lives)) + 1]:
                 at_peak[number] += size
-        alike: dict[Held, list[int]] = {}
+        alike: dict[Tensors, list[int]] = {}
         for number, size in at_peak.items():
             if size:
-                alike.setdefault(Held(**vars(self._made[number])), []).append(size)
-        held = [replace(kind, count=len(sizes), bytes=sum(sizes)) for kind, sizes in alike.items()]
-        return Timeline(changes, sorted(held, key=lambda one: -one.bytes))
+                alike.setdefault(self._allocated[number], []).append(size)
+        tensors = [replace(kind, count=len(all_), bytes=sum(all_)) for kind, all_ in alike.items()]
+        return Timeline(changes, sorted(tensors, key=lambda row: -row.bytes))

@@ -1,4 +1,4 @@
-"""Makes the profile of one cell; runs in a worker."""
+"""Making the profile of one cell, in a worker."""
 
 import csv
 import json
@@ -21,11 +21,9 @@ from harness.cell import Cell
 from harness.environment import environment
 from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.memory import peak_memory
-from harness.profiling.flames import Stacks, collapse, write_stacks
-from harness.profiling.folder import SCHEMA
-from harness.profiling.marks import marked_phases, show_phases
-from harness.profiling.memory_timeline import Change, Held, follow, overhear
-from harness.profiling.operators import Operator, operators
+from harness.profiling.folder import SCHEMA, SUMMARY, TABLES, Operator, Stacks, write_stacks
+from harness.profiling.memory_timeline import follow_allocations, follow_storages
+from harness.profiling.trace import collapse, marked_phases, operators, show_phases
 
 Work = Callable[[], object]
 
@@ -47,10 +45,10 @@ _CUDA_TIME = (
 
 
 def record(cell: Cell, folder: Path) -> None:
-    """Profiles one estimate of a cell's first task and writes the files of `FILES`.
+    """Profile one estimate of a cell's first task and write the files of `FILES`.
 
-    Time, stacks and memory come from estimates of their own, since each way of looking slows what
-    the others see.
+    Time, stacks and memory come from separate estimates, since each way of observing slows down
+    the others.
     """
     estimator = prepared_estimator(cell)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
@@ -61,12 +59,11 @@ def record(cell: Cell, folder: Path) -> None:
     compiled = isinstance(estimator, Compilable) and estimator.compiled
 
     table = _trace(work, folder / "trace.json", cuda=cuda)
-    _write_rows(folder / "operators.csv", Operator, table)
     write_stacks(_stacks(work), folder / "stacks.txt")
-    timeline = overhear(work) if compiled and not cuda else follow(work)
-    _write_rows(folder / "memory.csv", Change, timeline.changes)
-    _write_rows(folder / "tensors.csv", Held, timeline.held)
-
+    timeline = follow_allocations(work) if compiled and not cuda else follow_storages(work)
+    _write_rows(folder / "operators.csv", table)
+    _write_rows(folder / "memory.csv", timeline.changes)
+    _write_rows(folder / "tensors.csv", timeline.tensors)
     notes = {_COMPILED: compiled, _CUDA_MEMORY: cuda, _CUDA_TIME: cuda}
     summary = {
         "schema": SCHEMA,
@@ -81,11 +78,11 @@ def record(cell: Cell, folder: Path) -> None:
         "allocator_peak": peak_memory(work, cell.device) if cuda else None,
         "notes": [note for note, holds in notes.items() if holds],
     }
-    (folder / "profile.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
 
 
 def _trace(work: Work, path: Path, *, cuda: bool) -> list[Operator]:
-    """Writes a Chrome trace of one estimate and returns the table of its operators."""
+    """Write a Chrome trace of one estimate and return the table of its operators."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
 
     def synchronised() -> None:
@@ -95,7 +92,7 @@ def _trace(work: Work, path: Path, *, cuda: bool) -> list[Operator]:
             torch.cuda.synchronize()
 
     make = partial(profile, activities=activities, record_shapes=True, profile_memory=True)
-    profiler = _least_disturbed(make, synchronised)
+    profiler = _quickest(make, synchronised)
     trace = _chrome_trace(profiler)
     show_phases(trace)
     path.write_text(json.dumps(trace), encoding="utf-8")
@@ -103,15 +100,14 @@ def _trace(work: Work, path: Path, *, cuda: bool) -> list[Operator]:
 
 
 def _stacks(work: Work) -> Stacks:
-    """Returns the stacks of one estimate, Python frames among them."""
+    """Return the stacks of one estimate, with Python frames."""
 
     def marked() -> None:
         with marked_phases():
             _estimate(work)
 
     make = partial(profile, activities=[ProfilerActivity.CPU], with_stack=True)
-    profiler = _least_disturbed(make, marked)
-    return collapse(_chrome_trace(profiler), cast(FunctionType, _estimate))
+    return collapse(_chrome_trace(_quickest(make, marked)), cast(FunctionType, _estimate))
 
 
 def _chrome_trace(profiler: profile) -> dict[str, Any]:
@@ -122,10 +118,10 @@ def _chrome_trace(profiler: profile) -> dict[str, Any]:
     return trace
 
 
-def _least_disturbed(make: Callable[[], profile], work: Work) -> profile:
-    """Returns the profile of the quickest of several runs.
+def _quickest(make: Callable[[], profile], work: Work) -> profile:
+    """Return the profile of the quickest of several runs.
 
-    One time slice given to another process is as long as a whole small estimate.
+    A time slice that another process gets is as long as a whole small estimate.
     """
     best, least = make(), inf
     until = perf_counter() + _ENOUGH
@@ -146,19 +142,21 @@ def _estimate(work: Work) -> None:
 
 
 def _by_phase(table: list[Operator], peaks: dict[str, int]) -> dict[str, dict[str, float]]:
-    """Returns time and peak of each phase, in the order of their time."""
-    phases: dict[str, dict[str, float]] = {}
+    """Return time and peak of each phase, the longest time first."""
+    phases: dict[str, dict[str, float]] = {
+        phase: {"seconds": 0.0, "device_seconds": 0.0}
+        for phase in dict.fromkeys([*(row.phase for row in table), *peaks])
+    }
     for row in table:
-        sums = phases.setdefault(row.phase, {"seconds": 0.0, "device_seconds": 0.0})
-        sums["seconds"] += row.self_seconds
-        sums["device_seconds"] += row.device_seconds
+        phases[row.phase]["seconds"] += row.self_seconds
+        phases[row.phase]["device_seconds"] += row.device_seconds
     for phase, peak in peaks.items():
-        phases.setdefault(phase, {"seconds": 0.0, "device_seconds": 0.0})["peak_memory"] = peak
+        phases[phase]["peak_memory"] = peak
     return dict(sorted(phases.items(), key=lambda item: -item[1]["seconds"]))
 
 
-def _write_rows(path: Path, kind: type[Any], rows: Sequence[Any]) -> None:
+def _write_rows(path: Path, rows: Sequence[Any]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)])
+        writer = csv.DictWriter(file, [field.name for field in fields(TABLES[path.name])])
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

@@ -8,8 +8,7 @@ import pandas as pd
 
 from estimators.base.phases import Phase
 from harness.cell import Cell
-from harness.profiling.flames import write_stacks
-from harness.profiling.folder import SCHEMA, folder_of
+from harness.profiling.folder import SCHEMA, folder_of, write_stacks
 from tests.support.stores import MARKUP, environment
 
 INNER, OUTER, META = (str(one) for one in (*Phase,))
