@@ -1,4 +1,4 @@
-"""Meta-gradient estimators, usable alone in any training loop; needs torch only.
+"""Meta-gradient estimators for any training loop; needs only torch.
 
 Example:
     >>> import torch
@@ -41,7 +41,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for, and torch, only then: errors and specifications need none.
+    """Import a name, and torch, at its first use: errors and specifications need no torch.
 
     Raises:
         AttributeError: there is no such name.

@@ -55,7 +55,7 @@ class Adjoint(TakesProducts, Compilable):
                     f"engine={self.engine!r} is for plain gradient descent with one step size; "
                     "use maml, or adjoint without an engine"
                 )
-            return through_segments(problem, params, length=1).as_meta_gradient(steps, steps)
+            return through_segments(problem, params, length=1)
         iterates, outer_loss, g = adapt(problem, params)
         gradient = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
         return MetaGradient(gradient, outer_loss, iterates[-1], steps, steps)

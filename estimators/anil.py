@@ -1,4 +1,4 @@
-"""Almost no inner loop: the head alone is adapted."""
+"""Almost no inner loop: only the head is adapted."""
 
 # Strings, since torch.compile cannot evaluate the annotations of a function that it meets.
 from __future__ import annotations
@@ -22,7 +22,7 @@ from estimators.methods.options import Compilable
 @register("anil")
 @dataclass(frozen=True)
 class Anil(Compilable):
-    """d outer_loss(body, head_K) / d (body, head) after K steps on the head alone.
+    """d outer_loss(body, head_K) / d (body, head) after K steps on the head only.
 
     head_{k+1} = head_k - alpha grad_head inner_loss(body, head_k). Its own objective is that outer
     loss; its meta-gradient is exact for it, the dependence of the steps on the body included.
@@ -59,7 +59,7 @@ class Anil(Compilable):
         return MetaGradient(gradient, outer_loss, adapted, problem.steps, problem.steps)
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
-        """Returns the gradient of the outer loss after K steps on the head.
+        """Return the gradient of the outer loss after K steps on the head.
 
         Args:
             problem: the bilevel problem.
@@ -69,7 +69,7 @@ class Anil(Compilable):
             return self._differentiated(problem, params)[2]
 
     def names(self, params: Params) -> list[str]:
-        """Returns the names of the head's parameters.
+        """Return the names of the head's parameters.
 
         Args:
             params: theta.

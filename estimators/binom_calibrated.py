@@ -20,7 +20,7 @@ from estimators.methods.options import TakesProducts
 
 @dataclass
 class _State:
-    """What changes over the life of an estimator; its options do not."""
+    """The mutable state of an estimator, which is a value otherwise."""
 
     calibration: Calibration | None = None
     calls: int = 0
@@ -48,9 +48,9 @@ class BinomCalibrated(Ordered, TakesProducts):
 
     Attributes:
         order: L, 0 <= L <= K.
-        probes: how many problems a fit wants; any number will do.
-        refit_every: after how many calls `due` asks for another fit; a meta-batch that is taken
-            at once is one call.
+        probes: number of problems that a fit should have; it takes any number.
+        refit_every: number of calls after which `needs_calibration` is true again; a meta-batch
+            that is taken at once is one call.
 
     Source: this project's own.
 
@@ -110,10 +110,10 @@ class BinomCalibrated(Ordered, TakesProducts):
         return MetaGradient(gradient, outer_loss, iterates[-1], hvps, order)
 
     def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
-        """Fits the coefficients at `params`; see `calibration` for what came out.
+        """Fit the coefficients at `params`; `calibration` has the result.
 
         Args:
-            problems: one or more, best `probes` of them or more.
+            problems: one or more, `probes` of them or more if possible.
             params: theta.
 
         Raises:
@@ -128,10 +128,12 @@ class BinomCalibrated(Ordered, TakesProducts):
             raise OptionError(
                 "binom-calibrated: no probe has a finite meta-gradient other than zero"
             )
-        found = fit(probes, self.order)
-        if found.fell_back:
-            warnings.warn(f"binom-calibrated: {found.fell_back}; these are used", stacklevel=2)
-        self._state.calibration, self._state.calls = found, 0
+        calibration = fit(probes, self.order)
+        if calibration.fell_back:
+            warnings.warn(
+                f"binom-calibrated: {calibration.fell_back}; these are used", stacklevel=2
+            )
+        self._state.calibration, self._state.calls = calibration, 0
 
     def _probes(self, problems: Sequence[BilevelProblem], params: Params) -> list[Probe]:
         probes: list[Probe] = []
@@ -139,7 +141,7 @@ class BinomCalibrated(Ordered, TakesProducts):
             reason = self.unsupported_reason(problem.steps)
             if reason:
                 raise OptionError(reason)
-            self._refuse_other_descent(problem)
+            self._refuse_unsupported_descent(problem)
             iterates, _, g = adapt(problem, params)
             sums = self._sums(problem, iterates, g)
             exact = through_iterates(problem, iterates[:-1], g, engine="reverse")
@@ -147,12 +149,12 @@ class BinomCalibrated(Ordered, TakesProducts):
         return probes
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the calibration and the calls since, as plain data for JSON or torch.save."""
-        found = self._state.calibration
-        return {"calibration": found and found.as_dict(), "calls": self._state.calls}
+        """Return the calibration and the calls since, as plain data for JSON or torch.save."""
+        fitted = self._state.calibration
+        return {"calibration": fitted and fitted.as_dict(), "calls": self._state.calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over what `state_dict` returned.
+        """Restore a state that `state_dict` returned.
 
         Args:
             state: of an estimator of the same order.
@@ -163,17 +165,18 @@ class BinomCalibrated(Ordered, TakesProducts):
         try:
             saved = _State.from_dict(state)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise OptionError(f"binom-calibrated: this is no saved state: {error!r}") from None
-        found = saved.calibration
-        if found and len(found.coefficients) != self.order:
+            raise OptionError(f"binom-calibrated: not a saved state: {error!r}") from None
+        fitted = saved.calibration
+        if fitted and len(fitted.coefficients) != self.order:
             raise OptionError(
-                f"binom-calibrated: the state has order {len(found.coefficients)}, not {self.order}"
+                f"binom-calibrated: the state has order {len(fitted.coefficients)}, "
+                f"not {self.order}"
             )
-        self._state.calibration, self._state.calls = found, saved.calls
+        self._state.calibration, self._state.calls = fitted, saved.calls
 
     def _coefficients(self) -> tuple[float, ...]:
-        found = self._state.calibration
-        return found.coefficients if found else (1.0,) * self.order
+        fitted = self._state.calibration
+        return fitted.coefficients if fitted else (1.0,) * self.order
 
     def _sums(self, problem: BilevelProblem, iterates: list[Params], g: Params) -> list[Params]:
         return elementary_sums(

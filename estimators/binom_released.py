@@ -15,7 +15,7 @@ from estimators.methods.cascade import Cascading
 class BinomReleased(Ordered, Cascading):
     """Eq. 8 with alpha L/K in place of alpha; phi_K and g are those of the step size alpha.
 
-    Exact at L = 0, as `fomaml`, and at L = K, as `maml`, alone. In between it is about as
+    Exact at L = 0, as `fomaml`, and at L = K, as `maml`, only. In between it is about as
     inaccurate as `truncated` where alpha H is small, and blows up less than `binom` where it is
     large.
     Cost: as `binom`.
@@ -25,7 +25,7 @@ class BinomReleased(Ordered, Cascading):
 
     Source: the code released with Zhang et al., "Binomial Gradient-Based Meta-Learning for
     Enhanced Meta-Gradient Estimation", ICLR 2026, multiplies each sum of HVPs so; written from
-    that formula alone.
+    that formula only.
 
     Example:
         >>> import torch

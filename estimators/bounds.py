@@ -138,7 +138,7 @@ class StronglyConvex(Convex):
 
 
 def fomaml_bound(assumption: Assumption, step_size: float, steps: int) -> float:
-    """Bounds the error of `fomaml`: x sum_{k=0..K-1} rho^k.
+    """Bound the error of `fomaml`: x sum_{k=0..K-1} rho^k.
 
     Bounded: (1+x)^K - 1. Convex: K x. StronglyConvex: (H/h)(1 - rho^K).
     1 - (1-x)^K is no bound for convex losses: it holds only where the H_k commute.
@@ -164,7 +164,7 @@ def fomaml_bound(assumption: Assumption, step_size: float, steps: int) -> float:
 
 
 def truncated_bound(assumption: Assumption, step_size: float, steps: int, order: int) -> float:
-    """Bounds the error of `truncated(order=L)`: x rho^L sum_{k=0..K-L-1} rho^k.
+    """Bound the error of `truncated(order=L)`: x rho^L sum_{k=0..K-L-1} rho^k.
 
     Bounded: (1+x)^K - (1+x)^L. Convex: (K-L) x. StronglyConvex: rho^L (H/h)(1 - rho^{K-L}).
     It never grows with L.
@@ -196,7 +196,7 @@ def truncated_bound(assumption: Assumption, step_size: float, steps: int, order:
 
 
 def binom_bound(assumption: Assumption, step_size: float, steps: int, order: int) -> float:
-    """Bounds the error of `binom(order=L)`: x^{L+1} sum_{m=L..K-1} C(m, L) rho^{K-1-m}.
+    """Bound the error of `binom(order=L)`: x^{L+1} sum_{m=L..K-1} C(m, L) rho^{K-1-m}.
 
     Bounded: sum_{l=L+1..K} C(K, l) x^l. Convex: C(K, L+1) x^{L+1}. StronglyConvex: as above.
     When bounded it never grows with L and is never above `truncated_bound`; otherwise it may do
@@ -236,7 +236,7 @@ def binom_bound(assumption: Assumption, step_size: float, steps: int, order: int
 def hybrid_bound(
     assumption: Assumption, step_size: float, steps: int, order: int, window: int
 ) -> float:
-    """Bounds the error of `hybrid(order=L, window=C)`: what is cut off, plus what is expanded.
+    """Bound the error of `hybrid(order=L, window=C)`: what is cut off, plus what is expanded.
 
     truncated_bound of order C, plus binom_bound of order L at depth C: the estimate is `binom`
     on the last C steps, where truncation at C would be exact.

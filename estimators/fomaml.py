@@ -16,8 +16,7 @@ from estimators.methods.options import Compilable
 class Fomaml(Compilable):
     """g = grad outer_loss(phi_K): every A_k is taken for the identity.
 
-    So are the steps for independent of their sizes, whose gradient is 0.
-
+    Likewise, steps are taken not to depend on their sizes: the gradient of these is 0.
     Cost: (K+1) inner gradients; no HVP.
 
     Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", ICML 2017, section 5.2.

@@ -49,7 +49,7 @@ class Imaml(Proximal):
 
     @property
     def batchable(self) -> bool:
-        """The lengths of conjugate gradients depend on all problems of a stack."""
+        """False: the lengths of conjugate gradients depend on all problems of a stack."""
         return False
 
     def cost(self, steps: int) -> Cost:
@@ -58,7 +58,7 @@ class Imaml(Proximal):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        hessian, adapted, outer_loss, g = self.at_the_end(problem, params)
+        hessian, adapted, outer_loss, g = self.adapt(problem, params)
         gradient, products = self._solve(hessian, g)
         return MetaGradient(gradient, outer_loss, adapted, products, products)
 

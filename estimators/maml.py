@@ -55,7 +55,5 @@ class Maml(Compilable):
         """See `Estimator.estimate`."""
         steps = problem.steps
         if self.checkpoint == "sqrt":
-            ends = through_segments(problem, params, ceil(sqrt(steps)) or 1)
-        else:
-            ends = through_graph(problem, problem.start(params), steps)
-        return ends.as_meta_gradient(steps, steps)
+            return through_segments(problem, params, ceil(sqrt(steps)) or 1)
+        return through_graph(problem, problem.start(params), steps)

@@ -94,7 +94,7 @@ class Mixed(TakesProducts, Compilable):
         return MetaGradient(vector, outer_loss, detached(iterates[-1]), steps, steps)
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
-        """Back-propagates the weighted mean through the unrolled inner loop.
+        """Back-propagate the weighted mean through the unrolled inner loop.
 
         Args:
             problem: the bilevel problem.
@@ -113,7 +113,7 @@ class Mixed(TakesProducts, Compilable):
             return differentiate(mean, params)[2][0]
 
     def weights_at(self, steps: int) -> list[float]:
-        """Returns w_1, ..., w_K, which sum to 1; a single 1 at depth 0.
+        """Return w_1, ..., w_K, which sum to 1; a single 1 at depth 0.
 
         Args:
             steps: K.

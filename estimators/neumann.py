@@ -49,7 +49,7 @@ class Neumann(Proximal, Compilable):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        hessian, adapted, outer_loss, g = self.at_the_end(problem, params)
+        hessian, adapted, outer_loss, g = self.adapt(problem, params)
         total = g
         for term in range(1, self.terms + 1):
             product = hessian.product(total, last=term == self.terms)

@@ -1,4 +1,4 @@
-"""Reptile: the way that the inner loop went, taken as a gradient."""
+"""Reptile: the displacement of the inner loop, taken as a gradient."""
 
 from dataclasses import dataclass
 

@@ -50,4 +50,4 @@ class Truncated(Ordered, Compilable):
         head = replace(problem, steps=problem.steps - self.order)
         for state in head.states(params):
             start = state
-        return through_graph(problem, start, self.order).as_meta_gradient(self.order, self.order)
+        return through_graph(problem, start, self.order)

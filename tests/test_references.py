@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators import create
-from estimators.hvp.count import count_hvps
+from estimators.hvp import count_hvps
 from harness.cell import Cell
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem, checkpoint

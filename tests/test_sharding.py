@@ -64,7 +64,7 @@ def test_all_ranks_find_the_same_to_the_bit(tmp_path: Path) -> None:
 def test_without_a_process_group_it_is_refused() -> None:
     cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=DEPTH)
     problem, params = bilevel_problem(cell, 0, dtype=torch.float64, device="cpu")
-    with pytest.raises(OptionError, match="wants a process group"):
+    with pytest.raises(OptionError, match="process group"):
         create("binom(order=2, batching='sharded')")(problem, params)
-    with pytest.raises(OptionError, match="wants a process group"):
+    with pytest.raises(OptionError, match="process group"):
         share([1, 2])

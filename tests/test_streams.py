@@ -11,7 +11,7 @@ from torch import Tensor
 
 from estimators import Params, create
 from estimators.hvp import streams
-from estimators.hvp.streams import side_by_side
+from estimators.hvp.streams import run_on_streams
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
 from tests.support.oracle import flatten, relative_error
@@ -70,7 +70,7 @@ def working(log: list[str], name: str) -> Callable[[], Params]:
 
 
 def test_streams_take_turns_and_wait_at_both_ends(log: list[str]) -> None:
-    side_by_side([working(log, name) for name in "abc"], CUDA)
+    run_on_streams([working(log, name) for name in "abc"], CUDA)
     assert log == [
         *("side 0 waits for main", "side 1 waits for main"),
         *("on side 0", "a is made", "on side 1", "b is made", "on side 0", "c is made"),
@@ -80,7 +80,7 @@ def test_streams_take_turns_and_wait_at_both_ends(log: list[str]) -> None:
 
 
 def test_no_more_streams_are_waited_for_than_have_work(log: list[str]) -> None:
-    side_by_side([working(log, "a")], CUDA)
+    run_on_streams([working(log, "a")], CUDA)
     assert not any("side 1" in line for line in log)
 
 
@@ -89,7 +89,7 @@ def test_failing_work_is_waited_for(log: list[str]) -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        side_by_side([working(log, "a"), fails], CUDA)
+        run_on_streams([working(log, "a"), fails], CUDA)
     assert log[-2:] == ["main waits for side 0", "main waits for side 1"]
 
 
@@ -97,7 +97,7 @@ def test_without_streams_works_are_done_in_order() -> None:
     works: list[Callable[[], Params]] = [
         partial(dict[str, Tensor], w=torch.tensor(float(n))) for n in range(6)
     ]
-    found = side_by_side(works, torch.device("cpu"))
+    found = run_on_streams(works, torch.device("cpu"))
     assert [int(one["w"]) for one in found] == [*range(6)]
 
 

@@ -26,7 +26,7 @@ _INDUCTOR: dict[str, dict[str, bool]] = {
 def compiled_estimate(
     estimator: "Estimator", problem: BilevelProblem, params: Params
 ) -> "MetaGradient":
-    """Runs `estimator.estimate` as one compiled program.
+    """Run `estimator.estimate` as one compiled program.
 
     What a loss refers to (its closure, or its attributes) becomes an input of the program, so
     that new data of the same shape is not compiled for again.
@@ -59,7 +59,7 @@ def compiled_estimate(
 
 
 def _copied(result: "MetaGradient") -> "MetaGradient":
-    """Returns what a CUDA graph computed in memory of its own: the next launch overwrites that.
+    """Copy a result out of the memory of a CUDA graph, which the next launch overwrites.
 
     Inputs may lie elsewhere at each call: inductor copies them to where they were at capture. No
     new step is marked (`torch.compiler.cudagraph_mark_step_begin`): the program wants no backward,
@@ -81,9 +81,9 @@ def _copies(params: Params) -> Params:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what was raised within the estimate while it was traced, or the tracer's words."""
-    observed = error.__cause__ or error.__context__ or error
-    return str(observed).strip().splitlines()[0]
+    """Return the message of the error that stopped the tracing of the estimate."""
+    cause = error.__cause__ or error.__context__ or error
+    return str(cause).strip().splitlines()[0]
 
 
 @cache

@@ -17,7 +17,7 @@ Loss = Callable[[Params], Tensor]
 
 
 def evaluate(loss: Loss, params: Params) -> Tensor:
-    """Evaluates a loss and checks that it can be used.
+    """Evaluate a loss and checks that it can be used.
 
     Args:
         loss: maps parameters to a scalar tensor.
@@ -42,7 +42,7 @@ def evaluate(loss: Loss, params: Params) -> Tensor:
 def value_and_gradient(
     loss: Loss, params: Params, *, create_graph: bool = False
 ) -> tuple[Tensor, Params]:
-    """Evaluates a loss and its gradient.
+    """Evaluate a loss and its gradient.
 
     Args:
         loss: maps parameters to a scalar tensor.
@@ -69,15 +69,15 @@ def value_and_gradient(
 def differentiate(
     function: Callable[..., tuple[Tensor, Params]], *points: Params
 ) -> tuple[Tensor, Params, tuple[Params, ...]]:
-    """Differentiates a function that has something else to return as well.
+    """Differentiate a function that has an auxiliary result.
 
     Args:
         function: maps as many parameter dictionaries as there are points to a scalar and to
-            what else it computed on the way.
-        *points: where; left as they are.
+            the auxiliary result.
+        *points: where; they are not changed.
 
     Returns:
-        The scalar, what else was computed, and one gradient a point; all detached.
+        The scalar, the auxiliary result, and one gradient for each point; all detached.
     """
     if torch.compiler.is_compiling():
         every = tuple(range(len(points)))
@@ -89,3 +89,23 @@ def differentiate(
     grads = iter(torch.autograd.grad(value, tensors, materialize_grads=True))
     gradients = tuple({name: next(grads) for name in point} for point in points)
     return value.detach(), detached(rest), gradients
+
+
+def summed(loss: Loss) -> Loss:
+    """Return the sum of a loss over stacked points; the loss is called once, through vmap.
+
+    Its Hessian is block-diagonal: one product with it is a product at each point.
+
+    Args:
+        loss: of one point.
+    """
+
+    def one(params: Params) -> Tensor:
+        # Of a callable that is no function, vmap would take the repr for a name: all its tensors
+        # in writing, for milliseconds.
+        return loss(params)
+
+    def total(stacked: Params) -> Tensor:
+        return torch.vmap(one)(stacked).sum()
+
+    return total

@@ -1,4 +1,4 @@
-"""The contract of an estimator, and what a call returns."""
+"""The interface of an estimator, its result and its cost."""
 
 import re
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from estimators.base.tree import Params, detached
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """What an estimator returns; no tensor in it is part of a living graph.
+    """The result of an estimate; no tensor in it is part of an autograd graph.
 
     Attributes:
         gradient: the estimate, keyed, shaped and typed as the parameters.
@@ -26,7 +26,7 @@ class MetaGradient:
         adapted: the adapted parameters phi_K.
         hvps: Hessian-vector products taken, those of back-propagation through the inner loop
             included.
-        serial_depth: how many of them had to wait for one another.
+        serial_depth: number of those that had to wait for one another.
         step_size_gradient: the estimate with respect to the step sizes, keyed and shaped as
             these; None where the step size is one number.
     """
@@ -48,7 +48,7 @@ class Cost:
             graph that is built only for products; products at one point share that graph. NaN
             where it depends on the model.
         hvps: Hessian-vector products; at most, where a solver may stop early.
-        serial_depth: how many of them have to wait for one another; likewise.
+        serial_depth: number of those that have to wait for one another; likewise.
     """
 
     gradients: float
@@ -56,7 +56,7 @@ class Cost:
     serial_depth: int
 
     def in_gradients(self, hvps: float | None = None) -> float:
-        """Returns the cost in inner gradients: a product costs two, whatever its engine.
+        """Return the cost in inner gradients: a product costs two, whatever its engine.
 
         The outer gradient is taken for an inner one, as where query and support set are of one
         size. The textbook count takes three for every product and is more than is needed.
@@ -90,7 +90,7 @@ class Assumption(ABC):
 
     @abstractmethod
     def jacobian_norm(self, step_size: float) -> float:
-        """Returns rho, the least number that ||A_k|| = ||I - alpha H_k|| cannot exceed.
+        """Return rho, the least number that ||A_k|| = ||I - alpha H_k|| cannot exceed.
 
         Args:
             step_size: alpha.
@@ -122,11 +122,11 @@ class Estimator(ABC):
                     setattr(cls, name, vars(Estimator)[name])
 
     def __post_init__(self) -> None:  # ruff: ignore[empty-method-without-abstract-decorator]
-        """Checks the options: none here, and whatever subclasses add."""
+        """Check the options: none here, and whatever subclasses add."""
 
     @property
     def title(self) -> str:
-        """What messages call the estimator: BinomReleased is binom-released."""
+        """The name in messages: BinomReleased is binom-released."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
 
     @property
@@ -140,15 +140,15 @@ class Estimator(ABC):
 
     @abstractmethod
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        """Computes the estimate; gradients are enabled and `params` are detached here."""
+        """Compute the estimate; gradients are enabled, and `params` are detached."""
 
     def unsupported_reason(self, steps: int) -> str | None:
-        """Tells why the estimator cannot work at depth `steps`; None when it can."""
+        """Return why the estimator cannot work at depth `steps`; None when it can."""
         del steps
         return None
 
     def cost(self, steps: int) -> Cost | None:
-        """Returns what one estimate at depth `steps` costs, calibration aside; None if unknown.
+        """Return the cost of one estimate at depth `steps`, without calibration; None if unknown.
 
         Args:
             steps: K, a depth that `unsupported_reason` does not name.
@@ -157,7 +157,7 @@ class Estimator(ABC):
         return None
 
     def error_bound(self, assumption: Assumption, step_size: float, steps: int) -> float | None:
-        """Returns the most that ||estimate - exact|| / ||g|| can be; None where nothing is known.
+        """Return the most that ||estimate - exact|| / ||g|| can be; None where nothing is known.
 
         g is the outer gradient at phi_K; the inner loop is plain gradient descent.
 
@@ -174,25 +174,25 @@ class Estimator(ABC):
 
     @property
     def calibration_problems(self) -> int:
-        """How many problems `calibrate` wants; 0 where there is nothing to calibrate."""
+        """Number of problems that `calibrate` needs; 0 where there is nothing to calibrate."""
         return 0
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether it is time to `calibrate`."""
+        """Whether `calibrate` has to be called, for the first time or again."""
         return False
 
     def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
-        """Fits what the estimator has to fit to probe problems at `params`; by default nothing.
+        """Fit the estimator to probe problems at `params`; by default do nothing.
 
         Args:
-            problems: best `calibration_problems` or more, and others than those to be estimated.
+            problems: `calibration_problems` or more if possible, none of those to be estimated.
             params: theta.
         """
         del problems, params
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params | None:
-        """Returns the exact gradient of the objective that the estimator itself follows.
+        """Return the exact gradient of the objective that the estimator itself follows.
 
         None, the default, when that objective is the outer loss after K inner steps.
 
@@ -204,22 +204,19 @@ class Estimator(ABC):
         return None
 
     def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
-        """Estimates the meta-gradient at `params`, which are left as they are, `.grad` too.
+        """Estimate the meta-gradient at `params`; these and their `.grad` are not changed.
 
         Args:
             problem: the bilevel problem.
             params: theta; floating-point tensors by name.
 
-        Returns:
-            The estimate and what comes with it.
-
         Raises:
-            OptionError: the estimator does not fit the problem's depth or its inner loop.
+            OptionError: the estimator does not support the problem's depth or its inner loop.
         """
         reason = self.unsupported_reason(problem.steps)
         if reason:
             raise OptionError(reason)
-        self._refuse_other_descent(problem)
+        self._refuse_unsupported_descent(problem)
         if isinstance(problem.step_size, dict):
             _check_step_sizes(problem.step_size, params)
             problem = replace(problem, step_size=detached(problem.step_size))
@@ -229,12 +226,12 @@ class Estimator(ABC):
         with torch.enable_grad(), _no_autocast_cache():
             return self._run(problem, theta)
 
-    def _refuse_other_descent(self, problem: BilevelProblem) -> None:
+    def _refuse_unsupported_descent(self, problem: BilevelProblem) -> None:
         if not problem.plain and not self.supports_momentum:
-            what = "momentum" if problem.momentum else "a step size for each parameter"
+            feature = "momentum" if problem.momentum else "a step size for each parameter"
             raise OptionError(
                 f"{self.title} is derived for plain gradient descent with one step size, not for "
-                f"{what}; use maml, adjoint, truncated or fomaml"
+                f"{feature}; use maml, adjoint, truncated or fomaml"
             )
 
     def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
@@ -243,7 +240,7 @@ class Estimator(ABC):
 
 @contextmanager
 def _no_autocast_cache() -> Generator[None]:
-    """Keeps autocast from holding the weights of every iterate until its block ends."""
+    """Keep autocast from holding the weights of every iterate until its block ends."""
     cached = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -253,9 +250,9 @@ def _no_autocast_cache() -> Generator[None]:
 
 
 def _check_step_sizes(sizes: Params, params: Mapping[str, Tensor]) -> None:
-    odd = sorted(sizes.keys() ^ params.keys())
-    if odd:
-        raise OptionError(f"step_size must have a tensor for each parameter; see {odd[0]!r}")
+    unmatched = sorted(sizes.keys() ^ params.keys())
+    if unmatched:
+        raise OptionError(f"step_size must have a tensor for each parameter; see {unmatched[0]!r}")
     for name, value in params.items():
         if sizes[name].dtype != value.dtype:
             raise OptionError(

@@ -39,10 +39,10 @@ def estimate_batch(
     *,
     batching: Batching = "loop",
 ) -> MetaBatch:
-    """Estimates the mean meta-gradient of a meta-batch.
+    """Estimate the mean meta-gradient of a meta-batch.
 
-    An estimator that is due for calibration is calibrated on the problems first; calibrate it
-    yourself before, on more problems or others, where these are few.
+    An estimator that needs calibration is calibrated on the problems first; calibrate it
+    yourself before, on more or other problems, where these are few.
 
     Args:
         estimator: see `estimators.create`.
@@ -50,14 +50,14 @@ def estimate_batch(
         params: theta.
         batching: "loop" takes one problem after another; "vmap" takes all at once: several times
             as fast where small models are bound by launches, with the memory of all at once. It
-            wants problems from `module_problem` that differ in their data alone, and an
-            estimator that is `batchable`.
+            needs problems from `module_problem` that differ only in their data, and an estimator
+            that is `batchable`.
 
     Raises:
         OptionError: there is no problem, or the problems cannot be taken at once.
     """
     if not isinstance(estimator, Estimator):
-        raise OptionError(f"an estimator is wanted, not {estimator!r}; see estimators.create")
+        raise OptionError(f"expected an estimator, not {estimator!r}; see estimators.create")
     if isinstance(problems, BilevelProblem):
         raise OptionError("a meta-batch is a list of problems: write [problem] for one")
     problems = list(problems)
@@ -101,7 +101,7 @@ def meta_backward(
     *,
     batching: Batching = "loop",
 ) -> Tensor:
-    """Adds the mean meta-gradient to `.grad` of a module's parameters, as `backward()` does.
+    """Add the mean meta-gradient to `.grad` of a module's parameters, as `backward()` does.
 
     Step sizes by parameter that require a gradient get theirs too.
 
@@ -167,14 +167,14 @@ class _StackedLoss:
 
 
 def _same_sizes(one: float | Params, other: float | Params) -> bool:
-    """Whether step sizes are the very same tensors, or numbers."""
+    """Return whether step sizes are the very same tensors, or numbers."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
     return not isinstance(one, dict) and not isinstance(other, dict)
 
 
 def repeated(params: Mapping[str, Tensor], count: int) -> Params:
-    """Returns the same parameters for each of several problems, without a copy.
+    """Return the same parameters for each of several problems, without a copy.
 
     Args:
         params: theta.
@@ -184,12 +184,12 @@ def repeated(params: Mapping[str, Tensor], count: int) -> Params:
 
 
 def stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
-    """Returns one problem whose parameters are stacks, and whose losses are sums, of several.
+    """Return one problem whose parameters are stacks, and whose losses are sums, of several.
 
     Its inner loop at `repeated` parameters goes the way of each of the several.
 
     Args:
-        problems: one or more, from `module_problem`, that differ in their data alone.
+        problems: one or more, from `module_problem`, that differ only in their data.
 
     Raises:
         OptionError: they differ in something else.
@@ -209,7 +209,7 @@ def stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
 def _stacked_loss(losses: Sequence[Loss]) -> _StackedLoss:
     ours = [loss for loss in losses if isinstance(loss, ModuleLoss)]
     if len(ours) < len(losses):
-        raise OptionError('batching="vmap" wants problems made by module_problem; use "loop"')
+        raise OptionError('batching="vmap" needs problems made by module_problem; use "loop"')
     first = ours[0]
     if any(o.module is not first.module or o.criterion != first.criterion for o in ours):
         raise OptionError('problems of one meta-batch must share module and loss for "vmap"')

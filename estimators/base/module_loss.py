@@ -35,7 +35,7 @@ class ModuleLoss:
     buffers: Params = field(default_factory=dict)
 
     def __call__(self, params: Params) -> Tensor:
-        """Returns the scalar loss at `params`."""
+        """Return the scalar loss at `params`."""
         inputs, targets = self.batch
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         return self.criterion(functional_call(self.module, buffers | params, (inputs,)), targets)
@@ -51,7 +51,7 @@ def module_problem(
     steps: int,
     momentum: float = 0.0,
 ) -> BilevelProblem:
-    """Returns the problem of adapting a module to a support set, judged by a query set.
+    """Return the problem of adapting a module to a support set, judged by a query set.
 
     Args:
         module: maps inputs to outputs; left as it is.
@@ -97,5 +97,5 @@ def module_problem(
 
 
 def trainable(module: nn.Module) -> Params:
-    """Returns the parameters of a module that require a gradient, by name, detached."""
+    """Return the parameters of a module that require a gradient, by name, detached."""
     return detached({name: p for name, p in module.named_parameters() if p.requires_grad})

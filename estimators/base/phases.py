@@ -1,7 +1,7 @@
 """The phases of an estimate, marked where they happen, for whoever times or profiles them.
 
-Marks sit in what estimators share: the inner loop of `BilevelProblem`, and the places where the
-outer gradient is taken. An estimator that uses these has its phases told without a line of its own.
+Marks sit in code that estimators share: the inner loop of `BilevelProblem`, and the places where
+the outer gradient is taken. An estimator that uses these reports its phases without further code.
 """
 
 from collections import deque
@@ -16,7 +16,7 @@ from torch.autograd.graph import Node
 
 
 class Phase(StrEnum):
-    """What an estimate is at.
+    """A phase of an estimate.
 
     Attributes:
         INNER_LOOP: an inner step; one that is taken again, to rebuild its graph, too.
@@ -33,7 +33,7 @@ Watcher = Callable[[Phase], None]
 
 
 def phase(which: Phase) -> AbstractContextManager[None]:
-    """Marks a stretch of code as a phase; phases may be nested, and the innermost one counts.
+    """Mark a stretch of code as a phase; phases may be nested, and the innermost one counts.
 
     It does nothing where nobody watches, and while torch.compile traces.
 
@@ -55,7 +55,7 @@ def phase(which: Phase) -> AbstractContextManager[None]:
 
 
 def marked_outer_loss(evaluate: Callable[[], Tensor], adapted: Iterable[Tensor]) -> Tensor:
-    """Evaluates an outer loss whose gradient is the first part of one backward pass through all.
+    """Evaluate an outer loss whose gradient is the first part of one backward pass.
 
     One pass through outer loss and inner steps is quicker and leaner than one for each. The outer
     gradient begins now; the meta-gradient begins where that pass comes to the adapted parameters,
@@ -63,7 +63,7 @@ def marked_outer_loss(evaluate: Callable[[], Tensor], adapted: Iterable[Tensor])
 
     Args:
         evaluate: returns the outer loss.
-        adapted: what the inner steps have led to, all from the last of them.
+        adapted: results of the last inner step.
     """
     if torch.compiler.is_compiling():
         return evaluate()
@@ -74,7 +74,7 @@ def marked_outer_loss(evaluate: Callable[[], Tensor], adapted: Iterable[Tensor])
     loss = evaluate()
     # Autograd takes up first what was computed last. So it is done with the outer loss when it
     # comes to any of these, and comes to all of them before it goes on to the last inner step:
-    # one hook tells as much as one for each, whose time would be seen in small models.
+    # one hook is enough, and one for each would take time that is seen in small models.
     node = _nearest(loss, adapted)
     if node is not None:
         node.register_prehook(lambda _gradients: watch.change(Phase.META_GRADIENT))
@@ -82,7 +82,7 @@ def marked_outer_loss(evaluate: Callable[[], Tensor], adapted: Iterable[Tensor])
 
 
 def _nearest(loss: Tensor, adapted: Iterable[Tensor]) -> Node | None:
-    """Returns the node of autograd's graph that made one of the tensors, by breadth-first search.
+    """Return the node of autograd's graph that made one of the tensors, by breadth-first search.
 
     None where the loss depends on none of them, or they are leaves.
     """
@@ -101,11 +101,11 @@ def _nearest(loss: Tensor, adapted: Iterable[Tensor]) -> Node | None:
 
 @contextmanager
 def watched(watcher: Watcher) -> Generator[None]:
-    """Tells a watcher of the phases in the calling thread.
+    """Call a watcher at each change of phase in the calling thread.
 
     Args:
-        watcher: is called with the phase that begins, at each change. What comes before the first
-            call is `Phase.META_GRADIENT`; after a phase the enclosing one begins again.
+        watcher: is called with the phase that begins. Before the first call the phase is
+            `Phase.META_GRADIENT`; after a phase the enclosing one begins again.
     """
     token = _watch.set(_Watch(watcher))
     try:
@@ -115,7 +115,7 @@ def watched(watcher: Watcher) -> Generator[None]:
 
 
 class _Watch:
-    """A watcher, and the phase that it was told last."""
+    """A watcher, and the phase that it was last called with."""
 
     __slots__ = ("now", "watcher")
 

@@ -15,7 +15,7 @@ from estimators.base.tree import Params, axpy, leaves
 
 
 class State(NamedTuple):
-    """Where the inner loop is.
+    """A state of the inner loop.
 
     Attributes:
         params: phi_k.
@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class BilevelProblem:
-    r"""Adapt by gradient descent on one loss, be judged by another.
+    r"""Adaptation by gradient descent on one loss, and a second loss that evaluates it.
 
     phi_0 = theta,  v_{k+1} = mu v_k + grad inner_loss(phi_k),  phi_{k+1} = phi_k - alpha v_{k+1},
     k = 0..K-1; the meta-gradient is d outer_loss(phi_K) / d theta. Plain gradient descent, which
@@ -93,12 +93,12 @@ class BilevelProblem:
         return self.step_size
 
     def start(self, params: Params) -> State:
-        """Returns the state before the first step."""
+        """Return the state before the first step."""
         rest = {name: torch.zeros_like(value) for name, value in params.items()}
         return State(params, rest if self.momentum else {})
 
     def states(self, params: Params) -> Iterator[State]:
-        """Yields the state after 0, ..., K steps; each step's graph is freed before the next.
+        """Yield the state after 0, ..., K steps; each step's graph is freed before the next.
 
         Args:
             params: theta; left as it is.
@@ -116,7 +116,7 @@ class BilevelProblem:
             yield state
 
     def trajectory(self, params: Params) -> Iterator[Params]:
-        """Yields phi_0, ..., phi_K as leaves; each step's graph is freed before the next.
+        """Yield phi_0, ..., phi_K as leaves; each step's graph is freed before the next.
 
         Args:
             params: theta; left as it is.
@@ -128,7 +128,7 @@ class BilevelProblem:
             yield state.params
 
     def adapt(self, params: Params) -> Params:
-        """Returns phi_K; no iterate but the last is kept.
+        """Return phi_K; no iterate but the last is kept.
 
         Args:
             params: theta; left as it is.
@@ -138,7 +138,7 @@ class BilevelProblem:
         return end
 
     def unroll(self, state: State, steps: int) -> State:
-        """Takes `steps` inner steps and keeps the graph through all of them.
+        """Take `steps` inner steps and keeps the graph through all of them.
 
         Args:
             state: where to start; its parameters require a gradient.
@@ -154,7 +154,7 @@ class BilevelProblem:
         return state
 
     def outer_gradient(self, params: Params) -> tuple[Tensor, Params]:
-        """Returns the outer loss, detached, and its gradient g.
+        """Return the outer loss, detached, and its gradient g.
 
         Args:
             params: where, such as phi_K; they require a gradient.

@@ -1,4 +1,4 @@
-"""Named things that are created from text: estimators here, tasks and models upstairs."""
+"""Registries of things that are created from text: estimators, tasks and models."""
 
 import ast
 import difflib
@@ -34,7 +34,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
-        """Reads a specification; nothing in the text is executed.
+        """Read a specification; nothing in the text is executed.
 
         Args:
             text: `name` or `name(key=value, ...)` with literal values.
@@ -71,10 +71,10 @@ class Spec:
 
 
 class Registry(Generic[T]):
-    """Maps names to factories, and text to what they make.
+    """Factories by name, and what they create by specification.
 
     Args:
-        kind: what is registered, for messages ("estimator").
+        kind: of thing, for messages ("estimator").
         entry_point_group: where other distributions may register theirs; a failing one is
             reported when its name is used.
         package: whose modules register the built-in ones; they are imported at the first use.
@@ -88,14 +88,14 @@ class Registry(Generic[T]):
         self._factories: dict[str, tuple[Callable[..., T], dict[str, Any]]] = {}
 
     def register(self, name: str, **preset: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
-        """Registers the decorated class or function under a name.
+        """Register the decorated class or function under a name.
 
         Args:
             name: letters, digits, `-`, `_` and `:`.
             **preset: options fixed under this name.
 
         Returns:
-            A decorator that gives its argument back.
+            A decorator that returns its argument.
 
         Raises:
             OptionError: the name is taken.
@@ -103,20 +103,20 @@ class Registry(Generic[T]):
         if name in self._factories:
             raise OptionError(f"{self.kind} {name!r} is registered already; choose another name")
 
-        def keep(factory: Callable[..., T]) -> Callable[..., T]:
+        def decorate(factory: Callable[..., T]) -> Callable[..., T]:
             self._factories[name] = (factory, preset)
             return factory
 
-        return keep
+        return decorate
 
     def available(self) -> list[str]:
-        """Returns all names, those of entry points included, sorted."""
+        """Return all names, those of entry points included, sorted."""
         self._load_built_in()
         external = {point.name for point in entry_points(group=self._group)}
         return sorted(external | set(self._factories))
 
     def options(self, name: str) -> dict[str, inspect.Parameter]:
-        """Returns the options that a name takes, with their types and defaults.
+        """Return the options that a name takes, with their types and defaults.
 
         Args:
             name: a registered name.
@@ -129,7 +129,7 @@ class Registry(Generic[T]):
         return {key: value for key, value in parameters.items() if key not in preset}
 
     def canonical(self, text: str) -> str:
-        """Returns the one spelling of a specification: options sorted, defaults left out.
+        """Return the one spelling of a specification: options sorted, defaults left out.
 
         Args:
             text: a specification.
@@ -140,14 +140,14 @@ class Registry(Generic[T]):
         return str(self._checked(Spec.parse(text)))
 
     def create(self, text: str, **options: Any) -> T:
-        """Makes the thing that a specification names.
+        """Create an object from its specification.
 
         Args:
             text: `binom(order=2)`, or just the name.
             **options: further options.
 
         Returns:
-            What the registered factory returns.
+            The result of the registered factory.
 
         Raises:
             OptionError: the text, the name or an option is wrong.
@@ -175,7 +175,7 @@ class Registry(Generic[T]):
         return self._factories[name]
 
     def built_in_modules(self) -> list[str]:
-        """Returns the names of the modules that register the built-in ones."""
+        """Return the names of the modules that register the built-in ones."""
         modules = iter_modules(import_module(self._package).__path__, f"{self._package}.")
         return [module.name for module in modules if not module.ispkg]
 
@@ -186,7 +186,7 @@ class Registry(Generic[T]):
             self._loaded = True
 
     def _checked(self, spec: Spec) -> Spec:
-        """Checks names and types of options, and finds the one spelling.
+        """Check names and types of options, and return the canonical specification.
 
         Where several names stand for one factory, the name that fixes most of the options is
         taken; options equal to their default are left out.
@@ -218,23 +218,17 @@ class Registry(Generic[T]):
         return Spec(name, free)
 
 
-def _typed(name: str, key: str, value: Any, wanted: Any) -> Any:
-    if wanted is float and type(value) is int:
+def _typed(name: str, key: str, value: Any, expected: Any) -> Any:
+    if expected is float and type(value) is int:
         return float(value)
-    if wanted in (int, float, bool, str) and type(value) is not wanted:
+    if expected in (int, float, bool, str) and type(value) is not expected:
         kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-        raise OptionError(f"{name}: {key}={value!r} must be {kinds[wanted]}")
+        raise OptionError(f"{name}: {key}={value!r} must be {kinds[expected]}")
     return value
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:
-    """Returns the line that answers a wrong name, with the nearest ones.
-
-    Args:
-        kind: what was named.
-        name: the wrong name.
-        known: the right ones.
-    """
+    """Return the message for a wrong name, with the nearest right ones."""
     near = difflib.get_close_matches(name, known, n=3)
     if near:
         return f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?"

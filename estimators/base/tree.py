@@ -1,7 +1,7 @@
 """Vector arithmetic on parameter dictionaries, so that estimators read like their formulas."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,19 +10,19 @@ Params = dict[str, Tensor]
 
 
 def detached(params: Mapping[str, Tensor]) -> Params:
-    """Returns detached views."""
+    """Return detached views."""
     return {name: value.detach() for name, value in params.items()}
 
 
 def leaves(params: Mapping[str, Tensor]) -> Params:
-    """Returns detached views that require a gradient; the originals are not touched."""
+    """Return detached views that require a gradient; the originals are not touched."""
     if torch.compiler.is_compiling():  # torch.func marks what it differentiates by itself
         return detached(params)
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
 def axpy(scale: float, x: Params, y: Params) -> Params:
-    """Returns scale * x + y, key by key."""
+    """Return scale * x + y, key by key."""
     if torch.compiler.is_compiling():
         # torch 2.13's inductor fuses add(y, matrix product, alpha=scale) and forgets scale.
         return {name: value + scale * x[name] for name, value in y.items()}
@@ -30,21 +30,32 @@ def axpy(scale: float, x: Params, y: Params) -> Params:
 
 
 def scaled(scale: float, x: Params) -> Params:
-    """Returns scale * x, key by key."""
+    """Return scale * x, key by key."""
     return {name: value * scale for name, value in x.items()}
 
 
 def inner(x: Params, y: Params) -> Tensor:
-    """Returns the inner product of two parameter dictionaries; differentiable."""
+    """Return the inner product of two parameter dictionaries; differentiable."""
     return sum((torch.sum(value * y[name]) for name, value in x.items()), torch.zeros(()))
 
 
 def dot(x: Params, y: Params) -> float:
-    """Returns the inner product of two parameter dictionaries, accumulated in float64."""
+    """Return the inner product of two parameter dictionaries, accumulated in float64."""
     products = [torch.sum(value.double() * y[name].double()) for name, value in x.items()]
     return float(torch.stack(products).sum())  # one wait for a GPU, not one a tensor
 
 
 def norm(x: Params) -> float:
-    """Returns the Euclidean norm over all entries of all tensors, accumulated in float64."""
+    """Return the Euclidean norm over all entries of all tensors, accumulated in float64."""
     return math.sqrt(dot(x, x))
+
+
+def stack(points: Sequence[Params]) -> Params:
+    """Return several points as one: its tensors have the points along a new first dimension."""
+    return {name: torch.stack([point[name] for point in points]) for name in points[0]}
+
+
+def unstack(stacked: Params) -> list[Params]:
+    """Return the points of a stack, as views."""
+    rows = zip(*(value.unbind() for value in stacked.values()), strict=True)
+    return [dict(zip(stacked, row, strict=True)) for row in rows]

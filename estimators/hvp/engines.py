@@ -6,9 +6,8 @@ from estimators.base.differentiation import Loss
 from estimators.base.tree import Params
 from estimators.hvp.finite_difference import FiniteDifference
 from estimators.hvp.forward import Forward
-from estimators.hvp.func import Func
 from estimators.hvp.hessian import Hessian
-from estimators.hvp.reverse import Reverse
+from estimators.hvp.reverse import Func, Reverse
 
 ENGINES: dict[str, type[Hessian]] = {
     "reverse": Reverse,
@@ -19,7 +18,7 @@ ENGINES: dict[str, type[Hessian]] = {
 
 
 def hessian_at(loss: Loss, params: Params, *, engine: str, points: int = 1) -> Hessian:
-    """Returns the Hessian of a loss at a point, as an operator.
+    """Return the Hessian of a loss at a point, as an operator.
 
     Args:
         loss: maps parameters to a scalar tensor.
@@ -33,7 +32,7 @@ def hessian_at(loss: Loss, params: Params, *, engine: str, points: int = 1) -> H
 
 
 def hvp(loss: Loss, params: Params, vector: Params, *, engine: str) -> Params:
-    """Returns one Hessian-vector product; nothing is kept.
+    """Return one Hessian-vector product; nothing is kept.
 
     Args:
         loss: maps parameters to a scalar tensor.

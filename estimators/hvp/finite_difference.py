@@ -43,7 +43,7 @@ class FiniteDifference(Hessian):
         return {name: (ahead[name] - behind[name]) / (2 * steps[name]) for name in vector}
 
     def _steps(self, vector: Params) -> Tensor:
-        """Returns d, float64; one for each point, if several are stacked."""
+        """Return d, float64; one for each point, if several are stacked."""
         squares = [value.double().square() for value in vector.values()]
         if self._points > 1:
             total = torch.stack([each.reshape(self._points, -1).sum(1) for each in squares]).sum(0)

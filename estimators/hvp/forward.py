@@ -39,8 +39,8 @@ class Forward(Hessian):
             ) from error
 
     def _failing_operation(self, vector: Params) -> str:
-        """Repeats what failed under the profiler, which knows the last operation to start."""
-        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch tells of every profile
+        """Repeat the failed call under the profiler, which knows the last operation to start."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch logs every profile
         with (
             profile(activities=[ProfilerActivity.CPU]) as profiler,
             suppress(RuntimeError, NotImplementedError),

@@ -1,10 +1,50 @@
-"""What every engine for Hessian-vector products is."""
+"""The interface of engines for Hessian-vector products, which counts the products."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
 
 from estimators.base.differentiation import Loss
 from estimators.base.tree import Params
-from estimators.hvp.count import tell
+
+
+@dataclass
+class HvpCounter:
+    """How many Hessian-vector products were taken inside `count_hvps()`."""
+
+    products: int = 0
+
+
+_counter: ContextVar[HvpCounter | None] = ContextVar("hvp_counter", default=None)
+
+
+@contextmanager
+def count_hvps() -> Generator[HvpCounter]:
+    """Count the products taken through `Hessian.product` in a block, compiled ones aside.
+
+    Yields:
+        A counter whose `products` grows as products are taken.
+
+    Example:
+        >>> import torch
+        >>> from estimators.hvp import hvp
+        >>> with count_hvps() as counter:
+        ...     ones = {"w": torch.ones(2)}
+        ...     hvp(lambda p: (p["w"] ** 3).sum(), ones, ones, engine="reverse")["w"]
+        tensor([6., 6.])
+        >>> counter.products
+        1
+    """
+    counter = HvpCounter()
+    token = _counter.set(counter)
+    try:
+        yield counter
+    finally:
+        _counter.reset(token)
 
 
 class Hessian(ABC):
@@ -22,7 +62,7 @@ class Hessian(ABC):
         self._prepare(loss, params)
 
     def product(self, vector: Params, *, last: bool) -> Params:
-        """Returns H v.
+        """Return H v.
 
         Args:
             vector: keyed and shaped as the point.
@@ -37,12 +77,14 @@ class Hessian(ABC):
         if self._spent:
             raise RuntimeError("no product can be taken after the one marked as the last")
         self._spent = last
-        tell(self._points)
+        counter = None if torch.compiler.is_compiling() else _counter.get()
+        if counter is not None:
+            counter.products += self._points
         return self._product(vector, last=last)
 
     @abstractmethod
     def _prepare(self, loss: Loss, params: Params) -> None:
-        """Does the work that all products at the point share."""
+        """Do the work that all products at the point share."""
 
     @abstractmethod
     def _product(self, vector: Params, *, last: bool) -> Params:

@@ -1,9 +1,11 @@
-"""Reverse over reverse: differentiate the gradient's graph once more."""
+"""Reverse over reverse, by autograd and by torch.func."""
+
+from collections.abc import Callable
 
 import torch
 
-from estimators.base.differentiation import Loss, value_and_gradient
-from estimators.base.tree import Params, leaves
+from estimators.base.differentiation import Loss, evaluate, value_and_gradient
+from estimators.base.tree import Params, detached, leaves
 from estimators.hvp.hessian import Hessian
 
 
@@ -35,3 +37,21 @@ class Reverse(Hessian):
         if last:
             self._gradient = {}
         return dict(zip(self._point, products, strict=True))
+
+
+class Func(Hessian):
+    """H v as the vector-Jacobian product of `torch.func.grad(loss)`: `Reverse` for torch.compile.
+
+    The gradient is built once and shared by all products at the point, as by `Reverse`.
+    """
+
+    def _prepare(self, loss: Loss, params: Params) -> None:
+        gradient = torch.func.grad(lambda point: evaluate(loss, point))
+        _, pullback = torch.func.vjp(gradient, detached(params))  # type: ignore[misc]
+        self._pullback: Callable[..., tuple[Params]] = pullback
+
+    def _product(self, vector: Params, *, last: bool) -> Params:
+        (product,) = self._pullback(vector)
+        if last:
+            del self._pullback
+        return detached(product)

@@ -12,22 +12,22 @@ from estimators.base.tree import Params
 _T = TypeVar("_T")
 
 
-def ranks() -> tuple[int, int]:
-    """Returns this process's rank, and how many there are.
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's rank and the number of processes.
 
     Raises:
         OptionError: there is no process group.
     """
     if not (dist.is_available() and dist.is_initialized()):
         raise OptionError(
-            'batching="sharded" wants a process group: call torch.distributed.init_process_group '
+            'batching="sharded" needs a process group: call torch.distributed.init_process_group '
             "in every process, as torchrun starts them"
         )
     return dist.get_rank(), dist.get_world_size()
 
 
 def share(items: Sequence[_T]) -> list[_T]:
-    """Returns those of some items that are this process's to work on.
+    """Return this process's share of some items.
 
     Args:
         items: the same in all processes.
@@ -35,12 +35,12 @@ def share(items: Sequence[_T]) -> list[_T]:
     Raises:
         OptionError: there is no process group.
     """
-    rank, count = ranks()
+    rank, count = rank_and_size()
     return list(items[rank::count])
 
 
-def gathered(mine: Sequence[Params], total: int, like: Params) -> list[Params]:
-    """Returns the results for all items, in their order; every process has to call it.
+def gather(mine: Sequence[Params], total: int, like: Params) -> list[Params]:
+    """Return the results for all items, in their order; every process has to call it.
 
     Args:
         mine: results for `share(items)`, one each.
@@ -50,7 +50,7 @@ def gathered(mine: Sequence[Params], total: int, like: Params) -> list[Params]:
     Raises:
         OptionError: there is no process group.
     """
-    _, count = ranks()
+    _, count = rank_and_size()
     sizes = [value.numel() for value in like.values()]
     first = next(iter(like.values()))
     most = -(-total // count)

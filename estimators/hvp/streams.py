@@ -8,36 +8,36 @@ import torch
 from estimators.base.tree import Params
 
 # One Python thread launches all kernels. Where they are small it keeps no more streams busy than
-# a few, and where they are large one fills the device; each stream has memory of its own cached.
+# a few, and where they are large one fills the device; each stream caches memory separately.
 _STREAMS = 4
 
 
-def side_by_side(works: Sequence[Callable[[], Params]], device: torch.device) -> list[Params]:
-    """Does pieces of work that do not depend on each other, on CUDA streams in turns.
+def run_on_streams(calls: Sequence[Callable[[], Params]], device: torch.device) -> list[Params]:
+    """Run calls that do not depend on each other, on CUDA streams in turns.
 
-    They start after all that the current stream was given before, and what it is given later
-    starts after them. Autograd runs an operation's backward on the stream of its forward, so that
-    each piece with all of its derivatives stays on one stream.
+    They start after everything queued on the current stream before, and what is queued on it
+    later starts after them. Autograd runs an operation's backward on the stream of its forward, so
+    that each call stays on one stream with all of its derivatives.
 
     Args:
-        works: each uses tensors that live until this returns, and returns new ones.
-        device: where they work; on one that has no streams they are done one after another.
+        calls: each uses tensors that live until this returns, and returns new ones.
+        device: of their tensors; without CUDA they run one after another.
 
     Returns:
-        What they return, in their order.
+        Their results, in order.
     """
     if device.type != "cuda":
-        return [work() for work in works]
+        return [call() for call in calls]
     current = torch.cuda.current_stream(device)
-    streams = _streams(device)[: len(works)]
+    streams = _streams(device)[: len(calls)]
     for stream in streams:
         stream.wait_stream(current)
     results = []
     try:
-        for place, work in enumerate(works):
+        for place, call in enumerate(calls):
             with torch.cuda.stream(streams[place % len(streams)]):
-                results.append(work())
-    finally:  # else what failing work has read could be freed, and written to, too early
+                results.append(call())
+    finally:  # else what a failing call has read could be freed, and written to, too early
         for stream in streams:
             current.wait_stream(stream)
     for result in results:
@@ -50,5 +50,5 @@ def side_by_side(works: Sequence[Callable[[], Params]], device: torch.device) ->
 
 @cache
 def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
-    """Returns a device's streams: always the same, or each would cache memory of its own."""
+    """Return a device's streams: always the same, since each caches memory."""
     return tuple(torch.cuda.Stream(device) for _ in range(_STREAMS))  # type: ignore[no-untyped-call]

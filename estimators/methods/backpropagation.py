@@ -1,9 +1,9 @@
-"""Shared ends of the estimators that propagate the outer gradient back along the inner loop."""
+"""Back-propagation of the outer gradient along the inner loop, shared by several estimators."""
 
 # Strings, since torch.compile cannot evaluate the annotations of a function that it meets.
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -15,42 +15,13 @@ from estimators.base.tree import Params, axpy, detached, inner, scaled
 from estimators.hvp import hvp
 
 
-@dataclass(frozen=True)
-class Ends:
-    """What back-propagation along the inner loop gives.
-
-    Attributes:
-        gradient: with respect to the parameters before the steps.
-        outer_loss: scalar, at the adapted parameters.
-        adapted: phi_K.
-        step_size_gradient: with respect to the step sizes of those steps; None where the step
-            size is one number.
-    """
-
-    gradient: Params
-    outer_loss: Tensor
-    adapted: Params
-    step_size_gradient: Params | None = None
-
-    def as_meta_gradient(self, hvps: int, serial_depth: int) -> MetaGradient:
-        """Returns the same with what it took; see `MetaGradient`."""
-        return MetaGradient(
-            self.gradient,
-            self.outer_loss,
-            self.adapted,
-            hvps,
-            serial_depth,
-            self.step_size_gradient,
-        )
-
-
-def through_graph(problem: BilevelProblem, start: State, steps: int) -> Ends:
-    """Back-propagates through `steps` unrolled inner steps; memory grows with them.
+def through_graph(problem: BilevelProblem, start: State, steps: int) -> MetaGradient:
+    """Back-propagate through `steps` unrolled inner steps; memory grows with them.
 
     Args:
         problem: the bilevel problem.
         start: the state before those steps; its velocity is held fixed.
-        steps: how many.
+        steps: their number.
     """
 
     def outer(params: Params, *sizes: Params) -> tuple[Tensor, Params]:
@@ -62,11 +33,11 @@ def through_graph(problem: BilevelProblem, start: State, steps: int) -> Ends:
 
     with phase(Phase.META_GRADIENT):
         outer_loss, adapted, gradients = differentiate(outer, start.params, *_sizes(problem))
-    return Ends(gradients[0], outer_loss, adapted, *gradients[1:])
+    return MetaGradient(gradients[0], outer_loss, adapted, steps, steps, *gradients[1:])
 
 
-def through_segments(problem: BilevelProblem, params: Params, length: int) -> Ends:
-    """Back-propagates through all inner steps, with the graph of `length` of them at a time.
+def through_segments(problem: BilevelProblem, params: Params, length: int) -> MetaGradient:
+    """Back-propagate through all inner steps, with the graph of `length` of them at a time.
 
     Args:
         problem: the bilevel problem.
@@ -85,11 +56,12 @@ def through_segments(problem: BilevelProblem, params: Params, length: int) -> En
         params_back, velocity_back, *sizes_back = _pull(problem, start, steps, State(*pulled[:2]))
         sums = (axpy(1.0, new, old) for new, old in zip(sizes_back, pulled[2:], strict=True))
         pulled = [params_back, velocity_back, *sums]
-    return Ends(pulled[0], outer_loss, detached(end.params), *pulled[2:])
+    steps = problem.steps
+    return MetaGradient(pulled[0], outer_loss, detached(end.params), steps, steps, *pulled[2:])
 
 
 def _pull(problem: BilevelProblem, start: State, steps: int, vector: State) -> tuple[Params, ...]:
-    """Returns the derivatives of <state after `steps`, vector> by `start` and step sizes."""
+    """Return the derivatives of <state after `steps`, vector> by `start` and step sizes."""
 
     def projected(params: Params, velocity: Params, *sizes: Params) -> tuple[Tensor, Params]:
         end = _with(problem, sizes).unroll(State(params, velocity), steps)
@@ -109,7 +81,7 @@ def _with(problem: BilevelProblem, sizes: tuple[Params, ...]) -> BilevelProblem:
 def through_iterates(
     problem: BilevelProblem, iterates: list[Params], vector: Params, engine: str
 ) -> Params:
-    """Applies A_k = I - alpha H_k for each iterate, the last one first, one graph at a time.
+    """Apply A_k = I - alpha H_k for each iterate, the last one first, one graph at a time.
 
     Args:
         problem: the bilevel problem; plain gradient descent.
@@ -127,7 +99,7 @@ def through_iterates(
 
 
 def adapt(problem: BilevelProblem, params: Params) -> tuple[list[Params], Tensor, Params]:
-    """Runs the inner loop and takes the outer gradient at its end.
+    """Run the inner loop and takes the outer gradient at its end.
 
     Args:
         problem: the bilevel problem.

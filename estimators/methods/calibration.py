@@ -15,7 +15,7 @@ _WORST_CONDITION = 1e8  # of the scaled equations: some eight digits of each coe
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients and how they were found.
+    """Fitted coefficients.
 
     Attributes:
         coefficients: c_1, ..., c_L.
@@ -29,12 +29,12 @@ class Calibration:
     fell_back: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the same as plain data."""
+        """Return the same as plain data."""
         return {**vars(self), "coefficients": [*self.coefficients]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Calibration":
-        """Takes what `as_dict` returned.
+        """Create a calibration from the result of `as_dict`.
 
         Args:
             fields: by name.
@@ -46,15 +46,15 @@ class Calibration:
         numbers, error, reason = (fields[n] for n in ("coefficients", "error", "fell_back"))
         if not isinstance(numbers, list | tuple) or not isinstance(reason, str | None):
             raise ValueError(f"coefficients={numbers!r}, fell_back={reason!r}")
-        found = cls(tuple(map(float, numbers)), float(error), reason)
-        if not all(map(math.isfinite, found.coefficients)) or not 0 <= found.error < math.inf:
+        result = cls(tuple(map(float, numbers)), float(error), reason)
+        if not all(map(math.isfinite, result.coefficients)) or not 0 <= result.error < math.inf:
             raise ValueError(f"coefficients={numbers!r}, error={error!r}")
-        return found
+        return result
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a fit needs to know of one probe problem, in units of ||exact||.
+    """One probe problem, reduced to what a fit needs, in units of ||exact||.
 
     Attributes:
         factor: float64 [m, L+1], m <= L+1, on the CPU: the triangular factor of the matrix with
@@ -66,7 +66,7 @@ class Probe:
 
     @classmethod
     def of(cls, sums: Sequence[Params], g: Params, exact: Params) -> "Probe | None":
-        """Takes the factor; None where the exact meta-gradient is not finite, or but rounding.
+        """Compute the factor; None where the exact meta-gradient is not finite, or only rounding.
 
         Args:
             sums: e_1, ..., e_L.
@@ -85,7 +85,7 @@ class Probe:
         return cls(torch.linalg.qr(matrix, mode="r").R.cpu())
 
     def squared_error(self, coefficients: Tensor) -> float:
-        """Returns ||g + sum_l c_l e_l - exact||^2 / ||exact||^2.
+        """Return ||g + sum_l c_l e_l - exact||^2 / ||exact||^2.
 
         Args:
             coefficients: float64 [L].
@@ -95,7 +95,7 @@ class Probe:
 
 
 def fit(probes: Sequence[Probe], order: int) -> Calibration:
-    """Fits c_1, ..., c_L, or falls back to what does better on probes that were left out.
+    """Fit c_1, ..., c_L, or fall back to coefficients that do better on probes that were left out.
 
     The candidates, in the order of preference where they do equally well: the full fit; fits of
     lower order; the coefficients of Eq. 8, all 1; those of `fomaml`, all 0. An ill-conditioned
@@ -111,7 +111,7 @@ def fit(probes: Sequence[Probe], order: int) -> Calibration:
         if solution is None:
             continue
         error = _rms([probe.squared_error(c) for probe, c in _left_out(probes, used, order)])
-        reason = f"the coefficients of the first {used} of {order} levels alone fit best"
+        reason = f"the coefficients of the first {used} of {order} levels fit best"
         candidates.append((error, _calibration(solution, error, None if used == order else reason)))
     for value, name in ((1.0, "Eq. 8 (all 1)"), (0.0, "fomaml (all 0)")):
         fixed = torch.full((order,), value, dtype=torch.float64)
@@ -122,7 +122,7 @@ def fit(probes: Sequence[Probe], order: int) -> Calibration:
 
 
 def _left_out(probes: Sequence[Probe], used: int, order: int) -> list[tuple[Probe, Tensor]]:
-    """Pairs each probe with the coefficients fitted to the others (to itself if alone)."""
+    """Pair each probe with the coefficients fitted to the others (or to itself if it is the only one)."""
     pairs = []
     for index, probe in enumerate(probes):
         others = [*probes[:index], *probes[index + 1 :]] or [probe]
@@ -133,7 +133,7 @@ def _left_out(probes: Sequence[Probe], used: int, order: int) -> list[tuple[Prob
 
 
 def _solve(probes: Sequence[Probe], used: int, order: int) -> Tensor | None:
-    """Solves for the first `used` coefficients, the others being 0; columns have unit length."""
+    """Solve for the first `used` coefficients, the others being 0; columns have unit length."""
     stacked = torch.cat([probe.factor for probe in probes])
     matrix, right = stacked[:, :used], stacked[:, used:].sum(1)
     scale = torch.linalg.vector_norm(matrix, dim=0)

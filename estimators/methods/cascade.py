@@ -2,35 +2,32 @@
 
 u_l(m) = u_l(m+1) - alpha H_m u_{l-1}(m+1), where u_l(m) is the order-l truncation of
 A_m ... A_{n-1} g over n points; u_0 = g, u_l(n) = g, and the answer is u_L(0). u_l(m) is exact
-from l = n-m on, so that level l needs the points m = L-l .. n-l alone: L(n-L+1) products. The
+from l = n-m on, so that level l needs only the points m = L-l .. n-l: L(n-L+1) products. The
 recursion over points was derived for this project from Eq. 8 of arXiv 2604.13263.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from estimators.base.differentiation import Loss
+from estimators.base.differentiation import Loss, summed
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost
 from estimators.base.problem import BilevelProblem
-from estimators.base.stack import stack, summed, unstack
-from estimators.base.tree import Params, axpy
+from estimators.base.tree import Params, axpy, stack, unstack
 from estimators.hvp import hessian_at, hvp
-from estimators.hvp.sharding import gathered, ranks, share
-from estimators.hvp.streams import side_by_side
-from estimators.methods.options import (
-    AUTO,
-    SHARDED,
-    STREAMS,
-    Compilable,
-    TakesProducts,
-    at_once,
-    check_batching,
-)
+from estimators.hvp.sharding import gather, rank_and_size, share
+from estimators.hvp.streams import run_on_streams
+from estimators.methods.options import AUTO, Compilable, TakesProducts, measured_default
+
+SHARDED = "sharded"
+STREAMS = "streams"
+_BATCHING = (AUTO, "loop", "vmap", STREAMS, SHARDED)
+_CHUNK = re.compile(r"chunk\(([1-9]\d*)\)")
 
 Products = Callable[[Loss, Sequence[Params], Sequence[Params]], list[Params]]
-"""Takes the product of the loss's Hessian at each point with the vector of the same place."""
+"""Take the product of the loss's Hessian at each point with the vector of the same place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +37,26 @@ class Cascading(TakesProducts, Compilable):
     Attributes:
         batching: "loop" goes point by point, one product after another; "vmap" and "chunk(n)" go
             level by level, all products or n at a time in one go, which takes as many times the
-            memory and suits parallel hardware; "streams" goes level by level too, with one
-            product after another, on a few CUDA streams in turns: a GPU can work on several of
-            them, and what has no streams works on them in order; "sharded" spreads the products
-            of a level over the ranks of torch.distributed's process group, all of which have to
-            call with the same problem and parameters, and get the same estimate; "auto" is what
-            was measured to be best on the kind of device and model at hand: "loop", but for
-            small models.
+            memory and suits parallel hardware; "streams" goes level by level too, one product
+            after another on a few CUDA streams in turns, so that a GPU can compute several at a
+            time (other devices take them in order); "sharded" spreads the products of a level
+            over the ranks of torch.distributed's process group, all of which have to call with
+            the same problem and parameters, and get the same estimate; "auto" is the one measured
+            to be best for the device and model: "loop", except for small models.
     """
 
     batching: str = AUTO
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_batching(self.batching)
+        if not (self.batching in _BATCHING or _CHUNK.fullmatch(self.batching)):
+            names = ", ".join((*_BATCHING, "chunk(2)", "chunk(3)", "..."))
+            raise OptionError(f"batching={self.batching!r} is none of {names}")
         if self.batching in (SHARDED, STREAMS) and self.compiled:
             raise OptionError(f'batching="{self.batching}" and compiled=True do not go together')
 
     def cascade_cost(self, steps: int, points: int, order: int) -> Cost:
-        """Returns what the inner loop, the outer gradient and `cascade` cost together.
+        """Return the cost of the inner loop, the outer gradient and `cascade` together.
 
         L(n-L+1) products; at least one graph a point, as point by point.
 
@@ -73,14 +71,14 @@ class Cascading(TakesProducts, Compilable):
     def cascade(
         self, problem: BilevelProblem, points: list[Params], g: Params, order: int, scale: float
     ) -> Params:
-        """Returns u_L(0) over some of the inner loop's points.
+        """Return u_L(0) over some of the inner loop's points.
 
         Args:
             problem: the bilevel problem.
             points: phi_m in the order of the inner loop.
             g: the outer gradient.
             order: L, 0 <= L <= the number of points.
-            scale: what stands for alpha.
+            scale: used in place of alpha.
         """
         engine = self.engine_for(g)
         sharded = self.batching == SHARDED
@@ -88,7 +86,9 @@ class Cascading(TakesProducts, Compilable):
             products: Products = partial(_streamed, engine=engine)
         else:
             width = len(points) - order + 1
-            size = at_once(self.batching, g, width=-(-width // ranks()[1]) if sharded else width)
+            if sharded:
+                width = -(-width // rank_and_size()[1])
+            size = _chunk_size(self.batching, g, width)
             if size == 1 and not sharded:
                 return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
             products = partial(_batched, engine=engine, at_once=size)
@@ -97,10 +97,21 @@ class Cascading(TakesProducts, Compilable):
         )
 
 
+def _chunk_size(batching: str, params: Params, width: int) -> int | None:
+    """Return how many of `width` independent products to take in one go; None for no limit."""
+    if batching in (AUTO, SHARDED):
+        default = measured_default(params)
+        batching = default.batching if width >= default.from_width else "loop"
+    match = _CHUNK.fullmatch(batching)
+    if match:
+        return int(match[1])
+    return 1 if batching == "loop" else None
+
+
 def by_point(
     loss: Loss, points: list[Params], g: Params, order: int, *, scale: float, engine: str
 ) -> Params:
-    """Returns u_L(0), point by point: n serial steps, one gradient graph at a time.
+    """Return u_L(0), point by point: n serial steps, one gradient graph at a time.
 
     The products of one point share its gradient graph. Quickest and leanest on one processor.
 
@@ -135,7 +146,7 @@ def by_level(
     products: Products,
     sharded: bool = False,
 ) -> Params:
-    """Returns u_L(0), level by level: L serial steps, the products of a level side by side.
+    """Return u_L(0), level by level: L serial steps, the products of a level side by side.
 
     For hardware that can do several products at a time.
 
@@ -153,11 +164,11 @@ def by_level(
     for level in range(1, order + 1):
         needed = list(range(order - level, n - level + 1))
         mine = share(needed) if sharded else needed
-        found = products(loss, [points[m] for m in mine], [below[m + 1] for m in mine])
+        results = products(loss, [points[m] for m in mine], [below[m + 1] for m in mine])
         if sharded:
-            found = gathered(found, len(needed), g)
+            results = gather(results, len(needed), g)
         above = list(below)  # exact already, and so alike, for m > n-l
-        for m, product in reversed(list(zip(needed, found, strict=True))):
+        for m, product in reversed(list(zip(needed, results, strict=True))):
             above[m] = axpy(-scale, product, above[m + 1])
         below = above
     return below[0]
@@ -171,32 +182,32 @@ def _batched(
     engine: str,
     at_once: int | None,
 ) -> list[Params]:
-    """Takes `at_once` products in one go through vmap, or all of them; memory grows with it."""
-    found: list[Params] = []
+    """Take `at_once` products in one go through vmap, or all of them; memory grows with it."""
+    products: list[Params] = []
     size = at_once or max(len(points), 1)
     for start in range(0, len(points), size):
         chunk = points[start : start + size]
         hessian = hessian_at(summed(loss), stack(chunk), engine=engine, points=len(chunk))
-        found += unstack(hessian.product(stack(vectors[start : start + size]), last=True))
-    return found
+        products += unstack(hessian.product(stack(vectors[start : start + size]), last=True))
+    return products
 
 
 def _streamed(
     loss: Loss, points: Sequence[Params], vectors: Sequence[Params], *, engine: str
 ) -> list[Params]:
-    """Takes one product after another, each on the next of a few streams."""
-    works = [
+    """Take one product after another, each on the next of a few streams."""
+    calls = [
         partial(hvp, loss, point, vector, engine=engine)
         for point, vector in zip(points, vectors, strict=True)
     ]
     device = next(iter(points[0].values())).device
-    return side_by_side(works, device)
+    return run_on_streams(calls, device)
 
 
 def elementary_sums(
     loss: Loss, points: list[Params], g: Params, order: int, *, scale: float, engine: str
 ) -> list[Params]:
-    """Returns e_1(0), ..., e_L(0), with e_l(m) = e_l(m+1) - alpha H_m e_{l-1}(m+1), e_0 = g.
+    """Return e_1(0), ..., e_L(0), with e_l(m) = e_l(m+1) - alpha H_m e_{l-1}(m+1), e_0 = g.
 
     e_l = sum over k_1 < ... < k_l of (-alpha)^l H_{k_1} ... H_{k_l} g: what Eq. 8 adds at order
     l. L(n-L) + L(L+1)/2 products, point by point, one gradient graph at a time.

@@ -1,6 +1,5 @@
 """Options that many estimators share: how products are computed, and compilation."""
 
-import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -16,10 +15,7 @@ from estimators.base.tree import Params
 from estimators.hvp import ENGINES
 
 AUTO = "auto"
-SHARDED = "sharded"
-STREAMS = "streams"
 _SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
-_CHUNK = re.compile(r"chunk\(([1-9]\d*)\)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +34,7 @@ class Compilable(Estimator):
 
     @property
     def batchable(self) -> bool:
-        """Whatever can be compiled adds, scales and multiplies by Hessians alone."""
+        """True: programs that can be compiled only add, scale and multiply by Hessians."""
         return True
 
     def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
@@ -53,8 +49,8 @@ class TakesProducts(Estimator):
 
     Attributes:
         engine: how a product is computed: "reverse", "forward", "func", "finite-difference" (see
-            `estimators.hvp`), or "auto": what was measured to be best on the kind of device and
-            model at hand (defaults.toml).
+            `estimators.hvp`), or "auto": the one measured to be best for the device and model
+            (defaults.toml).
     """
 
     engine: str = AUTO
@@ -68,11 +64,11 @@ class TakesProducts(Estimator):
 
     @property
     def batchable(self) -> bool:
-        """The step of a finite difference depends on all problems of a stack."""
+        """Whether no finite differences are taken, whose step depends on all problems."""
         return self.engine != "finite-difference"
 
     def graphs(self, points: int) -> int:
-        """Returns how many gradients are taken only as graphs, for products at some points.
+        """Return how many gradients are taken only as graphs, for products at some points.
 
         Args:
             points: one or more products are taken at each of these.
@@ -80,7 +76,7 @@ class TakesProducts(Estimator):
         return 0 if self.engine == "finite-difference" else points
 
     def engine_for(self, params: Params) -> str:
-        """Returns the engine to use at these parameters.
+        """Return the engine to use at these parameters.
 
         Args:
             params: theta.
@@ -88,48 +84,14 @@ class TakesProducts(Estimator):
         return measured_default(params).engine if self.engine == AUTO else self.engine
 
 
-def check_batching(text: str) -> None:
-    """Refuses what is no way of batching.
-
-    Args:
-        text: the option's value.
-
-    Raises:
-        OptionError: it is none of auto, loop, vmap, chunk(n), streams and sharded.
-    """
-    if text not in (AUTO, "loop", "vmap", STREAMS, SHARDED) and not _CHUNK.fullmatch(text):
-        known = "auto, loop, vmap, chunk(2), chunk(3), ..., streams, sharded"
-        raise OptionError(f"batching={text!r} is none of {known}")
-
-
-def at_once(batching: str, params: Params, *, width: int) -> int | None:
-    """Returns how many products are to be taken in one go.
-
-    Args:
-        batching: see `check_batching`; not "streams", which batches nothing.
-        params: theta; "auto" and "sharded" look at them.
-        width: how many products are independent here, which these look at too.
-
-    Returns:
-        1 for a loop, n for chunks, None for no limit.
-    """
-    if batching in (AUTO, SHARDED):
-        default = measured_default(params)
-        batching = default.batching if width >= default.from_width else "loop"
-    match = _CHUNK.fullmatch(batching)
-    if match:
-        return int(match[1])
-    return 1 if batching == "loop" else None
-
-
 @dataclass(frozen=True)
 class Default:
-    """What "auto" stands for.
+    """The meaning of "auto" for one kind of device and model.
 
     Attributes:
         engine: for products.
         batching: of independent products.
-        from_width: how many independent products it takes for that; fewer are taken in a loop.
+        from_width: least number of independent products for that; fewer are taken in a loop.
     """
 
     engine: str
@@ -138,7 +100,7 @@ class Default:
 
 
 def measured_default(params: Params) -> Default:
-    """Returns what "auto" stands for on the kind of device and model at hand.
+    """Return the meaning of "auto" for a device and model.
 
     Args:
         params: theta; a model with a kernel of three or more dimensions is "convolutional", any

@@ -39,10 +39,10 @@ class Proximal(TakesProducts):
         if not 0 < self.lam < inf:
             raise OptionError(f"{self.title}: lam={self.lam} must be positive and finite")
 
-    def at_the_end(
+    def adapt(
         self, problem: BilevelProblem, params: Params
     ) -> tuple[Hessian, Params, torch.Tensor, Params]:
-        """Runs the proximal inner loop.
+        """Run the proximal inner loop, and take the outer gradient at its end.
 
         Args:
             problem: the bilevel problem.
@@ -53,7 +53,7 @@ class Proximal(TakesProducts):
             loss there, and its gradient.
 
         Raises:
-            OptionError: the proximal term alone makes the inner loop diverge.
+            OptionError: the proximal term makes the inner loop diverge.
         """
         if problem.alpha * self.lam >= 2:
             raise OptionError(
@@ -67,7 +67,7 @@ class Proximal(TakesProducts):
         return hessian, detached(phi), outer_loss, g
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
-        """Back-propagates through the proximal inner loop, theta in the proximal term included.
+        """Back-propagate through the proximal inner loop, theta in the proximal term included.
 
         Args:
             problem: the bilevel problem.

@@ -153,7 +153,7 @@ def own_exact_gradient_is_well_formed(subject: Subject, found: Case) -> None:
 
 
 def descent(problem: BilevelProblem, params: Params) -> Params:
-    """Returns phi_K, by an inner loop that shares no code with the estimators'."""
+    """Return phi_K, by an inner loop that shares no code with the estimators'."""
     phi: dict[str, Tensor] = copied(params)
     velocity = {name: torch.zeros_like(value) for name, value in phi.items()}
     sizes = problem.step_size

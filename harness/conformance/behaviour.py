@@ -157,7 +157,7 @@ def autocast_does_not_matter(subject: Subject) -> None:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Tells whether two tensors are equal, NaN being equal to NaN."""
+    """Return whether two tensors are equal, NaN being equal to NaN."""
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 

@@ -43,13 +43,13 @@ class Case:
     def problem(
         self, steps: int, *, step_size: Params | None = None, momentum: float = 0.0
     ) -> BilevelProblem:
-        """Returns the problem at a depth."""
+        """Return the problem at a depth."""
         alpha = self.step_size if step_size is None else step_size
         return BilevelProblem(self.inner_loss, self.outer_loss, alpha, steps, momentum)
 
 
 def case(name: str, dtype: torch.dtype = torch.float64, draw: int = 0) -> Case:
-    """Builds a case afresh: nothing that is done to its parameters is seen by the next."""
+    """Build a case afresh: nothing that is done to its parameters is seen by the next."""
     if name in _BUILDERS:
         return _BUILDERS[name](dtype, draw)
     task, model = _PAIRS[name]
@@ -66,7 +66,7 @@ class Source:
         self._dtype = dtype
 
     def normal(self, *shape: int) -> Tensor:
-        """Returns the next numbers, of a shape."""
+        """Return the next numbers, of a shape."""
         draw = torch.randn(*shape, generator=self._generator, dtype=torch.float64)
         return draw.to(self._dtype)
 

@@ -31,13 +31,13 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(body: Body) -> Body:
-    """Makes a function a check; the first line of its docstring is what people see."""
+    """Make a function a check; the first line of its docstring is what people see."""
     _add(body.__name__, body.__doc__, body)
     return body
 
 
 def check_on_cases(*only: str) -> Callable[[CaseBody], CaseBody]:
-    """Makes a function of an estimator and a case a check on all cases."""
+    """Make a function of an estimator and a case a check on all cases."""
 
     def keep(body: CaseBody) -> CaseBody:
         _add(body.__name__, body.__doc__, lambda s: on_each(s, s.cases(*only), body))
@@ -47,7 +47,7 @@ def check_on_cases(*only: str) -> Callable[[CaseBody], CaseBody]:
 
 
 def on_each(subject: Subject, names: Iterable[str], body: CaseBody) -> None:
-    """Makes a check on each of some cases, and tells of all at once.
+    """Make a check on each of some cases, and tells of all at once.
 
     Raises:
         NotApplicable: it is applicable to none of them.

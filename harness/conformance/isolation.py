@@ -38,7 +38,7 @@ class Suite:
         ]
 
     def run(self) -> Iterator[Finding | Score]:
-        """Yields each finding, then each score, as it is there.
+        """Yield each finding, then each score, as it is there.
 
         Once the very first check ended its process, so would the others, and they are not made.
         """

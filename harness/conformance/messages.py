@@ -21,7 +21,7 @@ class NotApplicable(Exception):  # no error: a check has nothing to say
 
 @contextmanager
 def noted(circumstances: str) -> Generator[None]:
-    """Adds the circumstances to whatever goes wrong in a block.
+    """Add the circumstances to whatever goes wrong in a block.
 
     Yields:
         Nothing.

@@ -9,7 +9,7 @@ from torch import Tensor
 from estimators import BilevelProblem, OptionError, Params
 from estimators.base.differentiation import Loss
 from estimators.base.registry import ESTIMATORS
-from estimators.base.stack import stack, unstack
+from estimators.base.tree import stack, unstack
 from harness.conformance.answers import descent
 from harness.conformance.behaviour import same_bits
 from harness.conformance.cases import TASKS, Case, case

@@ -22,7 +22,7 @@ _MARKS = {
 def print_report(
     spec: str, findings: Sequence[Finding], scores: Sequence[Score], console: Console
 ) -> None:
-    """Prints the table of checks, that of scores, and a closing line."""
+    """Print the table of checks, that of scores, and a closing line."""
     console.print()
     console.print(_checks(findings))
     console.print()
@@ -85,7 +85,7 @@ def _short(number: float | None) -> str:
 
 
 def _unscored(scores: Sequence[Score]) -> list[Text]:
-    """Tells where there is no estimate, a line for each reason."""
+    """Return where there is no estimate, a line for each reason."""
     where: dict[str, list[str]] = {}
     for score in scores:
         if score.error is None:

@@ -29,7 +29,7 @@ class Subject:
         self._tried: dict[str, MetaGradient | BaseException] = {}
 
     def another(self) -> Estimator:
-        """Creates the estimator once more.
+        """Create the estimator once more.
 
         Raises:
             OptionError: it cannot be created.
@@ -88,7 +88,7 @@ class Subject:
         return (*SYNTHETIC, *_SMALL) if refused else SYNTHETIC
 
     def cases(self, *only: str) -> list[str]:
-        """Returns the cases that an ordinary call gets through: what further checks are made on.
+        """Return the cases that an ordinary call gets through: what further checks are made on.
 
         Raises:
             NotApplicable: there is none.
@@ -99,7 +99,7 @@ class Subject:
         return [name for name in only if name in good] or good
 
     def tried(self, name: str) -> MetaGradient | BaseException:
-        """Returns how an ordinary call on a case ends, in float64; it is made once."""
+        """Return how an ordinary call on a case ends, in float64; it is made once."""
         if name not in self._tried:
             try:
                 self._tried[name] = self.run(case(name))
@@ -108,13 +108,13 @@ class Subject:
         return self._tried[name]
 
     def prepared(self, name: str) -> Estimator:
-        """Returns the estimator, calibrated on other draws of a case where it wants to be."""
+        """Return the estimator, calibrated on other draws of a case where it wants to be."""
         if name not in self._prepared:
             self._prepared[name] = self.calibrated(case(name))
         return self._prepared[name]
 
     def calibrated(self, found: Case) -> Estimator:
-        """Creates the estimator once more and calibrates it if it is due."""
+        """Create the estimator once more and calibrates it if it is due."""
         estimator = self.another()
         if estimator.needs_calibration:
             draws = range(1, max(1, estimator.calibration_problems) + 1)
@@ -125,7 +125,7 @@ class Subject:
     def run(
         self, found: Case, problem: BilevelProblem | None = None, params: Params | None = None
     ) -> MetaGradient:
-        """Calls the estimator.
+        """Call the estimator.
 
         Raises:
             Violation: what it returns is malformed.
@@ -137,7 +137,7 @@ class Subject:
         return result
 
     def has_own_objective(self, found: Case) -> bool:
-        """Tells whether it follows another objective than the outer loss after K steps.
+        """Return whether it follows another objective than the outer loss after K steps.
 
         Raises:
             NotApplicable: it fails to tell; there is a check for that.
@@ -152,12 +152,12 @@ class Subject:
 
 
 def copied(params: Params) -> Params:
-    """Returns copies that no graph leads to."""
+    """Return copies that no graph leads to."""
     return {name: value.detach().clone() for name, value in params.items()}
 
 
 def refuse_malformed(result: object, problem: BilevelProblem, params: Params) -> None:
-    """Checks everything about a result that does not need its numbers.
+    """Check everything about a result that does not need its numbers.
 
     Raises:
         Violation: something is not as it must be.
@@ -187,7 +187,7 @@ def refuse_malformed(result: object, problem: BilevelProblem, params: Params) ->
 
 
 def refuse_mismatched(what: str, tensors: object, like: Params) -> None:
-    """Checks that tensors are keyed, shaped and typed as others are.
+    """Check that tensors are keyed, shaped and typed as others are.
 
     Raises:
         Violation: they are not.

@@ -68,7 +68,7 @@ class Score:
 
 
 def examine(subject: Subject, check: Check) -> Finding:
-    """Makes one check; whatever the estimator raises ends it, not the caller."""
+    """Make one check; whatever the estimator raises ends it, not the caller."""
     try:
         # An estimator may leave the grad mode changed, which is found out elsewhere.
         with warnings.catch_warnings(), torch.enable_grad():
@@ -84,12 +84,12 @@ def examine(subject: Subject, check: Check) -> Finding:
 
 
 def scored_on(subject: Subject) -> tuple[str, ...]:
-    """Returns the names of the cases on which an estimator is scored."""
+    """Return the names of the cases on which an estimator is scored."""
     return subject.names if subject.compiled else SYNTHETIC + TASKS
 
 
 def score(subject: Subject, name: str) -> Score:
-    """Scores an estimator on one case, at its depth."""
+    """Score an estimator on one case, at its depth."""
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         end = subject.tried(name)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from estimators import (
     BilevelProblem,
+    Cost,
     Estimator,
     MetaGradient,
     OptionError,
@@ -18,7 +19,6 @@ from estimators import (
     register,
 )
 from estimators.base.differentiation import value_and_gradient
-from estimators.base.estimator import Cost
 from estimators.base.tree import leaves, norm, scaled
 
 
