@@ -122,7 +122,7 @@ def fit(probes: Sequence[Probe], order: int) -> Calibration:
 
 
 def _left_out(probes: Sequence[Probe], used: int, order: int) -> list[tuple[Probe, Tensor]]:
-    """Pair each probe with the coefficients fitted to the others (or to itself if it is the only one)."""
+    """Pair each probe with the coefficients fitted to the others, or to itself if there is none."""
     pairs = []
     for index, probe in enumerate(probes):
         others = [*probes[:index], *probes[index + 1 :]] or [probe]
