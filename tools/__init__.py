@@ -1,1 +1,1 @@
-"""Scripts beside the product: studies, baselines, and what made the shipped data."""
+"""Scripts outside the wheel: studies, baselines, generated data and pages."""

@@ -1,4 +1,4 @@
-"""What people write by hand, to compare with: `metagrad run --import tools.baselines ...`."""
+"""Baselines to compare with: `metagrad run --import tools.baselines ...`."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Handwritten(Estimator):
 @register("one-hvp")
 @dataclass(frozen=True)
 class OneHvp(Estimator):
-    """No estimator: one Hessian-vector product at theta, whose cost others are compared with."""
+    """One Hessian-vector product at theta: no estimate, but a unit of cost."""
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""

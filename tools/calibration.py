@@ -23,7 +23,7 @@ NAMES = ("truncated", "binom", "binom-released", "binom-calibrated")
 
 
 def cell(estimator: str, trained: int) -> Cell:
-    """What is measured: an estimator, after so many steps of meta-training."""
+    """Return the cell of an estimator, after so many steps of meta-training."""
     return Cell.of(
         estimator=estimator,
         task="sinusoid",
@@ -36,7 +36,7 @@ def cell(estimator: str, trained: int) -> Cell:
 
 
 def exact(trained: int) -> Reference:
-    """Exact meta-gradients and curvature of the held-out tasks."""
+    """Compute exact meta-gradients and curvature of the held-out tasks."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "exact.pt"
         save_reference(cell("adjoint", trained), path)
@@ -44,7 +44,7 @@ def exact(trained: int) -> Reference:
 
 
 def errors(trained: int, reference: Reference) -> dict[str, list[float]]:
-    """Median relative error by estimator and order."""
+    """Return the median relative error by estimator and order."""
     problems, theta = bilevel_problems(
         cell("adjoint", trained), range(HELD_OUT), dtype=torch.float64, device="cpu"
     )
@@ -63,9 +63,9 @@ def errors(trained: int, reference: Reference) -> dict[str, list[float]]:
 def main() -> None:
     """Print both tables."""
     warnings.simplefilter("always")
-    for what, trained in (("at initialisation", 0), ("after meta-training", STEPS)):
+    for time, trained in (("at initialisation", 0), ("after meta-training", STEPS)):
         reference = exact(trained)
-        print(f"\n{what}, alpha lambda_max = {median(reference.curvature):.2f}\n")
+        print(f"\n{time}, alpha lambda_max = {median(reference.curvature):.2f}\n")
         table = errors(trained, reference)
         print("| L | " + " | ".join(table) + " |\n|---|" + "---|" * len(table))
         for order in range(4):

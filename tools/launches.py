@@ -1,4 +1,4 @@
-"""How many operators a preset launches, and how long GPUs would take for that alone.
+"""Estimates how many operators a preset launches, and how long GPUs would take for that.
 
     python -m tools.launches full --most-depth 20 --seeds 6 --gpus 64
 
@@ -55,10 +55,10 @@ def main() -> None:
     parser.add_argument("--most-depth", type=int, default=10**9)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=1)
-    told = parser.parse_args()
-    axes = replace(preset(told.preset), devices=("cuda:0",), seeds=tuple(range(told.seeds)))
+    options = parser.parse_args()
+    axes = replace(preset(options.preset), devices=("cuda:0",), seeds=tuple(range(options.seeds)))
     cells = [plan.cell for plan in expand(axes, missing=lambda device: None) if not plan.skip]
-    cells = [cell for cell in cells if cell.depth <= told.most_depth]
+    cells = [cell for cell in cells if cell.depth <= options.most_depth]
     scores: defaultdict[Cell, float] = defaultdict(float)
     timings: defaultdict[Cell, float] = defaultdict(lambda: START)
     for cell in cells:
@@ -69,10 +69,10 @@ def main() -> None:
     print(f"{len(cells)} cells in {len(timings)} groups, {sum(map(launches, cells)):,} launches")
     for name, pieces in (("scores", scores), ("timings", timings)):
         hours, longest = sum(pieces.values()) / 3600, max(pieces.values()) / 60
-        share = max(hours * 60 / told.gpus, longest)
+        share = max(hours * 60 / options.gpus, longest)
         print(
             f"{name}: {hours:.1f} h in all, the longest piece {longest:.1f} min; "
-            f"{share:.0f} min on {told.gpus}"
+            f"{share:.0f} min on {options.gpus}"
         )
 
 
