@@ -1,4 +1,4 @@
-"""Writes harness/tasks/data/hershey.json.gz, the glyph classes, from the Hershey-Fonts package.
+"""Write harness/tasks/data/hershey.json.gz, the glyph classes, from the Hershey-Fonts package.
 
 Run with `Hershey-Fonts` (2.1.0) installed:
 
@@ -17,9 +17,9 @@ from HersheyFonts import HersheyFonts
 from numpy.typing import NDArray
 
 from harness.tasks.glyph_images import draw_face
-from harness.tasks.glyph_strokes import Face, pack_face
+from harness.tasks.glyph_strokes import Face
 
-TARGET = Path(__file__).parent / "data" / "hershey.json.gz"
+TARGET = Path(__file__).parents[1] / "harness" / "tasks" / "data" / "hershey.json.gz"
 SAME = 0.9  # correlation of clean drawings from which two glyphs count as one
 SMALLEST = 6  # Hershey units; a capital is 21 high. Dots, commas and quotes are below
 THINNEST = 3  # Hershey units across the longest direction: plain lines are below
@@ -34,16 +34,16 @@ BLACKLETTER_FONTS = ["gothiceng", "gothicger", "gothicita", "gothgbt", "gothgrt"
 
 
 def run_of(first: int, end: int) -> str:
-    """The slots numbered `first` to before `end`; slot 0 is the space."""
+    """Return the slots numbered `first` to before `end`; slot 0 is the space."""
     return "".join(chr(32 + k) for k in range(first, end))
 
 
 @dataclass(frozen=True)
 class Alphabet:
-    """Where the glyphs of an alphabet lie: font names, each with the characters of its slots.
+    """The fonts that hold an alphabet, each with the characters of its slots.
 
-    `merged`: a slot's glyphs in all fonts are the faces of one class. Else each is a class by
-    itself, as the same slot need not hold the same letter in two fonts.
+    `merged`: the glyphs of a slot in all fonts are the faces of one class. Else each is another
+    class, as the same slot need not hold the same letter in two fonts.
     """
 
     name: str
@@ -77,7 +77,7 @@ ALPHABETS = [
 
 
 def read_fonts() -> dict[str, dict[str, Face]]:
-    """Every glyph by font name and slot character, strokes with repeated points removed."""
+    """Return every glyph by font and slot, with repeated points of strokes removed."""
     fonts = {}
     reader = HersheyFonts()
     for font in sorted(reader.default_font_names):
@@ -94,7 +94,7 @@ def read_fonts() -> dict[str, dict[str, Face]]:
 
 
 def usable(face: Face) -> bool:
-    """Whether `face` is a drawing with some shape: not empty, no dot, no straight line."""
+    """Return whether a face has some shape: not empty, no dot, no straight line."""
     points = np.array([point for stroke in face for point in stroke], dtype=np.float64)
     if len(points) == 0 or np.ptp(points, axis=0).max() < SMALLEST:
         return False
@@ -105,16 +105,16 @@ def usable(face: Face) -> bool:
 
 
 def standardised(face: Face) -> NDArray[np.float64]:
-    """The clean drawing as a vector of mean 0 and length 1: products are correlations."""
+    """Return the clean drawing as a vector of mean 0 and length 1: products are correlations."""
     pixels = draw_face(face).astype(np.float64).ravel()
     pixels -= pixels.mean()
     return np.asarray(pixels / np.linalg.norm(pixels))
 
 
 def candidates(fonts: dict[str, dict[str, Face]]) -> list[tuple[str, str, list[Face]]]:
-    """(name, alphabet, faces) of all usable classes, look-alikes still among them."""
+    """Return name, alphabet and faces of all usable classes, look-alikes still among them."""
     blank = fonts["japanese"][" "]  # a lozenge fills that font's empty slots
-    found: list[tuple[str, str, list[Face]]] = []
+    classes: list[tuple[str, str, list[Face]]] = []
     for alphabet in ALPHABETS:
         groups: dict[str, list[Face]] = {}
         for font, slots in alphabet.places:
@@ -125,15 +125,15 @@ def candidates(fonts: dict[str, dict[str, Face]]) -> list[tuple[str, str, list[F
                     label = f"{font}-{label}"
                 if face != blank and usable(face):
                     groups.setdefault(f"{alphabet.name}/{label}", []).append(face)
-        found.extend((name, alphabet.name, faces) for name, faces in groups.items())
-    return found
+        classes.extend((name, alphabet.name, faces) for name, faces in groups.items())
+    return classes
 
 
 def without_look_alikes(
     classes: list[tuple[str, str, list[Face]]],
 ) -> list[tuple[str, str, list[Face]]]:
-    """Each class all of whose faces differ from all classes before it, with differing faces."""
-    kept: list[tuple[str, str, list[Face]]] = []
+    """Return each class all of whose faces differ from all classes before it."""
+    distinct: list[tuple[str, str, list[Face]]] = []
     seen: list[NDArray[np.float64]] = []
     for name, alphabet, faces in classes:
         vectors: list[NDArray[np.float64]] = []
@@ -146,9 +146,14 @@ def without_look_alikes(
                 vectors.append(vector)
                 own.append(face)
         if not clash:
-            kept.append((name, alphabet, own))
+            distinct.append((name, alphabet, own))
             seen.extend(vectors)
-    return kept
+    return distinct
+
+
+def pack_face(face: Face) -> str:
+    """Return the text form of a face; the inverse of `unpack_face`."""
+    return ";".join(" ".join(f"{x},{y}" for x, y in stroke) for stroke in face)
 
 
 def main() -> None:

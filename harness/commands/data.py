@@ -8,98 +8,89 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
-    from harness.tasks.inspect_folder import PartSurvey, Survey
+    from harness.tasks.inspect_folder import FolderReport, PartReport
 
 data = typer.Typer(no_args_is_help=True, help="Image data sets of your own.")
-_MOST_TOLD = 20  # findings
+_MOST_LINES = 20  # of findings
 
 
 @data.callback()
 def _data() -> None:
-    """Keeps `check` a command of its own: typer would take the only one for `data` itself."""
+    """Keep `check` a subcommand: typer would take the only one for `data` itself."""
 
 
 @data.command()
 def check(
     path: Annotated[Path, typer.Argument(help="Folder of a data set.", metavar="PATH")],
 ) -> int:
-    """Tell what data set a folder holds, open every image, and tell which task reads it.
+    """Show which data set a folder holds, open every image, and name the task that reads it.
 
     Exit code 0: all is well; 1: something is broken, missing or other than official; 2: there is
     nothing to read.
     """
     from harness.support.progress import progress_bar
-    from harness.tasks.inspect_folder import below, findings, lacking, survey
-    from harness.tasks.reading.names import shown_file
+    from harness.tasks.inspect_folder import data_sets_below, inspect_folder, missing_files
+    from harness.tasks.reading.names import printable_path
 
     with progress_bar(console) as show:
-        found = survey(path, lambda done, what: show(done, 1, what))
-    if found is None:
-        _tell_nothing(list(lacking(path)))
-        for folder, family in below(path):
-            _say(f"- but {shown_file(str(folder))} looks like {family}", style="yellow")
-        raise OptionError(f"no data set that is known in {path}; what it lacks is above")
-    _say(f"{found.family.family}, as {found.layout.about}, in {path}")
-    console.print(_table(found), highlight=False)
-    told = list(findings(found))
-    for line in told[:_MOST_TOLD]:
-        _say(f"- {line}", style="yellow")
-    if told[_MOST_TOLD:]:
-        _say(f"- and {len(told) - _MOST_TOLD} more findings", style="yellow")
-    if not told:
-        _say("Every image can be read.", style="green")
-    _say(_usage(found))
-    return int(bool(told))
+        report = inspect_folder(path, lambda done, text: show(done, 1, text))
+    if report is None:
+        table = Table("task", box=None, pad_edge=False)
+        for name in ("layout", "missing"):
+            table.add_column(name, overflow="fold")
+        for row in missing_files(path):
+            table.add_row(*map(escape, row))
+        console.print(table, highlight=False)
+        for folder, family in data_sets_below(path):
+            _print(f"- but {printable_path(folder)} looks like {family}", style="yellow")
+        raise UserError(f"no known data set in {path}; the table above names the missing files")
+    _print(f"{report.family.family}, as {report.layout.about}, in {path}")
+    console.print(_table(report), highlight=False)
+    lines = list(report.findings())
+    for line in lines[:_MOST_LINES]:
+        _print(f"- {line}", style="yellow")
+    if lines[_MOST_LINES:]:
+        _print(f"- and {len(lines) - _MOST_LINES} more findings", style="yellow")
+    if not lines:
+        _print("Every image can be read.", style="green")
+    _print(_usage(report))
+    return int(bool(lines))
 
 
-def _tell_nothing(lacks: list[tuple[str, str, str]]) -> None:
-    table = Table("task", box=None, pad_edge=False)
-    for name in ("layout", "not there"):
-        table.add_column(name, overflow="fold")
-    for row in lacks:
-        table.add_row(*(escape(text) for text in row))
-    console.print(table, highlight=False)
-
-
-def _table(found: "Survey") -> Table:
+def _table(report: "FolderReport") -> Table:
     table = Table("split", box=None, pad_edge=False)
     for name in ("classes", "images", "fewest", "most", "pixels"):
         table.add_column(name, justify="right")
-    for part in found.parts:
-        if part.unreadable:
-            table.add_row(part.part, *"-----")
+    for part in report.parts:
+        if part.error:
+            table.add_row(part.name, *"-----")
             continue
-        table.add_row(
-            part.part,
-            *(str(len(part.names)), str(part.counts.sum())),
-            *(str(part.counts.min()), str(part.counts.max())),
-            _pixels(part),
-        )
+        counts = part.counts
+        numbers = (len(counts), counts.sum(), counts.min(), counts.max())
+        table.add_row(part.name, *map(str, numbers), _pixels(part))
     return table
 
 
-def _pixels(part: "PartSurvey") -> str:
+def _pixels(part: "PartReport") -> str:
     if not part.sizes:
         return "-"
-    widths, heights = ([size[axis] for size in part.sizes] for axis in (0, 1))
+    widths, heights = zip(*part.sizes, strict=True)
     smallest, largest = f"{min(widths)}x{min(heights)}", f"{max(widths)}x{max(heights)}"
     return smallest if smallest == largest else f"{smallest} to {largest}"
 
 
-def _usage(found: "Survey") -> str:
-    from harness.tasks.inspect_folder import base, spelling, usable
-
-    root = base(found)
-    before = f"METAGRAD_DATA={shlex.quote(str(root))} " if root else ""
-    task = spelling(found)
+def _usage(report: "FolderReport") -> str:
+    root = report.data_root
+    variable = f"METAGRAD_DATA={shlex.quote(str(root))} " if root else ""
+    task = report.task
     quoted = shlex.quote(task) if set('"$`\\!') & {*task} else f'"{task}"'
-    begin = "To use it" if usable(found) else "To use it, once that is mended"
-    return f"{begin}: {before}metagrad run --task {quoted} --model conv4-32 --depth 5"
+    start = "To use it" if report.usable else "To use it, once that is mended"
+    return f"{start}: {variable}metagrad run --task {quoted} --model conv4-32 --depth 5"
 
 
-def _say(line: str, style: str | None = None) -> None:
+def _print(line: str, style: str | None = None) -> None:
     console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)

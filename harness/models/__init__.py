@@ -1,8 +1,11 @@
-"""Models by size; parameters are drawn from a seed, alike for every dtype and device."""
+"""Models by size; parameters are drawn from a seed, the same for every dtype and device."""
 
-from harness.models import conv4, linear, mlp
+from importlib import import_module
+from pkgutil import iter_modules
+
 from harness.models.model import MODELS, Model
 
-_BUILT_IN = (conv4, linear, mlp)  # importing registers them
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)  # registers the models in it
 
 __all__ = ["MODELS", "Model"]

@@ -1,22 +1,11 @@
-"""Task families: where the bilevel problems come from."""
+"""Task families: the source of the bilevel problems."""
 
-from harness.tasks import (
-    digits,
-    glyphs,
-    images,
-    miniimagenet,
-    noise,
-    omniglot,
-    quadratic,
-    sinusoid,
-    tieredimagenet,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from harness.tasks.task import TASKS, Batch, Task, TaskFamily
 
-# Importing registers them.
-_BUILT_IN = (
-    *(digits, glyphs, images, miniimagenet, noise, omniglot, quadratic, sinusoid),
-    tieredimagenet,
-)
+for _module in iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)  # registers the families in it
 
 __all__ = ["TASKS", "Batch", "Task", "TaskFamily"]

@@ -11,23 +11,22 @@ from harness.tasks.few_shot import FewShot
 from harness.tasks.task import TASKS
 
 DIGITS = {"train": range(4), "validation": range(4, 7), "test": range(7, 10)}
-_ENLARGED = 2  # times: conv4 halves images four times, so that they must be 16 pixels wide
+_ENLARGEMENT = 2  # conv4 halves images four times, so that they must be 16 pixels wide
 
 
 @TASKS.register("digits:3way-1shot", ways=3, shots=1)
 @TASKS.register("digits")
 @dataclass(frozen=True)
 class Digits(FewShot):
-    """Classify images of `ways` digits, written by hand; real data without a file of one's own.
+    """Classify images of `ways` digits, written by hand; real data that need no files.
 
     They are 8x8 pixels, each of which is repeated to make 16x16. Digits 0 to 3 are for training,
-    4 to 6 for validation, 7 to 9 for the test: that is little to learn from, and little to tell
-    apart.
+    4 to 6 for validation, 7 to 9 for the test: little to learn from, and little to tell apart.
 
     Attributes:
-        ways: digits a task, at most 3.
-        shots: support images a digit.
-        queries: query images a digit; with `shots`, at most 174.
+        ways: digits per task, at most 3.
+        shots: support images per digit.
+        queries: query images per digit; with `shots`, at most 174.
 
     Raises:
         OptionError: an option is out of its range.
@@ -64,12 +63,12 @@ class Digits(FewShot):
     def pictures(self, split: str, number: int, places: NDArray[np.intp]) -> NDArray[np.uint8]:
         """See `FewShot.pictures`; ink is 16."""
         small = _images()[DIGITS[split][number]][places, None]
-        return small.repeat(_ENLARGED, axis=2).repeat(_ENLARGED, axis=3)
+        return small.repeat(_ENLARGEMENT, axis=2).repeat(_ENLARGEMENT, axis=3)
 
 
 @cache
 def _images() -> list[NDArray[np.uint8]]:
-    """The images of each digit, uint8 [images, 8, 8]."""
+    """Return the images of each digit, uint8 [images, 8, 8]."""
     from sklearn.datasets import load_digits  # slow to import
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Few-shot classification of images: what all its families share."""
+"""Few-shot classification: the parts that all such families share."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,19 +14,18 @@ from estimators.base.errors import OptionError
 from harness.tasks.task import Batch, Task, TaskFamily, split_number
 
 _LAST_SEED = 2**32 - 1  # a larger one is two words of the key, like a seed and what follows it
-_EPISODE_STREAM = 2  # keeps these random streams apart from all others of the same seed
+_TASK_STREAM = 2  # separates these random streams from all others of the same seed
 
 
 @dataclass(frozen=True)
-class FewShot(TaskFamily):
-    """Classify images of `ways` classes, from `shots` examples of each.
+class Classification(TaskFamily):
+    """Tell apart `ways` classes, from `shots` examples of each.
 
     Attributes:
-        ways: classes a task.
-        shots: support images a class.
-        queries: query images a class.
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
         family: its name, for messages.
-        brightest: the pixel value that becomes 1.
 
     Raises:
         OptionError: an option is out of its range.
@@ -37,28 +36,41 @@ class FewShot(TaskFamily):
     queries: int = 15
 
     family: ClassVar[str]
-    brightest: ClassVar[float] = 255.0
     step_size = 0.01
 
     def __post_init__(self) -> None:
-        if self.ways < 2:
-            raise OptionError(
-                f"{self.family}: ways={self.ways} leaves nothing to tell apart; 2 or more"
-            )
-        for option in ("shots", "queries"):
-            if getattr(self, option) < 1:
+        for option, least in (("ways", 2), ("shots", 1), ("queries", 1)):
+            if getattr(self, option) < least:
                 raise OptionError(
-                    f"{self.family}: {option}={getattr(self, option)} is not at least 1"
+                    f"{self.family}: {option}={getattr(self, option)} must be {least} or more"
                 )
 
     @property
     def outputs(self) -> int:
-        """Logits a model must return: one a class."""
+        """Number of logits that a model must return: one per class."""
         return self.ways
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy of logits [images, ways] against class indices [images], in nats."""
+        return cross_entropy(outputs, targets)
+
+
+@dataclass(frozen=True)
+class FewShot(Classification):
+    """Draw classes and images from a set of labelled images.
+
+    Attributes:
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
+        brightest: the pixel value that becomes 1.
+    """
+
+    brightest: ClassVar[float] = 255.0
 
     @abstractmethod
     def counts(self, split: str) -> NDArray[np.intp]:
-        """Returns how many images each class of a split has.
+        """Return how many images each class of a split has.
 
         Args:
             split: "train", "validation" or "test".
@@ -66,44 +78,46 @@ class FewShot(TaskFamily):
 
     @abstractmethod
     def class_name(self, split: str, number: int) -> str:
-        """Returns what a class is called in messages.
-
-        Args:
-            split: see `counts`.
-            number: its place there.
-        """
-
-    @abstractmethod
-    def pictures(self, split: str, number: int, places: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Returns some images of a class, uint8 [images, channels, height, width].
+        """Return the name of a class for messages.
 
         Args:
             split: see `counts`.
             number: the class's place there.
-            places: which of its images.
+        """
+
+    @abstractmethod
+    def pictures(self, split: str, number: int, places: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Return some images of a class, uint8 [images, channels, height, width].
+
+        Args:
+            split: see `counts`.
+            number: the class's place there.
+            places: of the images within the class.
         """
 
     def sample(self, seed: int, split: str = "train") -> Task:
-        """The task that `seed` stands for.
+        """Draw the task that belongs to a seed.
 
         Inputs are float64 [images, channels, height, width] in [0, 1]; targets int64 [images] in
         0..ways-1, `shots` of each in the support and `queries` of each in the query. No image is
         in both.
 
+        Args:
+            seed: 0 or more, and below 2^32.
+            split: "train", "validation" or "test".
+
         Raises:
-            OptionError: there is no such split, it is too small, or `seed` is out of its range.
+            OptionError: there is no such split, or `seed` is out of its range.
         """
-        if seed < 0:
-            raise OptionError(f"{self.family}: seed={seed} is negative; 0 or more")
-        if seed > _LAST_SEED:
+        if not 0 <= seed <= _LAST_SEED:
             raise OptionError(
-                f"{self.family}: seed={seed} of a task is above {_LAST_SEED}; the seed of a cell, "
-                "which has a million tasks, is at most 4293"
+                f"{self.family}: seed={seed} of a task is not between 0 and {_LAST_SEED}; the seed "
+                "of a cell, which has a million tasks, is at most 4293"
             )
-        key = np.random.SeedSequence((seed, _EPISODE_STREAM, split_number(split)))
-        counts = self._sufficient(split)
+        key = np.random.SeedSequence((seed, _TASK_STREAM, split_number(split)))
+        counts = self._sufficient_counts(split)
         words = np.random.PCG64(key)
-        # Sorting raw words draws without replacement, alike in all numpy versions.
+        # Sorting raw words draws without replacement, the same in all versions of numpy.
         chosen = np.argsort(words.random_raw(len(counts)))[: self.ways]
         orders = [np.argsort(words.random_raw(int(counts[number]))) for number in chosen]
         images = np.stack(
@@ -117,11 +131,7 @@ class FewShot(TaskFamily):
             query=self._batch(images[:, self.shots :]),
         )
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of logits [images, ways] against class indices [images], in nats."""
-        return cross_entropy(outputs, targets)
-
-    def _sufficient(self, split: str) -> NDArray[np.intp]:
+    def _sufficient_counts(self, split: str) -> NDArray[np.intp]:
         counts = self.counts(split)
         if len(counts) < self.ways:
             raise OptionError(
@@ -133,12 +143,12 @@ class FewShot(TaskFamily):
             raise OptionError(
                 f"{self.family}: class {self.class_name(split, fewest)} of the {split} split has "
                 f"{counts[fewest]} images, and shots={self.shots} and queries={self.queries} "
-                f"want {self.shots + self.queries}"
+                f"need {self.shots + self.queries}"
             )
         return counts
 
     def _batch(self, images: NDArray[np.uint8]) -> Batch:
-        """Inputs and targets of images [ways, per class, ...], class by class."""
+        """Return inputs and targets of images [ways, per class, ...], class by class."""
         ways, each = images.shape[:2]
         inputs = torch.from_numpy(images.reshape(ways * each, *images.shape[2:]) / self.brightest)
         return inputs, torch.arange(ways).repeat_interleave(each)

@@ -1,9 +1,9 @@
-"""Draws the glyph classes as jittered 28x28 images, and keeps the default set on disk.
+"""Draw the glyph classes as jittered 28x28 images.
 
 Only sums, products, quotients and square roots are used, one elementary operation at a time, and
 random numbers are raw PCG64 words: so the pixels are the same to the bit wherever arithmetic
-follows IEEE 754, which sines, exponentials, matrix products and library distributions do not
-promise.
+follows IEEE 754. Sines, exponentials, matrix products and library distributions do not promise
+that.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ Floats = NDArray[np.float64]
 Images = NDArray[np.uint8]
 
 SIZE = 28
-SAMPLES = 20  # images a class
+SAMPLES = 20  # images per class
 GLYPH_EXTENT = 20.0  # pixels: the longer side of an undistorted glyph
-PEN = 0.8  # pixels: half the pen's thickness
+PEN = 0.8  # pixels: half the thickness of the pen
 LONGEST_SEGMENT = 5.0  # pixels: longer ones are cut up, so that straight lines can bend
 
 # One standard deviation of each distortion at jitter 1.
 ROTATION = 0.16  # radians
 SHEAR = 0.16
-STRETCH = 0.16  # relative, each axis by itself
+STRETCH = 0.16  # relative, each axis separately
 SHIFT = 2.2  # pixels
 WARP = 1.6  # pixels: a smooth bending of the whole drawing
-STROKE = 0.45  # pixels: each stroke's ends and middle by themselves
+STROKE = 0.45  # pixels: the ends and the middle of each stroke separately
 PEN_SPREAD = 0.15  # relative
 
 _BELLS = 7 + 2 * 16  # those for affine map and pen, and those for the warp
-_DRAWING_STREAM = 1  # keeps these random streams apart from all others of the same seed
+_DRAWING_STREAM = (0, 1)  # separates these random streams from all others
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Outline:
 
 
 def outline(face: Face) -> _Outline:
-    """`face` scaled to `GLYPH_EXTENT`, centred on its bounding box, long segments cut up."""
+    """Scale a face to `GLYPH_EXTENT`, centre it on its bounding box, cut up long segments."""
     ends = np.array([point for stroke in face for point in stroke], dtype=np.float64)
     low, high = ends.min(axis=0), ends.max(axis=0)
     scale = GLYPH_EXTENT / (high - low).max()
@@ -85,7 +85,7 @@ def _outlines(class_index: int) -> tuple[_Outline, ...]:
 
 
 def _bells(key: tuple[int, ...], count: int) -> Floats:
-    """`count` bell-shaped numbers of mean 0 and variance 1, in [-2 sqrt 3, 2 sqrt 3]."""
+    """Return `count` bell-shaped numbers of mean 0 and variance 1, in [-2 sqrt 3, 2 sqrt 3]."""
     words = np.random.PCG64(np.random.SeedSequence(key)).random_raw(4 * count)
     u = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     u = u.reshape(count, 4)
@@ -93,7 +93,7 @@ def _bells(key: tuple[int, ...], count: int) -> Floats:
 
 
 def _distort(shape: _Outline, bells: Floats, jitter: float) -> tuple[Floats, Floats, Floats]:
-    """Point coordinates x, y [n, p] in pixels from the canvas's top left, and pens [n]."""
+    """Return points x, y [n, p] in pixels from the top left of the canvas, and pens [n]."""
     b = jitter * bells
     x = np.broadcast_to(shape.points[:, 0], (len(b), len(shape.points)))
     y = np.broadcast_to(shape.points[:, 1], x.shape)
@@ -127,7 +127,7 @@ def _distort(shape: _Outline, bells: Floats, jitter: float) -> tuple[Floats, Flo
 
 
 def _place(along: Floats, shift: Floats, pen: Floats) -> Floats:
-    """Shifts coordinates [n, p] from around 0 onto the canvas, shrunk if need be to fit."""
+    """Shift coordinates [n, p] from around 0 onto the canvas, shrunk if need be to fit."""
     reach = (SIZE / 2 - 0.5 - pen)[:, None]
     low, high = along.min(axis=1, keepdims=True), along.max(axis=1, keepdims=True)
     shrink = np.minimum(1.0, 2 * reach / np.maximum(high - low, reach))
@@ -154,9 +154,9 @@ def _bernstein3(t: Floats) -> tuple[Floats, ...]:
 
 
 def _ink(x: Floats, y: Floats, pen: Floats, segments: NDArray[np.intp]) -> Images:
-    """Drawings [n, 28, 28] of segments between points x, y [n, p] with pens [n], anti-aliased.
+    """Draw segments between points x, y [n, p] with pens [n], anti-aliased, as [n, 28, 28].
 
-    A pixel is as dark as its middle's distance to the nearest segment says, fading over a pixel.
+    The darkness of a pixel follows from the distance of its middle to the nearest segment.
     """
     grid = np.arange(SIZE, dtype=np.float32) + np.float32(0.5)
     px = grid - x.astype(np.float32)[:, :, None]
@@ -181,21 +181,19 @@ def _ink(x: Floats, y: Floats, pen: Floats, segments: NDArray[np.intp]) -> Image
 
 
 def draw_face(face: Face) -> Images:
-    """The clean drawing of one face: uint8 [28, 28], ink 255 on background 0."""
+    """Draw one face without jitter: uint8 [28, 28], ink 255 on background 0."""
     shape = outline(face)
     x, y, pen = _distort(shape, np.zeros((1, _BELLS + 6 * len(face))), 0.0)
     image: Images = _ink(x, y, pen, shape.segments)[0]
     return image
 
 
-def draw_class(
-    class_index: int, samples: Sequence[int], jitter: float = 1.0, seed: int = 0
-) -> Images:
-    """Images of one class: uint8 [len(samples), 28, 28], ink 255 on background 0.
+def draw_class(class_index: int, samples: Sequence[int], jitter: float = 1.0) -> Images:
+    """Draw images of one class: uint8 [len(samples), 28, 28], ink 255 on background 0.
 
-    A sample's image follows from (class_index, sample, seed, jitter) alone. Sample k shows face
-    k modulo the number of faces. `jitter` scales every distortion: 0 is the clean drawing, 1 the
-    default, at which raw-pixel nearest neighbours do about as well as on Omniglot.
+    An image depends only on class, sample and jitter. Sample k shows face k modulo the number of
+    faces. `jitter` scales every distortion: 0 is the clean drawing, 1 the default, at which
+    raw-pixel nearest neighbours do about as well as on Omniglot.
 
     Example:
         >>> draw_class(0, range(20)).shape
@@ -208,15 +206,12 @@ def draw_class(
         if not rows:
             continue
         count = _BELLS + 6 * (int(shape.stroke[-1]) + 1)
-        bells = np.array(
-            [_bells((seed, _DRAWING_STREAM, class_index, samples[row]), count) for row in rows]
-        )
+        keys = [(*_DRAWING_STREAM, class_index, samples[row]) for row in rows]
+        bells = np.array([_bells(key, count) for key in keys])
         images[rows] = _ink(*_distort(shape, bells, jitter), shape.segments)
     return images
 
 
-def draw_all(jitter: float = 1.0, seed: int = 0) -> Images:
-    """All classes' samples, drawn anew: uint8 [classes, 20, 28, 28]."""
-    return np.stack(
-        [draw_class(k, range(SAMPLES), jitter, seed) for k in range(len(glyph_classes()))]
-    )
+def draw_all(jitter: float = 1.0) -> Images:
+    """Draw all samples of all classes: uint8 [classes, 20, 28, 28]."""
+    return np.stack([draw_class(k, range(SAMPLES), jitter) for k in range(len(glyph_classes()))])

@@ -1,4 +1,4 @@
-"""The glyph classes: named sets of pen strokes, grouped into alphabets and split by alphabet."""
+"""The glyph classes: named sets of pen strokes in alphabets, and their splits."""
 
 import gzip
 import json
@@ -12,10 +12,10 @@ Face = tuple[Stroke, ...]
 
 @dataclass(frozen=True)
 class GlyphClass:
-    """One character: its drawings ("faces", several for Latin letters and digits, else one).
+    """A character and its drawings ("faces": several for Latin letters and digits, else one).
 
-    `name` is unique; `alphabet` lies wholly in one `split`. A face is a tuple
-    of strokes, a stroke a tuple of (x, y) pen positions in Hershey's integer units, y downwards.
+    `name` is unique; `alphabet` lies wholly in one `split`. A face is a tuple of strokes, a stroke
+    a tuple of (x, y) pen positions in Hershey's integer units, y downwards.
 
     Example:
         >>> glyph_classes()[0].name
@@ -30,9 +30,9 @@ class GlyphClass:
 
 @cache
 def glyph_classes() -> tuple[GlyphClass, ...]:
-    """All classes in file order; a class's place here is its index everywhere else.
+    """Return all classes in the order of the file; their places are their indices elsewhere.
 
-    Source: the Hershey fonts (data/NOTICE-hershey.txt), taken by extract_hershey.py.
+    Source: the Hershey fonts (data/NOTICE-hershey.txt), extracted by tools/extract_hershey.py.
     """
     packed = files("harness.tasks") / "data" / "hershey.json.gz"
     content = json.loads(gzip.decompress(packed.read_bytes()))
@@ -48,24 +48,16 @@ def glyph_classes() -> tuple[GlyphClass, ...]:
 
 
 HELD_OUT = ("alphabets", "characters")
-# Of ten characters that follow one another, whatever their alphabet.
+# The splits of ten characters that follow one another, whatever their alphabet.
 _DEALT = (
-    "train",
-    "train",
-    "test",
-    "train",
-    "train",
-    "validation",
-    "train",
-    "train",
-    "test",
-    "train",
+    *("train", "train", "test", "train", "train"),
+    *("validation", "train", "train", "test", "train"),
 )
 
 
 @cache
 def split_indices(split: str, held_out: str = "alphabets") -> tuple[int, ...]:
-    """Indices into `glyph_classes()` of the classes of `split`; empty for an unknown split."""
+    """Return the indices of a split's classes; none for an unknown split."""
     if held_out == "characters":
         places = range(len(glyph_classes()))
         return tuple(i for i in places if _DEALT[i % len(_DEALT)] == split)
@@ -73,7 +65,7 @@ def split_indices(split: str, held_out: str = "alphabets") -> tuple[int, ...]:
 
 
 def unpack_face(text: str) -> Face:
-    """A face from its text form: points "x,y" parted by spaces, strokes by semicolons.
+    """Return a face from text: points "x,y" separated by spaces, strokes by semicolons.
 
     Example:
         >>> unpack_face("0,-12 8,9;-5,2 5,2")
@@ -84,8 +76,3 @@ def unpack_face(text: str) -> Face:
         pairs = (point.split(",") for point in stroke.split())
         strokes.append(tuple((int(x), int(y)) for x, y in pairs))
     return tuple(strokes)
-
-
-def pack_face(face: Face) -> str:
-    """The text form of `face`; the inverse of `unpack_face`."""
-    return ";".join(" ".join(f"{x},{y}" for x, y in stroke) for stroke in face)

@@ -1,16 +1,21 @@
 """Few-shot glyph recognition: an Omniglot-like task family that needs no download."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from estimators.base.errors import OptionError
+from harness.support import cache
 from harness.tasks.few_shot import FewShot
-from harness.tasks.glyph_cache import DEFAULT_JITTER, load_images
-from harness.tasks.glyph_images import SAMPLES, SIZE
+from harness.tasks.glyph_images import SAMPLES, SIZE, Images, draw_all
 from harness.tasks.glyph_strokes import HELD_OUT, glyph_classes, split_indices
 from harness.tasks.task import SPLITS, TASKS
+
+DEFAULT_SHA256 = "774baa16ec55f073adb78d8f7ba203d0909e84835a978eb7411d4496e99b25e4"
+"""Of the pixels at the default jitter: it changes whenever the drawing does."""
 
 
 @TASKS.register("glyphs:5way-1shot", ways=5, shots=1)
@@ -27,13 +32,12 @@ class Glyphs(FewShot):
     of held-out characters do about as well as on Omniglot.
 
     Attributes:
-        ways: characters a task.
-        shots: support images a character.
-        queries: query images a character; shots and queries together at most 20.
-        jitter: how shaky the hand is: 0 draws a character the same each time, 1 is the
-            default, 10 the most.
-        held_out: "alphabets" keeps whole alphabets for validation and for the test, which so is
-            of another distribution than training; "characters" keeps some of every alphabet.
+        ways: characters per task.
+        shots: support images per character.
+        queries: query images per character; shots and queries together at most 20.
+        jitter: how shaky the hand is: 0 draws a character the same each time, 10 is the most.
+        held_out: "alphabets" holds out whole alphabets for validation and for the test, whose
+            distributions differ from that of training; "characters" some of every alphabet.
 
     Raises:
         OptionError: an option is out of its range.
@@ -45,7 +49,7 @@ class Glyphs(FewShot):
         torch.Size([5, 1, 28, 28])
     """
 
-    jitter: float = DEFAULT_JITTER
+    jitter: float = 1.0
     held_out: str = "alphabets"
 
     family = "glyphs"
@@ -70,7 +74,7 @@ class Glyphs(FewShot):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of one image."""
+        """[channels, height, width] of one image."""
         return (1, SIZE, SIZE)
 
     def counts(self, split: str) -> NDArray[np.intp]:
@@ -88,3 +92,25 @@ class Glyphs(FewShot):
 
     def _classes(self, split: str) -> tuple[int, ...]:
         return split_indices(split, self.held_out)
+
+
+@lru_cache(maxsize=4)
+def load_images(jitter: float) -> Images:
+    """Return the image set at a jitter, from the cache or drawn.
+
+    Returns:
+        uint8 [classes, 20, 28, 28], read-only, ink 255 on background 0, classes as in
+        `glyph_classes()`.
+
+    Example:
+        >>> load_images(1.0).shape[1:]
+        (20, 28, 28)
+    """
+    key = cache.digest(DEFAULT_SHA256, float(jitter))
+    pixels = cache.load("glyphs", key)
+    if pixels is None:
+        pixels = torch.from_numpy(draw_all(jitter))
+        cache.save("glyphs", key, pixels)
+    images: Images = pixels.numpy()
+    images.setflags(write=False)
+    return images

@@ -9,14 +9,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.support import cache
 from harness.tasks.few_shot import FewShot
-from harness.tasks.reading.decoded import Decoded, decoded, digest
+from harness.tasks.reading.decoded import Decoded, decoded
 from harness.tasks.reading.layout import Layout
 from harness.tasks.reading.pictures import Form
-
-Official = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -24,26 +22,26 @@ class ImageFiles(FewShot):
     """Classify images of a data set in a folder, which is read when the first task is drawn.
 
     Attributes:
-        folder: where it lies, from the folder of data sets on ($METAGRAD_DATA, else `data` in
-            the current one), or from the root.
-        layouts: ways in which the data set may lie there; the first that is found is read.
-        official: classes and images of each part, where it is known how many there should be.
+        folder: its path from the folder of data sets ($METAGRAD_DATA, else `data` in the current
+            folder), or from the root.
+        layouts: ways in which the data set may lie there; the first that fits is read.
+        official: numbers of classes and images of each of the layout's parts; empty if unknown.
     """
 
     folder: str = field(kw_only=True)
 
     layouts: ClassVar[tuple[Layout, ...]]
-    official: ClassVar[Official] = {}
+    official: ClassVar[tuple[tuple[int, int], ...]] = ()
 
     @property
     @abstractmethod
     def form(self) -> Form:
-        """What images are brought into."""
+        """The form that images are brought into."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of one image."""
-        return (self.form.channels, self.form.size, self.form.size)
+        """[channels, height, width] of one image."""
+        return self.form.shape
 
     def counts(self, split: str) -> NDArray[np.intp]:
         """See `FewShot.counts`."""
@@ -59,35 +57,39 @@ class ImageFiles(FewShot):
 
     def data(self) -> str:
         """See `TaskFamily.data`."""
-        folder, layout = self._found()
-        parts = [part for part in layout.parts if layout.there(folder, part)]
-        return cache.digest(*(digest(layout, folder, part) for part in parts))
+        folder, layout = self.location()
+        return cache.digest(*(layout.digest(folder, part) for part in layout.present_parts(folder)))
 
     def part(self, name: str) -> Decoded:
-        """Returns the images of a part of the data set, from the cache or decoded.
+        """Return the images of a part of the data set, from the cache or decoded.
 
         Raises:
-            OptionError: they are not there, or broken.
+            UserError: they are missing or broken.
         """
-        folder, layout = self._found()
-        if not layout.there(folder, name):
-            raise OptionError(f"{self.family}: {folder} has no {layout.wanted(name)}")
+        folder, layout = self.location()
+        if not layout.paths(folder, name):
+            raise UserError(f"{self.family}: {folder} has no {layout.required(name)}")
         return decoded(layout, folder, name, self.form)
 
-    def _found(self) -> tuple[Path, Layout]:
+    def location(self) -> tuple[Path, Layout]:
+        """Return the folder of the data set, and how its files lie there.
+
+        Raises:
+            UserError: no layout fits.
+        """
         folder = data_folder() / self.folder
         for layout in self.layouts:
-            if any(layout.there(folder, part) for part in layout.parts):
+            if layout.present_parts(folder):
                 return folder.absolute(), layout
         known = " or ".join(layout.about for layout in self.layouts)
-        raise OptionError(
-            f"{self.family}: nothing to read in {folder.absolute()}, where {known} is wanted; "
+        raise UserError(
+            f"{self.family}: nothing to read in {folder.absolute()}, which should have {known}; "
             "METAGRAD_DATA names the folder of data sets "
             f"(now {os.environ.get('METAGRAD_DATA') or 'not set, so data'}), and "
-            f"`metagrad data check {folder}` tells what is there"
+            f"`metagrad data check {folder}` shows which files are missing"
         )
 
 
 def data_folder() -> Path:
-    """Returns where data sets lie: $METAGRAD_DATA, else `data` in the current folder."""
+    """Return the folder of data sets: $METAGRAD_DATA, else `data` in the current folder."""
     return Path(os.environ.get("METAGRAD_DATA") or "data")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from estimators.base.errors import OptionError
 from harness.tasks.image_files import ImageFiles
-from harness.tasks.reading.folders import Tree
+from harness.tasks.reading.image_lists import TREE
 from harness.tasks.reading.pictures import Form
 from harness.tasks.task import TASKS
 
@@ -15,10 +15,10 @@ class Images(ImageFiles):
     """Classify images of `ways` classes: a folder for each split, in it one for each class.
 
     Attributes:
-        ways: classes a task.
-        shots: support images a class.
-        queries: query images a class.
-        folder: see `ImageFiles`; it has to be given.
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
+        folder: see `ImageFiles`; required.
         size: height and width that images are resized to.
         channels: 3, colours, or 1, shades of grey.
 
@@ -34,7 +34,7 @@ class Images(ImageFiles):
     channels: int = 3
 
     family = "images"
-    layouts = (Tree(),)
+    layouts = (TREE,)
 
     def __post_init__(self) -> None:
         super().__post_init__()

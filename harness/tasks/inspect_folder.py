@@ -1,8 +1,8 @@
-"""What a folder of images holds, and what is wrong with it."""
+"""Find out which data set a folder holds, and what is wrong with it."""
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -10,266 +10,244 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.tasks.image_files import ImageFiles, data_folder
 from harness.tasks.images import Images
 from harness.tasks.miniimagenet import MiniImageNet
 from harness.tasks.omniglot import Omniglot
-from harness.tasks.reading.folders import Tree
-from harness.tasks.reading.layout import Layout, subfolders
-from harness.tasks.reading.names import shown
+from harness.tasks.reading.image_lists import TREE, subfolders
+from harness.tasks.reading.layout import Layout
 from harness.tasks.task import TASKS
 from harness.tasks.tieredimagenet import TieredImageNet
 
 FAMILIES: tuple[type[ImageFiles], ...] = (Omniglot, MiniImageNet, TieredImageNet, Images)
 SMALLEST_CLASS = 1 + ImageFiles.queries  # of one shot
 
-Told = Callable[[float, str], None]
+Progress = Callable[[float, str], None]
 
 
-@dataclass(frozen=True)
-class PartSurvey:
-    """What was found in a part of a data set.
+@dataclass
+class PartReport:
+    """The content of a part of a data set.
 
     Attributes:
-        part: its name.
-        names: of the classes.
+        name: of the part.
+        classes: their names.
         counts: images of each class, broken ones too.
+        places: of the images, for messages.
         sizes: (width, height) of whole images, each once.
-        modes: Pillow's names of what their pixels are: "L" or "RGB".
-        broken: what is wrong with single images.
-        unreadable: why it cannot be read at all; empty where it can.
+        modes: Pillow's names of their pixels: "L" or "RGB".
+        blank: places of images that are black or white all over.
+        broken: a message for each broken image.
+        error: why the part cannot be read at all; empty where it can.
     """
 
-    part: str
-    names: tuple[str, ...] = ()
+    name: str
+    classes: Sequence[str] = ()
     counts: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
-    sizes: frozenset[tuple[int, int]] = frozenset()
-    modes: frozenset[str] = frozenset()
-    broken: tuple[str, ...] = ()
-    unreadable: str = ""
+    places: set[str] = field(default_factory=set)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    modes: set[str] = field(default_factory=set)
+    blank: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    error: str = ""
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What was found in a folder.
+class FolderReport:
+    """The content of a folder with a data set.
 
     Attributes:
-        folder: which.
-        family: that reads it.
-        layout: how it lies there.
+        folder: its path.
+        family: the task family that reads it.
+        layout: how the files lie there.
         parts: those that are there.
     """
 
     folder: Path
     family: type[ImageFiles]
     layout: Layout
-    parts: tuple[PartSurvey, ...]
+    parts: tuple[PartReport, ...]
+
+    def findings(self) -> Iterator[str]:
+        """Yield a line for everything that is wrong, or other than in the official data set."""
+        for part in self.layout.parts:
+            if part not in {one.name for one in self.parts}:
+                yield f"there is no {part} split: no {self.layout.required(part)}"
+        official = dict(zip(self.layout.parts, self.family.official, strict=False))
+        for one in self.parts:
+            yield from _findings(one, official.get(one.name))
+        for one, other in combinations(self.parts, 2):
+            # Numbers may begin anew in each split.
+            names = {name for name in one.classes if not name.isdigit()}
+            for kind, shared in (
+                ("classes", names & {*other.classes}),
+                ("images", one.places & other.places),
+            ):
+                if shared:
+                    yield (
+                        f"{one.name} and {other.name} share {len(shared)} {kind}, as "
+                        f"{min(shared)}: a test on them is not one on unseen {kind}"
+                    )
+
+    @property
+    def usable(self) -> bool:
+        """Whether tasks can be drawn from all parts that are there, if small ones."""
+        return self.parts[0].name == self.layout.parts[0] and all(
+            len(part.classes) >= 2 and part.counts.min() >= 2 and not part.broken
+            for part in self.parts
+        )
+
+    @property
+    def task(self) -> str:
+        """The task that reads the data set, with METAGRAD_DATA as `data_root` says."""
+        path, root = self.folder.absolute(), data_folder().absolute()
+        folder = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        options: dict[str, object] = {"folder": folder.as_posix()}
+        readable = [part for part in self.parts if not part.error]
+        fewest = min(int(part.counts.min(initial=SMALLEST_CLASS)) for part in readable)
+        if 2 <= fewest < SMALLEST_CLASS:
+            options["queries"] = fewest - 1
+        classes = min(len(part.classes) for part in readable)
+        if self.family is not Omniglot and 2 <= classes < self.family.ways:
+            options["ways"] = classes
+        if self.family is Images:
+            sizes = {side for part in readable for size in part.sizes for side in size}
+            if len(sizes) == 1 and 16 <= (side := sizes.pop()) <= Images.size:
+                options["size"] = side
+            if {mode for part in readable for mode in part.modes} == {"L"}:
+                options["channels"] = 1
+        text = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        return TASKS.canonical(f"{self.family.family}({text})")
+
+    @property
+    def data_root(self) -> Path | None:
+        """The folder that METAGRAD_DATA has to name; None if it does already."""
+        path = self.folder.absolute()
+        return None if path.is_relative_to(data_folder().absolute()) else path.parent
 
 
-def survey(folder: Path, told: Told) -> Survey | None:
-    """Finds out what a folder holds, and opens every image of it.
+def inspect_folder(folder: Path, progress: Progress) -> FolderReport | None:
+    """Find out what a folder holds, and open every image of it.
 
     Returns:
-        What was found; None if it is no data set that is known.
+        A report; None if it is no data set that is known.
 
     Raises:
-        OptionError: it is no folder, or cannot be read; or no part of the data set can.
+        UserError: it is no folder, or cannot be read; or no part of the data set can.
     """
     try:
         with os.scandir(folder):
-            found = _recognised(folder)
+            match = _recognised(folder)
     except NotADirectoryError:
-        raise OptionError(f"{folder} is no folder; name the one it lies in") from None
+        raise UserError(f"{folder} is no folder; name the one it lies in") from None
     except OSError as error:
-        raise OptionError(f"cannot read {folder}: {error.strerror or error}") from None
-    if found is None:
+        raise UserError(f"cannot read {folder}: {error.strerror or error}") from None
+    if match is None:
         return None
-    family, layout = found
-    there = [part for part in layout.parts if layout.there(folder, part)]
+    family, layout = match
+    names = layout.present_parts(folder)
     parts = []
-    for number, part in enumerate(there):
+    for number, name in enumerate(names):
 
-        def share(done: float, what: str, before: int = number) -> None:
-            told((before + done) / len(there), what)
+        def share(done: float, text: str, before: int = number) -> None:
+            progress((before + done) / len(names), text)
 
-        parts.append(_opened(layout, folder, part, share))
-    if all(part.unreadable for part in parts):
-        raise OptionError(parts[0].unreadable)
-    return Survey(
-        folder, _guessed(folder, parts) if family is Images else family, layout, (*parts,)
-    )
+        parts.append(_report(layout, folder, name, share))
+    if all(part.error for part in parts):
+        raise UserError(parts[0].error)
+    if family is Images:
+        family = _guessed_family(folder, parts)
+    return FolderReport(folder, family, layout, (*parts,))
 
 
-def lacking(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Tells why a folder is none of the known data sets.
-
-    Yields:
-        Family, layout, and what the folder lacks for it.
-    """
+def missing_files(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield each family and layout with the files that the folder lacks for it."""
     for family in FAMILIES:
         for layout in family.layouts:
-            lacks = "; ".join(
-                layout.wanted(part) for part in layout.parts if not layout.there(folder, part)
-            )
-            yield family.family, layout.about, lacks
+            missing = {*layout.parts} - {*layout.present_parts(folder)}
+            required = (layout.required(part) for part in layout.parts if part in missing)
+            yield family.family, layout.about, "; ".join(required)
 
 
-def below(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Finds data sets in the folders of a folder.
-
-    Yields:
-        Where each lies, and the family that reads it.
-    """
+def data_sets_below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield data sets in the folders of a folder, with the family that reads each."""
     for one in subfolders(folder):
-        if found := _recognised(one):
-            yield one, found[0].family
-
-
-def findings(found: Survey) -> Iterator[str]:
-    """Tells what is wrong with a data set, or other than it should be.
-
-    Yields:
-        A line for each finding.
-    """
-    missing = [part for part in found.layout.parts if part not in {p.part for p in found.parts}]
-    for part in missing:
-        yield f"there is no {part} split: no {found.layout.wanted(part)}"
-    for one in found.parts:
-        if one.unreadable:
-            yield f"{one.part} cannot be read: {one.unreadable}"
-            continue
-        yield from one.broken
-        official, are = found.family.official.get(one.part), (len(one.names), int(one.counts.sum()))
-        if official and official != are:
-            yield (
-                f"{one.part} has {are[0]} classes and {are[1]} images; "
-                f"the official one has {official[0]} and {official[1]}"
-            )
-        small, smallest = int((one.counts < SMALLEST_CLASS).sum()), int(one.counts.argmin())
-        if small:
-            yield (
-                f"{one.part} has {small} of {len(one.names)} classes with fewer than the "
-                f"{SMALLEST_CLASS} images of one shot and {ImageFiles.queries} queries: "
-                f"{one.names[smallest]} has {one.counts[smallest]}"
-            )
-        if len(one.names) < 2:
-            yield f"{one.part} has one class alone, where there is nothing to tell apart"
-    for one, other in combinations(found.parts, 2):
-        # Numbers may begin anew in each split.
-        shared = sorted(n for n in {*one.names} & {*other.names} if not n.isdigit())
-        if shared:
-            yield (
-                f"{one.part} and {other.part} share {len(shared)} classes, as {shared[0]}: "
-                "a test on them is none of classes never seen"
-            )
-    listed = {
-        one.part: {*found.layout.files(found.folder, one.part)}
-        for one in found.parts
-        if not one.unreadable
-    }
-    for part, another in combinations(listed, 2):
-        if twice := sorted(listed[part] & listed[another]):
-            yield (
-                f"{part} and {another} share {len(twice)} images, as {shown(twice[0].name)}: "
-                "a test on them is none of images never seen"
-            )
-
-
-def usable(found: Survey) -> bool:
-    """Tells whether tasks can be drawn from what is there, if small ones."""
-    return found.parts[0].part == found.layout.parts[0] and all(
-        len(part.names) >= 2 and part.counts.min() >= 2 and not part.broken for part in found.parts
-    )
-
-
-def spelling(found: Survey) -> str:
-    """Returns the task that reads a data set, from the folder that `METAGRAD_DATA` names."""
-    family = found.family
-    options: dict[str, object] = {"folder": _from_data_folder(found.folder).as_posix()}
-    readable = [part for part in found.parts if not part.unreadable]
-    fewest = min(int(part.counts.min(initial=SMALLEST_CLASS)) for part in readable)
-    if 2 <= fewest < SMALLEST_CLASS:
-        options["queries"] = fewest - 1
-    classes = min(len(part.names) for part in readable)
-    if family is not Omniglot and 2 <= classes < family.ways:
-        options["ways"] = classes
-    if family is Images:
-        sizes = {side for part in readable for size in part.sizes for side in size}
-        if len(sizes) == 1 and 16 <= (side := sizes.pop()) <= Images.size:
-            options["size"] = side
-        modes = {mode for part in readable for mode in part.modes}
-        if modes == {"L"}:
-            options["channels"] = 1
-    return TASKS.canonical(
-        f"{family.family}({', '.join(f'{key}={value!r}' for key, value in options.items())})"
-    )
-
-
-def base(found: Survey) -> Path | None:
-    """Returns the folder that `METAGRAD_DATA` has to name; None if it does already."""
-    return (
-        None
-        if found.folder.absolute().is_relative_to(data_folder().absolute())
-        else (found.folder.absolute().parent)
-    )
-
-
-def _from_data_folder(folder: Path) -> Path:
-    root = data_folder().absolute()
-    path = folder.absolute()
-    return path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        if match := _recognised(one):
+            yield one, match[0].family
 
 
 def _recognised(folder: Path) -> tuple[type[ImageFiles], Layout] | None:
-    """The first layout that fits; folders by split, which fit several families, come last."""
+    """Return the first layout that fits; folders by split, which fit several families, are last."""
     for family in FAMILIES:
         for layout in family.layouts:
-            plain = isinstance(layout, Tree) and family is not Images
-            if not plain and any(layout.there(folder, part) for part in layout.parts):
+            if (layout is not TREE or family is Images) and layout.present_parts(folder):
                 return family, layout
     return None
 
 
-def _guessed(folder: Path, parts: list[PartSurvey]) -> type[ImageFiles]:
-    """Whose images folders by split are: the name of the folder tells, or the classes' numbers."""
+def _guessed_family(folder: Path, parts: list[PartReport]) -> type[ImageFiles]:
+    """Return the family of folders by split: by the folder's name, or by the number of classes."""
     name = re.sub(r"[^a-z]", "", folder.absolute().name.lower())
-    classes = {part.part: len(part.names) for part in parts}
-    for family in (MiniImageNet, TieredImageNet):
+    classes = [len(part.classes) for part in parts]
+    candidates = (MiniImageNet, TieredImageNet)
+    for family in candidates:
         if name == family.family:
             return family
-    for family in (MiniImageNet, TieredImageNet):
-        if classes == {part: official[0] for part, official in family.official.items()}:
+    for family in candidates:
+        if classes == [official[0] for official in family.official]:
             return family
     return Images
 
 
-def _opened(layout: Layout, folder: Path, part: str, told: Told) -> PartSurvey:
-    """Opens every image of a part."""
-    told(0, f"reading {part}")
-    sizes: set[tuple[int, int]] = set()
-    modes: set[str] = set()
-    broken: list[str] = []
+def _report(layout: Layout, folder: Path, name: str, progress: Progress) -> PartReport:
+    """Open every image of a part."""
+    progress(0, f"reading {name}")
+    report = PartReport(name)
     try:
-        images = layout.read(folder, part)
-        count = len(images.labels)
-        for place, picture in enumerate(images.pictures()):
-            if place % 100 == 0:
-                told(place / count, f"{part}: image {place} of {count}")
+        part = layout.read(folder, name)
+        count = len(part.labels)
+        for number, picture in enumerate(part.pictures()):
+            if number % 100 == 0:
+                progress(number / count, f"{name}: image {number} of {count}")
+            report.places.add(picture.where)
             try:
                 image = picture.open()
-            except OptionError as error:
-                broken.append(str(error))
-            else:
-                sizes.add(image.size)
-                modes.add(image.mode)
-    except OptionError as error:
-        return PartSurvey(part, unreadable=str(error))
-    return PartSurvey(
-        part,
-        tuple(images.names),
-        images.counts,
-        frozenset(sizes),
-        frozenset(modes),
-        tuple(broken),
-    )
+            except UserError as error:
+                report.broken.append(str(error))
+                continue
+            report.sizes.add(image.size)
+            report.modes.add(image.mode)
+            if image.convert("L").getextrema() in ((0, 0), (255, 255)):
+                report.blank.append(picture.where)
+        report.classes, report.counts = part.names, part.counts
+    except UserError as error:
+        report.error = str(error)
+    return report
+
+
+def _findings(part: PartReport, official: tuple[int, int] | None) -> Iterator[str]:
+    if part.error:
+        yield f"{part.name} cannot be read: {part.error}"
+        return
+    yield from part.broken
+    if part.blank:
+        yield (
+            f"{part.name} has {len(part.blank)} images that are black or white all over, as "
+            f"{part.blank[0]}; a drawing in the transparency is not read"
+        )
+    numbers = len(part.classes), int(part.counts.sum())
+    if official and official != numbers:
+        yield (
+            f"{part.name} has {numbers[0]} classes and {numbers[1]} images; "
+            f"the official one has {official[0]} and {official[1]}"
+        )
+    if small := int((part.counts < SMALLEST_CLASS).sum()):
+        smallest = int(part.counts.argmin())
+        yield (
+            f"{part.name} has {small} of {len(part.classes)} classes with fewer than the "
+            f"{SMALLEST_CLASS} images of one shot and {ImageFiles.queries} queries: "
+            f"{part.classes[smallest]} has {part.counts[smallest]}"
+        )
+    if len(part.classes) < 2:
+        yield f"{part.name} has only one class, where there is nothing to tell apart"

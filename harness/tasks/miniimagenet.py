@@ -1,11 +1,10 @@
 """Few-shot classification on miniImageNet."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from harness.tasks.image_files import ImageFiles, Official
-from harness.tasks.reading.folders import Tree
-from harness.tasks.reading.mini import CachePickles, CategoryPickles, CsvSplits
+from harness.tasks.image_files import ImageFiles
+from harness.tasks.reading.image_lists import CSV_SPLITS, TREE
+from harness.tasks.reading.packed import CACHE_PICKLES, CATEGORY_PICKLES
 from harness.tasks.reading.pictures import Form
 from harness.tasks.task import TASKS
 
@@ -17,12 +16,12 @@ from harness.tasks.task import TASKS
 class MiniImageNet(ImageFiles):
     """Classify images of `ways` classes of miniImageNet: 64, 16 and 20 classes of 600 images.
 
-    The splits are those of the files: in those that are in use, Ravi's and Larochelle's.
+    The splits are those of the files; the usual files have those of Ravi and Larochelle.
 
     Attributes:
-        ways: classes a task.
-        shots: support images a class.
-        queries: query images a class.
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
         folder: see `ImageFiles`.
 
     Source: Vinyals et al., "Matching Networks", NeurIPS 2016; splits: Ravi, Larochelle,
@@ -36,10 +35,6 @@ class MiniImageNet(ImageFiles):
     folder: str = "miniimagenet"
 
     family = "miniimagenet"
-    layouts = (CachePickles(), CategoryPickles(), CsvSplits(), Tree())
-    official: ClassVar[Official] = {
-        "train": (64, 64 * 600),
-        "validation": (16, 16 * 600),
-        "test": (20, 20 * 600),
-    }
+    layouts = (CACHE_PICKLES, CATEGORY_PICKLES, CSV_SPLITS, TREE)
+    official = ((64, 64 * 600), (16, 16 * 600), (20, 20 * 600))
     form = Form(channels=3, size=84)

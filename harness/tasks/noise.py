@@ -4,29 +4,28 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from estimators.base.errors import OptionError
-from harness.tasks.draws import uniform
-from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number
+from harness.tasks.few_shot import Classification
+from harness.tasks.task import TASKS, Batch, Task, split_number, uniform
 
 
 @TASKS.register("noise:84x84-5way-1shot", size=84, channels=3, ways=5, shots=1)
 @TASKS.register("noise:84x84-5way-5shot", size=84, channels=3, ways=5, shots=5)
 @TASKS.register("noise")
 @dataclass(frozen=True)
-class Noise(TaskFamily):
+class Noise(Classification):
     """Tell apart `ways` classes of images that are noise.
 
     Time, memory and FLOPs are those of real images of the size; `noise:84x84-...` has that of
     miniImageNet. Bias on noise says nothing about images.
 
     Attributes:
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
         size: height and width in pixels.
         channels: of an image.
-        ways: classes a task.
-        shots: support images a class.
-        queries: query images a class.
 
     Raises:
         OptionError: an option is below 1 (2 for `ways`).
@@ -38,27 +37,20 @@ class Noise(TaskFamily):
 
     size: int = 28
     channels: int = 1
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
 
-    step_size = 0.01
+    family = "noise"
 
     def __post_init__(self) -> None:
-        for option in ("size", "channels", "ways", "shots", "queries"):
-            least = 2 if option == "ways" else 1
-            if getattr(self, option) < least:
-                raise OptionError(f"noise: {option}={getattr(self, option)} is below {least}")
+        super().__post_init__()
+        if self.size < 1 or self.channels < 1:
+            raise OptionError(
+                f"noise: size={self.size} and channels={self.channels} must be 1 or more"
+            )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of one image."""
+        """[channels, height, width] of one image."""
         return (self.channels, self.size, self.size)
-
-    @property
-    def outputs(self) -> int:
-        """Logits a model must return: one a class."""
-        return self.ways
 
     def sample(self, seed: int, split: str = "train") -> Task:
         """See `TaskFamily.sample`; inputs are float64 in [0, 1), targets int64."""
@@ -71,7 +63,3 @@ class Noise(TaskFamily):
             return inputs, torch.arange(len(inputs)) % self.ways
 
         return Task(labelled(images[:cut]), labelled(images[cut:]))
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of logits [images, ways] against class indices [images], in nats."""
-        return cross_entropy(outputs, targets)

@@ -4,21 +4,21 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.base.errors import OptionError
-from harness.tasks.image_files import ImageFiles, Official
-from harness.tasks.reading.folders import OmniglotTree
+from estimators.base.errors import OptionError, UserError
+from harness.tasks.image_files import ImageFiles
+from harness.tasks.reading.image_lists import OMNIGLOT
 from harness.tasks.reading.pictures import Form
 from harness.tasks.task import TASKS
 
 Character = tuple[str, int]  # a part of the data set, and a class's place in it
+Parts = tuple[tuple[str, tuple[str, ...]], ...]  # names of the characters of each part
 
-_WHOLE, _TRAINED_ON, _VALIDATED_ON = 1623, 1100, 100  # characters; the others are for the test
-_SHARE_VALIDATED = 6  # one background alphabet of so many is for validation: five of 30
+_CHARACTERS, _TRAIN, _VALIDATION = 1623, 1100, 100  # the others are for the test
+_VALIDATION_SHARE = 6  # one background alphabet in so many is for validation: five of 30
 
 
 @TASKS.register("omniglot:5way-1shot", ways=5, shots=1)
@@ -31,9 +31,9 @@ class Omniglot(ImageFiles):
     """Classify images of `ways` characters, 28x28 pixels, ink 1.
 
     Attributes:
-        ways: classes a task.
-        shots: support images a class.
-        queries: query images a class; with `shots`, at most 20.
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class; with `shots`, at most 20.
         folder: see `ImageFiles`.
         split: "vinyals": 1100 of all 1623 characters are for training, 100 for validation, 423
             for the test: as many as in the split of Vinyals et al., 100 of whose 1200 training
@@ -41,8 +41,8 @@ class Omniglot(ImageFiles):
             of "<alphabet>/<character>" and cut; an incomplete data set in the same proportions.
             "alphabet": the evaluation alphabets are the test, the last sixth (five of 30) of the
             background alphabets, by name, validation, the others training.
-        rotations: each character turned by 90, 180 and 270 degrees is a class by itself, in the
-            same split.
+        rotations: each character turned by 90, 180 and 270 degrees is another class, in the same
+            split.
 
     Raises:
         OptionError: an option is out of its range.
@@ -60,8 +60,8 @@ class Omniglot(ImageFiles):
     rotations: bool = True
 
     family = "omniglot"
-    layouts = (OmniglotTree(),)
-    official: ClassVar[Official] = {"background": (964, 964 * 20), "evaluation": (659, 659 * 20)}
+    layouts = (OMNIGLOT,)
+    official = ((964, 964 * 20), (659, 659 * 20))
     form = Form(channels=1, size=28, inverted=True)
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Omniglot(ImageFiles):
             raise OptionError(f'omniglot: split={self.split!r} is neither "vinyals" nor "alphabet"')
 
     def counts(self, split: str) -> NDArray[np.intp]:
-        """See `FewShot.counts`: all characters upright, then all of them turned once, and so on."""
+        """See `FewShot.counts`: first all characters upright, then all turned once, and so on."""
         characters = self._characters(split)
         of_part = {part: self.part(part).counts for part in {part for part, _ in characters}}
         counts = np.array([of_part[part][place] for part, place in characters], dtype=np.intp)
@@ -90,57 +90,56 @@ class Omniglot(ImageFiles):
         return np.rot90(upright, number // len(characters), axes=(2, 3))
 
     def _characters(self, split: str) -> tuple[Character, ...]:
-        """The characters of a split."""
-        folder, layout = self._found()
-        parts = [part for part in layout.parts if layout.there(folder, part)]
+        folder, layout = self.location()
         if self.split == "alphabet":
             self.part(_part_of(split))  # it has to be there
-        return _members(self.split, split, tuple((part, self.part(part).names) for part in parts))
+        parts = ((part, self.part(part).names) for part in layout.present_parts(folder))
+        return split_characters(self.split, split, tuple(parts))
 
 
 @lru_cache(maxsize=16)
-def _members(
-    rule: str, split: str, parts: tuple[tuple[str, tuple[str, ...]], ...]
-) -> tuple[Character, ...]:
-    """The characters of a split, in an order that only their names decide.
+def split_characters(rule: str, split: str, parts: Parts) -> tuple[Character, ...]:
+    """Return the characters of a split, in an order that depends only on their names.
 
     Raises:
-        OptionError: a character would be in two places.
+        UserError: a character would be in two splits.
     """
-    named: dict[str, Character] = {}
+    places: dict[str, Character] = {}
     for part, names in parts:
         for place, name in enumerate(names):
-            if name in named:
-                raise OptionError(
+            if name in places:
+                raise UserError(
                     f"omniglot: the character {name} of images_{part} is in "
-                    f"images_{named[name][0]} already; keep one of them"
+                    f"images_{places[name][0]} already; keep one of them"
                 )
-            named[name] = part, place
-    if rule == "vinyals":
-        shuffled = sorted(named, key=lambda name: hashlib.sha256(name.encode()).digest())
-        ends = [len(named) * end // _WHOLE for end in (_TRAINED_ON, _TRAINED_ON + _VALIDATED_ON)]
-        chosen = {
-            "train": shuffled[: ends[0]],
-            "validation": shuffled[ends[0] : ends[1]],
-            "test": shuffled[ends[1] :],
-        }[split]
-        return tuple(named[name] for name in chosen)
-    alphabets = {part: {name.partition("/")[0] for name in names} for part, names in parts}
+            places[name] = part, place
+    if rule == "alphabet":
+        return tuple(places[name] for name in _names_by_alphabet(split, parts))
+    shuffled = sorted(places, key=lambda name: hashlib.sha256(name.encode()).digest())
+    first, second = (len(places) * end // _CHARACTERS for end in (_TRAIN, _TRAIN + _VALIDATION))
+    cut = {
+        "train": slice(first),
+        "validation": slice(first, second),
+        "test": slice(second, None),
+    }[split]
+    return tuple(places[name] for name in shuffled[cut])
+
+
+def _names_by_alphabet(split: str, parts: Parts) -> list[str]:
+    names = dict(parts)
+    alphabets = {part: {name.partition("/")[0] for name in names[part]} for part in names}
     if len(parts) > 1 and (shared := set.intersection(*alphabets.values())):
-        raise OptionError(
+        raise UserError(
             f"omniglot: the alphabet {min(shared)} is in images_background and in "
-            "images_evaluation; split='alphabet' wants each in one of them"
+            "images_evaluation; split='alphabet' needs each in one of them"
         )
-    here = _part_of(split)
-    held_out = {*sorted(alphabets[here])[-math.ceil(len(alphabets[here]) / _SHARE_VALIDATED) :]}
-    return tuple(
-        named[name]
-        for name in sorted(named)
-        if named[name][0] == here
-        and (split == "test" or (name.partition("/")[0] in held_out) == (split == "validation"))
-    )
+    chosen = sorted(alphabets[_part_of(split)])
+    if split != "test":
+        cut = len(chosen) - math.ceil(len(chosen) / _VALIDATION_SHARE)
+        chosen = chosen[cut:] if split == "validation" else chosen[:cut]
+    return sorted(name for name in names[_part_of(split)] if name.partition("/")[0] in chosen)
 
 
 def _part_of(split: str) -> str:
-    """The part that a split by alphabets is taken from."""
+    """Return the part that a split by alphabets is taken from."""
     return "evaluation" if split == "test" else "background"

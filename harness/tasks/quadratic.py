@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from estimators.base.errors import OptionError
-from harness.tasks.draws import uniform
-from harness.tasks.task import TASKS, Task, TaskFamily, split_number
+from harness.tasks.task import TASKS, Task, TaskFamily, split_number, uniform
 
 
 @TASKS.register("quadratic")
@@ -21,9 +20,8 @@ class Quadratic(TaskFamily):
 
     Q is orthogonal, the rows of the inputs are its columns, and the model is `linear`: w is its
     weight. The Hessian Q diag(lambda_i + 3 drift (z_i - c_i)^2) Q^T is constant for drift 0 and
-    moves along the inner loop otherwise. All coordinates z_i are independent, so that
-    trajectory and meta-gradient follow by arithmetic on numbers (`exact_meta_gradient`).
-    Support and query differ in their centre c.
+    moves along the inner loop otherwise. All coordinates z_i are independent, so that trajectory
+    and meta-gradient have a closed form. Support and query differ in their centre c.
 
     Attributes:
         dimension: number of parameters.
@@ -83,23 +81,3 @@ class Quadratic(TaskFamily):
         apart = outputs - targets
         curvature = torch.from_numpy(self.eigenvalues).to(apart).unsqueeze(1)
         return (0.5 * curvature * apart**2 + 0.25 * self.drift * apart**4).sum()
-
-    def exact_meta_gradient(
-        self, task: Task, weight: NDArray[np.float64], step_size: float, steps: int
-    ) -> NDArray[np.float64]:
-        """Returns the meta-gradient by the recursion on coordinates; no differentiation.
-
-        Returns:
-            float64 [dimension].
-        """
-        q = task.support[0].numpy().T
-        inner, outer = (batch[1].numpy()[:, 0] for batch in (task.support, task.query))
-        lam, drift = self.eigenvalues, self.drift
-        z = q.T @ weight
-        shrink = np.ones_like(z)
-        for _ in range(steps):
-            apart = z - inner
-            shrink *= 1 - step_size * (lam + 3 * drift * apart**2)
-            z = z - step_size * (lam * apart + drift * apart**3)
-        apart = z - outer
-        return np.asarray(q @ (shrink * (lam * apart + drift * apart**3)))

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from estimators.base.errors import OptionError
-from harness.tasks.draws import uniform
-from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number
+from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number, uniform
 
 
 @TASKS.register("sinusoid")
@@ -20,8 +19,8 @@ class Sinusoid(TaskFamily):
     Attributes:
         shots: support points.
         queries: query points.
-        test_scale: amplitudes of the test split are so many times as large: a test distribution
-            that differs from what was trained and validated on.
+        test_scale: factor on the amplitudes of the test split, whose distribution then differs
+            from those of training and validation.
 
     Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", ICML 2017, section 5.1.
 

@@ -1,8 +1,10 @@
-"""What a task is, and what a family of tasks must offer."""
+"""Tasks, and families of tasks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from estimators.base.errors import OptionError
@@ -12,7 +14,7 @@ from estimators.base.registry import Registry
 
 @dataclass(frozen=True)
 class Task:
-    """One problem: a support set to adapt on and a query set to be judged on.
+    """A problem: a support set to adapt on and a query set to be judged on.
 
     Attributes:
         support: inputs [n, *input_shape], float64 on the CPU, and targets [n, ...].
@@ -27,7 +29,7 @@ class TaskFamily(ABC):
     """A distribution of tasks; subclasses are frozen dataclasses whose fields are the options.
 
     Attributes:
-        step_size: alpha, the inner step size that goes with the family by default.
+        step_size: alpha, the default inner step size of the family.
     """
 
     step_size: float
@@ -44,7 +46,7 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def sample(self, seed: int, split: str = "train") -> Task:
-        """Draws the task that belongs to a seed.
+        """Draw the task that belongs to a seed.
 
         Args:
             seed: 0 or more; the same seed gives the same task.
@@ -53,33 +55,49 @@ class TaskFamily(ABC):
         """
 
     def data(self) -> str:
-        """Returns a digest of the user's files that tasks are made from; empty if there are none.
+        """Return a digest of the user's files that tasks are made from; empty if there are none.
 
         Raises:
-            OptionError: they are not there.
+            UserError: the files are missing.
         """
         return ""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Returns the scalar loss of a model's outputs on a batch."""
+        """Return the scalar loss of a model's outputs on a batch.
+
+        Args:
+            outputs: [n, outputs].
+            targets: [n, ...], those of the batch.
+        """
 
 
-SPLITS = ("train", "test", "validation")  # in this order since a task follows from its place
+SPLITS = ("train", "test", "validation")  # random numbers follow from the order
 
 
 def split_number(split: str) -> int:
-    """Returns the place of a split in `SPLITS`.
-
-    Args:
-        split: one of them.
+    """Return the place of a split in `SPLITS`.
 
     Raises:
-        OptionError: it is none.
+        OptionError: there is no such split.
     """
     if split not in SPLITS:
         raise OptionError(f"split={split!r} is none of {', '.join(SPLITS)}")
     return SPLITS.index(split)
+
+
+def uniform(key: tuple[int, ...], size: int) -> NDArray[np.float64]:
+    """Return uniform draws from [0, 1), the same for a key in every version of numpy.
+
+    numpy promises the raw words of a bit generator for all versions, but not the streams of
+    its distributions.
+
+    Args:
+        key: a seed and further whole numbers.
+        size: how many draws.
+    """
+    words = np.random.PCG64(np.random.SeedSequence(key)).random_raw(size)
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53)
 
 
 TASKS: Registry[TaskFamily] = Registry("task", "metagrad.tasks")

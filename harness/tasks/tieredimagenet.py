@@ -1,12 +1,11 @@
 """Few-shot classification on tieredImageNet."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from harness.tasks.image_files import ImageFiles, Official
-from harness.tasks.reading.folders import Tree
+from harness.tasks.image_files import ImageFiles
+from harness.tasks.reading.image_lists import TREE
+from harness.tasks.reading.packed import NPZ, PNG_PICKLES
 from harness.tasks.reading.pictures import Form
-from harness.tasks.reading.tiered import Npz, PngPickles
 from harness.tasks.task import TASKS
 
 
@@ -17,12 +16,12 @@ from harness.tasks.task import TASKS
 class TieredImageNet(ImageFiles):
     """Classify images of `ways` classes of tieredImageNet: 351, 97 and 160 classes.
 
-    The splits are those of the files; they hold kinds of things, and not only classes, apart.
+    The splits are those of the files; they separate kinds of things, not only classes.
 
     Attributes:
-        ways: classes a task.
-        shots: support images a class.
-        queries: query images a class.
+        ways: classes per task.
+        shots: support images per class.
+        queries: query images per class.
         folder: see `ImageFiles`.
 
     Source: Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", ICLR 2018.
@@ -35,10 +34,6 @@ class TieredImageNet(ImageFiles):
     folder: str = "tieredimagenet"
 
     family = "tieredimagenet"
-    layouts = (PngPickles(), Npz(), Tree())
-    official: ClassVar[Official] = {
-        "train": (351, 448_695),
-        "validation": (97, 124_261),
-        "test": (160, 206_209),
-    }
+    layouts = (PNG_PICKLES, NPZ, TREE)
+    official = ((351, 448_695), (97, 124_261), (160, 206_209))
     form = Form(channels=3, size=84)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from estimators import Params
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.matrix.metrics import Samples
 
 _T = TypeVar("_T")
@@ -54,7 +54,7 @@ class Ranks:
         """Call a function on rank 0 and return its result on all; every process has to call it.
 
         Raises:
-            OptionError: the function raised it.
+            UserError: the function raised it.
         """
         if self.count == 1:
             return make()
@@ -62,10 +62,10 @@ class Ranks:
         if self.rank == 0:
             try:
                 results = [make()]
-            except OptionError as error:
+            except UserError as error:
                 results = [error]
         dist.broadcast_object_list(results)
-        if isinstance(results[0], OptionError):
+        if isinstance(results[0], UserError):
             raise results[0]
         result: _T = results[0]
         return result

@@ -1,24 +1,17 @@
-"""What a way of laying out a data set on disk must offer, and what such ways share."""
+"""The ways in which the files of a data set may lie in a folder."""
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from estimators.base.errors import OptionError
-from harness.tasks.reading.names import shown, shown_file
+from estimators.base.errors import UserError
+from harness.support import cache
+from harness.tasks.reading.names import unreadable
 from harness.tasks.reading.pictures import Picture
-
-SPLITS = {"train": ("train",), "validation": ("val", "validation"), "test": ("test",)}
-"""How each split may be spelled in the names of files and folders."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-"""Files that are taken for images; others beside them are let be."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +21,7 @@ class Part:
     Attributes:
         names: of the classes.
         labels: the class of each image, as its place in `names`.
-        pictures: yields the images, in the order of `labels`.
+        pictures: returns the images, in the order of `labels`.
     """
 
     names: Sequence[str]
@@ -37,136 +30,115 @@ class Part:
 
     @property
     def counts(self) -> NDArray[np.intp]:
-        """How many images each class has."""
+        """Number of images of each class."""
         return np.bincount(self.labels, minlength=len(self.names))
 
 
-class Layout(ABC):
-    """A way in which the files of a data set lie in a folder.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """A way in which the files of a data set lie in a folder; this one packs images together.
 
     Attributes:
-        about: what lies there, in a few words.
-        parts: what is read by itself: the splits, unless the data set has others.
+        files: names of the files and folders of a part. `{}` stands for the part, folders end in
+            a slash, and `<...>` for what is in them.
+        load: reads a part, from a path for each name in `files`.
+        parts: the parts of the data set, which are decoded separately.
+        spellings: of parts in names, where they are not called as in `parts`.
+        roots: folders that the files may lie in.
     """
 
-    about: ClassVar[str]
-    parts: ClassVar[tuple[str, ...]] = tuple(SPLITS)
+    files: tuple[str, ...]
+    load: Callable[..., Any]
+    parts: tuple[str, ...] = ("train", "validation", "test")
+    spellings: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"validation": ("val", "validation")}
+    )
+    roots: tuple[str, ...] = (".",)
 
-    @abstractmethod
-    def wanted(self, part: str) -> str:
-        """Returns what a part's files are called."""
+    @property
+    def about(self) -> str:
+        """The names of all files, as in `{train,val,test}.csv and images/`."""
+        parts = ",".join(self.spellings.get(part, (part,))[0] for part in self.parts)
+        return " and ".join(name.replace("{}", f"{{{parts}}}") for name in self.files)
 
-    @abstractmethod
-    def there(self, folder: Path, part: str) -> bool:
-        """Tells whether a part's files are there."""
+    def required(self, part: str) -> str:
+        """Return the names of the files that a part needs, for messages."""
+        return ", with ".join(" or ".join(names) for names in self._names(part))
 
-    @abstractmethod
-    def files(self, folder: Path, part: str) -> list[Path]:
-        """Returns the files that a part is made from, and the folders that are its classes.
+    def paths(self, folder: Path, part: str) -> list[Path]:
+        """Return the files and folders of a part; nothing unless all of them are there.
 
         Raises:
-            OptionError: they cannot be listed.
+            UserError: one of them is there in two spellings.
         """
+        for root in (folder / one for one in self.roots):
+            paths: list[Path] = []
+            for names in self._names(part):
+                present = [one for one in names if is_present(root / one, folder=one.endswith("/"))]
+                if len(present) > 1:
+                    raise UserError(f"{root} has {' and '.join(present)}; keep one of them")
+                paths += (root / name for name in present)
+            if len(paths) == len(self.files):
+                return paths
+        return []
 
-    @abstractmethod
+    def present_parts(self, folder: Path) -> list[str]:
+        """Return the parts whose files are there."""
+        return [part for part in self.parts if self.paths(folder, part)]
+
     def read(self, folder: Path, part: str) -> Part:
-        """Reads what classes and images there are.
+        """Read which classes and images a part has.
 
         Raises:
-            OptionError: the files are not as they should be.
+            UserError: the files are not as they should be.
         """
+        part_read: Part = self.load(*self.paths(folder, part))
+        return part_read
+
+    def listing(self, folder: Path, part: str) -> dict[str, list[Path]]:
+        """Return the files that a part is decoded from, by class if they are sorted by class.
+
+        Raises:
+            UserError: they cannot be listed.
+        """
+        return {"": self.paths(folder, part)}
+
+    def digest(self, folder: Path, part: str) -> str:
+        """Return a digest of a part's classes and the names, sizes and times of its files.
+
+        Raises:
+            UserError: they cannot be listed.
+        """
+        lines = []
+        for name, files in self.listing(folder, part).items():
+            lines.append(name)
+            for file in files:
+                try:
+                    state = file.stat()
+                except OSError as error:
+                    raise UserError(unreadable(file, error)) from None
+                path = str(file).removeprefix(str(folder))
+                lines.append(f"{path} {state.st_size} {state.st_mtime_ns}")
+        return cache.digest("\n".join(lines))
+
+    def _names(self, part: str) -> list[list[str]]:
+        spellings = self.spellings.get(part, (part,))
+        names = [name.partition("<")[0] for name in self.files]
+        # A name without {} is the same in all spellings.
+        return [[*dict.fromkeys(map(name.format, spellings))] for name in names]
 
 
-def spelled(folder: Path, pattern: str, split: str) -> Path | None:
-    """Returns the file or folder of a split; None where there is none.
+def is_dead_link(path: Path) -> bool:
+    """Return whether a path is a link that leads nowhere."""
+    return path.is_symlink() and not path.exists()
 
-    Raises:
-        OptionError: it is there in two spellings.
+
+def is_present(path: Path, *, folder: bool = False) -> bool:
+    """Return whether there is a file or folder, or a link that should lead to one.
+
+    In a folder that cannot be read, there is nothing.
     """
-    paths = [folder / pattern.format(one) for one in SPLITS[split]]
-    found = [path for path in paths if holds(path.exists)]
-    if len(found) > 1:
-        raise OptionError(f"{folder} has {found[0].name} and {found[1].name}; keep one of them")
-    return found[0] if found else None
-
-
-def holds(question: Callable[[], bool]) -> bool:
-    """Asks something of a path; in a folder that cannot be read, there is nothing."""
     try:
-        return question()
+        return (path.is_dir() if folder else path.exists()) or is_dead_link(path)
     except OSError:
         return False
-
-
-def wanted(pattern: str, split: str) -> str:
-    """Returns how the file or folder of a split may be called."""
-    return " or ".join(pattern.format(one) for one in SPLITS[split])
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Returns the folders in a folder, sorted; hidden ones are let be.
-
-    Raises:
-        OptionError: it cannot be read.
-    """
-    return _entries(folder, lambda entry: entry.is_dir())
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Returns the image files in a folder, sorted; hidden ones are let be.
-
-    Raises:
-        OptionError: it cannot be read.
-    """
-    return _entries(folder, lambda entry: entry.name.lower().endswith(SUFFIXES) and entry.is_file())
-
-
-def _entries(folder: Path, fits: "Callable[[os.DirEntry[str]], bool]") -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".") and fits(e)]
-    except OSError as error:
-        where = shown_file(str(folder))
-        raise OptionError(f"cannot read {where}: {error.strerror or error}") from None
-    return [folder / name for name in sorted(names)]
-
-
-def part_of_files(classes: Iterable[tuple[str, Sequence[Path]]]) -> Part:
-    """Makes a part of image files."""
-    found = list(classes)
-    labels = np.repeat(np.arange(len(found)), [len(files) for _, files in found])
-
-    def pictures() -> Iterator[Picture]:
-        return (Picture(shown_file(str(file)), file) for _, files in found for file in files)
-
-    return Part([shown_file(name) for name, _ in found], labels.astype(np.intp), pictures)
-
-
-def part_by_labels(path: Path, labels: Any, count: int, pictures: Iterable[Picture]) -> Part:
-    """Makes a part of images with a number or a name for each.
-
-    Raises:
-        OptionError: the labels do not fit the images.
-    """
-    flat = labels if _is_flat(labels) else ()
-    try:
-        found = np.asarray(flat)
-        names, places = np.unique(found, return_inverse=True)
-    except (ValueError, TypeError):  # kinds that do not go together; text that is none
-        found = np.empty(0)
-    if found.ndim != 1 or found.dtype.kind not in "iuSU":
-        raise OptionError(f"the labels of {path} are no list of whole numbers or names")
-    if len(found) != count:
-        raise OptionError(f"{path} has {len(found)} labels for {count} images")
-    if found.dtype.kind == "i" and found.min() < 0:
-        raise OptionError(f"{path} has the label {found.min()}; labels are 0 or more")
-    called = [shown(name) for name in names.tolist()]
-    return Part(called, places.astype(np.intp), lambda: iter(pictures))
-
-
-def _is_flat(labels: Any) -> bool:
-    """Tells lists of single things from what numpy would unfold, however large it becomes."""
-    if isinstance(labels, np.ndarray):
-        return True
-    single = (str, bytes, int, float, np.generic)
-    return isinstance(labels, (list, tuple)) and all(isinstance(one, single) for one in labels)

@@ -1,16 +1,17 @@
-"""How names that others chose are shown: in one line, and without codes that a terminal obeys."""
+"""Show names that others chose: in one line, and without codes that a terminal obeys."""
 
 import os
 import reprlib
+from pathlib import Path
 
 import numpy as np
 
 
-def shown(name: object) -> str:
-    r"""Returns a name as text of printable characters; others are written as Python writes them.
+def printable(name: object) -> str:
+    r"""Return a name as text of printable characters; others are written as Python writes them.
 
     Example:
-        >>> shown(b"bird"), shown("bi" + chr(27) + "rd"), shown(3)
+        >>> printable(b"bird"), printable("bi" + chr(27) + "rd"), printable(3)
         ('bird', 'bi\\x1brd', '3')
     """
     if isinstance(name, bytes):
@@ -19,6 +20,11 @@ def shown(name: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def shown_file(name: str) -> str:
-    r"""Returns a file's name or path as `shown` does; bytes that are no text as \xff."""
-    return shown(os.fsencode(name).decode("utf-8", "backslashreplace"))
+def printable_path(name: str | os.PathLike[str]) -> str:
+    r"""Return a file's name or path in printable characters; bytes that are no text as \xff."""
+    return printable(os.fsencode(name).decode("utf-8", "backslashreplace"))
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Return a message that says why the system cannot read a file or folder."""
+    return f"cannot read {printable_path(path)}: {error.strerror or error}"
