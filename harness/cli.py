@@ -29,34 +29,33 @@ app = typer.Typer(
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
 app.command("list")(list_everything)
-for command in (
-    *(run, train, check, summary, export, merge, bench, gate, regressions, profile, doctor),
-):
-    app.command()(command)
+_COMMANDS = (run, train, check, summary, export, merge, bench, gate, regressions, profile, doctor)
+for _command in _COMMANDS:
+    app.command()(_command)
 app.add_typer(data, name="data")
 
 
 def main() -> None:
-    """Runs the command line; a user's slip ends in one line and exit code 2."""
+    """Run the command line; a user's mistake ends in one line and exit code 2."""
     try:
         for point in entry_points(group="metagrad.commands"):
-            app.command(point.name)(_loaded(point))
+            app.command(point.name)(_load(point))
         status = app(standalone_mode=False)
     except (UserError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        if message:  # none: no command was given, and the help is there already
+        if message:  # empty where no command was given, and the help is printed already
             line = " ".join(f"metagrad: {message}".split())
             Console(stderr=True, soft_wrap=True).print(line, markup=False, style="red")
         sys.exit(2)
     except typer.Abort:
         sys.exit(2)
-    except Exception:  # a defect: its place is told, and no check takes it for a finding
+    except Exception:  # a defect: exit code 1 would mean that a check found something
         traceback.print_exc()
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _loaded(point: EntryPoint) -> Callable[..., object]:
+def _load(point: EntryPoint) -> Callable[..., object]:
     try:
         command: Callable[..., object] = point.load()
     except Exception as error:

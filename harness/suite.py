@@ -1,4 +1,4 @@
-"""What the asv suite calls: functions whose meaning never changes within a version."""
+"""The functions that the asv suite calls; within a version their meaning never changes."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,18 +20,18 @@ VERSION = 1
 
 
 def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dict[str, Any]]:
-    """Measures a matrix and returns plain data.
+    """Measure a matrix and return plain data.
 
     Args:
         axes: "estimators", "depths", "models" (pairs "task model"), "devices"; lists.
-        store: the folder of results, where the run is journalled as well.
-        version: of this signature; 1.
+        store: folder of results, in which the run is journalled too.
+        version: of this signature: 1.
 
     Returns:
         By `key(...)` of each cell: "status", "reason" and "samples" by metric.
 
     Raises:
-        OptionError: the version is not known here.
+        OptionError: this code has no such version.
     """
     _check(version)
     planned = expand(
@@ -43,8 +43,8 @@ def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dic
         )
     )
     settings = Settings()
-    beginning = begin(store, planned, samples=settings.samples)
-    run(planned, beginning, settings)
+    session = begin(store, planned, samples=settings.samples)
+    run(planned, session, settings)
     return {
         key(
             estimator=cell.axes["estimator"],
@@ -52,19 +52,19 @@ def measure(axes: dict[str, Any], store: Path, *, version: int) -> dict[str, dic
             model=f"{cell.axes['task']} {cell.axes['model']}",
             device=cell.axes["device"],
         ): {"status": str(cell.status), "reason": cell.reason, "samples": cell.samples}
-        for cell in read_run(beginning.journal.path).cells
+        for cell in read_run(session.journal.path).cells
     }
 
 
 def headline(estimator: str, *, version: int) -> Callable[[], object]:
-    """Returns one estimate on the sinusoid at depth 5, for asv to time.
+    """Return one estimate on the sinusoid at depth 5, for asv to time.
 
     Args:
         estimator: specification.
-        version: of this signature; 1.
+        version: of this signature: 1.
 
     Raises:
-        OptionError: the version is not known here.
+        OptionError: this code has no such version.
     """
     _check(version)
     cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
@@ -78,12 +78,5 @@ def _check(version: int) -> None:
 
 
 def key(*, estimator: str, depth: int, model: str, device: str) -> str:
-    """Returns the name of one point of the matrix.
-
-    Args:
-        estimator: specification.
-        depth: K.
-        model: "task model".
-        device: "cpu" or "cuda:N".
-    """
+    """Return the key of a cell in the result of `measure`; the model is "task model"."""
     return f"{model} K{depth} {estimator} {device}"

@@ -20,17 +20,16 @@ def bench(
 ) -> int:
     """Run the asv matrix on the current commit, or on others, and print the table of the newest.
 
-    Exit code 0: all cells were measured; 1: some went wrong, at whichever commit; 2: none could be
-    measured.
+    Exit code 0: all cells were measured; 1: some went wrong at a commit; 2: none could be measured.
     """
     from harness.asv.bench import run_asv
     from harness.store.table import load_run
 
-    made = run_asv(store, console, commits)
-    if not made:
+    journals = run_asv(store, console, commits)
+    if not journals:
         console.print("All of them have results already.")
         return 0
-    *others, last = (load_run(path) for path in made)
+    *others, last = map(load_run, journals)
     wrong = sum(not table["outcome"].isin(["ok", "skipped"]).all() for table in others)
     if wrong:
         console.print(f"Some cells went wrong at {wrong} of the other commits.", highlight=False)

@@ -15,7 +15,7 @@ def check(
     time_limit: TimeLimit = 300,
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
-    """Check that an estimator keeps its contract, and tell whether it is exact or biased.
+    """Check that an estimator keeps its contract, and report whether it is exact or biased.
 
     Exit code 0: it does; 1: a check failed; 2: it could not be checked.
     """
@@ -26,17 +26,17 @@ def check(
 
     suite = Suite(estimator, tuple(imports), time_limit)
     console.print(f"Checking {suite.spec}", highlight=False, markup=False)
-    ended: list[Finding | Score] = []
+    results: list[Finding | Score] = []
     try:
         with progress_bar(console) as show:
             steps = [*suite.steps, "done"]
             show(0, len(suite.steps), steps[0])
-            for end in suite.run():
-                ended.append(end)
-                show(len(ended), len(suite.steps), steps[len(ended)])
+            for result in suite.run():
+                results.append(result)
+                show(len(results), len(suite.steps), steps[len(results)])
     except KeyboardInterrupt:
-        raise OptionError(f"stopped at: {suite.steps[len(ended)]}") from None
-    findings = [end for end in ended if isinstance(end, Finding)]
-    scores = [end for end in ended if isinstance(end, Score)]
+        raise OptionError(f"stopped at: {suite.steps[len(results)]}") from None
+    findings = [result for result in results if isinstance(result, Finding)]
+    scores = [result for result in results if isinstance(result, Score)]
     print_report(suite.spec, findings, scores, console)
     return int(any(finding.verdict is Verdict.FAILED for finding in findings))

@@ -9,17 +9,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.commands.options import Store, console
+from harness.support.units import number_text
 
 
 def doctor(
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write what is known as JSON, and look for nothing.")
+        bool, typer.Option("--json", help="Write the environment as JSON, without checks.")
     ] = False,
     store: Store = Path("results"),
 ) -> int:
-    """Tell what measurements are made with, and what makes timings bad here.
+    """Show the environment of measurements, and check it for causes of unsteady timings.
 
-    Exit code 0: nothing does; 1: something does.
+    Exit code 0: none was found; 1: some were.
     """
     from harness.environment import code_state, environment
     from harness.environment.doctor import findings
@@ -34,10 +35,10 @@ def doctor(
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for title, facts in _groups(known, code_state(known)).items():
-        told = {name: text for name, fact in facts.items() if (text := _text(fact))}
-        if told:
+        texts = {name: text for name, fact in facts.items() if (text := _text(fact))}
+        if texts:
             table.add_row(f"[bold]{title}[/bold]", "")
-        for name, text in told.items():
+        for name, text in texts.items():
             table.add_row("  " + escape(name.replace("_", " ")), escape(text))
     console.print(table, highlight=False)
     console.print(
@@ -45,22 +46,22 @@ def doctor(
         f"{steady.drift:.2f} times as long at the end.",
         highlight=False,
     )
-    found = findings(known, steady)
-    for finding in found:
-        what = f"[yellow]{escape(_sentence(finding.what))}[/yellow]: {escape(finding.why)}."
-        console.print(f"- {what} {escape(_sentence(finding.remedy))}.", highlight=False)
-    if not found:
-        console.print("Nothing found that makes timings bad.", style="green")
-    return int(bool(found))
+    causes = findings(known, steady)
+    for cause in causes:
+        line = f"[yellow]{escape(_sentence(cause.what))}[/yellow]: {escape(cause.why)}."
+        console.print(f"- {line} {escape(_sentence(cause.remedy))}.", highlight=False)
+    if not causes:
+        console.print("Nothing found that makes timings unsteady.", style="green")
+    return int(bool(causes))
 
 
 def _groups(known: dict[str, Any], state: str) -> dict[str, dict[str, Any]]:
-    moment = known["moment"]
+    now = known["moment"]
     memory = {"memory": known["memory"], "allowed": known["limits"].get("memory")}
-    memory |= {name: moment.get(name) for name in ("memory_free", "swap", "swap_used", "disk_free")}
+    memory |= {name: now.get(name) for name in ("memory_free", "swap", "swap_used", "disk_free")}
     cpu = {"name": known["processor"], "cores": known["cores"], **known["cpu"]}
     cpu["allowed"] = known["limits"].get("processors")
-    cpu |= {name: moment.get(name) for name in ("load", "throttled", "overheated", "on_battery")}
+    cpu |= {name: now.get(name) for name in ("load", "throttled", "overheated", "on_battery")}
     names = ("commit", "changes", "source", "plugins")
     return {
         "code": {**{name: known[name] for name in names}, "state": state},
@@ -92,7 +93,7 @@ def _text(fact: Any) -> str:
 
 
 def _size(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**30:.1f} GiB"
+    return "" if size is None else number_text(size, "B")
 
 
 def _sentence(text: str) -> str:

@@ -22,12 +22,12 @@ def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argu
             options = registry.options(name).values()
             table.add_row(name, ", ".join(str(o).replace(" ", "") for o in options))
         console.print(table)
-    for command, named in (("run", presets()), ("train", training_presets())):
-        table = _columns(f"presets of metagrad {command}", "name", "what")
-        for name, about in named.items():
-            table.add_row(name, about)
+    for command, about in (("run", presets()), ("train", training_presets())):
+        table = _columns(f"presets of metagrad {command}", "name", "description")
+        for row in about.items():
+            table.add_row(*row)
         console.print(table)
-    table = _columns("metrics", "name", "unit", "what")
+    table = _columns("metrics", "name", "unit", "description")
     for metric in METRICS.values():
         table.add_row(metric.name, metric.unit, metric.about)
     console.print(table)

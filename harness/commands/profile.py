@@ -10,7 +10,7 @@ from harness.commands.options import Imports, Store, TimeLimit, console
 
 
 def profile(
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="A cell's name, as results have it.")],
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="Name of a cell in results.")],
     out: Annotated[
         Path | None,
         typer.Option(help="Folder to write to.", show_default="STORE/profiles/NAME"),
@@ -34,8 +34,8 @@ def profile(
 
     load_plugins(imports)
     planned = Cell.parse(cell)
-    if hindrance := missing_device(planned.device) or planned.unsupported_reason():
-        raise OptionError(hindrance)
+    if reason := missing_device(planned.device) or planned.unsupported_reason():
+        raise OptionError(reason)
     folder = out or folder_of(planned, store)
     console.print(f"Profiling {planned.id}", markup=False, highlight=False, soft_wrap=True)
     limits = Limits(time_limit, worker_memory(jobs=1))
