@@ -94,7 +94,7 @@ MISTAKES = [
     ("run --no-such-option", "--no-such-option"),
     ("run --depth deep", "--depth"),
     ("run --samples 2", "2"),
-    ("run --jobs 0", "0"),
+    ("run --jobs 0", "--jobs"),
     ("run --time-limit 0", "--time-limit 0"),
     ("run --memory-limit -1", "--memory-limit -1"),
     (f"{SMALL} --estimator fomalm", "fomaml"),
