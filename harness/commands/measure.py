@@ -46,7 +46,7 @@ def measure_cells(
                 fresh=fresh,
             )
             path = session.journal.path
-            for line in session.told:
+            for line in session.lines:
                 print_line(line, style="yellow")
             print_line(f"Measuring {total} cells into {path}; {skipped} are skipped.")
             with progress_bar(console) as show:

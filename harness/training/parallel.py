@@ -22,7 +22,7 @@ from harness.running.processes import (
 from harness.store.trainings import FOLDER, TrainingJournal
 from harness.training.config import TrainingConfig
 from harness.training.distributed import SINGLE, Ranks, process_group
-from harness.training.session import Session, TestResult, begin
+from harness.training.session import TestResult, TrainingSession, begin
 from harness.training.trainer import OnStep, Trainer
 
 OnProgress = Callable[[TrainingConfig, int, str], None]
@@ -142,7 +142,7 @@ def train_one(
     """
     journals: list[TrainingJournal | None] = [None]
 
-    def begin_session() -> Session:
+    def begin_session() -> TrainingSession:
         session = begin(store, config, plugins=plugins, fresh=fresh)
         journals.append(session.journal)
         return replace(session, journal=None)  # an open file cannot be sent to other ranks
@@ -151,8 +151,8 @@ def train_one(
     end = session.end
     if end is None:
         trainer = Trainer(config, journal, session.checkpoint, session.digest, ranks)
-        if journal and session.goes_on is not None:
-            journal.resume(session.goes_on)
+        if journal and session.resumed is not None:
+            journal.resume(session.resumed)
         try:
             end = trainer.train(on_step)
         except Diverged as error:
@@ -168,7 +168,7 @@ def train_one(
         Outcome(Status.OK) if test else Outcome(Status.DIVERGED, str(end)),
         test,
         session.path.name,
-        tuple(session.told),
+        tuple(session.lines),
         known=session.end is not None,
     )
 

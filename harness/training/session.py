@@ -1,16 +1,14 @@
-"""Begins a meta-training, goes on with one that was stopped, or finds it done."""
+"""Begin a meta-training, go on with an interrupted one, or return how a finished one ended."""
 
-import hashlib
-import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.environment import code_state, environment
 from harness.matrix.metrics import Samples
-from harness.store.runs import first_event, parsed
+from harness.store.runs import parsed
+from harness.store.session import Previous, digest, find_previous
 from harness.store.trainings import FOLDER, TrainingJournal
 from harness.tasks import TASKS
 from harness.training.config import TrainingConfig
@@ -18,11 +16,11 @@ from harness.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class TestResult:
-    """How a training ended that came to its end.
+    """The result of a training that came to its end.
 
     Attributes:
         step: how many steps it took.
-        best_step: whose parameters were tested, those that validated best.
+        best_step: the step whose parameters were tested: those that validated best.
         test: samples by metric, a number for each test task.
     """
 
@@ -32,78 +30,68 @@ class TestResult:
 
 
 @dataclass(frozen=True)
-class Session:
-    """Where a training is written to.
+class TrainingSession:
+    """A training that is open for writing, or that has ended.
 
     Attributes:
-        journal: for its evaluations; None where it has ended.
+        journal: None if it has ended.
         path: of the journal.
-        digest: tells this training, its code and machine from others.
-        told: what the user should know, a line each.
-        goes_on: what it goes on with, which the journal is to be told; None of a new one.
+        digest: of the training, its code and machine.
+        lines: messages for the user.
+        resumed: environment with which it goes on, for the journal; None of a new one.
         end: how it ended, or why it could not go on.
     """
 
     journal: TrainingJournal | None
     path: Path
     digest: str
-    told: list[str] = field(default_factory=list)
-    goes_on: dict[str, Any] | None = None
+    lines: list[str] = field(default_factory=list)
+    resumed: dict[str, Any] | None = None
     end: TestResult | str | None = None
 
     @property
     def checkpoint(self) -> Path:
-        """The file for where it is."""
+        """The file of its checkpoint."""
         return self.path.with_suffix(".pt")
 
 
 def begin(
-    store: Path, recipe: TrainingConfig, *, plugins: tuple[str, ...] = (), fresh: bool = False
-) -> Session:
-    """Opens the newest training of the same recipe, code, machine and data, or else a new one.
+    store: Path, config: TrainingConfig, *, plugins: tuple[str, ...] = (), fresh: bool = False
+) -> TrainingSession:
+    """Open the newest training of the same configuration, code, machine and data, or a new one.
 
     Raises:
-        OptionError: another process is at work on it, or the data are not there.
         OSError: the folder cannot be written.
     """
-    made_with = environment(store, plugins)
-    training = recipe.training
-    asked = _digest([vars(training) | {"outer": dict(training.outer)}, recipe.bias_every])
-    made_from = [code_state(made_with), made_with["fingerprint"]]
-    if data := TASKS.create(recipe.cell.task).data():
-        made_from.append(data)
-    state = _digest([asked, *made_from])
-    told: list[str] = []
-    for path in [] if fresh else sorted((store / FOLDER).glob("*.jsonl"), reverse=True):
-        with suppress(OSError):
-            start = first_event(path)
-            if start.get("asked") != asked:
-                continue
-            if start.get("state") != state:
-                told = told or [f"{path} was made with other code, packages, machine or data."]
-                continue
-            if end := end_of(path):
-                return Session(None, path, state, end=end)
-            try:
-                journal = TrainingJournal(path, new=False)
-            except BlockingIOError:
-                raise OptionError(
-                    f"the same training is at work on {path}; --fresh begins another"
-                ) from None
-            if end := end_of(path):  # since it was looked at
-                journal.close()
-                return Session(None, path, state, end=end)
-            told = [f"Going on with {path}, which was interrupted."]
-            if aside := journal.set_aside(lambda line: parsed(line) is not None):
-                told.append(f"It had broken or torn lines, which are set aside in {aside}.")
-            return Session(journal, path, state, told, made_with)
+    current = environment(store, plugins)
+    training = config.training
+    asked = digest([vars(training) | {"outer": dict(training.outer)}, config.bias_every])
+    sources = [code_state(current), current["fingerprint"]]
+    if data := TASKS.create(config.cell.task).data():
+        sources.append(data)
+    identity = {"asked": asked, "state": digest([asked, *sources])}
+    previous: Previous[TrainingJournal] = Previous()
+    if not fresh:
+        previous = find_previous(
+            *(store / FOLDER, TrainingJournal, identity),
+            has_ended=lambda path: end_of(path) is not None,
+            on_busy=_refuse,
+        )
+    if path := previous.ended:
+        return TrainingSession(None, path, identity["state"], end=end_of(path))
+    if journal := previous.journal:
+        return TrainingSession(journal, journal.path, identity["state"], previous.lines, current)
     journal = TrainingJournal.create(store)
-    journal.start(made_with, training, asked=asked, state=state)
-    return Session(journal, journal.path, state, told)
+    journal.start(current, training, **identity)
+    return TrainingSession(journal, journal.path, identity["state"], previous.lines)
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise UserError(f"another process is training the same in {path}; --fresh begins another")
 
 
 def end_of(path: Path) -> TestResult | str | None:
-    """Returns how a training ended, or why it could not; None if it has not ended.
+    """Return how a training ended, or why it could not go on; None if it has not ended.
 
     Raises:
         OSError: it cannot be read.
@@ -121,7 +109,3 @@ def end_of(path: Path) -> TestResult | str | None:
             case {"event": "end"}:
                 over = True
     return end if over else None
-
-
-def _digest(facts: object) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
