@@ -17,6 +17,7 @@ from tests.support.probes import (
     bowl,
     calibrated,
     errors_of_all,
+    fitted,
     least_squares,
     problem,
     slide,
@@ -25,9 +26,6 @@ from tests.support.probes import (
 
 def point(size: int) -> Params:
     return {"w": torch.linspace(-1, 2, size).double()}
-
-
-# Where no fit can be had
 
 
 def check_fallback(
@@ -63,16 +61,13 @@ def test_collinear_levels_are_fitted_by_the_first() -> None:
     assert estimator.calibration.error < 1e-6
 
 
-def test_levels_of_other_curvatures_are_collinear_within_each_task_alone() -> None:
-    curvatures = (0.5, 1.0, 1.5, 2.0)
-    estimator, theta = calibrated(3), point(SIZE)
-    probes = [bowl(curvature, alpha=0.3, steps=4) for curvature in curvatures]
-    estimator.calibrate(probes, theta)
-    found = estimator.calibration
-    assert found is not None
-    assert found.fell_back is None
+def test_levels_of_other_curvatures_are_collinear_only_within_each_task() -> None:
+    theta = point(SIZE)
+    probes = [bowl(curvature, alpha=0.3, steps=4) for curvature in (0.5, 1.0, 1.5, 2.0)]
+    calibration = fitted(3, probes, theta)
+    assert calibration.fell_back is None
     expected = least_squares([Dense(each, theta, 3) for each in probes])
-    assert found.coefficients == pytest.approx(expected.tolist(), rel=1e-4)
+    assert calibration.coefficients == pytest.approx(expected.tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -88,12 +83,8 @@ def test_levels_that_are_zero_are_not_fitted(count: int) -> None:
 
 def test_tasks_without_curvature_do_not_disturb_the_others() -> None:
     curved = [problem(seed, 0.5, 4) for seed in range(4)]
-    both, alone = calibrated(2), calibrated(2)
-    both.calibrate([slide(4), *curved, slide(4)], THETA)
-    alone.calibrate(curved, THETA)
-    assert both.calibration is not None
-    assert alone.calibration is not None
-    assert both.calibration.coefficients == pytest.approx(alone.calibration.coefficients, rel=1e-9)
+    both, alone = (fitted(2, probes, THETA) for probes in ([slide(4), *curved, slide(4)], curved))
+    assert both.coefficients == pytest.approx(alone.coefficients, rel=1e-9)
 
 
 def test_one_parameter_has_room_for_one_coefficient() -> None:
@@ -102,12 +93,10 @@ def test_one_parameter_has_room_for_one_coefficient() -> None:
 
 
 def test_tasks_of_one_parameter_have_room_for_as_many_coefficients_as_there_are_tasks() -> None:
-    estimator, theta = calibrated(2), point(1)
+    theta = point(1)
     probes = [bowl(curvature, alpha=0.3, steps=3, size=1) for curvature in (0.5, 1.0, 2.0, 3.0)]
-    estimator.calibrate(probes, theta)
-    assert estimator.calibration is not None
     expected = least_squares([Dense(each, theta, 2) for each in probes])
-    assert estimator.calibration.coefficients == pytest.approx(expected.tolist(), rel=1e-6)
+    assert fitted(2, probes, theta).coefficients == pytest.approx(expected.tolist(), rel=1e-6)
 
 
 def test_more_levels_than_a_task_has_entries() -> None:
@@ -146,9 +135,6 @@ def test_tasks_that_contradict_each_other_end_in_binom() -> None:
     assert coefficients == (1.0,)
 
 
-# Probes that tell nothing
-
-
 def undefined() -> BilevelProblem:
     return BilevelProblem(
         lambda params: (params["w"] - 100).sqrt().sum(),
@@ -174,26 +160,17 @@ USELESS = {"undefined": undefined(), "flat": flat(), "diverging": diverging()}
 
 
 @pytest.mark.parametrize("useless", USELESS.values(), ids=list(USELESS))
-def test_probes_without_a_gradient_are_left_out(useless: BilevelProblem) -> None:
+def test_probes_without_a_gradient_are_left_out_and_refused_where_there_are_no_others(
+    useless: BilevelProblem,
+) -> None:
     usual = [problem(seed, 0.5, 4) for seed in range(4)]
-    with_it, without = calibrated(2), calibrated(2)
+    estimator = calibrated(2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with_it.calibrate([useless, *usual, useless], THETA)
-        without.calibrate(usual, THETA)
-    assert with_it.calibration == without.calibration is not None
-
-
-@pytest.mark.parametrize("useless", USELESS.values(), ids=list(USELESS))
-def test_a_fit_without_any_gradient_is_refused(useless: BilevelProblem) -> None:
-    estimator = calibrated(2)
-    estimator.calibrate([problem(seed, 0.5, 4) for seed in range(4)], THETA)
+        estimator.calibrate([useless, *usual, useless], THETA)
+        assert estimator.calibration == fitted(2, usual, THETA)
     before = estimator.state_dict()
-    with pytest.raises(OptionError, match="no probe has a finite meta-gradient"):
-        estimator.calibrate([useless, useless], THETA)
-    assert estimator.state_dict() == before
-
-
-def test_a_fit_without_probes_is_refused() -> None:
-    with pytest.raises(OptionError, match="no probe"):
-        calibrated(1).calibrate([], THETA)
+    for none in ([useless, useless], []):
+        with pytest.raises(OptionError, match="no probe"):
+            estimator.calibrate(none, THETA)
+        assert estimator.state_dict() == before

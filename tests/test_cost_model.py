@@ -53,6 +53,8 @@ def test_flops_are_those_of_the_stated_cost(task: str, model: str) -> None:
             expected += count_flops(partial(problem.outer_loss, params))
         if "vmap" in spec:  # side by side, each product has a graph that is only its
             expected += (cost.hvps - 5) * inner
+        result = estimator(problem, params)
+        assert (result.hvps, result.serial_depth) == (cost.hvps, cost.serial_depth), spec
         counted = count_flops(partial(estimator, problem, params))
         # 2 % for first layers, whose input needs no derivative.
         assert counted == pytest.approx(expected, rel=0.02), spec

@@ -1,4 +1,4 @@
-"""What every estimator computes and counts, against the dense reference, in float64."""
+"""Every estimator's result and counts against the dense reference, in float64."""
 
 from collections.abc import Callable
 
@@ -9,103 +9,80 @@ from estimators import BilevelProblem, OptionError, Params, create
 from estimators.hvp import count_hvps
 from estimators.methods.cascade import elementary_sums
 from harness.conformance.cases import case
-from tests.support.cases import NAMES, estimate, kinked, oracle
+from tests.support.cases import (
+    EXACT,
+    assert_estimate,
+    estimate,
+    every_case,
+    kinked,
+    oracle,
+)
 from tests.support.oracle import Descent, flatten, relative_error, unflatten
 
-DEEPEST = 6
-DEPTHS = range(DEEPEST + 1)
-ORDERS = [(steps, order) for steps in DEPTHS for order in range(steps + 1)]
-WINDOWS = [
-    (steps, window, order)
-    for steps in range(6)
-    for window in range(steps + 1)
-    for order in range(window + 1)
-]
-EXACT = 1e-10
+DEPTHS = range(7)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("steps", "order"), ORDERS)
-def test_binom_is_the_sum_over_subsets(name: str, steps: int, order: int) -> None:
-    result = estimate(f"binom(order={order})", name, steps)
-    assert relative_error(result.gradient, oracle(name, steps).binomial(order)) < EXACT
+@every_case
+def test_ordered_estimators_are_sums_and_products_of_the_reference(name: str) -> None:
+    for steps in DEPTHS:
+        reference = oracle(name, steps)
+        for order in range(steps + 1):
+            scale = case(name).step_size * order / (steps or 1)
+            for spec, expected in (
+                ("binom", reference.binomial(order)),
+                ("binom-released", reference.binomial(order, scale=scale)),
+                ("truncated", reference.truncated(order)),
+            ):
+                result = assert_estimate(f"{spec}(order={order})", name, steps, expected)
+                assert relative_error(result.adapted, reference.iterates[-1]) < EXACT, spec
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("steps", "window", "order"), WINDOWS)
-def test_hybrid_is_the_sum_over_subsets_of_the_last_steps(
-    name: str, steps: int, window: int, order: int
-) -> None:
-    result = estimate(f"hybrid(order={order}, window={window})", name, steps)
-    expansion = oracle(name, steps).binomial(order, window)
-    assert relative_error(result.gradient, expansion) < EXACT
-    assert relative_error(result.adapted, oracle(name, steps).iterates[-1]) < EXACT
-    assert (result.hvps, result.serial_depth) == (order * (window - order + 1), order)
+@every_case
+def test_hybrid_is_the_sum_over_subsets_of_the_last_steps(name: str) -> None:
+    for steps in range(6):
+        reference = oracle(name, steps)
+        for window in range(steps + 1):
+            for order in range(window + 1):
+                spec = f"hybrid(order={order}, window={window})"
+                assert_estimate(spec, name, steps, reference.binomial(order, window))
+                if window == steps:
+                    assert_estimate(spec, name, steps, reference.binomial(order))
+                if window == order:
+                    assert_estimate(spec, name, steps, reference.truncated(order))
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("order", range(6))
-def test_limits_of_hybrid_are_binom_and_truncated(name: str, order: int) -> None:
-    for window, spec in ((5, f"binom(order={order})"), (order, f"truncated(order={order})")):
-        hybrid, limit = (
-            estimate(each, name, 5) for each in (f"hybrid(order={order}, window={window})", spec)
-        )
-        assert relative_error(hybrid.gradient, flatten(limit.gradient)) < EXACT, spec
+@every_case
+def test_elementary_sums_run_over_the_subsets_of_one_size(name: str) -> None:
+    found = case(name)
+    for steps in DEPTHS:
+        reference = oracle(name, steps)
+        points = [unflatten(phi, found.params) for phi in reference.iterates[:-1]]
+        g = unflatten(reference.outer_gradient, found.params)
+        for order in range(steps + 1):
+            engine = "func" if order == 2 else "reverse"
+            with count_hvps() as counter:
+                sums = elementary_sums(
+                    found.inner_loss, points, g, order, scale=found.step_size, engine=engine
+                )
+            assert counter.products == order * (steps - order) + order * (order + 1) // 2
+            assert len(sums) == order
+            for size, total in enumerate(sums, start=1):
+                expected = (-found.step_size) ** size * reference.subset_sum(size)
+                assert relative_error(total, expected) < EXACT, (steps, order, size)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("steps", "order"), ORDERS)
-def test_released_binom_scales_the_step_by_order_over_depth(
-    name: str, steps: int, order: int
-) -> None:
-    result = estimate(f"binom-released(order={order})", name, steps)
-    scale = case(name).step_size * order / (steps or 1)
-    expansion = oracle(name, steps).binomial(order, scale=scale)
-    assert relative_error(result.gradient, expansion) < EXACT
-    assert relative_error(result.adapted, oracle(name, steps).iterates[-1]) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", DEPTHS)
-def test_elementary_sums_run_over_the_subsets_of_one_size(name: str, steps: int) -> None:
-    found, reference = case(name), oracle(name, steps)
-    points = [unflatten(phi, found.params) for phi in reference.iterates[:-1]]
-    g = unflatten(reference.outer_gradient, found.params)
-    for order in range(steps + 1):
-        with count_hvps() as counter:
-            sums = elementary_sums(
-                found.inner_loss, points, g, order, scale=found.step_size, engine="reverse"
-            )
-        assert counter.products == order * (steps - order) + order * (order + 1) // 2
-        assert len(sums) == order
-        for size, total in enumerate(sums, start=1):
-            expected = (-found.step_size) ** size * reference.subset_sum(size)
-            assert relative_error(total, expected) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("steps", "order"), ORDERS)
-def test_truncated_is_the_product_of_the_last_steps(name: str, steps: int, order: int) -> None:
-    result = estimate(f"truncated(order={order})", name, steps)
-    assert relative_error(result.gradient, oracle(name, steps).truncated(order)) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", DEPTHS)
-def test_exact_estimators_are_the_whole_product(name: str, steps: int) -> None:
-    for spec in ("maml", "adjoint", f"binom(order={steps})", f"truncated(order={steps})"):
-        result = estimate(spec, name, steps)
-        assert relative_error(result.gradient, oracle(name, steps).exact()) < EXACT, spec
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", range(11))
-def test_maml_with_checkpoints_is_exact(name: str, steps: int) -> None:
-    result = estimate("maml(checkpoint='sqrt')", name, steps)
-    reference = oracle(name, steps)
-    assert relative_error(result.gradient, reference.exact()) < EXACT
-    assert relative_error(result.adapted, reference.iterates[-1]) < EXACT
-    assert result.hvps == result.serial_depth == steps
+@every_case
+def test_exact_and_first_order_estimators(name: str) -> None:
+    for steps in range(11):
+        reference = oracle(name, steps)
+        exact = ["maml", "maml(checkpoint='sqrt')", "adjoint", f"truncated(order={steps})"]
+        for spec in (*exact, f"binom(order={steps})") if steps < 7 else exact[:3]:
+            result = assert_estimate(spec, name, steps, reference.exact())
+            assert relative_error(result.adapted, reference.iterates[-1]) < EXACT
+        for spec in ("fomaml", "binom(order=0)", "truncated(order=0)"):
+            assert_estimate(spec, name, steps, reference.outer_gradient)
+        if steps:
+            assert_estimate("reptile", name, steps, reference.reptile())
 
 
 @pytest.mark.parametrize(
@@ -124,56 +101,24 @@ def test_checkpoints_rebuild_one_segment_after_another(checkpoint: str, rebuilt:
     assert visited == [*range(10), *rebuilt]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", DEPTHS)
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 5e-6), (torch.float32, 1e-2)], ids=str
-)
-def test_hf_maml_is_nearly_exact_on_smooth_losses(
-    name: str, steps: int, dtype: torch.dtype, tolerance: float
-) -> None:
-    found = case(name, dtype)
-    result = create("hf-maml")(found.problem(steps), found.params)
-    assert relative_error(result.gradient, oracle(name, steps).exact()) < tolerance
-    assert result.hvps == result.serial_depth == steps
+@every_case
+def test_hf_maml_is_nearly_exact_on_smooth_losses(name: str) -> None:
+    for steps in DEPTHS:
+        for dtype, tolerance in ((torch.float64, 5e-6), (torch.float32, 1e-2)):
+            found = case(name, dtype)
+            result = create("hf-maml")(found.problem(steps), found.params)
+            error = relative_error(result.gradient, oracle(name, steps).exact())
+            assert error < tolerance, (steps, dtype)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", DEPTHS)
-def test_first_order_estimators_are_the_outer_gradient(name: str, steps: int) -> None:
-    for spec in ("fomaml", "binom(order=0)", "truncated(order=0)"):
-        result = estimate(spec, name, steps)
-        assert relative_error(result.gradient, oracle(name, steps).outer_gradient) < EXACT, spec
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", DEPTHS[1:])
-def test_reptile_is_the_sum_of_inner_gradients(name: str, steps: int) -> None:
-    result = estimate("reptile", name, steps)
-    assert relative_error(result.gradient, oracle(name, steps).reptile()) < EXACT
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_hf_maml_steps_over_no_kinks(seed: int) -> None:
-    found = kinked(torch.float64, seed)
-    exact = flatten(create("adjoint")(found.problem(3), found.params).gradient)
-    for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 1e-2)):
-        found = kinked(dtype, seed)
-        result = create("hf-maml")(found.problem(3), found.params)
-        assert relative_error(result.gradient, exact) < tolerance, dtype
-
-
-@pytest.mark.parametrize(("spec", "gradients"), [("adjoint", 8), ("hf-maml", 12)])
-def test_hf_maml_takes_two_gradients_a_product(spec: str, gradients: int) -> None:
-    found, calls = case("quartic"), 0
-
-    def inner_loss(params: Params) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return found.inner_loss(params)
-
-    create(spec)(BilevelProblem(inner_loss, found.outer_loss, 0.05, 4), found.params)
-    assert calls == gradients
+def test_hf_maml_steps_over_no_kinks() -> None:
+    for seed in range(5):
+        found = kinked(torch.float64, seed)
+        exact = flatten(create("adjoint")(found.problem(3), found.params).gradient)
+        for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 1e-2)):
+            found = kinked(dtype, seed)
+            result = create("hf-maml")(found.problem(3), found.params)
+            assert relative_error(result.gradient, exact) < tolerance, (seed, dtype)
 
 
 def geometric(steps: int, ratio: float) -> list[float]:
@@ -188,37 +133,31 @@ MEANS: dict[str, Callable[[int], list[float]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", DEPTHS[1:])
-def test_mixed_is_the_weighted_mean_of_exact_gradients(name: str, steps: int) -> None:
-    given = (0, 2, 0, 0.5, 0, 3)[-steps:]
-    means = {spec: weights(steps) for spec, weights in MEANS.items()}
-    means[f"mixed(weights={given})"] = [weight / sum(given) for weight in given]
-    for spec, weights in means.items():
-        assert sum(weights) == pytest.approx(1)
-        exact = [weight * oracle(name, j).exact() for j, weight in enumerate(weights, start=1)]
-        result = estimate(spec, name, steps)
-        assert relative_error(result.gradient, torch.stack(exact).sum(0)) < EXACT, spec
-        assert result.hvps == result.serial_depth == steps
+@every_case
+def test_mixed_is_the_weighted_mean_of_exact_gradients(name: str) -> None:
+    for steps in DEPTHS[1:]:
+        given = (0, 2, 0, 0.5, 0, 3)[-steps:]
+        means = {spec: weights(steps) for spec, weights in MEANS.items()}
+        means[f"mixed(weights={given})"] = [weight / sum(given) for weight in given]
+        for spec, weights in means.items():
+            assert sum(weights) == pytest.approx(1)
+            exact = [weight * oracle(name, j).exact() for j, weight in enumerate(weights, start=1)]
+            assert_estimate(spec, name, steps, torch.stack(exact).sum(0))
+    for spec in MEANS:
+        assert_estimate(spec, name, 0, oracle(name, 0).outer_gradient)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("spec", MEANS)
-def test_mixed_at_depth_0_is_the_outer_gradient(name: str, spec: str) -> None:
-    result = estimate(spec, name, 0)
-    assert relative_error(result.gradient, oracle(name, 0).outer_gradient) < EXACT
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", [0, 1, 4])
-@pytest.mark.parametrize("spec", [*MEANS, "mixed(weights=(2, 0, 1, 3))", "anil"])
-def test_exact_estimators_of_another_objective_know_it(name: str, steps: int, spec: str) -> None:
-    found, estimator = case(name), create(spec)
-    if estimator.unsupported_reason(steps):
-        pytest.skip("weights for another depth")
-    own = estimator.own_exact_gradient(found.problem(steps), found.params)
-    assert own is not None
-    assert relative_error(own, flatten(estimate(spec, name, steps).gradient)) < EXACT
+@every_case
+def test_exact_estimators_of_another_objective_know_it(name: str) -> None:
+    found = case(name)
+    for spec in (*MEANS, "mixed(weights=(2, 0, 1, 3))", "anil"):
+        for steps in (0, 1, 4):
+            estimator = create(spec)
+            if estimator.unsupported_reason(steps):  # weights for another depth
+                continue
+            own = estimator.own_exact_gradient(found.problem(steps), found.params)
+            assert own is not None
+            assert_estimate(spec, name, steps, flatten(own))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +180,7 @@ def test_exact_estimators_of_another_objective_know_it(name: str, steps: int, sp
         ("anil(head='crown')", "'crown'.*first, second"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(spec: str, message: str) -> None:
+def test_nonsensical_options_are_refused(spec: str, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         estimate(spec, "mlp", 3)
 
@@ -255,22 +194,20 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 5])
-@pytest.mark.parametrize("name", NAMES)
-def test_anil_descends_and_differentiates_on_the_head_alone(name: str, steps: int) -> None:
+@every_case
+def test_anil_descends_and_differentiates_on_the_head_only(name: str) -> None:
     found = case(name)
     for spec, head in HEADS[name]:
         sizes = {
             key: torch.tensor(found.step_size if key in head else 0, dtype=torch.float64)
             for key in found.params
         }
-        reference = Descent(oracle(name, steps), sizes)
-        result = estimate(spec, name, steps)
-        assert relative_error(result.gradient, reference.gradients[0]) < EXACT, spec
-        assert relative_error(result.adapted, reference.adapted) < EXACT, spec
-        assert result.hvps == result.serial_depth == steps
-        for key in found.params.keys() - set(head):
-            assert torch.equal(result.adapted[key], found.params[key])
+        for steps in (0, 1, 2, 5):
+            reference = Descent(oracle(name, steps), sizes)
+            result = assert_estimate(spec, name, steps, reference.gradients[0])
+            assert relative_error(result.adapted, reference.adapted) < EXACT, spec
+            for key in found.params.keys() - set(head):
+                assert torch.equal(result.adapted[key], found.params[key])
 
 
 @pytest.mark.parametrize(
@@ -288,32 +225,16 @@ def test_head_of_anil_is_a_whole_module(spec: str, adapted: list[str] | None) ->
     assert [key for key in names if result.adapted[key] != 1] == (adapted or names)
 
 
-@pytest.mark.parametrize(("steps", "order"), ORDERS)
-def test_products_are_counted_as_the_formulas_say(steps: int, order: int) -> None:
-    expected = {
-        "maml": (steps, steps),
-        "adjoint": (steps, steps),
-        "fomaml": (0, 0),
-        "reptile": (0, 0),
-        f"truncated(order={order})": (order, order),
-        f"binom(order={order})": (order * (steps - order + 1), order),
-        f"binom-released(order={order})": (order * (steps - order + 1), order),
-    }
-    for spec, (hvps, serial_depth) in expected.items():
-        result = estimate(spec, "quartic", steps)
-        assert (result.hvps, result.serial_depth) == (hvps, serial_depth), spec
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("steps", "order"), [(1, 1), (3, 2), (5, 1), (5, 4), (6, 3)])
-def test_products_are_counted_as_they_are_taken(name: str, steps: int, order: int) -> None:
-    specs = ["adjoint", "hf-maml", "mixed", "mixed(weights='geometric')"]
-    specs += [f"imaml(lam=4.0, cg_steps={order})", f"neumann(lam=4.0, terms={order})"]
-    specs += [f"binom(order={order})", f"binom-released(order={order})"]
-    for spec in (*specs, f"hybrid(order={order}, window={steps})"):
-        with count_hvps() as counter:
-            result = estimate(spec, name, steps)
-        assert result.hvps == counter.products > 0, spec
+@every_case
+def test_products_are_counted_as_they_are_taken(name: str) -> None:
+    for steps, order in [(1, 1), (3, 2), (5, 1), (5, 4), (6, 3)]:
+        specs = ["adjoint", "hf-maml", "mixed", "mixed(weights='geometric')"]
+        specs += [f"imaml(lam=4.0, cg_steps={order})", f"neumann(lam=4.0, terms={order})"]
+        specs += [f"binom(order={order})", f"binom-released(order={order})"]
+        for spec in (*specs, f"hybrid(order={order}, window={steps})"):
+            with count_hvps() as counter:
+                result = estimate(spec, name, steps)
+            assert result.hvps == counter.products > 0, (spec, steps)
 
 
 @pytest.mark.parametrize("spec", ["maml", "adjoint", "fomaml", "binom(order=1)", "imaml(lam=2.0)"])

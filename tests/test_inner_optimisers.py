@@ -1,18 +1,18 @@
 """Momentum and a step size for each parameter, against the dense reference, in float64."""
 
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from estimators import BilevelProblem, OptionError, Params, available, create
+from estimators import BilevelProblem, MetaGradient, OptionError, Params, available, create
 from estimators.base.registry import ESTIMATORS
 from harness.conformance.cases import case
-from tests.support.cases import NAMES, oracle
+from tests.support.cases import EXACT, every_case, oracle
 from tests.support.oracle import Descent, relative_error
 
-EXACT = 1e-10
 # Which step sizes, and mu.
 WAYS = [
     ("number", 0.5),
@@ -26,10 +26,7 @@ WAYS = [
     ("one zero", 0.9),
 ]
 DERIVED_FOR_ANY = ["maml", "adjoint", "truncated(order=1)", "fomaml"]
-PLAIN_ALONE = [name for name in available() if name not in ("truncated", *DERIVED_FOR_ANY)]
-
-every_way = pytest.mark.parametrize(("kind", "momentum"), WAYS)
-every_case = pytest.mark.parametrize("name", NAMES)
+PLAIN_ONLY = [name for name in available() if name not in ("truncated", *DERIVED_FOR_ANY)]
 
 
 @cache
@@ -60,68 +57,49 @@ def problem(name: str, kind: str, momentum: float, steps: int) -> BilevelProblem
     return BilevelProblem(found.inner_loss, found.outer_loss, step_size, steps, momentum)
 
 
-@every_case
-@every_way
-@pytest.mark.parametrize("steps", [0, 1, 2, 4])
-def test_exact_estimators_differentiate_the_descent(
-    name: str, kind: str, momentum: float, steps: int
-) -> None:
-    reference = descent(name, kind, momentum, steps)
-    by_theta, by_sizes = reference.gradients
-    for spec in ("maml", "maml(checkpoint='sqrt')", "adjoint", f"truncated(order={steps})"):
-        result = create(spec)(problem(name, kind, momentum, steps), case(name).params)
-        assert relative_error(result.gradient, by_theta) < EXACT, spec
-        assert relative_error(result.adapted, reference.adapted) < EXACT, spec
-        assert result.hvps == result.serial_depth == steps, spec
-        if kind == "number":
-            assert result.step_size_gradient is None, spec
-        else:
-            assert result.step_size_gradient is not None
-            assert list(result.step_size_gradient) == list(sizes(name, kind)), spec
-            assert relative_error(result.step_size_gradient, by_sizes) < EXACT, spec
-
-
-@every_case
-@every_way
-@pytest.mark.parametrize("order", range(5))
-def test_truncated_holds_the_first_steps_and_their_velocity_fixed(
-    name: str, kind: str, momentum: float, order: int
-) -> None:
-    reference = descent(name, kind, momentum, 4)
-    by_theta, by_sizes = reference.last(order).gradients
-    spec = f"truncated(order={order})"
-    result = create(spec)(problem(name, kind, momentum, 4), case(name).params)
-    assert relative_error(result.gradient, by_theta) < EXACT
-    assert relative_error(result.adapted, reference.adapted) < EXACT
-    assert result.hvps == result.serial_depth == order
-    assert (result.step_size_gradient is None) is (kind == "number")
+def assert_follows(
+    spec: str, name: str, way: tuple[str, float], steps: int, by_theta: Tensor, by_sizes: Tensor
+) -> MetaGradient:
+    """Check both gradients of an estimate, and its adapted parameters."""
+    where = spec, way, steps
+    result = create(spec)(problem(name, *way, steps), case(name).params)
+    assert relative_error(result.gradient, by_theta) < EXACT, where
+    assert relative_error(result.adapted, descent(name, *way, steps).adapted) < EXACT, where
+    assert (result.step_size_gradient is None) is (way[0] == "number"), where
     if result.step_size_gradient is not None:
-        assert relative_error(result.step_size_gradient, by_sizes) < EXACT
+        assert list(result.step_size_gradient) == list(sizes(name, way[0])), where
+        assert relative_error(result.step_size_gradient, by_sizes) < EXACT, where
+    return result
 
 
 @every_case
-@every_way
-@pytest.mark.parametrize("steps", [0, 1, 4])
-def test_fomaml_is_the_outer_gradient_where_the_descent_leads(
-    name: str, kind: str, momentum: float, steps: int
-) -> None:
-    reference = descent(name, kind, momentum, steps)
-    result = create("fomaml")(problem(name, kind, momentum, steps), case(name).params)
-    assert relative_error(result.gradient, reference.outer_gradient) < EXACT
-    assert relative_error(result.adapted, reference.adapted) < EXACT
-    assert (result.step_size_gradient is None) is (kind == "number")
-    for key, value in (result.step_size_gradient or {}).items():
-        assert torch.equal(value, torch.zeros_like(sizes(name, kind)[key]))
+def test_exact_estimators_differentiate_the_descent(name: str) -> None:
+    for way, steps in product(WAYS, (0, 1, 2, 4)):
+        gradients = descent(name, *way, steps).gradients
+        for spec in ("maml", "maml(checkpoint='sqrt')", "adjoint", f"truncated(order={steps})"):
+            result = assert_follows(spec, name, way, steps, *gradients)
+            assert result.hvps == result.serial_depth == steps, spec
+    if name == "mlp":
+        for steps in range(11):
+            gradients = descent("mlp", "entries", 0.9, steps).gradients
+            spec = "maml(checkpoint='sqrt')"
+            assert_follows(spec, "mlp", ("entries", 0.9), steps, *gradients)
 
 
-@pytest.mark.parametrize("steps", range(11))
-def test_checkpoints_carry_the_velocity_over(steps: int) -> None:
-    by_theta, by_sizes = descent("mlp", "entries", 0.9, steps).gradients
-    maml = create("maml(checkpoint='sqrt')")
-    result = maml(problem("mlp", "entries", 0.9, steps), case("mlp").params)
-    assert relative_error(result.gradient, by_theta) < EXACT
-    assert result.step_size_gradient is not None
-    assert relative_error(result.step_size_gradient, by_sizes) < EXACT
+@every_case
+def test_truncated_holds_the_first_steps_and_their_velocity_fixed(name: str) -> None:
+    for way, order in product(WAYS, range(5)):
+        gradients = descent(name, *way, 4).last(order).gradients
+        result = assert_follows(f"truncated(order={order})", name, way, 4, *gradients)
+        assert result.hvps == result.serial_depth == order
+
+
+@every_case
+def test_fomaml_is_the_outer_gradient_at_the_end_of_the_descent(name: str) -> None:
+    for way, steps in product(WAYS, (0, 1, 4)):
+        reference = descent(name, *way, steps)
+        zeros = torch.zeros_like(reference.gradients[1])
+        assert_follows("fomaml", name, way, steps, reference.outer_gradient, zeros)
 
 
 @pytest.mark.parametrize("spec", [*DERIVED_FOR_ANY, "maml(checkpoint='sqrt')"])
@@ -149,53 +127,39 @@ def test_trainable_step_sizes_are_left_alone(spec: str, momentum: float) -> None
         assert torch.equal(value, plain[key])
 
 
-@pytest.mark.parametrize("name", PLAIN_ALONE)
-@pytest.mark.parametrize(("kind", "momentum"), [("number", 0.5), ("entries", 0.0)])
-def test_other_estimators_refuse_what_they_are_not_derived_for(
-    name: str, kind: str, momentum: float
-) -> None:
-    options = ESTIMATORS.options(name).values()
-    needed = {option.name: 1 for option in options if option.default is option.empty}
-    with pytest.raises(OptionError, match="plain gradient descent"):
-        create(name, **needed)(problem("mlp", kind, momentum, 3), case("mlp").params)
+def test_other_inner_loops_are_refused_by_estimators_that_are_not_derived_for_them() -> None:
+    for name in PLAIN_ONLY:
+        options = ESTIMATORS.options(name).values()
+        needed = {option.name: 1 for option in options if option.default is option.empty}
+        for way in (("number", 0.5), ("entries", 0.0)):
+            with pytest.raises(OptionError, match="plain gradient descent"):
+                create(name, **needed)(problem("mlp", *way, 3), case("mlp").params)
+            for engine in ("reverse", "func"):
+                with pytest.raises(OptionError, match="plain gradient descent"):
+                    create("adjoint", engine=engine)(problem("mlp", *way, 3), case("mlp").params)
 
 
-@pytest.mark.parametrize("spec", ["adjoint(engine='reverse')", "adjoint(engine='func')"])
-@pytest.mark.parametrize(("kind", "momentum"), [("number", 0.5), ("entries", 0.0)])
-def test_adjoint_has_no_choice_of_engine_there(spec: str, kind: str, momentum: float) -> None:
-    with pytest.raises(OptionError, match="is for plain gradient descent with one step size"):
-        create(spec)(problem("mlp", kind, momentum, 3), case("mlp").params)
-
-
-def loss(params: Params) -> torch.Tensor:
+def loss(params: Params) -> Tensor:
     return params["w"].square().sum()
 
 
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
-def test_momentum_out_of_its_range_is_refused(momentum: float) -> None:
-    with pytest.raises(OptionError, match=f"momentum={momentum} must be 0 or more and below 1"):
-        BilevelProblem(loss, loss, 0.1, 2, momentum)
-
-
-@pytest.mark.parametrize("step_size", [0.0, -0.1, float("nan"), float("inf")])
-def test_number_that_is_no_step_size_is_refused(step_size: float) -> None:
-    with pytest.raises(OptionError, match=f"step_size={step_size} must be positive"):
-        BilevelProblem(loss, loss, step_size, 2)
+def test_numbers_out_of_their_range_are_refused() -> None:
+    for momentum in (-0.1, 1.0, 1.5, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match=f"momentum={momentum}"):
+            BilevelProblem(loss, loss, 0.1, 2, momentum)
+    for step_size in (0.0, -0.1, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match=f"step_size={step_size}"):
+            BilevelProblem(loss, loss, step_size, 2)
 
 
 @pytest.mark.parametrize("spec", DERIVED_FOR_ANY)
-@pytest.mark.parametrize(("keys", "odd"), [("", "w"), ("v", "v"), ("wv", "v")])
-def test_step_sizes_of_other_parameters_are_refused(spec: str, keys: str, odd: str) -> None:
-    step_size = {key: torch.tensor(0.1) for key in keys}
-    with pytest.raises(OptionError, match=f"for each parameter; see '{odd}'"):
-        create(spec)(BilevelProblem(loss, loss, step_size, 2), {"w": torch.ones(3)})
-
-
-@pytest.mark.parametrize("spec", DERIVED_FOR_ANY)
-@pytest.mark.parametrize("shape", [(4,), (2, 3), (3, 1)], ids=str)
-def test_step_sizes_that_do_not_broadcast_to_their_parameter_are_refused(
-    spec: str, shape: tuple[int, ...]
-) -> None:
-    problem = BilevelProblem(loss, loss, {"w": torch.full(shape, 0.1)}, 2)
-    with pytest.raises(OptionError, match=r"step_size.*'w'"):
-        create(spec)(problem, {"w": torch.ones(3)})
+def test_step_sizes_that_do_not_fit_the_parameters_are_refused(spec: str) -> None:
+    params = {"w": torch.ones(3)}
+    for keys, unmatched in (("", "w"), ("v", "v"), ("wv", "v")):
+        step_size = {key: torch.tensor(0.1) for key in keys}
+        with pytest.raises(OptionError, match=f"'{unmatched}'"):
+            create(spec)(BilevelProblem(loss, loss, step_size, 2), params)
+    for shape in ((4,), (2, 3), (3, 1)):
+        step_size = {"w": torch.full(shape, 0.1)}
+        with pytest.raises(OptionError, match=r"step_size.*'w'"):
+            create(spec)(BilevelProblem(loss, loss, step_size, 2), params)

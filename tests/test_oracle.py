@@ -1,15 +1,15 @@
-"""The reference itself, against finite differences and closed forms; and that it can tell."""
+"""The reference against finite differences and closed forms; cases that tell mistakes apart."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from math import comb
 
-import pytest
 import torch
 from torch import Tensor
 
 from harness.conformance.cases import case
-from tests.support.cases import CURVED, NAMES, oracle
+from tests.support.cases import every_case, every_curved_case, oracle
 from tests.support.oracle import Descent, Oracle, central_difference, flatten, unflatten
 
 STEPS = 5
@@ -24,33 +24,23 @@ def directions(size: int) -> Tensor:
     return torch.randn(4, size, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_exact_product_is_the_derivative_of_the_adapted_loss(name: str) -> None:
-    reference = oracle(name, STEPS)
-
-    def adapted_loss(flat: Tensor) -> float:
-        moved = replace(reference, theta=unflatten(flat, reference.theta))
-        return float(moved.value(moved.outer_loss, moved.iterates[-1]))
-
-    theta = flatten(reference.theta)
-    slopes = central_difference(adapted_loss, theta, torch.eye(len(theta)).double())
-    assert relative(reference.exact(), slopes) < 1e-7
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_proximal_product_is_the_derivative_of_its_adapted_loss(name: str) -> None:
+@every_case
+def test_exact_products_are_the_derivatives_of_the_adapted_losses(name: str) -> None:
     reference, lam = oracle(name, STEPS), case(name).lam
-
-    def adapted_loss(flat: Tensor) -> float:
-        moved = replace(reference, theta=unflatten(flat, reference.theta))
-        return float(moved.value(moved.outer_loss, moved.proximal_descent(lam)))
-
     theta = flatten(reference.theta)
-    slopes = central_difference(adapted_loss, theta, torch.eye(len(theta)).double())
-    assert relative(reference.proximal_exact(lam), slopes) < 1e-7
+    adapted: list[Callable[[Oracle], Tensor]]
+    adapted = [lambda moved: moved.iterates[-1], lambda moved: moved.proximal_descent(lam)]
+    for end, exact in zip(adapted, (reference.exact(), reference.proximal_exact(lam)), strict=True):
+
+        def adapted_loss(flat: Tensor, end: Callable[[Oracle], Tensor] = end) -> float:
+            moved = replace(reference, theta=unflatten(flat, reference.theta))
+            return float(moved.value(moved.outer_loss, end(moved)))
+
+        slopes = central_difference(adapted_loss, theta, torch.eye(len(theta)).double())
+        assert relative(exact, slopes) < 1e-7
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_case
 def test_implicit_formula_is_the_derivative_of_the_loss_at_the_minimiser(name: str) -> None:
     reference, lam = oracle(name, 0), case(name).lam
 
@@ -64,7 +54,7 @@ def test_implicit_formula_is_the_derivative_of_the_loss_at_the_minimiser(name: s
     assert relative(probes @ gradient, slopes) < 1e-7
 
 
-@pytest.mark.parametrize("name", CURVED)
+@every_curved_case
 def test_hessian_is_the_derivative_of_the_gradient(name: str) -> None:
     reference = oracle(name, STEPS)
     point, hessian = reference.iterates[2], reference.hessians[2]
@@ -89,7 +79,7 @@ def descent(name: str, steps: int) -> Descent:
     return Descent(reference, sizes, momentum=0.7, velocity=velocity)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_case
 def test_gradients_of_a_descent_are_the_derivatives_of_its_adapted_loss(name: str) -> None:
     moving, reference = descent(name, STEPS), oracle(name, STEPS)
     theta, sizes = flatten(reference.theta), flatten(moving.sizes)
@@ -108,7 +98,7 @@ def test_gradients_of_a_descent_are_the_derivatives_of_its_adapted_loss(name: st
     assert relative(probes @ torch.cat(moving.gradients), slopes) < 1e-7
 
 
-@pytest.mark.parametrize("name", NAMES)
+@every_case
 def test_descent_of_one_step_size_is_that_of_the_product_of_steps(name: str) -> None:
     reference = oracle(name, STEPS)
     alpha = torch.tensor(reference.step_size, dtype=torch.float64)
@@ -122,34 +112,15 @@ def test_descent_of_one_step_size_is_that_of_the_product_of_steps(name: str) -> 
         assert relative(tail.gradients[0], reference.truncated(order)) < 1e-13
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_last_steps_of_a_descent_lead_where_it_leads(name: str) -> None:
-    reference = descent(name, STEPS)
-    for order in range(STEPS + 1):
-        assert relative(reference.last(order).adapted, reference.adapted) < 1e-13
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_windows_and_scales_of_the_expansion(name: str) -> None:
-    reference = oracle(name, STEPS)
+@every_case
+def test_expansions_have_the_ends_and_windows_of_each_other(name: str) -> None:
+    reference, moving = oracle(name, STEPS), descent(name, STEPS)
     for order in range(STEPS + 1):
         assert relative(reference.binomial(order, window=order), reference.truncated(order)) < 1e-13
         whole = reference.binomial(order, window=STEPS, scale=reference.step_size)
         assert torch.equal(whole, reference.binomial(order))
         assert torch.equal(reference.binomial(order, scale=0.0), reference.outer_gradient)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_series_nears_the_implicit_solution(name: str) -> None:
-    reference = oracle(name, STEPS)
-    point = reference.iterates[-1]
-    lam = 1 + 2 * float(torch.linalg.matrix_norm(reference.hessian(point), ord=2))
-    assert relative(reference.neumann(point, lam, 60), reference.implicit(point, lam)) < 1e-12
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_ends_of_the_expansions(name: str) -> None:
-    reference = oracle(name, STEPS)
+        assert relative(moving.last(order).adapted, moving.adapted) < 1e-13
     for expansion in (reference.binomial, reference.truncated):
         assert torch.equal(expansion(0), reference.outer_gradient)
         assert relative(expansion(STEPS), reference.exact()) < 1e-13
@@ -177,30 +148,23 @@ def test_expansions_of_a_constant_hessian() -> None:
         assert relative(reference.truncated(order), power @ g) < 1e-13
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_krylov_space_of_full_size_holds_the_solution(name: str) -> None:
+@every_case
+def test_series_and_krylov_spaces_near_the_implicit_solution(name: str) -> None:
     reference, lam = oracle(name, STEPS), case(name).lam
     point = reference.iterates[-1]
     everything = reference.implicit_in_krylov_space(point, lam, len(point))
     assert relative(everything, reference.implicit(point, lam)) < 1e-8
+    lam = 1 + 2 * float(torch.linalg.matrix_norm(reference.hessian(point), ord=2))
+    assert relative(reference.neumann(point, lam, 60), reference.implicit(point, lam)) < 1e-12
 
 
-@pytest.mark.parametrize("name", CURVED)
-def test_hessians_of_curved_cases_do_not_commute(name: str) -> None:
-    for a, b in combinations(oracle(name, STEPS).hessians, 2):
-        assert (a @ b - b @ a).norm() > 0.003 * a.norm() * b.norm()
-
-
-@pytest.mark.parametrize("name", CURVED)
-def test_order_of_the_product_shows(name: str) -> None:
+@every_curved_case
+def test_hessians_do_not_commute_so_that_orders_of_products_and_expansions_show(name: str) -> None:
     reference = oracle(name, STEPS)
+    for a, b in combinations(reference.hessians, 2):
+        assert (a @ b - b @ a).norm() > 0.003 * a.norm() * b.norm()
     reverse = reference.product(list(reversed(range(STEPS))))
     assert relative(reverse, reference.exact()) > 1e-3
-
-
-@pytest.mark.parametrize("name", CURVED)
-def test_every_order_gives_something_else(name: str) -> None:
-    reference = oracle(name, STEPS)
     estimates = [reference.binomial(order) for order in range(STEPS + 1)]
     estimates += [reference.truncated(order) for order in range(1, STEPS)]
     estimates += [reference.binomial(2, window) for window in range(3, STEPS)]

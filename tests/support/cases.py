@@ -2,15 +2,20 @@
 
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor
 
 from estimators import MetaGradient, Params, create
 from harness.conformance.cases import SYNTHETIC, Case, Source, case
-from tests.support.oracle import Loss, Oracle
+from tests.support.oracle import Loss, Oracle, relative_error
 
 NAMES = list(SYNTHETIC)
 CURVED = [name for name in NAMES if case(name).curved]
+EXACT = 1e-10
+
+every_case = pytest.mark.parametrize("name", NAMES)
+every_curved_case = pytest.mark.parametrize("name", CURVED)
 
 
 def kinked(dtype: torch.dtype, seed: int) -> Case:
@@ -37,13 +42,22 @@ def kinked(dtype: torch.dtype, seed: int) -> Case:
 
 
 def estimate(spec: str, name: str, steps: int) -> MetaGradient:
-    """Returns what an estimator makes of a case at a depth."""
+    """Return an estimator's result on a case at a depth."""
     found = case(name)
     return create(spec)(found.problem(steps), found.params)
 
 
+def assert_estimate(
+    spec: str, name: str, steps: int, expected: Tensor, tolerance: float = EXACT
+) -> MetaGradient:
+    """Check an estimate on a case at a depth, and return the result."""
+    result = estimate(spec, name, steps)
+    assert relative_error(result.gradient, expected) < tolerance, (spec, name, steps)
+    return result
+
+
 @cache
 def oracle(name: str, steps: int) -> Oracle:
-    """Returns the reference for a case at a depth."""
+    """Return the reference for a case at a depth."""
     found = case(name)
     return Oracle(found.inner_loss, found.outer_loss, found.step_size, steps, found.params)

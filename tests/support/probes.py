@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from estimators import BilevelProblem, Params, create
 from estimators.binom_calibrated import BinomCalibrated
+from estimators.methods.calibration import Calibration
 from tests.support.oracle import Oracle
 
 
@@ -20,18 +20,12 @@ def calibrated(order: int, **options: Any) -> BinomCalibrated:
     return estimator
 
 
-def subset_sums(reference: Oracle, order: int) -> list[Tensor]:
-    """Returns e_1, ..., e_L, one subset k_1 < ... < k_l of the steps at a time."""
-    sums = []
-    for size in range(1, order + 1):
-        total = torch.zeros_like(reference.outer_gradient)
-        for subset in combinations(range(reference.steps), size):
-            term = reference.outer_gradient
-            for k in reversed(subset):
-                term = -reference.step_size * reference.hessians[k] @ term
-            total = total + term
-        sums.append(total)
-    return sums
+def fitted(order: int, problems: Sequence[BilevelProblem], theta: Params) -> Calibration:
+    """Return the calibration of a new estimator."""
+    estimator = calibrated(order)
+    estimator.calibrate(problems, theta)
+    assert estimator.calibration
+    return estimator.calibration
 
 
 SIZE = 6
@@ -39,7 +33,7 @@ THETA = {"w": torch.randn(SIZE, generator=torch.Generator().manual_seed(9)).doub
 
 
 def problem(seed: int, alpha: float, steps: int) -> BilevelProblem:
-    """Returns a problem whose inner Hessians vary, with eigenvalues up to about 1."""
+    """Return a problem whose inner Hessians vary, with eigenvalues up to about 1."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -61,7 +55,7 @@ def problem(seed: int, alpha: float, steps: int) -> BilevelProblem:
 
 
 def bowl(curvature: float, alpha: float, steps: int, size: int = SIZE) -> BilevelProblem:
-    """Returns a problem whose inner Hessian is a multiple of the identity."""
+    """Return a problem whose inner Hessian is a multiple of the identity."""
 
     def inner_loss(params: Params) -> Tensor:
         return 0.5 * curvature * (params["w"] - 1).square().sum()
@@ -73,20 +67,23 @@ def bowl(curvature: float, alpha: float, steps: int, size: int = SIZE) -> Bileve
 
 
 def slide(steps: int) -> BilevelProblem:
-    """Returns a problem whose inner loss has no curvature."""
+    """Return a problem whose inner loss has no curvature."""
     return BilevelProblem(
         lambda params: params["w"].sum(), lambda params: params["w"].cos().sum(), 0.1, steps
     )
 
 
 class Dense:
-    """What a fit is about, in dense vectors: g, e_1, ..., e_L and the exact meta-gradient."""
+    """The quantities of a fit in dense vectors: g, e_1, ..., e_L and the exact meta-gradient."""
 
     def __init__(self, which: BilevelProblem, theta: Params, order: int) -> None:
         assert isinstance(which.step_size, float)
         reference = Oracle(which.inner_loss, which.outer_loss, which.step_size, which.steps, theta)
         self.g, self.exact = reference.outer_gradient, reference.exact()
-        self.levels = torch.stack([*subset_sums(reference, order)], dim=1)
+        sums = [
+            (-which.step_size) ** size * reference.subset_sum(size) for size in range(1, order + 1)
+        ]
+        self.levels = torch.stack(sums, dim=1)
 
     @property
     def equations(self) -> tuple[Tensor, Tensor]:
@@ -99,7 +96,7 @@ class Dense:
 
 
 def least_squares(tasks: Sequence[Dense]) -> Tensor:
-    """Returns the coefficients that numpy finds for all equations below each other."""
+    """Return the coefficients that numpy finds for all equations below each other."""
     pairs = [task.equations for task in tasks]
     matrix, right = (torch.cat(parts).numpy() for parts in zip(*pairs, strict=True))
     return torch.tensor(np.linalg.lstsq(matrix, right)[0])
@@ -110,18 +107,16 @@ def root_mean_square(errors: Sequence[float]) -> float:
 
 
 def total_error(tasks: Sequence[Dense], coefficients: Sequence[float]) -> float:
-    found = torch.tensor(list(coefficients), dtype=torch.float64)
-    return root_mean_square([task.error(found) for task in tasks])
+    weights = torch.tensor(list(coefficients), dtype=torch.float64)
+    return root_mean_square([task.error(weights) for task in tasks])
 
 
 def errors_of_all(tasks: Sequence[Dense], coefficients: Sequence[float]) -> tuple[float, float]:
-    """Returns the error with some coefficients, and the lower of those of Eq. 8 and fomaml."""
+    """Return the error with some coefficients, and the lower of those of Eq. 8 and fomaml."""
     order = len(coefficients)
     rivals = min(total_error(tasks, [value] * order) for value in (0.0, 1.0))
     return total_error(tasks, coefficients), rivals
 
-
-# The fit
 
 WELL_POSED = [
     (alpha, steps, order)
