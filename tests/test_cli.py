@@ -13,7 +13,7 @@ import torch
 
 from estimators.base.registry import ESTIMATORS
 from harness.cli import main
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.matrix.metrics import METRICS
 from harness.matrix.plan import presets
 from harness.models import MODELS

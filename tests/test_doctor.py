@@ -1,4 +1,4 @@
-"""What makes timings bad: from crafted environments, and on this machine."""
+"""Causes of unsteady timings: from invented environments, and on this machine."""
 
 import json
 import os
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from pytest_regressions.file_regression import FileRegressionFixture
 
 from harness.commands.doctor import doctor
+from harness.commands.options import console
 from harness.environment.doctor import findings
 from harness.environment.steadiness import Steadiness, steadiness
+from tests.support.invocation import invoke
 
 QUIET: dict[str, Any] = {
     "commit": "c" * 40,
@@ -30,10 +32,41 @@ QUIET: dict[str, Any] = {
         **{"disk_free": 2**35, "on_battery": False, "throttled": 0, "overheated": 0},
     },
 }
+FAULTS: tuple[dict[str, Any], ...] = (
+    {"commit": ""},
+    {"changes": "0123456789ab"},
+    {"torch": {"debug": True}},
+    {"torch": {"kind": "Debug"}},
+    {"threading": {"within_an_operation": 2}, "cpu": {"virtual": True}},
+    {"threading": {"within_an_operation": 16}},
+    {"threading": {"within_an_operation": 2}, "cpu": {"usable": 1}},
+    {"cpu": {"governor": "powersave"}},
+    {"cpu": {"boost": True}},
+    {"cpu": {"boost": True, "driver": "intel_pstate"}},
+    {"cpu": {"smt": True}},
+    {"moment": {"overheated": 3}},
+    {"moment": {"on_battery": True}},
+    {"moment": {"load": [2.5, 0.0, 0.0]}},
+    {"limits": {"processors": 1.5}, "moment": {"throttled": 7}},
+    {"moment": {"memory_free": 2**30}},
+    {"moment": {"swap_used": 2**29}},
+    {"moment": {"disk_free": 2**25}},
+    {"gpus": [{"index": "1", "name": "H200", "slowed": ["heat", "power limit"]}]},
+    {"gpus": [{"index": "0", "name": "H200", "busy": 98}]},
+)
 EVEN = (1.0,) * 30
+UNSTEADY = (
+    Steadiness((1.0, 1.3) * 15),
+    Steadiness(EVEN, waited=0.4),
+    Steadiness((1.0,) * 24 + (1.3,) * 7),
+    Steadiness((1.25,) * 7 + (1.0,) * 24),
+    Steadiness(EVEN, stolen=0.1),
+    Steadiness(EVEN, throttled=3),
+    Steadiness(EVEN, overheated=2),
+)
 
 
-def changed(**changes: Any) -> dict[str, Any]:
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
     """Returns the quiet environment with some fields changed, nested ones one by one."""
     return QUIET | {
         name: QUIET[name] | value if isinstance(value, dict) else value
@@ -41,84 +74,22 @@ def changed(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_quiet_machine_has_no_findings() -> None:
+def test_each_fault_is_found(file_regression: FileRegressionFixture) -> None:
+    lines = []
+    for cause, environment, steady in (
+        *((fault, changed(fault), Steadiness(EVEN)) for fault in FAULTS),
+        *((steady, QUIET, steady) for steady in UNSTEADY),
+    ):
+        found = findings(environment, steady)
+        assert len(found) == 1, cause
+        lines.append(f"{found[0].what}: {found[0].why}. {found[0].remedy}")
+    file_regression.check("\n".join(lines) + "\n", extension=".txt")
+
+
+def test_quiet_and_unknown_is_no_fault() -> None:
     assert findings(QUIET, Steadiness(EVEN)) == []
-
-
-def test_unknown_is_no_finding() -> None:
     older = {"commit": "c" * 40, "changes": "", "threads": "1", "packages": {}, "devices": []}
     assert findings(older) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "what", "remedy"),
-    [
-        ({"commit": ""}, "no commit", "commit"),
-        ({"changes": "0123456789ab"}, "uncommitted changes", "commit"),
-        ({"torch": {"debug": True}}, "debug build", "release"),
-        ({"torch": {"kind": "Debug"}}, "debug build", "release"),
-        (
-            {"threading": {"within_an_operation": 2}, "cpu": {"virtual": True}},
-            "2 threads on virtual processors",
-            "OMP_NUM_THREADS=1",
-        ),
-        ({"threading": {"within_an_operation": 16}}, "16 threads for 8 cores", "OMP_NUM_THREADS=8"),
-        (
-            {"threading": {"within_an_operation": 2}, "cpu": {"usable": 1}},
-            "2 threads for 1 cores",
-            "OMP_NUM_THREADS=1",
-        ),
-        ({"cpu": {"governor": "powersave"}}, "governor is powersave", "performance"),
-        ({"cpu": {"boost": True}}, "boost is on", "echo 0 | sudo tee"),
-        ({"cpu": {"boost": True, "driver": "intel_pstate"}}, "boost is on", "echo 1 | sudo tee"),
-        ({"cpu": {"smt": True}}, "SMT", "SMT"),
-        ({"moment": {"overheated": 3}}, "3 times", "cool"),
-        ({"moment": {"on_battery": True}}, "battery", "plug"),
-        ({"moment": {"load": [2.5, 0.0, 0.0]}}, "load is 2.5 on 8", "wait"),
-        (
-            {"limits": {"processors": 1.5}, "moment": {"throttled": 7}},
-            "1.5 of 8 processors, and stopped this 7 times",
-            "quota",
-        ),
-        ({"moment": {"memory_free": 2**30}}, "1.0 of 16.0 GiB", "end"),
-        ({"moment": {"swap_used": 2**29}}, "0.5 GiB are swapped", "swapoff"),
-        ({"moment": {"disk_free": 2**25}}, "32 MiB", "--store"),
-        (
-            {"gpus": [{"index": "1", "name": "H200", "slowed": ["heat", "power limit"]}]},
-            "GPU 1 (H200) is slowed down by heat and power limit",
-            "cool",
-        ),
-        ({"gpus": [{"index": "0", "name": "H200", "busy": 98}]}, "busy, 98 %", "CUDA_VISIBLE"),
-    ],
-)
-def test_each_fault_is_found_alone(changes: dict[str, Any], what: str, remedy: str) -> None:
-    [finding] = findings(changed(**changes), Steadiness(EVEN))
-    assert what in finding.what
-    assert remedy in finding.remedy
-    assert finding.why
-    assert "\n" not in finding.what + finding.why + finding.remedy
-
-
-@pytest.mark.parametrize(
-    ("steady", "what"),
-    [
-        (Steadiness((1.0, 1.3) * 15), "1.30 times apart"),
-        (Steadiness(EVEN, waited=0.4), "wait 40 %"),
-        (Steadiness((1.0,) * 24 + (1.3,) * 7), "1.30 times as long"),
-        (Steadiness(EVEN, stolen=0.1), "10 % of processor time"),
-        (Steadiness(EVEN, throttled=3), "CPU quota 3 times"),
-        (Steadiness(EVEN, overheated=2), "heat 2 times"),
-    ],
-)
-def test_unsteady_work_is_found(steady: Steadiness, what: str) -> None:
-    found = findings(QUIET, steady)
-    assert [what in finding.what for finding in found] == [True]
-
-
-def test_work_that_gets_quicker_drifts_too() -> None:
-    steady = Steadiness((1.3,) * 7 + (1.0,) * 14)
-    found = [finding.what for finding in findings(QUIET, steady)]
-    assert "the test work took 0.77 times as long at its end" in found
 
 
 def test_spread_and_drift() -> None:
@@ -145,64 +116,29 @@ def rival() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("rival")
-def test_work_beside_is_found() -> None:
+def test_other_work_is_found() -> None:
     steady = steadiness()
     assert steady.waited > 0.1
-    assert any("had to wait" in finding.what for finding in findings(QUIET, steady))
+    assert findings(QUIET, steady)
 
 
-@pytest.fixture
-def dirty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in that is no checkout, so that there is always a finding."""
-    monkeypatch.chdir(tmp_path)
+def test_the_command_prints_all_within_a_narrow_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no checkout, which is always a finding
     monkeypatch.delenv("ASV_COMMIT", raising=False)
-    monkeypatch.delenv("METAGRAD_STORE", raising=False)
-    return tmp_path
-
-
-def run(*arguments: str) -> int:
-    """Runs the command as `metagrad` does."""
-    app = typer.Typer()
-    app.command()(doctor)
-    status = app(list(arguments), standalone_mode=False)
-    assert isinstance(status, int)
-    return status
-
-
-def test_doctor_tells_all_and_what_is_bad(dirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run() == 1
-    out = capsys.readouterr().out
+    monkeypatch.setattr(console, "width", 80)
+    code, out, _ = invoke(doctor)
+    assert code == 1
+    lines = out.splitlines()
     for title in ("code", "machine", "processor", "memory and disk", "torch", "threads"):
-        assert f"\n{title} " in f"\n{out}", title
-    assert "fingerprint" in out
-    assert "OMP_NUM_THREADS" in out
-    assert "- No commit is known: " in out
-    assert "Nothing found" not in out
-    assert list(dirty.iterdir()) == []
-
-
-def test_json_is_the_environment_alone(dirty: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--json", "--store", str(dirty / "out")) == 0
-    known = json.loads(capsys.readouterr().out)
-    assert known["commit"] == ""
-    assert known["fingerprint"]
-
-
-def test_narrow_screen_keeps_every_word(dirty: Path) -> None:
-    script = (
-        "import typer\n"
-        "from harness.commands.doctor import doctor\n"
-        "app = typer.Typer(); app.command()(doctor); app([], standalone_mode=False)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=dirty,
-        env=os.environ | {"COLUMNS": "80", "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = done.stdout.splitlines()
+        assert title in (line.strip() for line in lines), title
+    for word in ("fingerprint", "OMP_NUM_THREADS", "- No commit is known: "):
+        assert word in out, word
     assert max(map(len, lines)) <= 80
-    assert "…" not in done.stdout
-    assert "figures cannot be told to a state of the code" in " ".join(done.stdout.split())
+    assert "…" not in out
+    code, out, _ = invoke(doctor, "--json", "--store", str(tmp_path / "out"))
+    known = json.loads(out)
+    assert (code, known["commit"]) == (0, "")
+    assert known["fingerprint"]
+    assert list(tmp_path.iterdir()) == []

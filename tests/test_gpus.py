@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.environment.devices import missing_device
-from harness.environment.gpus import gpus, visible
+from harness.environment.gpus import gpus, missing_device, visible
 from harness.probes.interference import gpu_notes
 from tests.support.false_driver import compiled, run
 
@@ -93,7 +92,7 @@ def test_cuda_is_not_initialised(driver: Path) -> None:
     script = """
 from harness.environment import environment
 from harness.environment.steadiness import steadiness
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.environment.doctor import findings
 known = environment(); findings(known, steadiness())
 assert known['devices'] == ['NVIDIA H200', 'NVIDIA T4'], known['devices']
@@ -122,7 +121,7 @@ def test_why_a_device_cannot_be_used(driver: Path) -> None:
     ]
     told = each(
         driver,
-        "from harness.environment.devices import missing_device",
+        "from harness.environment.gpus import missing_device",
         "missing_device.__wrapped__(UUID)",  # without its memory
         [(device, changed) for device, changed, _ in cases],
     )
@@ -131,9 +130,7 @@ def test_why_a_device_cannot_be_used(driver: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_torch_or_a_machine_without_cuda_is_told(tmp_path: Path) -> None:
-    script = (
-        "from harness.environment.devices import missing_device\nprint(missing_device('cuda:0'))"
-    )
+    script = "from harness.environment.gpus import missing_device\nprint(missing_device('cuda:0'))"
     # torch's own library is not there to be asked for a number.
     script = "torch._C._cuda_getDeviceCount = lambda: 0\n" + script
     assert run(tmp_path, script) == "cuda:0: no NVIDIA driver was found"

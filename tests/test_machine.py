@@ -7,9 +7,14 @@ import psutil
 import pytest
 
 from harness.environment import environment, fingerprint
-from harness.environment.cgroups import limits, throttled
-from harness.environment.load import moment
-from harness.environment.processor import model, overheated, processor
+from harness.environment.machine import (
+    limits,
+    load,
+    overheated,
+    processor,
+    processor_name,
+    throttled,
+)
 from harness.environment.steadiness import steadiness
 from tests.support.environment_files import ALWAYS, write
 
@@ -46,7 +51,7 @@ def test_processor_of_a_workstation(tmp_path: Path) -> None:
             f"{cpu}/smt/active": "1\n",
         },
     )
-    assert model(root) == "Some CPU"
+    assert processor_name(root) == "Some CPU"
     assert processor(root).items() >= {
         ("governor", "performance, powersave"),
         ("driver", "intel_pstate"),
@@ -57,7 +62,7 @@ def test_processor_of_a_workstation(tmp_path: Path) -> None:
         ("virtual", False),
     }
     assert overheated(root) == 5
-    assert moment(tmp_path, root)["overheated"] == 5
+    assert load(tmp_path, root)["overheated"] == 5
 
 
 def test_processor_of_a_virtual_machine_and_of_none(tmp_path: Path) -> None:
@@ -74,58 +79,44 @@ def test_processor_of_a_virtual_machine_and_of_none(tmp_path: Path) -> None:
     assert overheated(tmp_path / "none") is None
 
 
-@pytest.mark.parametrize(
-    ("groups", "files", "expected", "stops"),
-    [
-        ("0::/", {}, {}, None),
-        (
-            "0::/app/worker",
-            {
-                "app/worker/cpu.max": "max 100000",
-                "app/cpu.max": "150000 100000",
-                "app/cpu.stat": "nr_periods 9\nnr_throttled 4\nthrottled_usec 1",
-                "app/worker/memory.max": "2147483648",
-                "app/memory.max": "max",
-            },
-            {"processors": 1.5, "memory": 2**31},
-            4,
-        ),
-        (
-            "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/x",
-            {
-                "cpu,cpuacct/cpu.cfs_quota_us": "50000",
-                "cpu,cpuacct/cpu.cfs_period_us": "100000",
-                "cpu,cpuacct/cpu.stat": "nr_throttled 7",
-                "memory/memory.limit_in_bytes": "9223372036854771712",
-            },
-            {"processors": 0.5},
-            7,
-        ),
-        (
-            "5:cpu:/\n0::/",
-            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
-            {},
-            None,
-        ),
-        (
-            "0::/../outside",
-            {"../outside/cpu.max": "1 2", "cpu.max": "4 2"},
-            {"processors": 2},
-            None,
-        ),
-    ],
-)
-def test_limits_of_control_groups(
-    tmp_path: Path,
-    groups: str,
-    files: dict[str, str],
-    expected: dict[str, float],
-    stops: int | None,
-) -> None:
-    mounted = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
-    root = write(tmp_path, {"proc/self/cgroup": groups, "sys/fs/cgroup/x": ""} | mounted)
-    assert limits(root) == expected
-    assert throttled(root) == stops
+CONTROL_GROUPS: dict[str, tuple[dict[str, str], dict[str, float], int | None]] = {
+    "0::/": ({}, {}, None),
+    "0::/app/worker": (
+        {
+            "app/worker/cpu.max": "max 100000",
+            "app/cpu.max": "150000 100000",
+            "app/cpu.stat": "nr_periods 9\nnr_throttled 4\nthrottled_usec 1",
+            "app/worker/memory.max": "2147483648",
+            "app/memory.max": "max",
+        },
+        {"processors": 1.5, "memory": 2**31},
+        4,
+    ),
+    "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/x": (
+        {
+            "cpu,cpuacct/cpu.cfs_quota_us": "50000",
+            "cpu,cpuacct/cpu.cfs_period_us": "100000",
+            "cpu,cpuacct/cpu.stat": "nr_throttled 7",
+            "memory/memory.limit_in_bytes": "9223372036854771712",
+        },
+        {"processors": 0.5},
+        7,
+    ),
+    "5:cpu:/\n0::/": (
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        {},
+        None,
+    ),
+    "0::/../outside": ({"../outside/cpu.max": "1 2", "cpu.max": "4 2"}, {"processors": 2}, None),
+}
+
+
+def test_limits_of_control_groups(tmp_path: Path) -> None:
+    for number, (groups, (files, expected, stops)) in enumerate(CONTROL_GROUPS.items()):
+        mounted = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+        mounted |= {"proc/self/cgroup": groups, "sys/fs/cgroup/x": ""}
+        root = write(tmp_path / str(number), mounted)
+        assert (limits(root), throttled(root)) == (expected, stops), groups
 
 
 def test_bare_system_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

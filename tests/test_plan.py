@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from estimators import OptionError
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.matrix.plan import Axes, expand, override, preset, presets, refuse_impossible
 
 SMALL = Axes(

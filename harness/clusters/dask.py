@@ -13,7 +13,7 @@ from estimators.base.errors import OptionError, UserError
 from harness.clusters.cluster import Cluster, devices_of, workers_of
 from harness.clusters.remote import code_of
 from harness.environment import environment
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.running.executor import Settings
 from harness.running.processes import Limits, fresh_processes, start_fork_server, worker_memory
 from harness.support.files import temporary_folder

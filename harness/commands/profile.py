@@ -24,7 +24,7 @@ def profile(
     `metagrad report` shows the profiles of the store.
     """
     from harness.cell import Cell
-    from harness.environment.devices import missing_device
+    from harness.environment.gpus import missing_device
     from harness.matrix.outcome import Status
     from harness.profiling.folder import folder_of, read_profile, replaced_when_whole
     from harness.profiling.record import record

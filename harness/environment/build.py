@@ -1,4 +1,4 @@
-"""How torch was built, and how it is set in this process."""
+"""The build of torch, and its settings in this process."""
 
 import os
 import re
@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import torch
 
-from harness.environment.files import known
+from harness.environment.machine import known
 
-# What libraries of linear algebra, OpenMP, CUDA and the C library's allocator look at.
+# Of libraries of linear algebra, OpenMP, CUDA and the C library's allocator.
 _VARIABLES = (
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "BLIS_", "VECLIB_", "DNNL_", "ONEDNN_"),
     *("ATEN_", "PYTORCH_", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "MALLOC_", "LD_PRELOAD"),
@@ -16,7 +16,7 @@ _VARIABLES = (
 
 
 def build() -> dict[str, Any]:
-    """Returns what decides how fast torch is on a processor; what is unknown is left out."""
+    """Return the properties of torch's build that decide its speed, if known."""
     shown = torch.__config__.show()
     settings = dict(re.findall(r"(\w+)=(.*?), ", shown))
     flags = re.findall(r"(?<=\s)-(?:O\w+|m\S+|DNDEBUG)", settings.get("CXX_FLAGS", ""))
@@ -42,12 +42,12 @@ def build() -> dict[str, Any]:
 def _cudnn() -> int | None:
     try:
         return cast(int | None, torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-    except RuntimeError:  # the one that is found is not the one torch was built with
+    except RuntimeError:  # not the version that torch was built with
         return None
 
 
 def threading() -> dict[str, Any]:
-    """Returns the threads that torch takes here, and what they are run by."""
+    """Return the numbers of threads of torch and their library."""
     shown = torch.__config__.parallel_info()
     return known(
         within_an_operation=torch.get_num_threads(),
@@ -57,21 +57,18 @@ def threading() -> dict[str, Any]:
 
 
 def variables() -> dict[str, str]:
-    """Returns the environment variables that change how fast numerical libraries are."""
+    """Return the environment variables that change the speed of numerical libraries."""
     return {
         name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)
     }
 
 
 def fixed_flags() -> dict[str, Any]:
-    """Fixes how torch multiplies and convolves in this process, as for all that is measured.
+    """Fix torch's settings for products and convolutions in this process, and return all of them.
 
-    float32 stands for IEEE's: torch lets convolutions on GPUs round to TF32, to ten bits. cuDNN
-    takes algorithms that repeat their results to the bit, and tries none out: which one is quickest
-    would differ from run to run, and with it the result, the time and the memory taken.
-
-    Returns:
-        What torch says of it afterwards, for the record.
+    float32 is IEEE's: by default torch rounds convolutions on GPUs to TF32, to ten bits. cuDNN
+    uses algorithms that repeat their results to the bit, and does not choose the quickest by
+    trying: that would differ from run to run, and with it result, time and memory.
     """
     cudnn: Any = torch.backends.cudnn
     torch.set_float32_matmul_precision("highest")

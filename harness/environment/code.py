@@ -1,4 +1,4 @@
-"""Which code is measured: commit, uncommitted changes, plug-ins, packages."""
+"""The code that is measured: commit, uncommitted changes, plug-ins, packages."""
 
 import hashlib
 import os
@@ -7,30 +7,30 @@ import sys
 import sysconfig
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import estimators
-from harness.environment.files import digest
 from harness.support.git import git_text
 from harness.support.plugins import module_name
 
 _PROJECT = "metagrad-bench"
-_OWN = ("estimators", "harness", "reports", "tests")  # in `source`, or no part of a measurement
-_MAIN = ("__main__", "__mp_main__")  # the script that was called, whatever it is
+_OWN = ("estimators", "harness", "reports", "tests")  # in `source`, or not measured
+_MAIN = ("__main__", "__mp_main__")  # the script that was started
 _INSTALLED = {"site-packages", "dist-packages"}
 _GROUPS = ("metagrad.estimators", "metagrad.tasks", "metagrad.models")
-_LARGE = 2**24  # bytes; of a larger file that has changed, size and date must do
+_LARGE = 2**24  # bytes; a larger file that has changed is identified by size and date
 
 
 def checkout(store: Path | None = None) -> dict[str, str]:
-    """Returns the commit and a digest of what differs from it.
+    """Return the commit and a digest of the changes since.
 
-    The commit is that of the folder the process works in, or the one that asv has installed; "" if
-    there is none. The digest is "" for a clean checkout and "unknown" if git does not tell. Files
-    that git ignores do not count, nor does the folder of results.
+    The commit is that of the working folder, or the one that asv has installed; "" if there is
+    none. The digest is "" for a clean checkout and "unknown" if git fails. Files that git ignores
+    do not count, nor does the folder of results.
     """
     if installed := os.environ.get("ASV_COMMIT"):
         return {"commit": installed, "changes": ""}
@@ -45,9 +45,9 @@ def _changes(folder: Path, store: Path | None) -> str:
     only = [":/"]
     if store is not None and store.resolve().is_relative_to(folder.resolve()):
         inside = store.resolve().relative_to(folder.resolve())
-        # Of a store that is the checkout itself, journals alone are known to be results.
+        # If the store is the checkout itself, only journals are known to be results.
         only.append(f":(top,exclude,literal){inside.as_posix() if inside.parts else 'runs'}")
-    # Without optional locks: another git may be at work in the same checkout.
+    # Without optional locks: another git may be using the same checkout.
     status = git_text(
         *("-C", str(folder), "--no-optional-locks", "status", "--porcelain", "-z"),
         *("--no-renames", "--untracked-files=all", "--", *only),
@@ -55,7 +55,7 @@ def _changes(folder: Path, store: Path | None) -> str:
     if status is None:
         return "unknown"
     changes = hashlib.sha256()
-    # Without what git calls them, and in an order of our own: staging a file does not change it.
+    # Without their status, and sorted: staging a file does not change the digest.
     for name in sorted(entry[3:] for entry in status.split("\0") if entry):
         changes.update(os.fsencode(name) + b"\0" + _content(folder / name) + b"\0")
     return changes.hexdigest()[:12] if status else ""
@@ -67,35 +67,28 @@ def _content(path: Path) -> bytes:
         if facts.st_size > _LARGE:
             return f"{facts.st_size} {facts.st_mtime_ns}".encode()
         return hashlib.sha256(path.read_bytes()).digest()
-    except OSError:  # deleted, a folder of its own repository, or not ours to read
+    except OSError:  # deleted, another repository, or not readable
         return b""
 
 
 def source() -> str:
-    """Returns a digest of the files of `estimators` and `harness` that are run here.
-
-    These are the packages that were imported, in a checkout or installed, committed or not.
-    """
+    """Return a digest of the files of `estimators` and `harness`, as imported in this process."""
     folders = [*map(Path, estimators.__path__), Path(__file__).parents[1]]
-    return digest(
+    return _digest(
         path
         for folder in folders
         for path in folder.rglob("*")
-        # Besides .pyc files there are those that Python is just writing, with other endings.
+        # Not by the ending .pyc: files that Python is just writing have others.
         if path.is_file() and path.parent.name != "__pycache__"
     )
 
 
 def plugins(modules: Iterable[str]) -> dict[str, str]:
-    """Returns a digest of the source of each module that neither `source` nor a version tells of.
+    """Return digests, by module, of the code that is neither in `source` nor has a version.
 
-    These are plug-ins, what they have imported, and what entry points have loaded from editable
-    installs: all that this process has imported so far, but for the standard library, installed
-    distributions and the project itself. What is imported later, as within a function, is not
-    known yet; of a package that is named, all modules count.
-
-    Returns:
-        Digests by name, a file's name being its stem; what cannot be read is left out.
+    These are plug-ins, their imports, and editable installs that entry points have loaded: all
+    that this process has imported so far except the standard library, installed distributions and
+    the project itself. Of a package in `modules`, all modules count.
     """
     found: defaultdict[str, set[Path]] = defaultdict(set)
     for module in modules:
@@ -103,8 +96,8 @@ def plugins(modules: Iterable[str]) -> dict[str, str]:
         found[name].update(path.resolve() for path in _sources(module))
     for name, path in _imported():
         found[name].add(path)
-    digests = {name: digest(found[name]) for name in sorted(found)}
-    return {name: told for name, told in digests.items() if told}
+    digests = {name: _digest(found[name]) for name in sorted(found)}
+    return {name: text for name, text in digests.items() if text}
 
 
 def _imported() -> Iterator[tuple[str, Path]]:
@@ -131,7 +124,7 @@ def _sources(module: str) -> list[Path]:
         return [Path(module)]
     try:
         spec = find_spec(module)
-    except Exception:  # the packages around it are imported, and may raise whatever they like
+    except Exception:  # its parent packages are imported, and may raise anything
         spec = None
     if spec is None or spec.origin is None:
         return []
@@ -142,10 +135,10 @@ def _sources(module: str) -> list[Path]:
 
 
 def packages() -> dict[str, str]:
-    """Returns the versions of the project, of what it requires, and of installed plug-ins."""
+    """Return the versions of the project, its dependencies and installed plug-ins."""
     try:
         required = requires(_PROJECT) or []
-    except PackageNotFoundError:  # run from its files, not installed
+    except PackageNotFoundError:  # not installed
         required = ["torch", "numpy"]
     names = [_PROJECT]
     names += [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
@@ -156,6 +149,17 @@ def packages() -> dict[str, str]:
     for name in names:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:  # required on other systems, or not installed
+        except PackageNotFoundError:  # required only on other systems, or not installed
             continue
     return found
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """Return 12 digits of the SHA-256 of a file, or of those of several; "" if none is there."""
+    digests = []
+    for path in sorted(paths):
+        with suppress(OSError):
+            digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    if len(digests) > 1:
+        digests = [hashlib.sha256("".join(digests).encode()).hexdigest()]
+    return digests[0][:12] if digests else ""

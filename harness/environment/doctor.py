@@ -1,6 +1,6 @@
-"""What on this machine makes timings bad, and what to do about it."""
+"""Find what makes timings on this machine unsteady, and what to do about it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from harness.environment.steadiness import Steadiness
 
 # Measured on two virtual processors. While the test work was hardly pre-empted (1 % of the time)
 # its spread was 1.02 to 1.19 and its drift 0.86 to 1.02; beside other work it waited 9 to 79 % of
-# the time, with spreads of 1.04 to 2.1 and drifts of 0.5 to 1.9: waiting tells best.
+# the time, with spreads of 1.04 to 2.1 and drifts of 0.5 to 1.9: waiting is the best sign.
 _WAITED = 0.05
 _SPREAD = 1.2
 _DRIFT = 1.2
@@ -22,13 +22,7 @@ _BUSY_GPU = 5  # per cent
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that makes timings bad.
-
-    Attributes:
-        what: is so.
-        why: it makes timings bad.
-        remedy: what to do.
-    """
+    """A cause of unsteady timings: the fact, its effect, and the remedy."""
 
     what: str
     why: str
@@ -36,12 +30,13 @@ class Finding:
 
 
 def findings(environment: dict[str, Any], steady: Steadiness | None = None) -> list[Finding]:
-    """Returns what makes timings bad in an environment; what is not known of it is no finding.
+    """Return the causes of unsteady timings in an environment, as far as it is known.
 
     >>> findings({"commit": "c" * 40, "threading": {"within_an_operation": 1}})
     []
     """
-    found = [finding for look in _LOOKS for finding in look(environment)]
+    checks = (_code, _threads, _clock, _others, _room, _gpus)
+    found = [finding for check in checks for finding in check(environment)]
     return found + (list(_unsteady(steady)) if steady else [])
 
 
@@ -49,14 +44,14 @@ def _code(environment: dict[str, Any]) -> Iterator[Finding]:
     if not environment.get("commit"):
         yield Finding(
             "no commit is known",
-            "figures cannot be told to a state of the code",
+            "no state of the code can be given for figures",
             "run in the checkout, and commit",
         )
     elif environment.get("changes"):
         yield Finding(
             "there are uncommitted changes",
-            "nobody can measure the same code again",
-            "commit, or let git ignore what is no code",
+            "nobody else has the code that was measured",
+            "commit, or let git ignore files that are not code",
         )
     build = environment.get("torch", {})
     if build.get("debug") or build.get("kind") == "Debug":
@@ -88,7 +83,7 @@ def _clock(environment: dict[str, Any]) -> Iterator[Finding]:
     if governor != "performance":
         yield Finding(
             f"the frequency governor is {governor}",
-            "the clock follows what the processor did before",
+            "the clock follows the load before",
             "sudo cpupower frequency-set -g performance",
         )
     if cpu.get("boost"):
@@ -96,13 +91,13 @@ def _clock(environment: dict[str, Any]) -> Iterator[Finding]:
         value, switch = ("1", "intel_pstate/no_turbo") if intel else ("0", "cpufreq/boost")
         yield Finding(
             "turbo boost is on",
-            "the clock depends on heat and on what other cores do",
+            "the clock depends on heat and on other cores",
             f"echo {value} | sudo tee /sys/devices/system/cpu/{switch}",
         )
     if cpu.get("smt"):
         yield Finding(
             "two hardware threads share each core (SMT)",
-            "work beside halves what a core does for this",
+            "other work takes half of a core",
             "leave half of the processors idle, or switch SMT off",
         )
     if moment.get("overheated"):
@@ -129,7 +124,7 @@ def _others(environment: dict[str, Any]) -> Iterator[Finding]:
         count = moment.get("throttled", 0)
         yield Finding(
             f"a quota allows {allowed:.2g} of {logical} processors, and stopped this {count} times",
-            "work stands still for the rest of a period when it is used up",
+            "work pauses for the rest of a period when it is used up",
             "lift the container's CPU quota, or give it processors (cpuset)",
         )
 
@@ -142,13 +137,13 @@ def _room(environment: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             f"{free / 2**30:.1f} of {memory / 2**30:.1f} GiB of memory are free",
             "memory is swapped, or a worker is killed",
-            "end what takes it",
+            "end the processes that take it",
         )
     if moment.get("swap_used", 0) > _SWAPPED:
         yield Finding(
             f"{moment['swap_used'] / 2**30:.1f} GiB are swapped out",
-            "what comes back from disk is thousands of times slower",
-            "end what takes memory, then swapoff -a",
+            "swapped memory is thousands of times slower",
+            "end the processes that take memory, then swapoff -a",
         )
     if moment.get("disk_free", _FREE_DISK) < _FREE_DISK:
         yield Finding(
@@ -180,25 +175,25 @@ def _unsteady(steady: Steadiness) -> Iterator[Finding]:
         yield Finding(
             f"the test work had to wait {100 * steady.waited:.0f} % of the time",
             "others had the processor",
-            "end what runs beside",
+            "end other processes",
         )
     if steady.spread > _SPREAD:
         yield Finding(
             f"the quartiles of the test work lie {steady.spread:.2f} times apart",
             "so will those of every timing",
-            "find what runs beside; on a shared machine compare within a run alone",
+            "find the other processes; on a shared machine compare only within a run",
         )
     if not 1 / _DRIFT < steady.drift < _DRIFT:
         yield Finding(
             f"the test work took {steady.drift:.2f} times as long at its end",
-            "what is timed later seems slower or faster",
+            "later samples seem slower or faster",
             "wait until the machine has settled",
         )
     if steady.stolen > _STOLEN:
         yield Finding(
             f"the hypervisor took {100 * steady.stolen:.0f} % of processor time",
             "other machines on the same host had it",
-            "take more samples, or a machine of its own",
+            "take more samples, or use a dedicated machine",
         )
     for count, whose in ((steady.throttled, "its CPU quota"), (steady.overheated, "heat")):
         if count:
@@ -207,8 +202,3 @@ def _unsteady(steady: Steadiness) -> Iterator[Finding]:
                 "samples that meet such a stop are longer",
                 "see the line on it above",
             )
-
-
-_LOOKS: tuple[Callable[[dict[str, Any]], Iterator[Finding]], ...] = (
-    *(_code, _threads, _clock, _others, _room, _gpus),
-)

@@ -1,4 +1,4 @@
-"""Test work: how evenly a processor does the same small thing over and over."""
+"""Test work: how evenly a processor repeats a small computation."""
 
 import time
 from dataclasses import dataclass
@@ -8,25 +8,24 @@ import numpy as np
 import psutil
 import torch
 
-from harness.environment.cgroups import throttled
-from harness.environment.processor import overheated
+from harness.environment.machine import overheated, throttled
 
 _SIZE = 192  # a product takes some 0.15 ms and fits into the cache of a core
 _SAMPLE = 0.004  # seconds; about as long as the short samples of a run
 _SAMPLES = 200
-_ENOUGH = 1.0  # seconds; on a busy machine fewer samples must do
+_ENOUGH = 1.0  # seconds; on a busy machine there are fewer samples
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """What a second of test work on one thread told.
+    """Measurements of a second of test work on one thread.
 
     Attributes:
         seconds: of each sample, in order.
-        waited: share of the time in which the work was not run: others were.
-        stolen: share of processor time that the hypervisor gave to other machines meanwhile.
-        throttled: how often a control group's processor time was used up meanwhile.
-        overheated: how often cores were slowed down by heat meanwhile.
+        waited: share of the time in which the processor ran something else.
+        stolen: share of processor time that the hypervisor gave to other machines.
+        throttled: how often a control group's processor time was used up.
+        overheated: how often heat slowed cores down.
     """
 
     seconds: tuple[float, ...]
@@ -37,7 +36,7 @@ class Steadiness:
 
     @property
     def spread(self) -> float:
-        """Upper quartile over lower quartile; 1 if all samples are alike."""
+        """Upper quartile over lower quartile."""
         lower, upper = np.quantile(self.seconds, (0.25, 0.75))
         return float(upper / lower)
 
@@ -49,7 +48,7 @@ class Steadiness:
 
 
 def steadiness(root: Path = Path("/")) -> Steadiness:
-    """Times products of small matrices on one thread, for about a second."""
+    """Time products of small matrices on one thread for about a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -87,7 +86,7 @@ def _counters(root: Path) -> tuple[float, float, int, int]:
     except (OSError, RuntimeError):  # as in some sandboxes
         stolen = total = 0.0
     else:
-        # Time of guests is counted as the user's too.
+        # The user's time includes that of guests.
         parts = {name: value for name, value in times._asdict().items() if "guest" not in name}
         stolen, total = parts.get("steal", 0.0), sum(parts.values())
     return stolen, total, throttled(root) or 0, overheated(root) or 0

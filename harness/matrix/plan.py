@@ -9,7 +9,7 @@ from typing import Any
 from estimators.base.errors import OptionError
 from estimators.base.registry import Spec
 from harness.cell import Cell
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.support.presets import about, entry
 
 ALL_ORDERS = "all"

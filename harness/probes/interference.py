@@ -12,10 +12,8 @@ import psutil
 import pynvml
 from scipy.stats import kendalltau
 
-from harness.environment.cgroups import throttled
-from harness.environment.gpus import slowed
-from harness.environment.nvml import gpu_of, told
-from harness.environment.processor import overheated
+from harness.environment.gpus import gpu_of, query, slowed
+from harness.environment.machine import overheated, throttled
 
 # Above what quiet runs reach on two virtual processors (17 groups, 91 series of 7 samples): there
 # others used up to .02 and .02 were stolen; of the series, nine in ten waited for less than .002,
@@ -130,7 +128,7 @@ def gpu_notes(device: str) -> list[str]:
             return []
         notes = []
         # One is this process. Which one, a container often cannot know: it has numbers of its own.
-        running = told(pynvml.nvmlDeviceGetComputeRunningProcesses, gpu) or ()
+        running = query(pynvml.nvmlDeviceGetComputeRunningProcesses, gpu) or ()
         others = len({process.pid for process in running}) - 1
         if others > 0:
             who = "another process" if others == 1 else f"{others} other processes"

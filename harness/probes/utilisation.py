@@ -7,7 +7,7 @@ from time import perf_counter
 import pynvml
 import torch
 
-from harness.environment.nvml import gpu_of, told
+from harness.environment.gpus import gpu_of, query
 
 # The driver reports the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU.
 # Before the longest has passed it would include earlier work; within the shortest it repeats.
@@ -31,12 +31,12 @@ def utilisation(work: Callable[[], object], device: str) -> list[float]:
         pause, longest = _WINDOWS
         until = longest
         while not ended.wait(until):
-            if (rates := told(pynvml.nvmlDeviceGetUtilizationRates, gpu)) is not None:
+            if (rates := query(pynvml.nvmlDeviceGetUtilizationRates, gpu)) is not None:
                 readings.append(float(rates.gpu))
             until = pause
 
     with gpu_of(device) as gpu:
-        if gpu is None or told(pynvml.nvmlDeviceGetUtilizationRates, gpu) is None:
+        if gpu is None or query(pynvml.nvmlDeviceGetUtilizationRates, gpu) is None:
             return []
         watcher = Thread(target=watch, daemon=True)
         watcher.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.cell import Cell
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.running import measures
 from harness.running.executor import Settings
 from harness.running.processes import WorkResult, refuse_full_disk, run_in_worker

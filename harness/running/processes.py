@@ -30,7 +30,7 @@ import psutil
 
 from estimators.base.errors import UserError
 from estimators.base.registry import ESTIMATORS
-from harness.environment.cgroups import limits as container_limits
+from harness.environment.machine import limits as container_limits
 from harness.matrix.outcome import Outcome, Status, place
 from harness.running import worker
 from harness.support.files import temporary_folder

@@ -6,7 +6,7 @@ from typing import Any
 
 from estimators.base.errors import OptionError
 from harness.cell import Cell
-from harness.environment.devices import missing_device
+from harness.environment.gpus import missing_device
 from harness.support.presets import about, entry
 from harness.training.config import TrainingConfig
 
