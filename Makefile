@@ -7,7 +7,7 @@ PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: bench history test test-all venv app report
 
-bench: venv  ## Measure the quick matrix on the current commit with asv, then make the report.
+bench: venv  ## Measure the asv matrix on the current commit with asv, then make the report.
 	$(BIN)/metagrad bench
 	$(BIN)/metagrad report
 	@echo "The dashboard: make app"

@@ -48,7 +48,7 @@ class Matrix:
         except ImportError:  # a commit from before the suite
             return {}
         axes = known_here(AXES)
-        return measure(axes, STORE, version=AXES["version"]) if all(axes.values()) else {}
+        return measure(axes, STORE, version=1) if all(axes.values()) else {}
 
     setup_cache.timeout = 3600.0  # type: ignore[attr-defined]
 
