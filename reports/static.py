@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader
 from harness.commands.reproduce import SCALES
 from harness.history.changes import changes
 from harness.profiling.folder import Profile
-from harness.store.table import Problem, StoreError
+from harness.store.events import Problem
+from harness.store.table import StoreError
 from harness.store.trainings import trainings
 from harness.support.files import put
 from harness.support.markdown import code, plain

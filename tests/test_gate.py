@@ -17,7 +17,6 @@ import pytest
 from rich.console import Console
 
 from estimators.base.errors import OptionError
-from harness.asv.results import load_asv
 from harness.gate import checkout, measuring, pairs
 from harness.gate.compare import judge
 from harness.gate.measuring import Cells, measured
@@ -25,7 +24,7 @@ from harness.gate.plugins import foreign, within
 from harness.gate.revision import Side, cells_of, checked, side_of
 from harness.gate.stored import stored
 from harness.history.changes import changes
-from harness.history.series import history
+from harness.history.series import stored_history
 from harness.store.table import load
 from tests.support.planted import COMMITS, WORSE, write_project
 from tests.support.repositories import git
@@ -110,7 +109,7 @@ def test_change_points_are_at_the_same_commits(project: Project) -> None:
     (project.store / "runs").mkdir(parents=True)
     for number, (subject, _, _) in enumerate(COMMITS):
         shutil.copy(project.journal(subject), project.store / "runs" / f"{number}.jsonl")
-    series = history(load(project.store)[0], load_asv(project.store / "asv")[0], project.folder)
+    series = stored_history(project.store, load(project.store)[0], project.folder)[0]
     found = changes(series)
     assert set(found["subject"]) == set(WORSE)
     for subject, metric in WORSE.items():

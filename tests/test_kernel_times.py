@@ -8,14 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.asv.results import load_asv
 from harness.history.changes import changes
-from harness.history.commits import commits_of
 from harness.history.compare import compare
-from harness.history.kernel_times import read_kernel_times, with_kernel_times
+from harness.history.kernel_times import parse_kernels, read_kernels
 from harness.history.series import history
 from harness.store.table import load
-from tests.support.asv_files import HEADLINE, write_asv
 from tests.support.histories import NO_RUNS, SCORES, A, B, C, cell, write_run
 from tests.support.kernel_files import HERE, changed, of_commit, timed, write
 from tests.support.repositories import three_commits
@@ -35,23 +32,23 @@ def told(repository: tuple[Path, list[str]]) -> dict[str, Any]:
 
 
 def kernels(folder: Path) -> pd.DataFrame:
-    table, problems = with_kernel_times(load_asv(folder / "none")[0], folder)
+    table, problems = read_kernels(folder)
     assert problems == []
     return table
 
 
 def problem(folder: Path) -> str:
-    table, problems = with_kernel_times(load_asv(folder / "none")[0], folder)
+    table, problems = read_kernels(folder)
     assert table.empty
     (one,) = problems
-    assert one.path.parent == folder
+    assert one.path.parent == folder / "benchmarks"
     return one.what
 
 
 def test_each_kernel_of_a_real_file_is_a_row(
     tmp_path: Path, repository: tuple[Path, list[str]], told: dict[str, Any]
 ) -> None:
-    write(tmp_path / "x.json", told)
+    write(tmp_path / "benchmarks" / "x.json", told)
     table = kernels(tmp_path)
     assert set(table["metric"]) == {
         *(ESTIMATE, "test_tiny.test_estimate(glyphs)"),
@@ -71,22 +68,12 @@ def test_each_kernel_of_a_real_file_is_a_row(
     assert str(maml["started"]).endswith("+00:00")
 
 
-def test_they_stand_beside_what_asv_tells(tmp_path: Path, told: dict[str, Any]) -> None:
-    write_asv(tmp_path / "asv", A, {HEADLINE: [1.0, 2.0]})
-    asv, _ = load_asv(tmp_path / "asv")
-    write(tmp_path / "x.json", told)
-    table, _ = with_kernel_times(asv, tmp_path)
-    pd.testing.assert_frame_equal(table.iloc[: len(asv)], asv)
-    assert len(table) == len(asv) + len(told["benchmarks"])
-    assert not any(with_kernel_times(asv, tmp_path / "none")[1])
-
-
 def test_they_are_in_the_order_of_the_commits(
     tmp_path: Path, repository: tuple[Path, list[str]], told: dict[str, Any]
 ) -> None:
     folder, hashes = repository
     for day, (commit, median) in enumerate(zip(reversed(hashes), (3.0, 2.0, 1.0), strict=True), 1):
-        write(tmp_path / f"{day}.json", of_commit(told, commit, median, day=day))
+        write(tmp_path / "benchmarks" / f"{day}.json", of_commit(told, commit, median, day=day))
     table = history(NO_RUNS, kernels(tmp_path), folder)
     rows = table[table["cell"] == MAML]
     assert rows["value"].to_list() == [1.0, 2.0, 3.0]
@@ -98,7 +85,7 @@ def test_they_belong_to_the_machine_that_made_the_runs(
     tmp_path: Path, told: dict[str, Any]
 ) -> None:
     write_run(tmp_path, A, {cell(): SCORES}, machine=HERE)
-    write(tmp_path / "x.json", of_commit(told, B, 1.0))
+    write(tmp_path / "benchmarks" / "x.json", of_commit(told, B, 1.0))
     table = history(load(tmp_path)[0], kernels(tmp_path), tmp_path)
     assert set(zip(table["machine"], table["fingerprint"], strict=True)) == {(HERE, "f00d")}
     # A run of the same commit and estimator tells of a cell, and no kernel takes its place.
@@ -109,7 +96,8 @@ def test_a_step_is_found(tmp_path: Path, told: dict[str, Any]) -> None:
     for number in range(8):
         median = 1.0 + 0.01 * (number % 2) + (number > 3)
         write(
-            tmp_path / f"{number}.json", of_commit(told, f"{number}" * 40, median, day=number + 1)
+            tmp_path / "benchmarks" / f"{number}.json",
+            of_commit(told, f"{number}" * 40, median, day=number + 1),
         )
     table = changes(history(NO_RUNS, kernels(tmp_path), tmp_path))
     assert len(table) == len(told["benchmarks"])
@@ -119,7 +107,7 @@ def test_a_step_is_found(tmp_path: Path, told: dict[str, Any]) -> None:
 
 def test_quartiles_decide_between_two_commits(tmp_path: Path, told: dict[str, Any]) -> None:
     for day, (commit, median) in enumerate(((A, 1.0), (B, 1.1), (C, 2.0)), 1):
-        write(tmp_path / f"{day}.json", of_commit(told, commit, median, day=day))
+        write(tmp_path / "benchmarks" / f"{day}.json", of_commit(told, commit, median, day=day))
     table = history(NO_RUNS, kernels(tmp_path), tmp_path)
     assert not compare(table, A, B)["differs"].any()
     assert compare(table, A, C)["differs"].all()
@@ -130,8 +118,8 @@ def test_of_a_commit_timed_twice_the_later_counts_kernel_by_kernel(
 ) -> None:
     later = of_commit(told, A, 2.0, day=2)
     later["benchmarks"] = [one for one in later["benchmarks"] if one["fullname"] == MAML]
-    write(tmp_path / "a.json", later)
-    write(tmp_path / "b.json", of_commit(told, A, 1.0, day=1))
+    write(tmp_path / "benchmarks" / "a.json", later)
+    write(tmp_path / "benchmarks" / "b.json", of_commit(told, A, 1.0, day=1))
     table = history(NO_RUNS, kernels(tmp_path), tmp_path)
     assert not table.duplicated("cell").any()
     values = dict(zip(table["cell"], table["value"], strict=True))
@@ -139,57 +127,36 @@ def test_of_a_commit_timed_twice_the_later_counts_kernel_by_kernel(
     assert values == others | {MAML: 2.0}
 
 
-NO_COMMIT = "its kernels were timed at no commit"
-FOREIGN = "not a file that pytest-benchmark writes"
-NO_FIGURES = "has no median or no quartiles"
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "what"),
-    [
-        ("commit_info.dirty", True, "its kernels were timed with uncommitted changes"),
-        ("commit_info.dirty", None, "its kernels were timed with uncommitted changes"),
-        ("commit_info.id", "unversioned", NO_COMMIT),
-        ("commit_info.id", "--output=x", NO_COMMIT),
-        ("commit_info.id", None, NO_COMMIT),
-        ("commit_info", [], FOREIGN),
-        ("machine_info.node", "", FOREIGN),
-        ("machine_info", None, FOREIGN),
-        ("benchmarks", {}, FOREIGN),
-        ("benchmarks", [], "it has no benchmark: pytest-benchmark measures with --benchmark-"),
-        ("datetime", "yesterday", "it does not tell when"),
-        ("datetime", 3, "it does not tell when"),
-        ("benchmarks.0", 3, "a benchmark has no name"),
-        ("benchmarks.0.fullname", None, "a benchmark has no name"),
-        ("benchmarks.0.stats", None, NO_FIGURES),
-        ("benchmarks.0.stats.median", math.nan, NO_FIGURES),
-        ("benchmarks.0.stats.median", math.inf, NO_FIGURES),
-        ("benchmarks.0.stats.q1", "1", NO_FIGURES),
-        ("benchmarks.0.stats.q3", True, NO_FIGURES),
-        ("benchmarks.0.stats.q3", -1.0, NO_FIGURES),
-        ("benchmarks.0.stats.rounds", 2**63, "has no count of rounds"),
-    ],
-    ids=str,
-)
-def test_what_is_no_time_of_a_commit_is_told(
-    tmp_path: Path, told: dict[str, Any], path: str, value: Any, what: str
+def test_files_that_are_no_times_of_a_commit_are_refused(
+    tmp_path: Path, told: dict[str, Any]
 ) -> None:
-    write(tmp_path / "x.json", changed(told, path, value))
-    assert what in problem(tmp_path)
+    median = "benchmarks.0.stats.median"
+    odd: list[tuple[str, Any, str]] = [
+        *(("commit_info.dirty", value, "uncommitted changes") for value in (True, None)),
+        *(("commit_info.id", value, "commit") for value in ("unversioned", "--output=x", None)),
+        *(("commit_info", [], "pytest-benchmark"), ("machine_info.node", "", "pytest-benchmark")),
+        *(("machine_info", None, "pytest-benchmark"), ("benchmarks", {}, "pytest-benchmark")),
+        ("benchmarks", [], "--benchmark-enable"),
+        *(("datetime", value, "time") for value in ("yesterday", 3)),
+        *(("benchmarks.0", 3, "name"), ("benchmarks.0.fullname", None, "name")),
+        ("benchmarks.0.stats", None, "median"),
+        *((median, value, "median") for value in (math.nan, math.inf, "1", True, -1.0)),
+        ("benchmarks.0.stats.rounds", 2**63, "rounds"),
+    ]
+    for path, value, named in odd:
+        write(tmp_path / "benchmarks" / "x.json", changed(told, path, value))
+        assert named in problem(tmp_path), (path, value)
+    file = tmp_path / "benchmarks" / "x.json"
+    for content in (b"", b"x", b"[]", b"\xff", b'{"a": 1e999', b"{" * 10**5):
+        file.write_bytes(content)
+        assert "pytest-benchmark" in problem(tmp_path), content[:20]
+    file.unlink()
+    file.mkdir()
+    assert "Is a directory" in problem(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"[]", b"\xff", b'{"a": 1e999', b"{" * 10**5])
-def test_other_files_are_told(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x.json").write_bytes(content)
-    assert problem(tmp_path) == FOREIGN
-    (tmp_path / "x.json").unlink()
-    (tmp_path / "x.json").mkdir()
-    assert problem(tmp_path) == "cannot be read: Is a directory"
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
+def test_odd_facts_that_are_not_needed_do_no_harm(tmp_path: Path, told: dict[str, Any]) -> None:
+    for path, value in (
         ("commit_info.time", None),
         ("commit_info.time", "0001-01-01T00:00:00+14:00"),
         ("commit_info.time", "9999-12-31T23:59:59+00:00"),
@@ -197,21 +164,14 @@ def test_other_files_are_told(tmp_path: Path, content: bytes) -> None:
         ("benchmarks.0.params", {"depth": True}),
         ("benchmarks.0.fullname", "\ud800"),
         ("benchmarks.0.fullname", ""),
-        ("machine_info.python_version", 3),
         ("datetime", "2026-01-01T00:00:00"),
-    ],
-    ids=str,
-)
-def test_what_does_not_matter_is_taken_as_it_is(
-    tmp_path: Path, told: dict[str, Any], path: str, value: Any
-) -> None:
-    write(tmp_path / "x.json", changed(told, path, value))
-    table = kernels(tmp_path)
-    assert len(history(NO_RUNS, table, tmp_path)) == len(told["benchmarks"])
-    assert len(commits_of(NO_RUNS, table, tmp_path)) == 1
+    ):
+        write(tmp_path / "benchmarks" / "x.json", changed(told, path, value))
+        table = kernels(tmp_path)
+        assert len(history(NO_RUNS, table, tmp_path)) == len(told["benchmarks"]), (path, value)
 
 
 def test_depth_is_that_of_the_parameters(told: dict[str, Any]) -> None:
     found = changed(told, "benchmarks.0.params", {"depth": 5, "estimator": "maml"})
-    row = read_kernel_times(json.dumps(found).encode()).rows[0]
+    row = parse_kernels(json.dumps(found).encode()).rows[0]
     assert (row["depth"], row["metric"]) == (5, "test_tiny.test_estimate(5)")

@@ -1,4 +1,4 @@
-"""`metagrad merge`: all comes, once, whole; what is broken, foreign or at odds stays out."""
+"""`metagrad merge`: results are copied once and whole; broken or conflicting files stay out."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.cell import Cell
 from harness.commands.merge import merge as command
 from harness.merging.merge import merge
@@ -21,7 +21,15 @@ from harness.store.table import journals, load
 from tests.support.histories import SCORES, A, B, cell, write_run
 from tests.support.invocation import invoke
 from tests.support.kernel_files import KERNELS, of_commit, write
-from tests.support.merge_stores import contents, filled, journal, problems, told, train
+from tests.support.merge_stores import (
+    contents,
+    filled,
+    journal,
+    problems,
+    reasons,
+    train,
+    write_asv,
+)
 from tests.support.profile_files import write_profile
 from tests.support.store_runs import fingerprint
 from tests.support.stores import environment
@@ -36,7 +44,7 @@ def test_all_kinds_of_results_come(tmp_path: Path) -> None:
     assert [" ".join(line.split()) for line in out.splitlines()] == [
         "machine runs trainings profiles asv benchmarks",
         "ci 2 1 2 1",
-        f"Into {store}: 6 came, 0 there already, 0 left out.",
+        f"Into {store}: 6 added, 0 present already, 0 left out.",
     ]
     assert fingerprint(source) == before
     expected = contents(source)
@@ -54,7 +62,7 @@ def test_what_is_there_already_is_left_as_it_is(tmp_path: Path) -> None:
     before = fingerprint(store)
     code, out, err = invoke(command, source, source, "--store", store)
     assert (code, err) == (0, "")
-    assert out == f"Into {store}: 0 came, 12 there already, 0 left out.\n"
+    assert out == f"Into {store}: 0 added, 12 present already, 0 left out.\n"
     assert fingerprint(store) == before
 
 
@@ -88,10 +96,10 @@ def test_another_run_of_the_same_name_gets_a_name_of_its_own(tmp_path: Path) -> 
     assert "x.jsonl" in names
     assert len(load(store)[0]) == len(SCORES) + 1
     assert (store / "runs" / "x.jsonl").read_bytes() == (one / "runs" / "x.jsonl").read_bytes()
-    assert merge([one, other], store).there == 2
+    assert merge([one, other], store).present == 2
     # Brought back, neither comes to its origin again, whatever it is called.
-    assert merge([store], other).came.total() == 1
-    assert merge([store], other).there == 2
+    assert merge([store], other).added.total() == 1
+    assert merge([store], other).present == 2
     assert len(journals(other)) == 2
     assert not problems(other)
 
@@ -104,11 +112,11 @@ def test_a_run_that_has_gone_on_takes_the_place_of_its_copy(tmp_path: Path) -> N
     older = path.read_bytes()
     with path.open("ab") as file:
         file.write(b'{"event": "end"}\n')
-    assert merge([tmp_path / "from"], store).came["runs", "here"] == 1
+    assert merge([tmp_path / "from"], store).added["runs", "here"] == 1
     assert journals(store) == [copy]
     assert read_run(copy).ended
     path.write_bytes(older)  # and its older state does not come back
-    assert merge([tmp_path / "from"], store).there == 1
+    assert merge([tmp_path / "from"], store).present == 1
     assert read_run(copy).ended
 
 
@@ -132,10 +140,10 @@ def test_a_torn_last_line_does_not_come(tmp_path: Path) -> None:
     whole = [path.read_bytes() for path in paths]
     for path in paths:
         path.write_bytes(path.read_bytes() + b'{"event": "resu')
-    assert merge([tmp_path / "from"], store).came.total() == 2
+    assert merge([tmp_path / "from"], store).added.total() == 2
     assert list(contents(store).values()) == whole
     assert not problems(store)
-    assert merge([tmp_path / "from"], store).there == 2
+    assert merge([tmp_path / "from"], store).present == 2
 
 
 def test_a_run_that_writes_keeps_its_file(tmp_path: Path) -> None:
@@ -148,8 +156,8 @@ def test_a_run_that_writes_keeps_its_file(tmp_path: Path) -> None:
     before = copy.read_bytes()
     writing = EventFile(copy, new=False)
     merged = merge([tmp_path / "from"], store)
-    assert (merged.exit_code, merged.came.total()) == (2, 0)
-    assert told(merged) == [f"it has gone on, and so does its copy {copy} just now"]
+    assert (merged.exit_code, merged.added.total()) == (2, 0)
+    assert reasons(merged) == [f"it has gone on, and so does its copy {copy} just now"]
     assert copy.read_bytes() == before
     writing.close()
     assert merge([tmp_path / "from"], store).exit_code == 0
@@ -164,49 +172,49 @@ def test_a_run_that_has_not_begun_is_nothing(tmp_path: Path) -> None:
         (tmp_path / "store" / "runs").mkdir(parents=True, exist_ok=True)
         (tmp_path / "store" / "runs" / "empty.jsonl").touch()
     merged = merge([source], tmp_path / "store")
-    assert (merged.came.total(), merged.there, merged.left_out) == (1, 0, [])
+    assert (merged.added.total(), merged.present, merged.left_out) == (1, 0, [])
     (source / "runs" / "d.jsonl").write_bytes(b"other")
     merged = merge([source], tmp_path / "store")
-    assert (merged.came.total(), merged.there, len(merged.left_out)) == (0, 1, 1)
+    assert (merged.added.total(), merged.present, len(merged.left_out)) == (0, 1, 1)
 
 
 SHORT = b'{"event": "start", "schema": 2}\n'
 
 
 OTHER = json.dumps({"event": "start", "schema": 99, "environment": environment(A)}).encode() + b"\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "what"),
-    [
-        ("runs/x.jsonl", b"not JSON\n", "not a run that can be read: the first line is not"),
-        ("runs/x.jsonl", b"no line", "not a run that can be read: it has no whole line"),
-        ("runs/x.jsonl", SHORT, "not a run that can be read: line 1: an event lacks what"),
-        ("runs/x.jsonl", OTHER, "it has schema 99"),
-        ("trainings/x.jsonl", b"\xff\n", "not a training that can be read"),
-        ("trainings/x.jsonl", b"no line", "not a training that can be read: it has no whole"),
-        ("trainings/x.jsonl", SHORT, "not a training that can be read"),
-        ("asv/ci/x.json", b"{", "not results that asv can read"),
-        ("asv/ci/x.json", b"[]", "not results that asv can read"),
-        ("asv/other/x.json", b"{}", "1 results are left out: "),
-        ("asv/benchmarks.json", b"{", "names of parameters are not known"),
-        ("benchmarks/x.json", b"{}", "not a file that pytest-benchmark writes"),
-    ],
+WRONG = (
+    json.dumps({"event": "start", "schema": 2, "at": "", "environment": environment(A)}).encode()
+    + b'\n{"event": "results"}\n'
 )
-def test_what_cannot_be_read_stays_out_and_the_rest_comes(
-    tmp_path: Path, name: str, content: bytes, what: str
-) -> None:
+
+
+UNREADABLE = {
+    "runs/a.jsonl": b"not JSON\n",
+    "runs/b.jsonl": b"no line",
+    "runs/c.jsonl": SHORT,
+    "runs/d.jsonl": OTHER,
+    "runs/e.jsonl": WRONG,
+    "trainings/a.jsonl": b"\xff\n",
+    "trainings/b.jsonl": b"no line",
+    "trainings/c.jsonl": SHORT,
+    "asv/ci/a.json": b"{",
+    "asv/ci/b.json": b"[]",
+    "benchmarks/x.json": b"{}",
+}
+
+
+def test_unreadable_files_stay_out_and_the_rest_is_copied(tmp_path: Path) -> None:
     source, store = filled(tmp_path / "from"), tmp_path / "store"
-    (source / name).parent.mkdir(exist_ok=True)
-    (source / name).write_bytes(content)
+    for name, content in UNREADABLE.items():
+        (source / name).write_bytes(content)
     code, out, err = invoke(command, source, "--store", store)
-    assert (code, err.count("\n")) == (1, 1)
-    assert what in err
-    assert err.startswith(f"metagrad: {(source / name).parent}")
-    assert err.endswith("; it is left out\n")
-    assert out.endswith(": 6 came, 0 there already, 1 left out.\n")
+    assert code == 1
+    lines = err.splitlines()
+    assert all(any(str(source / name) in line for line in lines) for name in UNREADABLE), err
+    assert len(lines) == len(UNREADABLE)
+    assert f": 6 added, 0 present already, {len(UNREADABLE)} left out." in out
     assert not problems(store)
-    assert content not in contents(store).values()
+    assert not {*UNREADABLE.values()} & {*contents(store).values()}
 
 
 def test_a_run_with_a_broken_line_stays_out(tmp_path: Path) -> None:
@@ -214,7 +222,7 @@ def test_a_run_with_a_broken_line_stays_out(tmp_path: Path) -> None:
     path = journal(tmp_path / "from")
     path.write_bytes(path.read_bytes() + b"broken\n")
     merged = merge([tmp_path / "from"], tmp_path / "store")
-    assert (merged.exit_code, told(merged)) == (2, ["line 3 is not a JSON object"])
+    assert (merged.exit_code, reasons(merged)) == (2, ["line 3 is not a JSON object"])
     assert not contents(tmp_path / "store")
 
 
@@ -231,7 +239,7 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     (source / "trainings").rename(source / "moved")
     (source / "trainings").symlink_to(elsewhere / "trainings")
     merged = merge([source], store)
-    assert sorted(told(merged)) == [
+    assert sorted(reasons(merged)) == [
         *["a symbolic link, which is not followed"] * 5,
         *["not a regular file"] * 6,
     ]
@@ -250,15 +258,15 @@ def test_of_a_cell_the_newest_profile_is_kept(tmp_path: Path) -> None:
     older, newer = read_profile(folder_of(fomaml, source)), read_profile(folder_of(fomaml, other))
     (source / "profiles" / ".profile-0123").mkdir()  # one that is being written
     told = merge([source], store)
-    assert (told.came.total(), told.there, told.left_out) == (2, 0, [])
+    assert (told.added.total(), told.present, told.left_out) == (2, 0, [])
     assert read_profile(folder_of(fomaml, store)).summary == older.summary
-    assert merge([other], store).came.total() == 1
+    assert merge([other], store).added.total() == 1
     kept = read_profile(folder_of(fomaml, store))
     assert kept.summary == newer.summary
     kept.read_all()
     assert {path.name for path in kept.folder.iterdir()} == set(FILES)
     again = merge([source, other], store)
-    assert (again.came.total(), again.there, again.left_out) == (0, 3, [])
+    assert (again.added.total(), again.present, again.left_out) == (0, 3, [])
     (folder_of(maml, source) / "stacks.txt").unlink()
     (folder_of(fomaml, source) / SUMMARY).write_text("{}")
     shutil.rmtree(folder_of(maml, store))
@@ -268,7 +276,7 @@ def test_of_a_cell_the_newest_profile_is_kept(tmp_path: Path) -> None:
     assert [problem.path for problem in problems] == sorted(
         folder_of(one, source) for one in (fomaml, maml)
     )
-    assert merge([other], store).there == 1
+    assert merge([other], store).present == 1
     write_profile(tmp_path / "third", maml)
     (problem,) = merge([tmp_path / "third"], store).left_out
     assert "something other" in problem.what
@@ -300,30 +308,12 @@ def test_machines_of_one_name_are_told(tmp_path: Path) -> None:
     for _ in range(2):
         code, out, _ = invoke(command, source, "--store", store)
         assert code == 0
-        assert out.splitlines()[-1] == "2 machines are called ci: their figures stay apart."
+        assert out.splitlines()[-1].startswith("2 machines have the name ci")
     assert set(load(store)[0]["fingerprint"]) == {"f00d", "beef"}
 
 
-@pytest.mark.parametrize(
-    ("source", "store", "what"),
-    [
-        ("store", "store", "store is the store that results are to come to"),
-        ("link", "store", "link is the store that results are to come to"),
-        ("store/../store", "store", "is the store that results are to come to"),
-        ("store", "link", "store is the store that results are to come to"),
-        ("missing", "store", "there is no missing"),
-        (
-            "empty",
-            "store",
-            "no results in empty; name a folder with runs, trainings, profiles,",
-        ),
-        ("file.txt", "store", "no results in file.txt"),
-        ("store", "file.txt", "file.txt is no folder"),
-        ("store", "file.txt/below", "cannot write to file.txt/below: Not a directory"),
-    ],
-)
-def test_slips_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, store: str, what: str
+def test_wrong_sources_and_stores_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     filled(Path("store"))
@@ -331,15 +321,21 @@ def test_slips_are_told(
     Path("empty").mkdir()
     Path("file.txt").touch()
     before = fingerprint(tmp_path)
-    with pytest.raises(OptionError) as raised:
-        invoke(command, source, "--store", store)
-    assert what in str(raised.value)
-    assert fingerprint(tmp_path) == before
+    for source, store, named in (
+        *(("store", "store", "store"), ("link", "store", "link"), ("store", "link", "store")),
+        *(("store/../store", "store", "store"), ("missing", "store", "missing")),
+        *(("empty", "store", "profiles"), ("file.txt", "store", "no results in file.txt")),
+        *(("store", "file.txt", "file.txt"), ("store", "file.txt/below", "Not a directory")),
+    ):
+        with pytest.raises(UserError) as raised:
+            invoke(command, source, "--store", store)
+        assert named in str(raised.value), (source, store)
+        assert fingerprint(tmp_path) == before, (source, store)
 
 
 def test_a_slip_in_one_source_brings_nothing_of_the_others(tmp_path: Path) -> None:
     source = filled(tmp_path / "from")
-    with pytest.raises(OptionError, match="there is no"):
+    with pytest.raises(UserError, match="there is no"):
         merge([source, tmp_path / "missing"], tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -353,5 +349,23 @@ def test_the_command_line_ends_with_its_code(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("Into store: 6 came, 0 there already, 0 left out.\n")
+    assert done.stdout.endswith("Into store: 6 added, 0 present already, 0 left out.\n")
     assert len(contents(tmp_path / "store")) == len(contents(source))
+
+
+def test_files_of_asv_are_copied_where_there_are_none(tmp_path: Path) -> None:
+    source, store = tmp_path / "from", tmp_path / "store"
+    write_asv(source, A, "here", cpu="one", ram="1")
+    write_asv(store, B, "here", cpu="one", ram="2")
+    assert merge([source], store).added["asv", "here"] == 1
+    # A few bytes of memory more or less are no other machine.
+    assert '"2"' in (store / "asv" / "here" / "machine.json").read_text()
+    newer = write_asv(source, B, "here", cpu="one")
+    newer.write_text('{"results": {"more": []}}')
+    before = contents(store)
+    merged = merge([source], store)
+    assert [problem.path for problem in merged.left_out] == [newer]
+    write_asv(source, B, "here", cpu="another")
+    merged = merge([source], store)
+    assert [problem.path for problem in merged.left_out] == [source / "asv" / "here"]
+    assert contents(store) == before

@@ -12,7 +12,6 @@ from harness.commands.options import console
 from harness.commands.regressions import regressions
 from harness.matrix.metrics import Samples
 from harness.store.table import StoreError
-from tests.support.asv_files import MATRIX, write_asv
 from tests.support.histories import cell, write_run
 from tests.support.invocation import invoke
 from tests.support.kernel_files import KERNELS, of_commit, write
@@ -163,7 +162,7 @@ def test_metrics_can_be_chosen(tmp_path: Path) -> None:
 
 def test_cells_can_be_chosen(tmp_path: Path) -> None:
     write_runs(tmp_path, "hvps", {"maml": [5, 7], "binom(order=2)": [8, 9]})
-    write_asv(tmp_path / "asv", "0" * 40, {"headline.Headline.time_sinusoid": [1.0, 1.0]})
+    write(tmp_path / "benchmarks" / "x.json", of_commit(KERNELS, "0" * 40, 1.0))
     (row,) = listed(tmp_path, "--only", "estimator=binom*,depth>=5")
     assert "binom" in row["cell"]
     assert len(listed(tmp_path, "--only", "estimator=binom*", "--only", "estimator=maml")) == 2
@@ -188,10 +187,7 @@ def test_text_from_elsewhere_is_printed_as_it_is(tmp_path: Path) -> None:
     assert "[red]x[/red] [/]" in told(tmp_path)[1][1]
 
 
-def test_kernels_and_asv_alone_are_enough(tmp_path: Path) -> None:
-    for number in range(2):
-        write_asv(tmp_path / "asv", str(number) * 40, {MATRIX + "hvps": [5.0 + number] * 4})
-    assert {row["metric"] for row in listed(tmp_path)} == {"hvps"}
+def test_kernels_without_runs_are_enough(tmp_path: Path) -> None:
     for number in range(6):
         found = of_commit(KERNELS, str(number) * 40, 1.0 + (number > 2))
         write(tmp_path / "benchmarks" / f"{number}.json", found)
@@ -211,14 +207,14 @@ def test_the_same_store_is_told_in_the_same_words(tmp_path: Path) -> None:
 
 def test_unreadable_files_are_told_and_left_out(tmp_path: Path) -> None:
     write_runs(tmp_path, "hvps", {"maml": [5, 7]})
-    bad = [tmp_path / name for name in ("runs/bad.jsonl", "asv/m/bad.json", "benchmarks/bad.json")]
+    bad = [tmp_path / name for name in ("runs/bad.jsonl", "benchmarks/bad.json")]
     for path in bad:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("not JSON\n")
     code, out, err = invoke(regressions, "--store", tmp_path, "--format", "json")
     assert (code, len(json.loads(out)["changes"])) == (1, 1)
     lines = err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert all(line.startswith("metagrad: ") for line in lines)
     assert all(line.endswith("; it is left out") for line in lines)
 

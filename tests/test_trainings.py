@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 from harness.cell import AXES
+from harness.store.events import parse_event
 from harness.store.journal import Journal
-from harness.store.runs import parsed
 from harness.store.trainings import COLUMNS, FOLDER, Training, TrainingJournal, trainings
 
 ENVIRONMENT = {"commit": "c0ffee", "changes": "", "machine": "box", "fingerprint": "f00d"}
@@ -108,64 +108,48 @@ def test_numbers_of_a_diverged_training(tmp_path: Path) -> None:
     assert math.isnan(table["value"][1])
 
 
-def test_torn_last_line(tmp_path: Path) -> None:
-    path = write(tmp_path, START, EVALUATION, after=b'{"event": "eval')
-    table, (problem,) = trainings(tmp_path)
-    assert len(table) == 1
-    assert str(problem) == f"{path}: its last line is torn: the training was killed as it wrote"
-
-
-def test_killed_before_or_at_its_first_line(tmp_path: Path) -> None:
-    write(tmp_path, name="nothing.jsonl")
-    assert told(tmp_path) == []
-    write(tmp_path, after=b'{"event": "start", "at": "20')
-    assert told(tmp_path) == ["not a training that can be read: it was killed at its first line"]
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        (b"\x00\xff", "line 2 is not a JSON object"),
-        (b'{"event": "evaluation", "step": 1', "line 2 is not a JSON object"),
-        (b"[1]", "line 2 is not a JSON object"),
-        (EVALUATION | {"step": -1}, "line 2: -1 is no step"),
-        (EVALUATION | {"step": True}, "line 2: True is no step"),
-        (EVALUATION | {"split": "holdout"}, "line 2: 'holdout' is no split"),
-        (EVALUATION | {"samples": [1]}, "line 2: an evaluation has no samples"),
-        *(
-            (EVALUATION | {"samples": {"a": bad}}, "line 2: samples of a are no list of numbers")
-            for bad in ([], ["1"], [True], 1.0)
-        ),
-    ],
-)
-def test_a_broken_line_is_told_and_the_rest_is_read(tmp_path: Path, line: Any, says: str) -> None:
-    write(tmp_path, START, line, EVALUATION | {"step": 2}, {"event": "of a later version"}, END)
+def test_a_torn_last_line_does_not_count(tmp_path: Path) -> None:
+    write(tmp_path, START, EVALUATION, after=b'{"event": "eval')
     table, problems = trainings(tmp_path)
-    assert table["step"].to_list() == [2]
-    assert [problem.what for problem in problems] == [says]
+    assert (len(table), problems) == (1, [])
 
 
-@pytest.mark.parametrize(
-    ("lines", "says"),
-    [
-        ([{"schema": 1}], "the first line is not the start of a training"),
-        ([b"no JSON"], "the first line is not the start of a training"),
-        ([EVALUATION, END], "the first line is not the start of a training"),
-        ([START | {"schema": 2}, EVALUATION], "it has schema 2, this version reads 1"),
-        ([START | {"environment": 1}], "its start lacks what was trained, or what with"),
-        ([START | {"environment": {}}], "commit is missing or not of type str"),
-        ([START | {"training": {}}], "estimator is missing or not of type str"),
-        ([but(depth=5.0)], "depth is missing or not of type int"),
-        ([but(seed=-1)], "depth or seed is no count"),
-        ([but(outer=3)], "outer is missing or not of type str"),
-    ],
-)
-def test_a_file_that_is_no_training_is_told(tmp_path: Path, lines: Any, says: str) -> None:
-    bad = write(tmp_path, *lines, name="bad.jsonl")
+def test_a_training_killed_at_its_first_line_is_nothing(tmp_path: Path) -> None:
+    write(tmp_path, name="nothing.jsonl")
+    write(tmp_path, after=b'{"event": "start", "at": "20')
+    assert told(tmp_path) == []
+
+
+def test_a_broken_line_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
+    lines: list[Any] = [b"\x00\xff", b'{"event": "evaluation", "step": 1', b"[1]"]
+    odd: list[dict[str, Any]] = [
+        {"step": -1},
+        {"step": True},
+        {"split": "holdout"},
+        {"samples": [1]},
+    ]
+    odd += [{"samples": {"a": bad}} for bad in ([], ["1"], [True], 1.0)]
+    for line in [*lines, *(EVALUATION | one for one in odd)]:
+        write(tmp_path, START, line, EVALUATION | {"step": 2}, {"event": "of a later version"}, END)
+        table, (problem,) = trainings(tmp_path)
+        assert table["step"].to_list() == [2], line
+        assert problem.what.startswith("line 2"), line
+
+
+def test_a_file_that_is_no_training_is_named(tmp_path: Path) -> None:
     write(tmp_path, START, EVALUATION)
-    table, (problem,) = trainings(tmp_path)
-    assert len(table) == 1
-    assert str(problem) == f"{bad}: not a training that can be read: {says}"
+    odd: list[tuple[list[Any], str]] = [
+        *(([{"schema": 1}], "start"), ([b"no JSON"], "start"), ([EVALUATION, END], "start")),
+        ([START | {"schema": 2}, EVALUATION], "schema 2"),
+        *(([START | {"environment": 1}], "environment"), ([START | {"environment": {}}], "commit")),
+        *(([START | {"training": {}}], "estimator"), ([but(depth=5.0)], "depth")),
+        *(([but(seed=-1)], "seed"), ([but(outer=3)], "outer")),
+    ]
+    for lines, named in odd:
+        bad = write(tmp_path, *lines, name="bad.jsonl")
+        table, (problem,) = trainings(tmp_path)
+        assert (len(table), problem.path) == (1, bad)
+        assert named in problem.what
 
 
 def test_foreign_files(tmp_path: Path) -> None:
@@ -223,7 +207,7 @@ def test_killed_in_the_middle_and_gone_on_with(tmp_path: Path) -> None:
     assert steps[-1] in (last, last + 1)  # all that was told of, and at most what was under way
     assert len(problems) <= 1
     journal = TrainingJournal(path, new=False)
-    journal.set_aside(lambda line: parsed(line) is not None)
+    journal.set_aside(lambda line: parse_event(line) is not None)
     journal.resume(ENVIRONMENT)
     journal.evaluation(len(steps), "test", {"outer_loss": [0.0]}, seconds=0)
     journal.end()

@@ -16,17 +16,15 @@ def export(
         typer.Option(
             "--format",
             metavar="csv|parquet|json",
-            help="What to write.",
+            help="Format.",
             show_default="the file's suffix, csv for standard output",
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file if it is there.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> int:
     """Write all results as one long table: a row per run, cell and metric.
 
-    Exit code 0: all of them; 1: some could not be read, and are left out; 2: nothing is written.
+    Exit code 0: all of them; 1: some could not be read and are left out; 2: nothing is written.
     """
     from harness.store.export import export as write
 

@@ -67,7 +67,7 @@ def _history(store: Path) -> "pd.DataFrame":
     Raises:
         StoreError: there is nothing in it.
     """
-    from harness.history.stored import stored_history
+    from harness.history.series import stored_history
     from harness.store.table import StoreError, load, long_table
 
     missing: StoreError | None = None

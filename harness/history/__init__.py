@@ -1,4 +1,4 @@
-"""How metrics went from commit to commit: runs and asv's results in the order of the commits."""
+"""Metrics from commit to commit: runs and kernel times in the order of the commits."""
 
 KEY = ("machine", "fingerprint", "cell", "metric")
-"""What makes a series: its values are those of the commits."""
+"""Columns that identify a series, which has a value for each commit."""

@@ -1,4 +1,4 @@
-"""The commits that results tell of: date, subject and order."""
+"""Date, subject and order of the commits that results belong to."""
 
 import re
 import subprocess
@@ -14,16 +14,11 @@ COLUMNS = ("commit", "date", "subject", "number", "position")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def commits_of(long: pd.DataFrame, asv: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Orders the commits that runs and asv's results are of.
-
-    Returns:
-        The table of `commits`.
-    """
-    runs = pd.concat([long[["commit", "started"]], asv[["commit", "started"]]])
-    runs = runs[runs["commit"] != ""].drop_duplicates()
-    dated = asv[["commit", "date"]].drop_duplicates("commit")
-    started = runs.groupby("commit")["started"].min()
+def commits_of(long: pd.DataFrame, kernels: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return the table of `commits` for those of runs and kernel times."""
+    both = pd.concat([table[["commit", "started"]] for table in (long, kernels)])
+    started = both[both["commit"] != ""].groupby("commit")["started"].min()
+    dated = kernels[["commit", "date"]].drop_duplicates("commit")
     return commits(
         {str(commit): start for commit, start in started.items()},
         folder,
@@ -34,13 +29,13 @@ def commits_of(long: pd.DataFrame, asv: pd.DataFrame, folder: Path) -> pd.DataFr
 def commits(
     started: Mapping[str, str], folder: Path, dates: Mapping[str, pd.Timestamp]
 ) -> pd.DataFrame:
-    """Orders commits as they stand in git's history, parents first.
+    """Order commits as in git's history, parents first.
 
-    Commits that git does not know there, or all of them where there is no git or no repository,
-    are put in by the date that asv has stored, else by the start of their first run.
+    Commits that git does not know in the folder (or all of them without git or a repository) are
+    inserted by the given date, else by the start of their first run.
 
     Returns:
-        A row for each commit, oldest first: "commit"; "date", NaT where only runs are known;
+        A row for each commit, oldest first: "commit"; "date", NaT where it is not known;
         "subject", "" where git does not know the commit; "number" among all commits of git's
         history, measured or not, else missing; "position" in this table.
     """
@@ -49,7 +44,7 @@ def commits(
     table["subject"] = table["subject"].fillna("")
     table["date"] = table["date"].fillna(_times(table["commit"].map(dict(dates))))
     table = table.sort_values(["number", "commit"], ignore_index=True)
-    # Clocks go wrong and commits are rebased: what git knows keeps git's order, whatever the dates.
+    # Clocks go wrong and commits are rebased: git's order goes before the dates.
     when = table["date"].where(table["number"].isna(), table["date"].cummax())
     table["when"] = when.fillna(_times(table["commit"].map(dict(started))))
     table = table.sort_values(["when", "number", "commit"], ignore_index=True)
@@ -58,7 +53,7 @@ def commits(
 
 
 def on_other_branches(commits: "pd.Series[str]", folder: Path) -> set[str]:
-    """Returns those commits that are in the repository, but not in the history of its HEAD."""
+    """Return the commits that are in the repository, but not in the history of its HEAD."""
     every = commits.unique().tolist()
     known = {line.split("\0")[0] for line in _git(dict.fromkeys(every, ""), folder).split("\n")}
     here = git_text("-C", str(folder), "rev-list", "HEAD")
@@ -66,7 +61,7 @@ def on_other_branches(commits: "pd.Series[str]", folder: Path) -> set[str]:
 
 
 def _git_log(started: Mapping[str, str], folder: Path) -> pd.DataFrame:
-    """Returns number, date and subject of the commits and of all that came before them."""
+    """Return number, date and subject of commits and all their ancestors."""
     rows = [line.split("\0", 2) for line in reversed(_git(started, folder).split("\n")) if line]
     log = pd.DataFrame(rows, columns=["commit", "seconds", "subject"], dtype=str)
     dates = pd.to_datetime(pd.to_numeric(log["seconds"]), unit="s", utc=True)
@@ -77,7 +72,7 @@ def _git_log(started: Mapping[str, str], folder: Path) -> pd.DataFrame:
 
 
 def _git(started: Mapping[str, str], folder: Path) -> str:
-    # What stands in a journal goes to git only if it is a hash: never an option or a name.
+    # Text of a journal reaches git only if it is a hash: never an option or a name.
     hashes = [commit for commit in started if _HASH.fullmatch(commit)]
     command = ["git", "-C", str(folder), "-c", "log.showSignature=false", "log", "--date-order"]
     command += ["--ignore-missing", "--format=%H%x00%ct%x00%s", "--stdin"]

@@ -1,4 +1,4 @@
-"""Reads what pytest-benchmark has stored into the table of asv's results, a row for each kernel."""
+"""Times of kernels that pytest-benchmark has stored, as rows of the history."""
 
 import re
 from dataclasses import dataclass
@@ -8,15 +8,21 @@ from typing import Any
 
 import pandas as pd
 
-from harness.store.runs import parsed
-from harness.store.table import Problem
+from harness.cell import AXES
+from harness.store.events import Problem, parse_event
 
 FOLDER = "benchmarks"
-"""Where a store keeps the files, each as pytest-benchmark wrote it."""
+"""Folder of a store that holds the files, each as pytest-benchmark wrote it."""
 
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(["machine", "commit", "started", "run", "outcome", "metric", "cell"], str),
+    **{key: str for key, axis in AXES.items() if axis.kind is str},
+    **{"depth": "Int64", "unit": str, "value": float, "low": float, "high": float},
+    **{"count": "int64", "samples": object, "date": "datetime64[ms, UTC]"},
+}
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_FIGURES = ("median", "q1", "q3")
-_NO_TEXT = "UNSERIALIZABLE["  # how pytest-benchmark writes a parameter that JSON has no word for
+_STATISTICS = {"value": "median", "low": "q1", "high": "q3"}
+_UNSERIALIZABLE = "UNSERIALIZABLE["  # how pytest-benchmark writes a parameter that JSON lacks
 
 
 @dataclass(frozen=True)
@@ -24,10 +30,10 @@ class KernelTimes:
     """One file of pytest-benchmark.
 
     Attributes:
-        machine: its host name.
-        commit: hash of the commit that was measured, which had no uncommitted changes.
+        machine: host name.
+        commit: hash of the commit that was measured, without uncommitted changes.
         started: when, in UTC.
-        rows: for each benchmark, columns of `harness.asv.results.COLUMNS`.
+        rows: columns of the table of `read_kernels` but "run", for each benchmark.
     """
 
     machine: str
@@ -36,66 +42,65 @@ class KernelTimes:
     rows: list[dict[str, Any]]
 
 
-def with_kernel_times(asv: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """Adds times of kernels to asv's results, beside which they stand in the history.
+def kernel_files(store: Path) -> list[Path]:
+    """Return the files of pytest-benchmark in a store."""
+    return sorted((store / FOLDER).glob("*.json"))
 
-    A kernel is to the history what a benchmark of asv's own is: "cell" is its name with the
-    parameters, as pytest writes it; "metric" its name with those that are no estimator, so that
-    the estimators of a metric can be compared. "value" is the median of the rounds in seconds,
-    "low" and "high" are their quartiles, "count" is how many there were. "samples" are None: rounds
-    of one process share its luck, and thousands of them would tell any drift for a difference.
+
+def read_kernels(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """Read the times of all kernels in a store.
 
     Returns:
-        The table with a row for each file and benchmark more, and what could not be read.
+        A row for each file and benchmark, and what could not be read. "cell" is the name of the
+        benchmark with its parameters, as pytest writes it; "metric" is its name with the
+        parameters other than the estimator, so that estimators of one metric can be compared.
+        "value" is the median of the rounds in seconds, "low" and "high" are their quartiles,
+        "count" their number. "samples" are None: rounds of one process are not independent, and
+        with thousands of them any drift would look like a difference.
     """
     problems: list[Problem] = []
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.json")):
+    for path in kernel_files(store):
         try:
-            rows += read_kernel_times(path.read_bytes()).rows
+            rows += [{"run": path.stem} | row for row in parse_kernels(path.read_bytes()).rows]
         except OSError as error:
             problems.append(Problem(path, f"cannot be read: {error.strerror or error}"))
         except ValueError as error:
             problems.append(Problem(path, str(error)))
-    if not rows:
-        return asv, problems
-    table = pd.DataFrame(rows, columns=asv.columns, dtype=object).astype(asv.dtypes.to_dict())
-    return pd.concat([asv, table], ignore_index=True), problems
+    return pd.DataFrame(rows, columns=list(_TYPES), dtype=object).astype(_TYPES), problems
 
 
-def read_kernel_times(content: bytes) -> KernelTimes:
-    """Reads a file of pytest-benchmark.
+def parse_kernels(content: bytes) -> KernelTimes:
+    """Parse a file of pytest-benchmark.
 
     Raises:
-        ValueError: it is no such file, has no benchmark, or is not of a commit.
+        ValueError: it is no such file, has no benchmark, or was not measured at a commit.
     """
-    told = parsed(content) or {}
-    about, machine = (_object(told, name) for name in ("commit_info", "machine_info"))
-    benchmarks, node = told.get("benchmarks"), machine.get("node")
-    if not (about and isinstance(node, str) and node and isinstance(benchmarks, list)):
+    document = parse_event(content) or {}
+    commit_info, machine_info = (_object(document, key) for key in ("commit_info", "machine_info"))
+    benchmarks, machine = document.get("benchmarks"), machine_info.get("node")
+    if not (commit_info and isinstance(machine, str) and machine and isinstance(benchmarks, list)):
         raise ValueError("not a file that pytest-benchmark writes")
-    commit = about.get("id")
+    commit = commit_info.get("id")
     if not isinstance(commit, str) or not _HASH.fullmatch(commit):
-        raise ValueError(f"its kernels were timed at no commit ({commit!r:.80})")
-    if about.get("dirty") is not False:
+        raise ValueError(f"its kernels were not timed at a commit ({commit!r:.80})")
+    if commit_info.get("dirty") is not False:
         raise ValueError("its kernels were timed with uncommitted changes")
     if not benchmarks:
         raise ValueError("it has no benchmark: pytest-benchmark measures with --benchmark-enable")
-    started = _time(told.get("datetime"))
+    started = _time(document.get("datetime"))
     if started is None:
-        raise ValueError("it does not tell when its kernels were timed")
-    python = machine.get("python_version", "")
+        raise ValueError("it lacks the time at which its kernels were timed")
     shared = {
-        **{"machine": node, "commit": commit, "date": _time(about.get("time"))},
-        **{"environment": f"pytest-benchmark, Python {python}", "version": ""},
+        **{"machine": machine, "commit": commit, "date": _time(commit_info.get("time"))},
         **{"started": started.isoformat(), "unit": "s", "outcome": "ok", "samples": None},
     }
-    return KernelTimes(node, commit, started, [shared | _kernel(one) for one in benchmarks])
+    return KernelTimes(machine, commit, started, [shared | _row(one) for one in benchmarks])
 
 
-def _object(told: dict[str, Any], name: str) -> dict[str, Any]:
-    found = told.get(name)
-    return found if isinstance(found, dict) else {}
+def _object(document: dict[str, Any], key: str) -> dict[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _time(text: Any) -> datetime | None:
@@ -106,32 +111,32 @@ def _time(text: Any) -> datetime | None:
         return None
 
 
-def _kernel(told: Any) -> dict[str, Any]:
-    name = told.get("fullname") if isinstance(told, dict) else None
+def _row(benchmark: Any) -> dict[str, Any]:
+    name = benchmark.get("fullname") if isinstance(benchmark, dict) else None
     if not isinstance(name, str):
         raise ValueError("a benchmark has no name")
-    stats, params = (_object(told, part) for part in ("stats", "params"))
-    figures: list[Any] = [stats.get(figure) for figure in _FIGURES]
+    stats, params = (_object(benchmark, key) for key in ("stats", "params"))
+    numbers: dict[str, Any] = {column: stats.get(key) for column, key in _STATISTICS.items()}
     count = stats.get("rounds")
-    if not all(type(one) in (int, float) and 0 <= one < float("inf") for one in figures):
+    if not all(type(one) in (int, float) and 0 <= one < float("inf") for one in numbers.values()):
         raise ValueError(f"{name[:80]} has no median or no quartiles")
     if type(count) is not int or not 0 < count < 2**63:
-        raise ValueError(f"{name[:80]} has no count of rounds")
-    parts = {key: str(one) for key, one in params.items()}
+        raise ValueError(f"{name[:80]} has no number of rounds")
+    texts = {key: str(value) for key, value in params.items()}
     depth = params.get("depth")
     return {
-        **{"benchmark": name, "cell": name, "metric": _metric(name, parts)},
-        **{axis: parts.get(axis, "") for axis in ("estimator", "task", "model", "device")},
+        **{"cell": name, "metric": _metric(name, texts), "count": count, **numbers},
+        **{key: texts.get(key, "") for key, axis in AXES.items() if axis.kind is str},
         "depth": depth if type(depth) is int and abs(depth) < 2**63 else None,
-        **dict(zip(("value", "low", "high"), figures, strict=True)),
-        "count": count,
     }
 
 
-def _metric(name: str, parts: dict[str, str]) -> str:
-    """Returns what a kernel is called with all estimators, such as "test_hvp.test_one(conv4)"."""
+def _metric(name: str, params: dict[str, str]) -> str:
+    """Return the name of a kernel for all estimators, such as "test_hvp.test_one(conv4)"."""
     function = name.partition("[")[0].rpartition("/")[2].replace(".py::", ".").replace("::", ".")
-    told = [
-        text for key, text in parts.items() if key != "estimator" and not text.startswith(_NO_TEXT)
+    texts = [
+        text
+        for key, text in params.items()
+        if key != "estimator" and not text.startswith(_UNSERIALIZABLE)
     ]
-    return f"{function}({', '.join(told)})" if told else function
+    return f"{function}({', '.join(texts)})" if texts else function

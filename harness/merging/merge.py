@@ -1,97 +1,82 @@
-"""Brings results of other machines into a store."""
+"""Copy results of other machines into a store."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import orjson
-
-from estimators.base.errors import OptionError
-from harness.asv.files import covers, same_machine
-from harness.asv.results import load_asv
+from estimators.base.errors import OptionError, UserError
 from harness.history import kernel_times
-from harness.history.kernel_times import read_kernel_times
-from harness.merging.journals import (
-    by_first_line,
-    first_line,
-    has_copy,
-    machine_of,
-    namesakes,
-    whole_lines,
-)
-from harness.merging.staging import put, read_regular, staging, write_synced
+from harness.history.kernel_times import parse_kernels
+from harness.merging.staging import place, read_regular, staging
 from harness.profiling import FOLDER as PROFILES
 from harness.store import trainings
+from harness.store.events import Problem, first_event, has_begun, parse_event
 from harness.store.journal import EventFile
-from harness.store.runs import parsed
-from harness.store.table import Problem, read_runs
+from harness.store.runs import parse_run
+from harness.store.trainings import parse_training
 
 RUNS, TRAININGS, ASV, KERNELS = ("runs", trainings.FOLDER, "asv", kernel_times.FOLDER)
 KINDS = (RUNS, TRAININGS, PROFILES, ASV, KERNELS)
-"""Folders of a store, each with results of a kind."""
+"""Folders of a store, each with results of one kind."""
 
-_ABOUT = "machine.json"
+_MACHINE = "machine.json"
 _SUITE = "benchmarks.json"
-_START = b'{"event": "start"'
-_READERS: dict[str, Callable[[Path], list[Problem]]] = {
-    RUNS: lambda store: read_runs(store)[1],
-    TRAININGS: lambda store: trainings.trainings(store)[1],
-}
+_SAME_MACHINE = ("arch", "cpu", "num_cpu")  # memory and system change with every other kernel
 
 
 @dataclass
 class Merged:
-    """What a merge has brought.
+    """Result of a merge.
 
     Attributes:
-        came: how many files, by kind and machine.
-        there: how many were in the store already.
+        added: number of files, by kind and machine.
+        present: number of files that were in the store already.
         left_out: files that are not in the store now, and why.
-        namesakes: how many machines the store has under one name, where there are several.
+        same_name: number of machines by name, where several in the store have one name.
     """
 
-    came: Counter[tuple[str, str]] = field(default_factory=Counter)
-    there: int = 0
+    added: Counter[tuple[str, str]] = field(default_factory=Counter)
+    present: int = 0
     left_out: list[Problem] = field(default_factory=list)
-    namesakes: dict[str, int] = field(default_factory=dict)
+    same_name: dict[str, int] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
-        """0: all of it is in the store; 1: some of it is not; 2: none of it is."""
-        if not self.came and not self.there:
+        """0: all files are in the store; 1: some are not; 2: none is."""
+        if not self.added and not self.present:
             return 2
         return int(bool(self.left_out))
 
 
 def merge(sources: Sequence[Path], store: Path) -> Merged:
-    """Copies runs, trainings, asv's results and times of kernels into a store.
+    """Copy runs, trainings, profiles, asv's results and kernel times into a store.
 
-    A file is there whole or not at all, and readers can look at the store meanwhile. It is copied
-    as it is, but for a last line that was torn when its run was killed; and only if it can be
-    read. A run or training is known by its first line, which tells when and on what it began. One
-    that has gone on since it was copied takes the place of its copy; one that went on otherwise in
-    both places is kept twice; another one of the same name gets a name of its own. A file of asv
-    takes the place of another if it covers it (see `covers`), and is left out if neither does; so
-    is what asv has of another machine of the same name, since asv tells machines apart by name
-    only. Of a cell's profiles the newest is kept. Times of kernels are named by their contents.
+    A file appears whole or not at all, and readers can use the store meanwhile. It is copied as it
+    is, except a torn last line of a killed run; and only if it can be read. A run or training is
+    identified by its first line (time and machine of its start). One that has gone on since it was
+    copied replaces the copy; one that went on differently in both places is kept twice; another of
+    the same name gets a new name. Of a cell's profiles the newest is kept. Kernel times are named
+    by their content. Files of asv, which only asv reads, are copied where there are none; those of
+    another machine of the same name are left out, since asv tells machines apart by name only.
 
     Raises:
-        OptionError: a source is not there, has no results or is the store; or the store cannot be
-            written. What has come before stays, and the merge can be made again.
+        OptionError: a source is missing, has no results or is the store.
+        UserError: the store cannot be written. Files copied before stay; the merge can be repeated.
     """
     for source in sources:
         _check(source, store)
     merged = Merged()
     try:
-        with staging(store) as stage:
-            for number, source in enumerate(sources):
-                _Merging(source, store, stage / str(number), merged).work()
-        merged.namesakes = namesakes(store / RUNS)
+        with staging(store) as drafts:
+            for source in sources:
+                _Merging(source, store, drafts, merged).work()
+        merged.same_name = _same_name(store / RUNS)
     except OSError as error:
-        raise OptionError(
-            f"cannot write to {store}: {error.strerror or error}; what has come is whole, "
+        raise UserError(
+            f"cannot write to {store}: {error.strerror or error}; files copied so far are whole, "
             "and the same command goes on from there"
         ) from error
     return merged
@@ -110,189 +95,142 @@ def _check(source: Path, store: Path) -> None:
             "in it, or a .json file of pytest-benchmark"
         )
     if store.exists() and source.samefile(store):
-        raise OptionError(f"{source} is the store that results are to come to")
+        raise OptionError(f"{source} is the store to copy into")
 
 
 class _Merging:
-    """Brings what one source has."""
+    """A merge of one source."""
 
-    def __init__(self, source: Path, store: Path, stage: Path, merged: Merged) -> None:
-        self._source, self._store, self._stage, self._merged = source, store, stage, merged
+    def __init__(self, source: Path, store: Path, drafts: Path, merged: Merged) -> None:
+        self._source, self._store, self._drafts, self._merged = source, store, drafts, merged
 
     def work(self) -> None:
         if self._source.is_dir():
-            self._journals(RUNS)
-            self._journals(TRAININGS)
+            self._journals(RUNS, lambda name, content: parse_run(name, content).faults)
+            self._journals(TRAININGS, lambda name, content: parse_training(name, content).faults)
             self._profiles()
             self._asv()
             self._kernel_times(self._files(self._source / KERNELS, ".json"))
-        else:  # named by the user, who may mean what a link leads to
+        else:  # named by the user, who may mean the target of a link
             self._kernel_times([self._source.resolve()])
 
-    def _journals(self, kind: str) -> None:
-        known = by_first_line(self._store / kind)
-        drafts: dict[Path, Path] = {}
+    def _journals(self, kind: str, faults_of: Callable[[str, bytes], list[str]]) -> None:
+        known: dict[bytes, list[Path]] = defaultdict(list)  # by first line
+        for path in _regular_journals(self._store / kind):
+            with path.open("rb") as file:
+                known[file.readline()].append(path)
         for path in self._files(self._source / kind, ".jsonl"):
-            if (read := self._read(path)) is None:
+            if (read := self._read(path)) is None or not has_begun(read[0]):
                 continue
-            content, written = whole_lines(read[0]), read[1]
-            if not content and (read[0].startswith(_START) or _START.startswith(read[0])):
-                continue  # killed before its first line: nothing
-            if has_copy(content, known):
-                self._merged.there += 1
+            content, modified = _whole_lines(read[0]), read[1]
+            copies = known[content[: content.find(b"\n") + 1]] if content else []
+            if any(copy.read_bytes().startswith(content) for copy in copies):
+                self._merged.present += 1
                 continue
-            draft = self._stage / kind / path.name
-            write_synced(draft, content or read[0], written)
-            drafts[draft] = path
-        faults = {one.path: one.what for one in _READERS[kind](self._stage)} if drafts else {}
-        for draft, path in drafts.items():
-            if draft in faults:
-                self._leave_out(path, faults[draft])
-            else:
-                self._place_journal(draft, path, known)
+            try:
+                faults = faults_of(path.stem, content or read[0])
+            except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+                faults = [f"not a journal that can be read: {error}"]
+            older = [one for one in copies if content.startswith(_whole_lines(one.read_bytes()))]
+            if faults:
+                self._leave_out(path, faults[0])
+            elif older:
+                self._replace_journal(path, older[0], content, modified)
+            elif target := self._new_journal(path, content):
+                place(target, content, modified, self._drafts)
+                copies.append(target)
+                self._add(kind, _machine_of(target)[0])
 
-    def _place_journal(self, draft: Path, path: Path, known: dict[bytes, list[Path]]) -> None:
-        content = draft.read_bytes()
-        first = first_line(content)
-        if has_copy(content, known):  # of a file that came just now
-            self._merged.there += 1
-            return
-        machine = machine_of(draft)[0]
-        folder = self._store / draft.parent.name
-        older = [one for one in known[first] if content.startswith(whole_lines(one.read_bytes()))]
-        if older:
-            if not self._replace(older[0], draft, content):
-                self._leave_out(path, f"it has gone on, and so does its copy {older[0]} just now")
-                return
-        else:
-            target = folder / path.name
-            if target.exists() or target.is_symlink():
-                digest = hashlib.sha256(content).hexdigest()[:8]
-                target = target.with_stem(f"{target.stem}-{digest}")
-            if target.exists() or target.is_symlink():
-                self._leave_out(path, f"{target} has its name and other contents")
-                return
-            put(draft, target)
-            known[first].append(target)
-        self._merged.came[draft.parent.name, machine] += 1
+    def _new_journal(self, path: Path, content: bytes) -> Path | None:
+        """Return a name for a journal that the store does not have; None if there is none."""
+        target = self._store / path.parent.name / path.name
+        if _is_taken(target):
+            digest = hashlib.sha256(content).hexdigest()[:8]
+            target = target.with_stem(f"{target.stem}-{digest}")
+        if _is_taken(target):
+            self._leave_out(path, f"{target} has its name and other contents")
+            return None
+        return target
 
-    def _replace(self, older: Path, draft: Path, content: bytes) -> bool:
-        """Puts a journal in the place of its older state, unless a run writes to that."""
+    def _replace_journal(self, path: Path, older: Path, content: bytes, modified: int) -> None:
+        """Replace an older state of a journal, unless a run writes to it."""
         try:
             held = EventFile(older, new=False)
         except BlockingIOError:
-            return False
-        try:
-            if content.startswith(whole_lines(older.read_bytes())):  # as before it was locked
-                put(draft, older)
-                return True
-        finally:
+            held = None
+        if held and content.startswith(_whole_lines(older.read_bytes())):  # as before the lock
+            place(older, content, modified, self._drafts)
+            self._add(older.parent.name, _machine_of(older)[0])
+        else:
+            self._leave_out(path, f"it has gone on, and so does its copy {older} just now")
+        if held:
             held.close()
-        return False
 
     def _profiles(self) -> None:
         sources = [one for one in self._folders(self._source / PROFILES) if one.name[0] != "."]
         if not sources:
             return
         # They import torch, which other results need not wait for.
-        from harness.merging.profiles import place_profile
         from harness.profiling.folder import FILES
 
         for source in sources:
-            stage = self._stage / PROFILES / source.name
+            draft = self._drafts / PROFILES / source.name
             for path in self._entries(source):
                 if path.name in FILES and (read := self._read(path)):
-                    write_synced(stage / path.name, *read)
+                    place(draft / path.name, *read, self._drafts)
             try:
-                machine = place_profile(stage, self._store / PROFILES / source.name)
-            except (OSError, ValueError, OptionError) as error:
-                self._leave_out(source, str(error).replace(str(stage), str(source)))
-                continue
-            if machine is None:
-                self._merged.there += 1
+                machine = _place_profile(draft, self._store / PROFILES / source.name)
+            except (OSError, ValueError) as error:
+                self._leave_out(source, str(error).replace(str(draft), str(source)))
             else:
-                self._merged.came[PROFILES, machine] += 1
+                self._add(PROFILES, machine)
 
     def _asv(self) -> None:
-        folder, stage = self._source / ASV, self._stage / ASV
+        folder, target = self._source / ASV, self._store / ASV
         for machine in self._folders(folder):
-            for path in self._files(machine, ".json"):
-                if read := self._read(path):
-                    write_synced(stage / machine.name / path.name, *read)
-        if not stage.exists():
-            return
-        suite = folder / _SUITE
-        if suite.is_file() and (read := self._read(suite)):
-            write_synced(stage / _SUITE, *read)
-        faults: dict[Path, str] = {}
-        for problem in load_asv(stage)[1]:
-            faults.setdefault(problem.path, problem.what)
-        for machine in sorted(one for one in stage.iterdir() if one.is_dir()):
-            self._asv_of_machine(machine, folder / machine.name, faults)
-        if stage / _SUITE in faults:
-            self._leave_out(suite, faults[stage / _SUITE])
-        elif (stage / _SUITE).exists():
-            self._place_suite(stage / _SUITE)
+            paths = self._files(machine, ".json")
+            mine, its = (_about(one / machine.name / _MACHINE) for one in (target, folder))
+            if mine and any(mine.get(key) != its.get(key) for key in _SAME_MACHINE):
+                what = "another machine of that name is in the store, and asv knows no more of it"
+                self._leave_out(machine, what)
+                continue
+            for path in sorted(paths, key=lambda one: one.name != _MACHINE):
+                self._asv_file(path, target / machine.name / path.name)
+        if (folder / _SUITE).is_file():
+            self._asv_file(folder / _SUITE, target / _SUITE)
 
-    def _asv_of_machine(self, stage: Path, source: Path, faults: dict[Path, str]) -> None:
-        paths = sorted(set(stage.glob("*.json")) - {stage / _ABOUT})
-        about, target = stage / _ABOUT, self._store / ASV / stage.name
-        if not paths:
+    def _asv_file(self, path: Path, target: Path) -> None:
+        """Copy a file where there is none; what asv writes anew by itself is no result."""
+        is_result = path.name not in (_MACHINE, _SUITE)
+        if (read := self._read(path)) is None:
             return
-        if about in faults:
-            self._leave_out(source / _ABOUT, faults[about])
-            return
-        if not (target / _ABOUT).exists():
-            put(about, target / _ABOUT)  # first: without it no file of the machine can be read
-        elif not same_machine(about, target / _ABOUT):
-            what = f"another machine than that of {target / _ABOUT}: asv knows machines by name"
-            self._leave_out(source / _ABOUT, f"{len(paths)} results are of {what}")
-            return
-        for path in paths:
-            self._place_asv(path, source / path.name, target / path.name, faults.get(path, ""))
-
-    def _place_asv(self, draft: Path, source: Path, target: Path, fault: str) -> None:
-        if fault:
-            self._leave_out(source, fault)
-        elif target.exists() and covers(target, draft):
-            self._merged.there += 1
-        elif not target.exists() or covers(draft, target):
-            put(draft, target)
-            self._merged.came[ASV, draft.parent.name] += 1
-        else:
-            self._leave_out(source, f"neither it nor {target} has all that the other tells")
-
-    def _place_suite(self, draft: Path) -> None:
-        """Adds what asv knows of benchmarks that the store has not heard of."""
-        target = self._store / ASV / _SUITE
-        if not target.exists():
-            put(draft, target)
-            return
-        mine = parsed(target.read_bytes())
-        its = parsed(draft.read_bytes()) or {}
-        if mine is not None and not its.keys() <= mine.keys():
-            both = draft.with_name(f"both-{_SUITE}")
-            content = orjson.dumps(its | mine, option=orjson.OPT_INDENT_2)
-            write_synced(both, content, target.stat().st_mtime_ns)
-            put(both, target)
+        if parse_event(read[0]) is None:
+            self._leave_out(path, "not a JSON object")
+        elif not target.exists():
+            place(target, *read, self._drafts)
+            if is_result:
+                self._add(ASV, path.parent.name)
+        elif is_result and target.read_bytes() != read[0]:
+            self._leave_out(path, f"{target} has its name and other contents")
+        elif is_result:
+            self._merged.present += 1
 
     def _kernel_times(self, paths: Iterable[Path]) -> None:
         for path in paths:
             if (read := self._read(path)) is None:
                 continue
             try:
-                told = read_kernel_times(read[0])
+                kernels = parse_kernels(read[0])
             except ValueError as error:
                 self._leave_out(path, str(error))
                 continue
             digest = hashlib.sha256(read[0]).hexdigest()[:8]
-            name = f"{told.started:%Y%m%dT%H%M%S}-{digest}.json"
-            if (self._store / KERNELS / name).exists():
-                self._merged.there += 1
-                continue
-            write_synced(self._stage / KERNELS / name, *read)
-            put(self._stage / KERNELS / name, self._store / KERNELS / name)
-            self._merged.came[KERNELS, told.machine] += 1
+            target = self._store / KERNELS / f"{kernels.started:%Y%m%dT%H%M%S}-{digest}.json"
+            if target.exists():
+                self._merged.present += 1
+            else:
+                place(target, *read, self._drafts)
+                self._add(KERNELS, kernels.machine)
 
     def _folders(self, folder: Path) -> list[Path]:
         return [path for path in self._entries(folder) if path.is_dir() and self._is_own(path)]
@@ -324,5 +262,77 @@ class _Merging:
             self._leave_out(path, str(error))
         return None
 
+    def _add(self, kind: str, machine: str | None) -> None:
+        """Count a file as added; as present where it has no machine, since it was not copied."""
+        if machine is None:
+            self._merged.present += 1
+        else:
+            self._merged.added[kind, machine] += 1
+
     def _leave_out(self, path: Path, what: str) -> None:
         self._merged.left_out.append(Problem(path, what))
+
+
+def _place_profile(draft: Path, target: Path) -> str | None:
+    """Move a profile into a store that has none of its cell, or an older one.
+
+    Returns:
+        The machine on which it was made; None if the store has it, or a newer one.
+
+    Raises:
+        ValueError: the draft is not a whole profile; or there is something else, or the profile of
+            another machine, in its place.
+        OSError: it cannot be read or written.
+    """
+    from harness.profiling.folder import read_profile, replaced_when_whole
+
+    profile = read_profile(draft)
+    profile.read_all()
+    new, old = profile.summary, None
+    with suppress(OSError, ValueError):  # no profile: an error when it is to be replaced
+        old = read_profile(target).summary
+    if old is not None:
+        if old["environment"].get("fingerprint") != new["environment"].get("fingerprint"):
+            machine = old["environment"]["machine"]
+            raise ValueError(f"the store has a profile of its cell, made on {machine}")
+        if old["at"] >= new["at"]:
+            return None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replaced_when_whole(target, new["cell"]) as folder:
+        for path in draft.iterdir():
+            path.rename(folder / path.name)
+    return str(new["environment"]["machine"])
+
+
+def _about(path: Path) -> dict[str, object]:
+    """Return what asv has stored about a machine; an empty dict where it cannot be read."""
+    with suppress(OSError, ValueError):
+        return parse_event(read_regular(path)[0]) or {}
+    return {}
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """Return a journal without a torn last line."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _regular_journals(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.jsonl")) if path.is_file()]
+
+
+def _machine_of(path: Path) -> tuple[str, str]:
+    """Return name and fingerprint of the machine of a journal, "" where unknown."""
+    environment = first_event(path).get("environment")
+    facts = environment if isinstance(environment, dict) else {}
+    return str(facts.get("machine", "")), str(facts.get("fingerprint", ""))
+
+
+def _same_name(folder: Path) -> dict[str, int]:
+    """Return the names that several machines have, with their numbers."""
+    machines = {_machine_of(path) for path in _regular_journals(folder)}
+    count = Counter(name for name, _ in machines if name)
+    return {name: count[name] for name in sorted(count) if count[name] > 1}

@@ -1,4 +1,4 @@
-"""Brings files into a store, each of them whole or not at all."""
+"""Read files of a source that may be odd, and place them in a store, each whole or not at all."""
 
 import fcntl
 import os
@@ -8,20 +8,20 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
+from harness.support.files import atomic_file
 
 _FOLDER = ".merge"
 
 
 @contextmanager
 def staging(store: Path) -> Generator[Path]:
-    """Yields an empty folder of the store, on its file system, that no reader of it looks at.
+    """Yield an empty folder of the store for drafts, which no reader of the store looks at.
 
-    The store is locked against others who do so. What a process that was killed has left there is
-    removed, and so is what is left at the end.
+    The store is locked against other merges. Drafts of a process that was killed are removed.
 
     Raises:
-        OptionError: another process brings files into the store.
+        UserError: another merge into the store is at work.
         OSError: the store cannot be written.
     """
     store.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def staging(store: Path) -> Generator[Path]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OptionError(f"another merge into {store} is at work") from None
+            raise UserError(f"another merge into {store} is at work") from None
         folder = store / _FOLDER
         if folder.exists():
             shutil.rmtree(folder)
@@ -44,10 +44,7 @@ def staging(store: Path) -> Generator[Path]:
 
 
 def read_regular(path: Path) -> tuple[bytes, int]:
-    """Reads a file, unless it is a link, or a pipe that might never end.
-
-    Returns:
-        What is in it, and when it was written, in ns.
+    """Return content and time of modification (ns) of a file; refuse links, and pipes that block.
 
     Raises:
         ValueError: it is not a regular file.
@@ -67,30 +64,13 @@ def read_regular(path: Path) -> tuple[bytes, int]:
         os.close(handle)
 
 
-def write_synced(path: Path, content: bytes, written: int) -> None:
-    """Writes a new file, which is on disk then.
+def place(target: Path, content: bytes, modified: int, drafts: Path) -> None:
+    """Write a file with a time of modification (ns); replace an older one.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; an older file is left as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
+    with atomic_file(target, synced=True, drafts=drafts) as file:
         file.write(content)
         file.flush()
-        os.utime(file.fileno(), ns=(written, written))
-        os.fsync(file.fileno())
-
-
-def put(draft: Path, target: Path) -> None:
-    """Gives a file that is on disk its name, and takes it from the file that had it.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft.replace(target)
-    handle = os.open(target.parent, os.O_RDONLY)  # or a power cut could take the name
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.utime(file.fileno(), ns=(modified, modified))

@@ -1,9 +1,7 @@
-"""Writes the long table of a store to a file that other programs read."""
+"""Write the long table of a store to a file for other programs."""
 
-import secrets
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,10 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.cell import AXES
+from harness.store.events import Problem
 from harness.store.runs import Run
-from harness.store.table import COLUMNS, Problem, long_table, read_runs
+from harness.store.table import COLUMNS, long_table, read_runs
+from harness.support.files import atomic_file
 
 SCHEMA = 1
 """Version of the JSON document."""
@@ -26,69 +26,50 @@ STDOUT = Path("-")
 def export(
     store: Path, out: Path = STDOUT, form: str | None = None, *, force: bool = False
 ) -> list[Problem]:
-    """Writes one row per run, cell and metric: columns `harness.store.table.COLUMNS`.
+    """Write one row per run, cell and metric: columns `harness.store.table.COLUMNS`.
 
-    Samples are a list of numbers in Parquet and JSON, and the text of a JSON list in CSV. JSON has
-    more: parts of a cell that have no column, and what each run was made with. It is an object of
+    Samples are a list of numbers in Parquet and JSON, and the text of a JSON list in CSV. JSON also
+    has parts of a cell that are no columns, and the environment of each run. It is an object of
     "schema", "runs" and "rows", in which null stands for numbers that are not finite.
 
     Returns:
-        What of the store could not be read, and is left out.
+        Files and lines of the store that could not be read, and are left out.
 
     Raises:
-        OptionError: the format is not known, the file is there, or it cannot be written.
+        OptionError: the format is unknown, or the file exists.
+        UserError: it cannot be written.
         StoreError: the store is missing, cannot be read, or holds no run.
-        BrokenPipeError: who reads standard output has gone.
+        BrokenPipeError: the reader of standard output has gone.
     """
     form = form or ("csv" if out == STDOUT else out.suffix.removeprefix("."))
     if form not in _WRITERS:
         raise OptionError(
-            f"unknown format {form!r} of {out}; there is {', '.join(_WRITERS)}: "
-            "give one with --format, or as the file's suffix"
+            f"unknown format {form!r} of {out}; give one of {', '.join(_WRITERS)} with --format, "
+            "or as the suffix of the file"
         )
     if out == STDOUT and form == "parquet":
         raise OptionError("parquet needs a file; name one with --out")
     if not force and out != STDOUT and out.exists():
-        raise OptionError(f"{out} is there already; --force replaces it")
+        raise OptionError(f"{out} exists; --force replaces it")
     runs, problems = read_runs(store)
 
-    def write(file: BinaryIO) -> None:
-        _WRITERS[form](runs, file)
-
-    if out == STDOUT:
-        try:
-            write(sys.stdout.buffer)
+    try:
+        if out == STDOUT:
+            _WRITERS[form](runs, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # as with `| head`: the command line ends without a word
-            raise
-        except OSError as error:
-            raise OptionError(f"cannot write to standard output: {error.strerror}") from error
-    else:
-        _write_whole(out, write)
+        else:
+            with atomic_file(out) as file:
+                _WRITERS[form](runs, file)
+    except BrokenPipeError:  # as with `| head`: the command line ends without a word
+        raise
+    except OSError as error:
+        name = "to standard output" if out == STDOUT else out
+        raise UserError(f"cannot write {name}: {error.strerror or error}") from error
     return problems
 
 
-def _write_whole(out: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Writes a file under another name, which it gives up when it is whole.
-
-    Raises:
-        OptionError: it cannot be written; nothing is left of it.
-    """
-    draft = out.with_name(f".{out.name}-{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as file:
-            write(file)
-        draft.replace(out)
-    except BaseException as error:
-        with suppress(OSError):
-            draft.unlink()
-        if isinstance(error, OSError):
-            raise OptionError(f"cannot write {out}: {error.strerror or error}") from error
-        raise
-
-
 def write_csv(table: pd.DataFrame, file: BinaryIO) -> None:
-    """Writes a long table; samples are the text of a JSON list."""
+    """Write a long table; samples are the text of a JSON list."""
     texts = [
         "" if samples is None else orjson.dumps(samples).decode() for samples in table["samples"]
     ]
@@ -96,7 +77,7 @@ def write_csv(table: pd.DataFrame, file: BinaryIO) -> None:
 
 
 def write_parquet(table: pd.DataFrame, file: BinaryIO) -> None:
-    """Writes a long table; samples are a list of numbers."""
+    """Write a long table; samples are a list of numbers."""
     samples = pa.array(table["samples"].to_list(), pa.list_(pa.float64()))
     others = table.drop(columns="samples")
     whole = pa.Table.from_pandas(others, preserve_index=False).append_column("samples", samples)

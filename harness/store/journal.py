@@ -1,4 +1,4 @@
-"""Journals: JSON lines, one event each, on disk before the next piece of work; that of a run."""
+"""Write journals: JSON lines, one event each, on disk before the next piece of work."""
 
 import fcntl
 import json
@@ -13,22 +13,23 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome
+from harness.support.files import atomic_file, sync_folder
 
 if TYPE_CHECKING:
     from harness.cell import Cell
 
 SCHEMA = 2
-"""Version of what is written; 1, with an event for each result, can be read too."""
+"""Version of the format; 1, with an event for each result, can be read too."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the runner tells while it works.
+    """Progress of a run.
 
     Attributes:
         done: seconds of work done, as estimated beforehand.
         total: seconds of work in all, likewise.
-        doing: what ended last.
+        doing: the last piece of work that ended.
     """
 
     done: float
@@ -38,13 +39,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """How one stage of a cell ended.
+    """Result of one stage of a cell.
 
     Attributes:
         cell: the cell.
-        outcome: how it ended.
         samples: by metric.
-        notes: what a reader of the samples should know, a sentence each.
+        notes: remarks on the samples, a sentence each.
     """
 
     cell: "Cell"
@@ -54,7 +54,7 @@ class Result:
 
 
 class EventFile:
-    """Appends events to a file, which it holds locked.
+    """A file to which events are appended, locked while it is open.
 
     Attributes:
         path: the file.
@@ -74,11 +74,11 @@ class EventFile:
             os.close(self._file)
             raise
         if new:
-            _sync_folder(path.parent)  # or a power cut could take the file's name
+            sync_folder(path.parent)
 
     @classmethod
     def create_in(cls, folder: Path) -> Self:
-        """Starts a file with a name of its own, made of the time.
+        """Create a file with a unique name, which begins with the time.
 
         Raises:
             OSError: the folder cannot be written.
@@ -88,44 +88,41 @@ class EventFile:
         return cls(folder / name, new=True)
 
     def set_aside(self, is_sound: Callable[[bytes], bool]) -> Path | None:
-        """Moves broken lines, and what follows the last whole one, to a file beside.
+        """Move broken lines, and a torn last one, to the file NAME.torn beside it.
 
-        A process that was killed leaves the latter, a failing disk the former.
+        A failing disk leaves the former, a process that was killed the latter.
 
         Returns:
-            That file, NAME.torn; None when there is nothing to move.
+            That file; None when there is nothing to move.
         """
         *lines, torn = self.path.read_bytes().split(b"\n")
         broken = [line for line in lines if not is_sound(line)] + ([torn] if torn else [])
         if not broken:
             return None
-        beside = self.path.with_suffix(".torn")
-        with beside.open("ab") as file:
+        torn_file = self.path.with_suffix(".torn")
+        with torn_file.open("ab") as file:
             file.writelines(line + b"\n" for line in broken)
             file.flush()
             os.fsync(file.fileno())
-        kept = b"".join(line + b"\n" for line in lines if is_sound(line))
-        draft = self.path.with_suffix(".draft")
-        draft.write_bytes(kept)
-        mended = EventFile(draft, new=False)  # and locked before it has the name
-        os.fsync(mended._file)
-        draft.replace(self.path)
-        _sync_folder(self.path.parent)
+        with atomic_file(self.path, synced=True) as file:
+            file.writelines(line + b"\n" for line in lines if is_sound(line))
+            file.flush()
+            mended = EventFile(Path(file.name), new=False)  # locked before it gets the name
         os.close(self._file)
         self._file = mended._file
-        return beside
+        return torn_file
 
     def resume(self, environment: dict[str, Any], **more: Any) -> None:
-        """Writes that the work goes on."""
+        """Write that the work goes on."""
         self._write("resume", environment=environment, **more)
 
     def end(self) -> None:
-        """Writes that nothing is to follow, and closes the file."""
+        """Write that nothing follows, and close the file."""
         self._write("end")
         self.close()
 
     def close(self) -> None:
-        """Leaves the file to others."""
+        """Close the file, which unlocks it."""
         os.close(self._file)
 
     def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
@@ -148,11 +145,11 @@ class Journal(EventFile):
 
     def __init__(self, path: Path, *, new: bool) -> None:
         super().__init__(path, new=new)
-        self._machines: set[str] = set()  # whose environments are in it
+        self._machines: set[str] = set()  # names whose environments are written
 
     @classmethod
     def create(cls, store: Path) -> Self:
-        """Starts the journal of a new run.
+        """Create the journal of a new run.
 
         Raises:
             OSError: the folder cannot be written.
@@ -160,7 +157,7 @@ class Journal(EventFile):
         return cls.create_in(store / "runs")
 
     def start(self, environment: dict[str, Any], cells: int, **more: Any) -> None:
-        """Writes what the run is made with."""
+        """Write the environment of the run."""
         self._write("start", schema=SCHEMA, environment=environment, cells=cells, **more)
 
     def results(
@@ -172,7 +169,7 @@ class Journal(EventFile):
         limits: dict[str, float] | None = None,
         machine: dict[str, Any] | None = None,
     ) -> None:
-        """Writes how one stage of some cells ended, all of them or none."""
+        """Write the results of one stage of some cells, all of them or none."""
         name = f"{machine['fingerprint']}-{machine['state']}" if machine else ""
         if name and name not in self._machines:
             self._write("machine", sync=False, name=name, environment=machine)
@@ -200,13 +197,5 @@ class Journal(EventFile):
         )
 
     def progress(self, progress: Progress) -> None:
-        """Writes how far the run is; lost without harm, and so not synced."""
+        """Write the progress; not synced, since its loss does no harm."""
         self._write("progress", sync=False, **asdict(progress))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,35 +1,36 @@
-"""Reads the journal of one run back: what it was made with, and each cell as a whole."""
+"""Read the journal of one run: its environment, and the results of each cell."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from harness.cell import AXES
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Status
+from harness.store.events import check, check_samples, check_start, parse_event, parse_events
 from harness.store.journal import SCHEMA, Progress
 
 STAGES = ("plan", "score", "time")
-_NUMBERS = {float, int}
+
+_KINDS = {key: axis.kind for key, axis in AXES.items()}
+_LATE = {key: axis.default for key, axis in AXES.items() if axis.late}
+_RESULT = {"id": str, "cell": dict, "status": str, "reason": str, "samples": dict}
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """How one stage of a cell ended.
+    """Result of one stage of a cell.
 
     Attributes:
-        status: the kind of end.
+        status: outcome.
         reason: one line, empty when all went well.
-        traceback: where it went wrong, if that is known.
+        traceback: of the error, if there is one.
         samples: by metric.
-        notes: what a reader of the samples should know.
+        notes: remarks on the samples.
         seconds: wall time of the piece of work, which several cells may have shared.
         limits: "seconds" and bytes of "memory" that it had.
-        machine: that did it, by its name in the journal; "" if it is the run's own.
+        machine: name in the journal of the machine that did it; "" for the run's own.
         transient: see `Outcome`.
     """
 
@@ -50,12 +51,12 @@ def _rank(stage: str) -> int:
 
 @dataclass
 class CellResult:
-    """Everything that a run found out about one cell.
+    """All results of one cell in a run.
 
     Attributes:
         id: the cell's name.
-        axes: its parts, by name.
-        stages: what is known, by stage; the newest where a stage was repeated.
+        axes: values of its axes, by key.
+        stages: results by stage; the newest where a stage was repeated.
     """
 
     id: str
@@ -65,12 +66,12 @@ class CellResult:
     @property
     def end(self) -> StageResult:
         """The first stage that did not end well, else the last one."""
-        known = [self.stages[stage] for stage in sorted(self.stages, key=_rank)]
-        return next((stage for stage in known if stage.status is not Status.OK), known[-1])
+        failed = (stage for stage in self._ordered if stage.status is not Status.OK)
+        return next(failed, self._ordered[-1])
 
     @property
     def status(self) -> Status:
-        """How the cell ended."""
+        """Outcome of the cell."""
         return self.end.status
 
     @property
@@ -85,14 +86,17 @@ class CellResult:
 
     @property
     def machine(self) -> str:
-        """Name of the machine that timed it, or else did the rest; "" for the run's own."""
-        known = [self.stages[stage] for stage in sorted(self.stages, key=_rank)]
-        return known[-1].machine
+        """Name of the machine of the last stage; "" for the run's own."""
+        return self._ordered[-1].machine
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the samples should know."""
+        """Remarks on the samples."""
         return [note for stage in self.stages.values() for note in stage.notes]
+
+    @property
+    def _ordered(self) -> list[StageResult]:
+        return [self.stages[stage] for stage in sorted(self.stages, key=_rank)]
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,10 @@ class Run:
         schema: version of the journal.
         started: ISO 8601 time, UTC.
         environment: see `harness.environment.environment`.
-        machines: environments of other machines that did work, by names of their own.
-        cells: in the order in which they were first heard of.
+        machines: environments of other machines that did work, by their names in the journal.
+        cells: in the order of their first results.
         faults: lines that could not be read, one sentence each.
-        ended: whether it is whole.
+        ended: whether it came to its end.
     """
 
     name: str
@@ -120,9 +124,10 @@ class Run:
     ended: bool
 
     def made_with(self, cell: CellResult) -> dict[str, Any]:
-        """Returns the environment that a cell was measured in.
+        """Return the environment in which a cell was measured.
 
-        A skipped one goes with the others: what began a run on a cluster may have measured nothing.
+        That of a skipped cell is the first worker's: on a cluster, the machine that starts a run
+        may measure nothing.
         """
         if "plan" in cell.stages and self.machines:
             return next(iter(self.machines.values()))
@@ -135,70 +140,64 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a journal; a torn last line, left by a run that was killed, does not count.
-
-    Kinds of events and fields that are not known here are passed over, but for the parts of a cell
-    and of the environment, which are kept.
+    """Read the journal of a run; see `parse_run`.
 
     Raises:
         ValueError: the file is not the journal of a run, or of another schema.
         OSError: it cannot be read.
     """
-    lines, torn = _lines(path)
-    if torn and not lines:
-        raise ValueError("it has no whole line")
-    start = (lines and parsed(lines[0])) or {}
-    if start.get("event") != "start":
-        raise ValueError("the first line is not the start of a run")
-    schema = start.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        raise ValueError(f"it has schema {schema}, this version reads 1 to {SCHEMA}")
+    return parse_run(path.stem, path.read_bytes())
+
+
+def parse_run(name: str, content: bytes) -> Run:
+    """Parse the journal of a run; a torn last line, left by a run that was killed, does not count.
+
+    Unknown kinds of events and unknown fields are passed over, except parts of a cell and of the
+    environment, which are kept.
+
+    Raises:
+        ValueError: it is not the journal of a run, or of another schema.
+    """
+    events = parse_events(content, "run", SCHEMA)
     cells: dict[str, CellResult] = {}
     machines: dict[str, dict[str, Any]] = {}
-    faults: list[str] = []
     kind = "start"
-    for number, line in enumerate(lines, start=1):
-        event = parsed(line)
-        if event is None:
-            faults.append(f"line {number} is not a JSON object")
-            continue
-        try:
+    line = 1
+    try:
+        check_start(events.start)
+        for line, event in events.others:  # ruff: ignore[unused-loop-control-variable] (used below)
+            check(event, {"event": str})
             kind = event["event"]
             if kind == "machine":
-                name, made_with = event["name"], event["environment"]
-                _check_texts([name, made_with["machine"]])
-                machines[name] = made_with
+                check(event, {"name": str, "environment": dict})
+                check(event["environment"], {"machine": str})
+                machines[event["name"]] = event["environment"]
             for stage, result in _results(event):
+                check(result, _RESULT)
                 if result["id"] not in cells:
-                    _check_texts([result["id"], *result["cell"].keys()])
-                    cells[result["id"]] = CellResult(result["id"], result["cell"])
+                    axes = _LATE | result["cell"]
+                    check(axes, _KINDS)
+                    cells[result["id"]] = CellResult(result["id"], axes)
                 cells[result["id"]].stages[stage] = _stage_result(event, result)
-        except (KeyError, TypeError, AttributeError) as error:
-            lacks = f"an event lacks what it should have ({error})"
-            raise ValueError(f"line {number}: {lacks}") from None
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
-    try:
-        started, environment = start["at"], start["environment"]
-        _check_texts([started, *(environment[name] for name in ("commit", "changes", "machine"))])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"line 1: an event lacks what it should have ({error})") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"line {line}: {error}") from None
+    environment = events.start["environment"]
     code = {name: environment[name] for name in ("commit", "changes")}
     return Run(
-        name=path.stem,
-        schema=schema,
-        started=started,
+        name=name,
+        schema=events.start["schema"],
+        started=events.start["at"],
         environment=environment,
         # Their code is the run's, wherever their workers have it.
         machines={name: made | code for name, made in machines.items()},
         cells=list(cells.values()),
-        faults=faults,
+        faults=events.faults,
         ended=kind == "end",
     )
 
 
 def _results(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the stage and result of each cell that an event tells of."""
+    """Yield stage and result of each cell of an event."""
     if event["event"] == "results":
         for result in event["results"]:
             yield event["stage"], result
@@ -208,20 +207,15 @@ def _results(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _stage_result(event: dict[str, Any], result: dict[str, Any]) -> StageResult:
-    samples: Samples = result["samples"]
-    for name, values in samples.items():
-        if not values:
-            raise ValueError(f"metric {name} has no sample")
-    if not set(map(type, chain.from_iterable(samples.values()))) <= _NUMBERS:
-        raise ValueError("a sample is not a number")
-    notes = result.get("notes", [])
-    machine = event.get("on", "")
-    _check_texts([result["reason"], *notes, machine])
+    check_samples(result["samples"])
+    notes, machine = result.get("notes", []), event.get("on", "")
+    if not all(isinstance(text, str) for text in (*notes, machine)):
+        raise ValueError("a note, or the name of a machine, is not of type str")
     return StageResult(
         status=Status(result["status"]),
         reason=result["reason"],
         traceback=result.get("traceback", ""),
-        samples=samples,
+        samples=result["samples"],
         notes=notes,
         seconds=event.get("seconds", 0.0),
         limits=event.get("limits", {}),
@@ -230,43 +224,10 @@ def _stage_result(event: dict[str, Any], result: dict[str, Any]) -> StageResult:
     )
 
 
-def _check_texts(values: Iterable[Any]) -> None:
-    for value in values:
-        if not isinstance(value, str):
-            raise TypeError(f"{value!r} is not a text")
-
-
-def first_event(path: Path) -> dict[str, Any]:
-    """Returns how a run began; nothing when that cannot be read."""
-    with path.open("rb") as file:
-        return parsed(file.readline()) or {}
-
-
 def last_progress(path: Path) -> Progress | None:
-    """Returns how far the run is that writes a journal; None when it has only begun."""
-    for line in reversed(_lines(path)[0]):
-        if b'"progress"' in line and (event := parsed(line)) and event["event"] == "progress":
+    """Return the progress of the run that writes a journal; None when it has only begun."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for line in reversed(lines):
+        if b'"progress"' in line and (event := parse_event(line)) and event["event"] == "progress":
             return Progress(event["done"], event["total"], event["doing"])
     return None
-
-
-def _lines(path: Path) -> tuple[list[bytes], bytes]:
-    """Returns the whole lines of a journal, and what follows the last of them."""
-    *lines, torn = path.read_bytes().split(b"\n")
-    return lines, torn
-
-
-def parsed(line: bytes) -> dict[str, Any] | None:
-    """Returns the event of a line; None when it is no JSON object."""
-    try:
-        event = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        try:
-            # Slower, and takes the infinities of a diverged cell, and half a surrogate pair, which
-            # comes of file names that are no UTF-8 and is no text that a table could hold.
-            text = json.dumps(json.loads(line), ensure_ascii=False)
-            event = json.loads(text.encode(errors="replace"))
-            orjson.dumps(event)  # raises where an integer needs more than 64 bits
-        except (ValueError, TypeError, RecursionError):
-            return None
-    return event if isinstance(event, dict) else None

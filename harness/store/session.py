@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.store.journal import EventFile
-from harness.store.runs import first_event, parsed
+from harness.store.events import first_event, parse_event
 
 J = TypeVar("J", bound=EventFile)
 
@@ -85,6 +85,6 @@ def find_previous(
 
 def _resumed(journal: J) -> Previous[J]:
     lines = [f"Going on with {journal.path}, which was interrupted."]
-    if aside := journal.set_aside(lambda line: parsed(line) is not None):
+    if aside := journal.set_aside(lambda line: parse_event(line) is not None):
         lines.append(f"It had broken or torn lines, which are set aside in {aside}.")
     return Previous(journal, lines=lines)

@@ -1,10 +1,9 @@
-"""Reads what runs have left: one long table, one row per cell and metric."""
+"""Read runs into one long table with a row for each cell and metric."""
 
 import gc
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.cell import AXES
 from harness.matrix.metrics import METRICS
-from harness.store.runs import CellResult, Run, read_run
+from harness.store.events import Problem, read_journals
+from harness.store.runs import Run, parse_run, read_run
 
-# What the table says of a run and of a cell, and as what.
+# Columns of a run and of a cell, with their types.
 _OF_RUN: dict[str, type] = {
     **{"run": str, "started": str, "commit": str, "changes": str, "schema": int},
 }
@@ -36,32 +36,14 @@ COLUMNS = (
     *("outcome", "reason", "notes", "metric", "value", "low", "high", "samples", "unit"),
 )
 
-_MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  # in JSON
 
-# What content that is not ours can raise while it is read.
-_UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
-
-_START = b'{"event": "start"'
-
-
-class StoreError(OptionError):
+class StoreError(UserError):
     """The store cannot be read: it is missing, empty or broken."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file, or a line of it, that could not be read."""
-
-    path: Path
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
 
 
 @contextmanager
 def _no_garbage_collection() -> Generator[None]:
-    """Keeps the collector from walking again and again over what is made, which is all kept."""
+    """Pause the garbage collector, which would walk again and again over results that all stay."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -72,7 +54,7 @@ def _no_garbage_collection() -> Generator[None]:
 
 
 def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """Reads all runs of a store.
+    """Read all runs of a store.
 
     Returns:
         The table of `long_table`, newest run last, and what could not be read.
@@ -85,23 +67,17 @@ def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def load_run(path: Path) -> pd.DataFrame:
-    """Reads one run.
-
-    Returns:
-        The table of `long_table`.
+    """Read one run into the table of `long_table`.
 
     Raises:
         ValueError: the file is not the journal of a run, or of another schema.
         OSError: it cannot be read.
     """
-    return long_table([_read(path)])
+    return long_table([read_run(path)])
 
 
 def load_sound(store: Path) -> pd.DataFrame:
-    """Reads all runs of a store, and refuses a broken file.
-
-    Returns:
-        The table of `long_table`, newest run last.
+    """Read all runs of a store into the table of `long_table`; refuse a broken file.
 
     Raises:
         StoreError: the folder is missing, holds no run, or a file in it is broken.
@@ -113,7 +89,7 @@ def load_sound(store: Path) -> pd.DataFrame:
 
 
 def journals(store: Path) -> list[Path]:
-    """Returns the files that runs were journalled to, oldest run first.
+    """Return the journals of runs, oldest run first.
 
     Raises:
         StoreError: the folder is missing, cannot be read, or holds no such file.
@@ -132,44 +108,26 @@ def journals(store: Path) -> list[Path]:
 
 @_no_garbage_collection()
 def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
-    """Reads all runs of a store, with what the long table has no column for.
+    """Read all runs of a store.
 
     Returns:
-        The runs, oldest first, and what could not be read. A run that was killed before its first
-        line is nothing.
+        The runs, oldest first, and what could not be read.
 
     Raises:
         StoreError: the folder is missing, cannot be read, or holds no run.
     """
-    runs: list[Run] = []
-    problems: list[Problem] = []
-    for path in journals(store):
-        try:
-            if path.is_file() and not _has_begun(path):
-                continue
-            run = _read(path)
-        except OSError as error:
-            problems.append(Problem(path, f"cannot be read: {error.strerror or error}"))
-        except _UNREADABLE as error:
-            problems.append(Problem(path, f"not a run that can be read: {error}"))
-        else:
-            runs.append(run)
-            problems += [Problem(path, fault) for fault in run.faults]
+    runs, problems = read_journals(journals(store), parse_run, "run")
+    problems += [
+        Problem(store / "runs" / f"{run.name}.jsonl", fault) for run in runs for fault in run.faults
+    ]
     if not runs and not problems:
         raise StoreError(f"no results in {store}; `make bench` or `metagrad run quick` makes some")
     return runs, problems
 
 
-def _has_begun(path: Path) -> bool:
-    """Tells whether a run has come to write its first line."""
-    with path.open("rb") as file:
-        line = file.readline()
-    return line.endswith(b"\n") or not _START.startswith(line[: len(_START)])
-
-
 @_no_garbage_collection()
 def long_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Makes one row per run, cell and metric.
+    """Return one row per run, cell and metric.
 
     Returns:
         Columns `COLUMNS`. "outcome", "reason" and "notes" (joined by "; ") are those of the cell
@@ -196,7 +154,7 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
         "machine": [one["machine"] for one in made_with],
         "fingerprint": [str(one.get("fingerprint", "")) for one in made_with],
         "cell": [cell.id for cell in cells],
-        **{axis: [_axis(cell, axis) for cell in cells] for axis in AXES},
+        **{axis: [cell.axes[axis] for cell in cells] for axis in AXES},
         "outcome": [str(cell.status) for cell in cells],
         "reason": [cell.reason for cell in cells],
         "notes": ["; ".join(cell.notes) for cell in cells],
@@ -210,7 +168,7 @@ def long_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def summaries(metrics: Sequence[str], samples: Sequence[list[float] | None]) -> pd.DataFrame:
-    """Sums up samples as the metric table says.
+    """Summarize samples as the metric table says.
 
     Returns:
         A row for each of them: "metric"; "value", which is the mean, the median or the single
@@ -230,7 +188,7 @@ def summaries(metrics: Sequence[str], samples: Sequence[list[float] | None]) -> 
         for size in set(sizes[of_metric].tolist()) - {0}:
             rows = of_metric[sizes[of_metric] == size]
             stack = flat[starts[rows][:, None] + np.arange(size)]
-            value[rows], low[rows], high[rows] = _SUMMED_UP[aggregate](stack)
+            value[rows], low[rows], high[rows] = _AGGREGATES[aggregate](stack)
     units = [METRICS[name].unit if name in METRICS else "" for name in numbers]
     about = _frame({"metric": list(numbers), "unit": units}, {"metric": str, "unit": str})
     kept = pd.Series(list(samples), dtype=object)
@@ -258,34 +216,13 @@ def _median(stack: _Numbers) -> _Summary:
     return median, low, high
 
 
-# What is done to an array of rows of samples, by how the metric is summed up.
-_SUMMED_UP: dict[str, Callable[[_Numbers], _Summary]] = {
+# Functions of an array with a row of samples each, by the `aggregate` of a metric.
+_AGGREGATES: dict[str, Callable[[_Numbers], _Summary]] = {
     "mean": _mean,
     "median": _median,
     "value": lambda stack: (stack[:, 0], np.nan, np.nan),
     "unknown": lambda stack: (_mean(stack)[0], np.nan, np.nan),
 }
-
-
-def _read(path: Path) -> Run:
-    """Reads a run whose axes go into the columns.
-
-    Raises:
-        ValueError: the file is not the journal of a run, or an axis is not what it should be.
-        OSError: it cannot be read.
-    """
-    run = read_run(path)
-    for key, axis in AXES.items():
-        kind, values = axis.kind, [_axis(cell, key) for cell in run.cells]
-        if not set(map(type, values)) <= _MAY_BE[kind]:
-            raise ValueError(f"{key} of a cell is missing or not of type {kind.__name__}")
-        if kind is int and values and not -(2**63) <= min(values) <= max(values) < 2**63:
-            raise ValueError(f"{key} of a cell is too large")
-    return run
-
-
-def _axis(cell: CellResult, key: str) -> Any:
-    return cell.axes.get(key, AXES[key].default if AXES[key].late else None)
 
 
 def _frame(columns: dict[str, list[Any]], types: dict[str, type]) -> pd.DataFrame:

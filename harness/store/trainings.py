@@ -1,8 +1,8 @@
-"""The record of a meta-training with one estimator: how good it was along the way and at the end.
+"""Journals of meta-trainings with one estimator: evaluations along the way and at the end.
 
-Each training has a file, STORE/trainings/NAME.jsonl, an event a line: "start"; "evaluation", as
-often as wanted; "end". Samples of an evaluation have one number for each task, in task order: the
-same place is the same task in every training of that seed, or nothing could be paired.
+Each training has a file, STORE/trainings/NAME.jsonl, an event a line: "start"; any number of
+"evaluation"; "end". Samples of an evaluation have one number for each task, in task order: one
+position is one task in all trainings of a seed, so that samples can be paired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,16 @@ import pandas as pd
 
 from harness.cell import AXES
 from harness.matrix.metrics import Samples
+from harness.store.events import (
+    Problem,
+    check,
+    check_samples,
+    check_start,
+    parse_events,
+    read_journals,
+)
 from harness.store.journal import EventFile
-from harness.store.runs import parsed
-from harness.store.table import Problem, summaries
+from harness.store.table import summaries
 
 SCHEMA = 1
 """Version of what is written."""
@@ -24,31 +31,28 @@ SCHEMA = 1
 FOLDER = "trainings"
 
 Split = Literal["train", "validation", "test"]
-"""Which tasks: those that are trained on, others, or those that are looked at once, at the end."""
+"""Tasks of an evaluation: those of the training, others, or those used once, at the end."""
 
 Option = str | int | float | bool
 
-# How many tasks and how long it was trained differs from one evaluation to the next.
+# Number of tasks and training steps differ from one evaluation to the next.
 TRAINING_AXES = {key: axis.kind for key, axis in AXES.items() if key not in ("tasks", "trained")}
-"""The parts of a training that have a column of their own, and what they are."""
+"""Axes of a training that are columns, with their types."""
 
 _OF_TRAINING: dict[str, type] = {
     **{"training": str, "started": str, "commit": str, "changes": str, "machine": str},
     **{"fingerprint": str, **TRAINING_AXES, "outer": str},
 }
 _OF_EVALUATION: dict[str, type] = {"step": int, "split": str}
-_SUMMED_UP = ("metric", "value", "low", "high", "samples", "unit")
-COLUMNS = (*_OF_TRAINING, *_OF_EVALUATION, *_SUMMED_UP)
-
-_MAY_BE: dict[type, set[type]] = {str: {str}, int: {int}, float: {float, int}}  # in JSON
-_START = b'{"event": "start"'
+_SUMMARY = ("metric", "value", "low", "high", "samples", "unit")
+COLUMNS = (*_OF_TRAINING, *_OF_EVALUATION, *_SUMMARY)
 
 _Key = tuple[int, str, str]  # step, split and metric
 
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, and how.
+    """Configuration of a training.
 
     Attributes:
         estimator: canonical estimator specification.
@@ -79,7 +83,7 @@ class TrainingJournal(EventFile):
 
     @classmethod
     def create(cls, store: Path) -> Self:
-        """Starts the journal of a new training.
+        """Create the journal of a new training.
 
         Raises:
             OSError: the folder cannot be written.
@@ -87,24 +91,33 @@ class TrainingJournal(EventFile):
         return cls.create_in(store / FOLDER)
 
     def start(self, environment: dict[str, Any], training: Training, **more: Any) -> None:
-        """Writes what is trained, and what with."""
+        """Write configuration and environment."""
         axes = asdict(training) | {"outer": dict(training.outer)}
         self._write("start", schema=SCHEMA, environment=environment, training=axes, **more)
 
     def failed(self, reason: str) -> None:
-        """Writes why the training cannot go on, and that nothing is to follow."""
+        """Write why the training cannot go on, and the end."""
         self._write("failed", reason=reason)
         self.end()
 
     def evaluation(self, step: int, split: Split, samples: Samples, *, seconds: float) -> None:
-        """Writes how good the parameters are; what a step and split had before is replaced."""
+        """Write an evaluation; it replaces an earlier one of the step and split."""
         self._write(
             "evaluation", step=step, split=split, samples=samples, seconds=round(seconds, 4)
         )
 
 
+@dataclass(frozen=True)
+class _Record:
+    """One training: its columns, samples of each evaluation, and lines that could not be read."""
+
+    columns: dict[str, Any]
+    evaluations: dict[_Key, list[float]]
+    faults: list[str]
+
+
 def trainings(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """Reads all trainings of a store, those that have not ended too.
+    """Read all trainings of a store, including those that have not ended.
 
     Returns:
         A table of columns `COLUMNS` with one row per training, step, split and metric, newest
@@ -112,114 +125,77 @@ def trainings(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
         suffix, "outer" the options as text, in the order of their names; for "value", "low" and
         "high", which are over tasks, see `harness.store.table.summaries`.
     """
-    abouts: list[dict[str, Any]] = []
-    found: list[dict[_Key, list[float]]] = []
-    paths, problems = _paths(store / FOLDER)
-    for path in paths:
-        try:
-            about, evaluations, faults = _read(path)
-        except OSError as error:
-            problems.append(Problem(path, f"cannot be read: {error.strerror or error}"))
-        except ValueError as error:
-            problems.append(Problem(path, f"not a training that can be read: {error}"))
-        else:
-            abouts.append(about)
-            found.append(evaluations)
-            problems += [Problem(path, fault) for fault in faults]
-    return _table(abouts, found), problems
-
-
-def _paths(folder: Path) -> tuple[list[Path], list[Problem]]:
-    """Returns the journals of a folder, oldest first, a file killed before it began left out."""
+    folder = store / FOLDER
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
-        return [path for path in paths if not path.is_file() or path.stat().st_size], []
     except FileNotFoundError:
-        return [], []
+        paths = []
     except OSError as error:
-        return [], [Problem(folder, f"cannot be read: {error.strerror or error}")]
+        return _table([]), [Problem(folder, f"cannot be read: {error.strerror or error}")]
+    records, problems = read_journals(paths, parse_training, "training")
+    for one in records:
+        path = folder / f"{one.columns['training']}.jsonl"
+        problems += [Problem(path, fault) for fault in one.faults]
+    return _table(records), problems
 
 
-def _table(
-    abouts: Sequence[dict[str, Any]], found: Sequence[dict[_Key, list[float]]]
-) -> pd.DataFrame:
-    """Returns a row for each training, step, split and metric."""
-    rows = [(about, key) for about, one in zip(abouts, found, strict=True) for key in one]
-    types = _OF_TRAINING | _OF_EVALUATION
-    records = [{**about, "step": step, "split": split} for about, (step, split, _) in rows]
+def _table(records: Sequence[_Record]) -> pd.DataFrame:
+    """Return a row for each training, step, split and metric."""
+    keys = [(one.columns, key) for one in records for key in one.evaluations]
+    rows = [{**columns, "step": step, "split": split} for columns, (step, split, _) in keys]
     axes = {
-        name: pd.Series([one[name] for one in records], dtype=kind) for name, kind in types.items()
+        name: pd.Series([row[name] for row in rows], dtype=kind)
+        for name, kind in (_OF_TRAINING | _OF_EVALUATION).items()
     }
-    samples = [values for one in found for values in one.values()]
-    summed = summaries([metric for _, (*_, metric) in rows], samples)
-    return pd.concat([pd.DataFrame(axes), summed], axis=1)[list(COLUMNS)]
+    samples = [values for one in records for values in one.evaluations.values()]
+    summary = summaries([metric for _, (*_, metric) in keys], samples)
+    return pd.concat([pd.DataFrame(axes), summary], axis=1)[list(COLUMNS)]
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[_Key, list[float]], list[str]]:
-    """Reads a journal: columns of the training, samples, and a sentence for each broken line.
+def parse_training(name: str, content: bytes) -> _Record:
+    """Parse the journal of a training.
 
     Raises:
-        ValueError: the file is not the journal of a training, or of another schema.
-        OSError: it cannot be read.
+        ValueError: it is not the journal of a training, or of another schema.
     """
-    *lines, torn = path.read_bytes().split(b"\n")
-    if not lines:
-        killed = torn.startswith(_START) or _START.startswith(torn)
-        raise ValueError("it was killed at its first line" if killed else "it has no whole line")
-    about = _about(path, parsed(lines[0]) or {})
+    events = parse_events(content, "training", SCHEMA)
     evaluations: dict[_Key, list[float]] = {}
-    faults = []
-    for number, line in enumerate(lines[1:], start=2):
-        event = parsed(line)
-        if event is None:
-            faults.append(f"line {number} is not a JSON object")
-        elif event.get("event") == "evaluation":
+    faults = events.faults
+    for number, event in events.others:
+        if event.get("event") == "evaluation":
             try:
                 evaluations |= _evaluation(event)
             except ValueError as error:
                 faults.append(f"line {number}: {error}")
-    if torn:
-        faults.append("its last line is torn: the training was killed as it wrote")
-    return about, evaluations, faults
+    return _Record(_columns(name, events.start), evaluations, faults)
 
 
-def _about(path: Path, start: dict[str, Any]) -> dict[str, Any]:
-    if start.get("event") != "start" or "training" not in start:
-        raise ValueError("the first line is not the start of a training")
-    if start.get("schema") != SCHEMA:
-        raise ValueError(f"it has schema {start.get('schema')}, this version reads {SCHEMA}")
-    training, environment = start["training"], start.get("environment")
-    if not isinstance(training, dict) or not isinstance(environment, dict):
-        raise ValueError("its start lacks what was trained, or what with")
-    about: dict[str, Any] = {"training": path.stem, "started": start.get("at")}
-    about |= {name: environment.get(name) for name in ("commit", "changes", "machine")}
-    about |= {"fingerprint": environment.get("fingerprint", "")}
-    about |= {axis: training.get(axis) for axis in TRAINING_AXES}
-    about |= {"outer": outer_text(training.get("outer"))}
-    for name, kind in _OF_TRAINING.items():
-        if type(about[name]) not in _MAY_BE[kind]:
-            raise ValueError(f"{name} is missing or not of type {kind.__name__}")
-    if any(not 0 <= about[name] < 2**63 for name in ("depth", "seed")):
-        raise ValueError("depth or seed is no count")
-    return about
+def _columns(name: str, start: dict[str, Any]) -> dict[str, Any]:
+    check_start(start)
+    check(start, {"training": dict})
+    environment, training = start["environment"], start["training"]
+    columns: dict[str, Any] = {"training": name, "started": start["at"]}
+    columns |= {key: environment[key] for key in ("commit", "changes", "machine")}
+    columns |= {"fingerprint": environment.get("fingerprint", "")}
+    columns |= {key: training.get(key) for key in TRAINING_AXES}
+    columns |= {"outer": outer_text(training.get("outer"))}
+    check(columns, _OF_TRAINING)
+    if columns["depth"] < 0 or columns["seed"] < 0:
+        raise ValueError("depth or seed is negative")
+    return columns
 
 
 def outer_text(outer: Any) -> str | None:
-    """Returns the options of a training as text, in the order of their names."""
+    """Return the options of a training as text, in the order of their names."""
     if not isinstance(outer, dict):
         return None
     return ", ".join(f"{name}={value}" for name, value in sorted(outer.items()))
 
 
 def _evaluation(event: dict[str, Any]) -> dict[_Key, list[float]]:
-    step, split, samples = (event.get(name) for name in ("step", "split", "samples"))
-    if type(step) is not int or not 0 <= step < 2**63:
-        raise ValueError(f"{step!r} is no step")
-    if not isinstance(split, str) or split not in get_args(Split):
-        raise ValueError(f"{split!r} is no split")
-    if not isinstance(samples, dict):
-        raise ValueError("an evaluation has no samples")
-    for name, values in samples.items():
-        if not isinstance(values, list) or not values or not set(map(type, values)) <= {int, float}:
-            raise ValueError(f"samples of {name} are no list of numbers")
-    return {(step, split, name): values for name, values in samples.items()}
+    check(event, {**_OF_EVALUATION, "samples": dict})
+    step, split = event["step"], event["split"]
+    if step < 0 or split not in get_args(Split):
+        raise ValueError(f"step {step} or split {split!r} is unknown here")
+    check_samples(event["samples"])
+    return {(step, split, name): values for name, values in event["samples"].items()}

@@ -16,17 +16,24 @@ from estimators.base.errors import UserError
 
 
 @contextmanager
-def atomic_file(path: Path, *, synced: bool = False) -> Generator[BinaryIO]:
+def atomic_file(
+    path: Path, *, synced: bool = False, drafts: Path | None = None
+) -> Generator[BinaryIO]:
     """Open a draft that gets its name, and replaces a file of that name, once it is whole.
 
+    Args:
+        path: of the file.
+        synced: also have the draft on disk before it gets the name, and the name after.
+        drafts: folder for the draft, on the same file system; by default that of the file.
+
     Yields:
-        The draft; `synced` also has it on disk before it gets the name, and the name after.
+        The draft.
 
     Raises:
         OSError: it cannot be written; the older file is left as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    draft = (drafts or path.parent) / f".{secrets.token_hex(4)}-{path.name}"
     try:
         with draft.open("xb") as file:
             yield file

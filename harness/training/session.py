@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from estimators.base.errors import UserError
 from harness.environment import code_state, environment
 from harness.matrix.metrics import Samples
-from harness.store.runs import parsed
+from harness.store.events import parse_event
 from harness.store.session import Previous, digest, find_previous
 from harness.store.trainings import FOLDER, TrainingJournal
 from harness.tasks import TASKS
@@ -98,7 +98,7 @@ def end_of(path: Path) -> TestResult | str | None:
     """
     end: TestResult | str | None = None
     steps, over = 0, False
-    for event in map(parsed, path.read_bytes().splitlines()):
+    for event in map(parse_event, path.read_bytes().splitlines()):
         match event:
             case {"event": "evaluation", "split": "test", "step": int(best), "samples": dict(test)}:
                 end = TestResult(steps, best, test)

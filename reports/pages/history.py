@@ -9,7 +9,7 @@ import streamlit as st
 
 from harness.history.changes import changes
 from harness.history.compare import compare
-from harness.history.stored import files_beside_runs
+from harness.history.kernel_times import kernel_files
 from harness.matrix.metrics import METRICS
 from harness.store.table import journals
 from reports import figures
@@ -29,7 +29,7 @@ from reports.tables.view import View
 def show(view: View) -> None:
     """Shows the page."""
     snapshot = view.snapshot
-    kept = stamp_of([*journals(snapshot.store), *files_beside_runs(snapshot.store)])
+    kept = stamp_of([*journals(snapshot.store), *kernel_files(snapshot.store)])
     found = _history(kept, snapshot)
     widgets.problems(found.problems)
     if view.here.empty:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from harness.matrix.metrics import METRICS
-from harness.store.table import Problem
+from harness.store.events import Problem
 from harness.store.trainings import FOLDER, trainings
 from harness.support.markdown import plain
 from reports.figures.save import svg

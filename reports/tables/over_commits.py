@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.history.stored import stored_history
+from harness.history.series import stored_history
 from harness.matrix.metrics import METRICS
-from harness.store.table import Problem
+from harness.store.events import Problem
 from reports.tables.cells import family_and_order
 from reports.tables.snapshot import Snapshot, in_few_parts
 
@@ -31,7 +31,7 @@ class History:
 
     Attributes:
         series: the table of `harness.history.series.series`.
-        problems: files of asv and pytest-benchmark that could not be read.
+        problems: files of pytest-benchmark that could not be read.
     """
 
     series: pd.DataFrame
@@ -74,7 +74,7 @@ class History:
 
 
 def read_history(snapshot: Snapshot, repository: Path) -> History:
-    """Reads the history of a store: its runs, and what asv and pytest-benchmark have kept in it."""
+    """Reads the history of a store: its runs and kernel times."""
     series, problems = stored_history(snapshot.store, snapshot.long, repository)
     return History(in_few_parts(series), problems)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.store.table import Problem, journals, load
+from harness.store.events import Problem
+from harness.store.table import journals, load
 from reports.tables.cells import cells
 from reports.tables.findings import findings
 from reports.tables.overview import contents

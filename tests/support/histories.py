@@ -1,4 +1,4 @@
-"""Stores of runs and of asv's results, and the series that come of them."""
+"""Stores of runs, and the series made of them."""
 
 import json
 from collections.abc import Mapping
@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.asv.results import load_asv
 from harness.cell import Cell
-from harness.history.series import history
+from harness.history.series import stored_history
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
 from harness.store.journal import Journal
@@ -52,9 +51,9 @@ def write_run(
 
 def read(store: Path, repository: Path | None = None) -> pd.DataFrame:
     long = load(store)[0] if (store / "runs").exists() else NO_RUNS
-    asv, problems = load_asv(store / "asv")
+    table, problems = stored_history(store, long, repository or store)
     assert not problems
-    return history(long, asv, repository or store)
+    return table
 
 
 def values(table: pd.DataFrame, metric: str) -> dict[str, float]:

@@ -1,21 +1,17 @@
-"""Stores to merge, and what is in them."""
+"""Stores to merge, and their contents."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.asv.results import load_asv
-from harness.history.kernel_times import with_kernel_times
+from harness.history.kernel_times import read_kernels
 from harness.merging.merge import Merged
+from harness.store.events import Problem
 from harness.store.journal import Journal
-from harness.store.table import Problem, load
+from harness.store.table import load
 from harness.store.trainings import Training, TrainingJournal, trainings
-from tests.support.asv_files import MATRIX, write_asv
 from tests.support.histories import SCORES, A, B, cell, write_run
 from tests.support.kernel_files import KERNELS, of_commit, write
 from tests.support.stores import environment
-
-TWO = [1.0] * 4
 
 
 def train(store: Path, machine: str = "ci") -> Path:
@@ -28,19 +24,27 @@ def train(store: Path, machine: str = "ci") -> Path:
     return journal.path
 
 
+def write_asv(store: Path, commit: str, machine: str, **about: Any) -> Path:
+    """Write files as asv has them, as far as a merge looks at them."""
+    folder = store / "asv" / machine
+    write(folder / "machine.json", {"machine": machine, "arch": "x86_64", **about})
+    write(store / "asv" / "benchmarks.json", {"version": 2})
+    return write(folder / f"{commit[:8]}-virtualenv.json", {"commit_hash": commit, "results": {}})
+
+
 def filled(folder: Path, machine: str = "ci") -> Path:
-    """A store with results of all kinds."""
+    """Return a store with results of all kinds."""
     write_run(folder, A, {cell(): SCORES}, machine=machine)
     write_run(folder, B, {cell(): SCORES, cell("fomaml"): SCORES}, machine=machine)
     train(folder, machine)
     for commit in (A, B):
-        write_asv(folder / "asv", commit, {MATRIX + "hvps": TWO}, machine=machine)
+        write_asv(folder, commit, machine)
     write(folder / "benchmarks" / "any-name.json", of_commit(KERNELS, A, 1.0, machine=machine))
     return folder
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """What is in the files of a store, by the path in it; hidden files, too."""
+    """Return the contents of all files of a store, hidden ones too, by their path in it."""
     return {
         str(path.relative_to(store)): path.read_bytes()
         for path in sorted(store.rglob("*"))
@@ -49,25 +53,20 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 def problems(store: Path) -> list[Problem]:
-    """What the readers of a store have to complain of."""
-    found = load(store)[1] if (store / "runs").exists() else []
-    asv, more = load_asv(store / "asv")
-    return found + more + trainings(store)[1] + with_kernel_times(asv, store / "benchmarks")[1]
+    """Return the problems of all readers of a store."""
+    runs = load(store)[1] if (store / "runs").exists() else []
+    return runs + trainings(store)[1] + read_kernels(store)[1]
 
 
-def told(merged: Merged) -> list[str]:
+def reasons(merged: Merged) -> list[str]:
     return [one.what for one in merged.left_out]
 
 
 def journal(store: Path, lines: int = 2) -> Path:
-    """A run without an end."""
-    made = Journal.create(store)
-    made.start(environment(A), cells=1)
+    """Write a run without an end."""
+    run = Journal.create(store)
+    run.start(environment(A), cells=1)
     for number in range(lines - 1):
-        made.resume({"n": number})
-    made.close()
-    return made.path
-
-
-def asv(folder: Path, values: Any, started: datetime, **changed: Any) -> Path:
-    return write_asv(folder / "asv", A, values, started_at=started, **changed)
+        run.resume({"n": number})
+    run.close()
+    return run.path
