@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from harness.store.journal import EventFile
 from harness.store.events import first_event, parse_event
+from harness.store.journal import EventFile
 
 J = TypeVar("J", bound=EventFile)
 
