@@ -1,4 +1,4 @@
-"""Presets of `metagrad train`, and what cannot be trained."""
+"""Presets of `metagrad train`, and the trainings of options."""
 
 import pytest
 
@@ -7,36 +7,32 @@ from estimators.base.registry import ESTIMATORS
 from harness.training.plan import configs, preset, presets
 
 
-@pytest.mark.parametrize("name", presets())
-def test_presets_expand(name: str) -> None:
-    named = preset(name)
-    found = configs(named)
-    settings = len(named["settings"]) * len(named["depths"])
-    assert len(found) == len(named["seeds"]) * settings * len(named["estimators"])
-    assert {recipe.cell.seed for recipe in found} == set(named["seeds"])
-    assert presets()[name]
+def test_presets_expand() -> None:
+    for name, about in presets().items():
+        values = preset(name)
+        planned = configs(values)
+        settings = len(values["settings"]) * len(values["depths"])
+        assert len(planned) == len(values["seeds"]) * settings * len(values["estimators"]), name
+        assert {config.cell.seed for config in planned} == set(values["seeds"]), name
+        assert about, name
 
 
-def test_accuracy_has_every_estimator_but_the_one_that_is_maml_by_another_way() -> None:
-    trained = {recipe.cell.estimator.partition("(")[0] for recipe in configs(preset("accuracy"))}
-    assert trained == {*ESTIMATORS.available()} - {"adjoint"}
+def test_accuracy_has_every_estimator_but_the_one_that_equals_maml() -> None:
+    names = {config.cell.estimator.partition("(")[0] for config in configs(preset("accuracy"))}
+    assert names == {*ESTIMATORS.available()} - {"adjoint"}
 
 
-def test_what_a_user_names_stands_in_the_place_of_the_presets() -> None:
-    (recipe,) = configs(
-        preset("larger")
-        | {
-            "settings": [("sinusoid", "mlp-40-40")],
-            "estimators": ["maml"],
-            "seeds": [0],
-            "steps": 7,
-        }
-    )
-    assert (recipe.cell.task, recipe.steps, recipe.bias_every) == ("sinusoid", 7, 200)
+def test_options_replace_values_of_a_preset() -> None:
+    options = {"settings": [("sinusoid", "mlp-40-40")], "estimators": ["maml"], "seeds": [4]}
+    both = configs(preset("larger") | options | {"steps": 7, "dtypes": ["float32", "float64"]})
+    assert [config.cell.dtype for config in both] == ["float32", "float64"]
+    for config in both:
+        assert (config.cell.task, config.cell.seed) == ("sinusoid", 4)
+        assert (config.steps, config.bias_every) == (7, 200)
 
 
-def test_slips_are_told() -> None:
-    with pytest.raises(OptionError, match="unknown preset 'depe'; did you mean deep"):
+def test_errors_name_the_preset_or_the_options_that_are_missing() -> None:
+    with pytest.raises(OptionError, match="deep"):
         preset("depe")
-    with pytest.raises(OptionError, match="name a preset, or --estimator and --task and --model"):
+    with pytest.raises(OptionError, match="--estimator and --task and --model"):
         configs({"depths": [5]})
