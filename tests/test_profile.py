@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from estimators.base.phases import Phase, phase
 from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
@@ -276,7 +276,7 @@ def test_the_command_prints_what_it_measured(
 def test_a_fault_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     faulty = str(Path(__file__).with_name("support") / "faulty.py")
     name = cell_of("fomaml").id.replace("fomaml", "raises")
-    with pytest.raises(OptionError, match=r"raises .*KeyError") as raised:
+    with pytest.raises(UserError, match=r"raises .*KeyError") as raised:
         profile_command(name, store=tmp_path, imports=[faulty])
     assert "\n" not in str(raised.value)
     assert not [path for path in tmp_path.rglob("*") if path.name != "profiles"]
@@ -309,18 +309,18 @@ def test_only_an_older_profile_of_the_cell_is_replaced(tmp_path: Path) -> None:
     write(cell, "first")
     write(cell, "second")
     assert text() == "second"
-    with pytest.raises(OptionError, match="out"):
+    with pytest.raises(UserError, match="out"):
         write(other, "third")
     with pytest.raises(ZeroDivisionError), replaced_when_whole(folder, cell.id) as draft:
         (draft / "profile.json").write_text(str(1 // 0))
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(OptionError, match="out"):
+    with pytest.raises(UserError, match="out"):
         write(cell, "fourth")
     assert text() == "second"
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(OptionError, match="cannot write"),
+        pytest.raises(UserError, match="cannot write"),
         replaced_when_whole(tmp_path / "file" / "x", cell.id),
     ):
         pass

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.commands import reproduce as measuring
 from harness.commands.reproduce import EXPERIMENTS, SCALES, Sources, needed
 from harness.matrix.plan import Axes
@@ -234,7 +234,7 @@ def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     assert table.loc["fomaml", "paper: miniimagenet, 5way-1shot"] == "44.57"
     assert set(paper.ACCURACY) <= estimators
     assert "agrees: fomaml (-2.00 points, paper -1.93)" in made["table1"].told[-2]
-    assert made["table1"].told[-1] == "TestResult at 01234567 on here."
+    assert made["table1"].told[-1] == "Trained at 01234567 on here."
 
 
 def test_the_hybrid_and_its_bias(made: dict[str, Piece]) -> None:
@@ -301,6 +301,6 @@ def test_data_that_are_missing_are_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("METAGRAD_DATA", raising=False)
-    with pytest.raises(OptionError, match="miniimagenet"):
+    with pytest.raises(UserError, match="miniimagenet"):
         invoke(reproduce, "table1", "--scale", "paper")
     assert not [*tmp_path.iterdir()]

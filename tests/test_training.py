@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from estimators import create
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.cell import Cell
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import TASKS_A_SEED, Sampler
@@ -291,10 +291,10 @@ def test_another_checkpoint_is_refused_and_stays(tmp_path: Path) -> None:
         (smaller, digest, "another model"),
         ({name: value.float() for name, value in params.items()}, digest, "another model"),
     ):
-        with pytest.raises(OptionError, match=what):
+        with pytest.raises(UserError, match=what):
             Checkpoint.load(file, wanted, like)
     for broken in (whole[:-7], b"", b"x" * 100, whole[:40] + b"?" + whole[41:]):
         file.write_bytes(broken)
-        with pytest.raises(OptionError, match=file.name):
+        with pytest.raises(UserError, match=file.name):
             Checkpoint.load(file, digest, params)
         assert file.read_bytes() == broken

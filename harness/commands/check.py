@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.commands.options import Imports, TimeLimit, console
 
 
@@ -35,7 +35,7 @@ def check(
                 results.append(result)
                 show(len(results), len(suite.steps), steps[len(results)])
     except KeyboardInterrupt:
-        raise OptionError(f"stopped at: {suite.steps[len(results)]}") from None
+        raise UserError(f"stopped at: {suite.steps[len(results)]}") from None
     findings = [result for result in results if isinstance(result, Finding)]
     scores = [result for result in results if isinstance(result, Score)]
     print_report(suite.spec, findings, scores, console)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.commands.options import console
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def measure_cells(
     """Measure a plan, or go on with an interrupted run of the same, and return the journal.
 
     Raises:
-        OptionError: it was stopped, or the store cannot be written.
+        UserError: it was stopped, or the store cannot be written.
     """
     from harness.running.resume import begin
     from harness.running.runner import run
@@ -57,15 +57,15 @@ def measure_cells(
                 run(list(planned), session, settings, on_progress, executor)
     except KeyboardInterrupt:
         done = 0 if path == store else len(read_run(path).measured)
-        raise OptionError(
+        raise UserError(
             f"stopped; {done} of {total} cells are in {path}, "
             "and the same command goes on from there"
         ) from None
     except OSError as error:
         reason = error.strerror or error
         if path == store:
-            raise OptionError(f"cannot write to {store}: {reason}") from None
-        raise OptionError(
+            raise UserError(f"cannot write to {store}: {reason}") from None
+        raise UserError(
             f"cannot write {path}: {reason}; finished cells are in it, "
             "and the same command goes on from there"
         ) from None
@@ -90,13 +90,13 @@ def print_run(table: "pd.DataFrame", against: str | None = None) -> int:
     """Print the table of a run and return the exit code: 1 where a cell went wrong, else 0.
 
     Raises:
-        OptionError: none of its cells was measured.
+        UserError: none of its cells was measured.
     """
     from harness.store.summary import print_summary
 
     print_summary(table, console, against)
     if not (table["outcome"] == "ok").any():
-        raise OptionError("no cell could be measured; the reasons are above")
+        raise UserError("no cell could be measured; the reasons are above")
     return int(not table["outcome"].isin(["ok", "skipped"]).all())
 
 

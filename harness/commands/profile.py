@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.commands.options import Imports, Store, TimeLimit, console
 
 
@@ -45,7 +45,7 @@ def profile(
                 record, planned, draft, limits=limits, plugins=tuple(imports)
             ).outcome
         except KeyboardInterrupt:
-            raise OptionError("stopped; nothing was written") from None
+            raise UserError("stopped; nothing was written") from None
         if outcome.status is not Status.OK:
-            raise OptionError(f"{planned.estimator} {outcome.status}: {outcome.reason}")
+            raise UserError(f"{planned.estimator} {outcome.status}: {outcome.reason}")
     print_profile(read_profile(folder), console)

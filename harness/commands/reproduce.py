@@ -75,7 +75,7 @@ def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = Fal
     """Measure and train what the store has not yet, and return whether all of it went well.
 
     Raises:
-        OptionError: it was stopped, the store cannot be written, or the user's data are missing.
+        UserError: it was stopped, the store cannot be written, or the user's data are missing.
     """
     from harness.running.executor import Settings
     from harness.running.resume import finished

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.commands import options
 from harness.commands.measure import print_line
 from harness.commands.options import console
@@ -131,7 +131,7 @@ def train_with_progress(
     """Train with progress and messages; return the results in the order of the configurations.
 
     Raises:
-        OptionError: the user's data are missing, or it was stopped.
+        UserError: the user's data are missing, or it was stopped.
     """
     from harness.store.trainings import FOLDER
     from harness.support.progress import progress_bar
@@ -171,7 +171,7 @@ def train_with_progress(
     except KeyboardInterrupt:
         done = sum(result.test is not None for result in results.values())
         again = "the same command without --fresh" if fresh else "the same command"
-        raise OptionError(
+        raise UserError(
             f"stopped; {done} of {_counted(len(configs))} are done, in {folder}, "
             f"and {again} goes on with the others"
         ) from None
@@ -182,7 +182,7 @@ def refuse_missing_data(configs: "Sequence[TrainingConfig]") -> None:
     """Draw a task of each split, so that missing data are reported before anything else.
 
     Raises:
-        OptionError: data are missing, or too few.
+        UserError: data are missing, or too few.
     """
     from harness.tasks import TASKS
     from harness.tasks.task import SPLITS
@@ -219,8 +219,8 @@ def _table(results: "Sequence[TrainingResult]") -> Table:
         if result.test is None:
             continue
         cell, test = result.config.cell, result.test
-        metric = "accuracy" if "accuracy" in test.test else "outer_loss"
-        values = test.test[metric]
+        metric = "accuracy" if "accuracy" in test.samples else "outer_loss"
+        values = test.samples[metric]
         mean, half = statistics.fmean(values), math.nan
         if values[1:] and math.isfinite(mean):
             half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))

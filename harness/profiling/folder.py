@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.cell import Cell
 from harness.profiling import FOLDER
 
@@ -256,10 +256,10 @@ def replaced_when_whole(folder: Path, cell: str) -> Generator[Path]:
         The folder to write to, beside the other one; it is removed if anything is raised.
 
     Raises:
-        OptionError: the other folder is no profile of the cell, or it cannot be written.
+        UserError: the other folder is no profile of the cell, or it cannot be written.
     """
     if folder.exists() and not _is_replaceable(folder, cell):
-        raise OptionError(
+        raise UserError(
             f"{folder} holds something other than a profile of this cell; name another by --out"
         )
     draft = folder.resolve().with_name(f".profile-{secrets.token_hex(4)}")
@@ -273,7 +273,7 @@ def replaced_when_whole(folder: Path, cell: str) -> Generator[Path]:
     except OSError as error:
         if old.exists():
             old.rename(folder)
-        raise OptionError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

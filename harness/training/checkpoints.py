@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from estimators import Params
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.support.files import atomic_file
 
 SCHEMA = 2
@@ -66,31 +66,29 @@ class Checkpoint:
         """Read a checkpoint.
 
         Raises:
-            OptionError: the file is broken, of another version, training or model.
+            UserError: the file is broken, of another version, training or model.
             OSError: it cannot be read.
         """
         content = path.read_bytes()
         checksum, payload = content[:_CHECKSUM], content[_CHECKSUM:]
         if hashlib.sha256(payload).digest() != checksum:
-            raise OptionError(f"{path} is no checkpoint, or a broken one{_REMEDY}")
+            raise UserError(f"{path} is no checkpoint, or a broken one{_REMEDY}")
         try:
             saved: dict[str, Any] = torch.load(
                 io.BytesIO(payload), map_location="cpu", weights_only=True
             )
             schema = saved.pop("schema")
             if schema != SCHEMA:
-                raise OptionError(
-                    f"{path} has schema {schema}; this version reads {SCHEMA}{_REMEDY}"
-                )
+                raise UserError(f"{path} has schema {schema}; this version reads {SCHEMA}{_REMEDY}")
             checkpoint = cls(**saved)
-        except OptionError:
+        except UserError:
             raise
         except Exception as error:
-            raise OptionError(f"{path} is no checkpoint: {type(error).__name__}{_REMEDY}") from None
+            raise UserError(f"{path} is no checkpoint: {type(error).__name__}{_REMEDY}") from None
         if _shapes(checkpoint.params) != _shapes(like):
-            raise OptionError(f"{path} is a checkpoint of another model{_REMEDY}")
+            raise UserError(f"{path} is a checkpoint of another model{_REMEDY}")
         if checkpoint.training != training:
-            raise OptionError(f"{path} is a checkpoint of another training{_REMEDY}")
+            raise UserError(f"{path} is a checkpoint of another training{_REMEDY}")
         return checkpoint
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.environment.build import fixed_flags
 from harness.matrix.outcome import Diverged, Outcome, Status
 from harness.running import worker
@@ -67,7 +67,7 @@ def train_all(
         The results, in the order in which trainings end.
 
     Raises:
-        OptionError: the store cannot be written, or the disk is full.
+        UserError: the store cannot be written, or the disk is full.
     """
     stop = threading.Event()
     jobs = min(jobs, len(configs))
@@ -75,7 +75,7 @@ def train_all(
     try:
         (store / FOLDER).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(f"cannot write to {store}: {error.strerror or error}") from None
+        raise UserError(f"cannot write to {store}: {error.strerror or error}") from None
 
     def train(config: TrainingConfig) -> TrainingResult:
         # The working folder of worker processes may be another.
@@ -137,7 +137,7 @@ def train_one(
     """Train in this process.
 
     Raises:
-        OptionError: another process is training the same, or its checkpoint is broken.
+        UserError: another process is training the same, or its checkpoint is broken.
         OSError: the store cannot be written.
     """
     journals: list[TrainingJournal | None] = [None]

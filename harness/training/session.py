@@ -21,12 +21,14 @@ class TestResult:
     Attributes:
         step: how many steps it took.
         best_step: the step whose parameters were tested: those that validated best.
-        test: samples by metric, a number for each test task.
+        samples: by metric, a number for each test task.
     """
+
+    __test__ = False  # pytest would take it for a test
 
     step: int
     best_step: int
-    test: Samples
+    samples: Samples
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from estimators.base.tree import norm, scaled
 from estimators.methods.options import Compilable
 from harness.matrix.metrics import Samples
@@ -56,7 +56,7 @@ class Trainer:
         saved_step: the step from which it goes on if it is stopped now; -1: from the beginning.
 
     Raises:
-        OptionError: the file is not a checkpoint of this training; there are more ranks than
+        UserError: the file is not a checkpoint of this training; there are more ranks than
             tasks in a meta-batch, or they do not see the same checkpoint.
     """
 
@@ -88,7 +88,7 @@ class Trainer:
             self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
         steps = ranks.gather({"step": [float(self.state.step)]})["step"]
         if len(set(steps)) > 1:
-            raise OptionError(
+            raise UserError(
                 f"not all processes see {checkpoint}: the store must be in a folder that all share"
             )
         batch, theta = self._meta_batch(0), self._theta()

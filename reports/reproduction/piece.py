@@ -87,7 +87,7 @@ class Found:
             rows = rows[rows["split"] == "test"]
             where = sorted(set(zip(rows["commit"].str[:8], rows["machine"], strict=True)))
             made = "; ".join(f"{commit or 'unknown commit'} on {at}" for commit, at in where)
-            told += [f"TestResult at {made}."] if made else []
+            told += [f"Trained at {made}."] if made else []
             ended = set(zip(rows["estimator"], rows["task"], rows["seed"], strict=True))
             asked = {(one.cell.estimator, one.cell.task, one.cell.seed) for one in recipes}
             if left := asked - ended:
