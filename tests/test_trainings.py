@@ -216,6 +216,7 @@ def test_killed_in_the_middle_and_gone_on_with(tmp_path: Path) -> None:
     assert again["step"].to_list() == [*steps, len(steps)]
 
 
+@pytest.mark.slow
 def test_two_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
     with writer(tmp_path, seed=0, steps=30) as one, writer(tmp_path, seed=1, steps=30) as two:
         for process in (one, two):
