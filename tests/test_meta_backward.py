@@ -1,6 +1,6 @@
 """`meta_backward` is torch's own backward, for step sizes by parameter too."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from estimators import (
     meta_backward,
 )
 from estimators.base.meta_batch import Batching
+from tests.support.modules import seeded
 from tests.support.nets import (
     COUNT,
     EXACT,
@@ -28,14 +29,11 @@ from tests.support.nets import (
     every_batching,
     grads,
     mlp,
-    seeded,
 )
-
-# meta_backward and torch's own backward
 
 
 def unrolled(problem: BilevelProblem, theta: dict[str, nn.Parameter], constant: int = 0) -> Tensor:
-    """Returns the outer loss after K steps; torch can differentiate through all but the first."""
+    """Return the outer loss after K steps; torch can differentiate through all but the first."""
     losses = (problem.inner_loss, problem.outer_loss)
     inner, outer = (loss for loss in losses if isinstance(loss, ModuleLoss))
     phi: Params = dict(theta)
@@ -59,7 +57,7 @@ def unrolled(problem: BilevelProblem, theta: dict[str, nn.Parameter], constant: 
 
 
 def backward(problems: Sequence[BilevelProblem], net: Net, constant: int = 0) -> Tensor:
-    """Does by hand what `meta_backward` is to do."""
+    """Do by hand the work of `meta_backward`."""
     theta = {name: value for name, value in net.module.named_parameters() if value.requires_grad}
     losses = [unrolled(problem, theta, constant) for problem in problems]
     loss = torch.stack(losses).mean()
@@ -97,7 +95,7 @@ def test_meta_backward_is_backward(name: str, momentum: float, batching: Batchin
 
 
 @every_batching
-def test_meta_backward_adds_in_place_to_what_is_there(batching: Batching) -> None:
+def test_meta_backward_adds_in_place_and_shares_no_memory(batching: Batching) -> None:
     net = mlp()
     problems = [net.problem(task) for task in range(COUNT)]
     for value in net.module.parameters():
@@ -106,34 +104,18 @@ def test_meta_backward_adds_in_place_to_what_is_there(batching: Batching) -> Non
     meta_backward(create("fomaml"), problems, net.module, batching=batching)
     expected = estimate_batch(create("fomaml"), problems, net.params).gradient
     for (name, value), grad in zip(net.module.named_parameters(), own, strict=True):
+        assert grad is not None
         assert value.grad is grad
         torch.testing.assert_close(value.grad, 1 + expected[name])
+        grad.zero_()
+    meta_backward(create("fomaml"), problems, net.module, batching=batching)
+    torch.testing.assert_close(grads(net), dict(expected), rtol=1e-9, atol=1e-12)
 
 
-@every_batching
-def test_grads_are_memory_of_their_own(batching: Batching) -> None:
+def frozen() -> Net:
     net = mlp()
-    problems = [net.problem(0)]
-    meta_backward(create("fomaml"), problems, net.module, batching=batching)
-    before = grads(net)
-    for value in net.module.parameters():
-        assert value.grad is not None
-        value.grad.zero_()
-    meta_backward(create("fomaml"), problems, net.module, batching=batching)
-    torch.testing.assert_close(grads(net), before, rtol=0, atol=0)
-
-
-@every_batching
-def test_frozen_parameters_get_no_grad(batching: Batching) -> None:
-    net, other = mlp(), mlp()
-    for each in (net, other):
-        each.module.get_parameter("0.weight").requires_grad_(False)
-    meta_backward(
-        create("maml"), [net.problem(task) for task in range(COUNT)], net.module, batching=batching
-    )
-    backward([other.problem(task) for task in range(COUNT)], other)
-    assert net.module.get_parameter("0.weight").grad is None
-    assert_same_grads(net, other)
+    net.module.get_parameter("0.weight").requires_grad_(False)
+    return net
 
 
 def tied() -> Net:
@@ -143,16 +125,17 @@ def tied() -> Net:
 
 
 @every_batching
-def test_tied_weights_get_the_grad_of_both_places(batching: Batching) -> None:
-    net, other = tied(), tied()
-    meta_backward(
-        create("maml"), [net.problem(task) for task in range(COUNT)], net.module, batching=batching
-    )
+@pytest.mark.parametrize("build", [frozen, tied])
+def test_frozen_and_tied_parameters_get_the_grads_of_backward(
+    build: Callable[[], Net], batching: Batching
+) -> None:
+    net, other = build(), build()
+    problems = [net.problem(task) for task in range(COUNT)]
+    meta_backward(create("maml"), problems, net.module, batching=batching)
     backward([other.problem(task) for task in range(COUNT)], other)
+    assert (net.module.get_parameter("0.weight").grad is None) is (build is frozen)
     assert_same_grads(net, other)
 
-
-# Step sizes by parameter
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "alike": {"0.weight": (8, 3), "0.bias": (8,), "2.weight": (2, 8), "2.bias": (2,)},
@@ -201,11 +184,12 @@ def test_step_sizes_get_their_grad(
 @every_batching
 def test_mean_of_the_step_sizes_gradients(batching: Batching) -> None:
     net, sizes, maml = mlp(), step_sizes(SHAPES["broadcast"]), create("maml")
-    problems = [net.problem(task, step_size=sizes) for task in range(COUNT)]
-    found = estimate_batch(maml, problems, net.params, batching=batching).step_size_gradient
-    assert found is not None
+    problems = [net.problem(task, step_size=dict(sizes)) for task in range(COUNT)]
+    result = estimate_batch(maml, problems, net.params, batching=batching)
+    assert_mean(result, maml, problems)
+    assert result.step_size_gradient is not None
     singles = [maml(problem, net.params).step_size_gradient or {} for problem in problems]
-    for name, value in found.items():
+    for name, value in result.step_size_gradient.items():
         mean = torch.stack([single[name] for single in singles]).mean(0)
         torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-12)
 
@@ -214,22 +198,14 @@ def test_mean_of_the_step_sizes_gradients(batching: Batching) -> None:
 def test_truncated_gives_step_sizes_the_grad_of_the_last_steps(batching: Batching) -> None:
     net, other = mlp(), mlp()
     sizes, others = step_sizes(SHAPES["alike"]), step_sizes(SHAPES["alike"])
+    sizes["0.bias"].requires_grad_(False)
     problems = [net.problem(task, step_size=sizes) for task in range(COUNT)]
     meta_backward(create("truncated(order=2)"), problems, net.module, batching=batching)
     backward([other.problem(t, step_size=others) for t in range(COUNT)], other, STEPS - 2)
     assert_same_grads(net, other)
+    assert sizes.pop("0.bias").grad is None
     for name, size in sizes.items():
         torch.testing.assert_close(size.grad, others[name].grad, rtol=1e-9, atol=1e-12)
-
-
-@every_batching
-def test_step_sizes_that_need_no_gradient_get_none(batching: Batching) -> None:
-    net, sizes = mlp(), step_sizes(SHAPES["broadcast"])
-    sizes["0.bias"].requires_grad_(False)
-    problems = [net.problem(task, step_size=sizes) for task in range(COUNT)]
-    meta_backward(create("maml"), problems, net.module, batching=batching)
-    assert sizes["0.bias"].grad is None
-    assert all(size.grad is not None for name, size in sizes.items() if name != "0.bias")
 
 
 @pytest.mark.parametrize("spec", ["binom(order=2)", "reptile", "imaml(lam=2.0)"])
@@ -262,12 +238,6 @@ def test_step_sizes_may_be_computed_from_what_is_learnt() -> None:
     meta_backward(create("maml"), learnt(net, mine), net.module)
     backward(learnt(other, its), other)
     torch.testing.assert_close(mine.grad, its.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_vmap_takes_the_same_step_sizes_in_two_dictionaries() -> None:
-    net, sizes, maml = mlp(), step_sizes(SHAPES["alike"]), create("maml")
-    problems = [net.problem(task, step_size=dict(sizes)) for task in range(COUNT)]
-    assert_mean(estimate_batch(maml, problems, net.params, batching="vmap"), maml, problems)
 
 
 def test_hooks_are_called_as_by_backward() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +24,9 @@ from estimators import (
 )
 from estimators.base.meta_batch import Batching
 from estimators.base.module_loss import Batch
-from estimators.binom_calibrated import BinomCalibrated
 from harness.probes.memory import peak_memory
 from harness.tasks import TASKS
+from tests.support.modules import seeded
 from tests.support.nets import (
     COUNT,
     NETS,
@@ -37,9 +38,9 @@ from tests.support.nets import (
     every_net,
     grads,
     mlp,
-    seeded,
 )
 from tests.support.oracle import flatten, relative_error
+from tests.support.probes import calibrated
 
 OPTIONS = {
     "binom": "(order=2)",
@@ -62,6 +63,7 @@ VARIANTS = [
 ]
 SPECS = [name + OPTIONS.get(name, "") for name in available()] + VARIANTS
 SEPARABLE = [spec for spec in SPECS if create(spec).batchable]
+MOMENTUM = ("maml", "adjoint", "fomaml", "truncated(order=2)")
 TOGETHER = [spec for spec in SPECS if spec not in SEPARABLE]
 
 
@@ -73,43 +75,25 @@ def test_the_specs_are_of_both_kinds() -> None:
 @every_net
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_loop_is_the_mean_of_estimates(spec: str, net: Net) -> None:
-    estimator, problems = create(spec), [net.problem(task) for task in range(COUNT)]
-    assert_mean(estimate_batch(estimator, problems, net.params), estimator, problems)
-
-
-@every_net
-@pytest.mark.parametrize("spec", SEPARABLE)
-@pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_vmap_is_the_mean_of_estimates(spec: str, net: Net) -> None:
-    estimator, problems = create(spec), [net.problem(task) for task in range(COUNT)]
-    result = estimate_batch(estimator, problems, net.params, batching="vmap")
-    assert_mean(result, estimator, problems)
-    assert_close(result.gradient, estimate_batch(estimator, problems, net.params).gradient)
-
-
-@every_net
-@pytest.mark.parametrize("spec", ["maml", "adjoint", "fomaml", "truncated(order=2)"])
-def test_vmap_is_the_mean_where_there_is_momentum(spec: str, net: Net) -> None:
+def test_both_batchings_are_the_mean_of_estimates(spec: str, net: Net) -> None:
     estimator = create(spec)
-    problems = [net.problem(task, momentum=0.7) for task in range(COUNT)]
-    assert_mean(
-        estimate_batch(estimator, problems, net.params, batching="vmap"), estimator, problems
-    )
+    for momentum in (0.0, 0.7) if spec in MOMENTUM else (0.0,):
+        problems = [net.problem(task, momentum=momentum) for task in range(COUNT)]
+        loop = estimate_batch(estimator, problems, net.params)
+        assert_mean(loop, estimator, problems)
+        if spec in SEPARABLE:
+            at_once = estimate_batch(estimator, problems, net.params, batching="vmap")
+            assert_mean(at_once, estimator, problems)
+            assert_close(at_once.gradient, loop.gradient)
 
 
 @every_batching
-def test_a_meta_batch_of_one_is_its_problem(batching: Batching) -> None:
+def test_meta_batches_of_one_problem_and_of_depth_zero(batching: Batching) -> None:
     net, maml = mlp(), create("maml")
     problem = net.problem(0)
     result = estimate_batch(maml, [problem], net.params, batching=batching)
     assert_close(result.gradient, maml(problem, net.params).gradient)
     assert result.step_size_gradient is None
-
-
-@every_batching
-def test_depth_zero_is_the_mean_outer_gradient(batching: Batching) -> None:
-    net, maml = mlp(), create("maml")
     problems = [net.problem(task, steps=0) for task in range(COUNT)]
     assert_mean(estimate_batch(maml, problems, net.params, batching=batching), maml, problems)
 
@@ -150,37 +134,26 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
-def test_what_differs_in_more_than_data_is_refused_by_vmap(
-    odd: BilevelProblem, first: bool
-) -> None:
-    usual = [NET.problem(0), NET.problem(2)]
-    problems = [odd, *usual] if first else [*usual, odd]
-    with pytest.raises(OptionError, match='"vmap"'):
-        estimate_batch(create("maml"), problems, NET.params, batching="vmap")
-
-
-@pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-def test_what_differs_in_more_than_data_is_fine_for_a_loop(odd: BilevelProblem) -> None:
-    problems = [NET.problem(0), odd, NET.problem(2)]
-    maml = create("maml")
+def test_problems_that_differ_in_more_than_data_are_for_a_loop_only(odd: BilevelProblem) -> None:
+    usual, maml = [NET.problem(0), NET.problem(2)], create("maml")
+    for problems in ([odd, *usual], [*usual, odd]):
+        with pytest.raises(OptionError, match='"vmap"'):
+            estimate_batch(maml, problems, NET.params, batching="vmap")
     assert_mean(estimate_batch(maml, problems, NET.params), maml, problems)
 
 
-def test_targets_of_another_shape_are_refused_by_vmap() -> None:
-    both = [NET.problem(0, criterion=other_loss), ODD["support targets"]]
-    with pytest.raises(OptionError, match="data of one shape"):
-        estimate_batch(create("maml"), both, NET.params, batching="vmap")
-
-
-def test_a_meta_batch_without_problems_is_refused() -> None:
-    with pytest.raises(OptionError, match="at least one problem"):
-        estimate_batch(create("maml"), [], NET.params)
-
-
-def test_an_unknown_batching_is_refused() -> None:
-    with pytest.raises(OptionError, match="'pmap' is neither"):
-        estimate_batch(create("maml"), [NET.problem(0)], NET.params, batching="pmap")  # type: ignore[arg-type]
+def test_wrong_arguments_are_refused() -> None:
+    alike = [NET.problem(0, criterion=other_loss), ODD["support targets"]]
+    wrong: dict[str, tuple[Any, Any, Any]] = {
+        "data of one shape": (create("maml"), alike, "vmap"),
+        "at least one problem": (create("maml"), [], "loop"),
+        "'pmap' is neither": (create("maml"), [NET.problem(0)], "pmap"),
+        "list of problems": (create("maml"), NET.problem(0), "loop"),
+        "expected an estimator": ("maml", [NET.problem(0)], "loop"),
+    }
+    for message, (estimator, problems, batching) in wrong.items():
+        with pytest.raises(OptionError, match=message):
+            estimate_batch(estimator, problems, NET.params, batching=batching)
 
 
 @every_batching
@@ -197,9 +170,6 @@ def test_parameters_are_left_as_they_are(spec: str, batching: Batching) -> None:
         assert value.grad is None
         assert value.requires_grad
         assert not result.gradient[name].requires_grad
-
-
-# Training, memory, calibration, mixed precision
 
 
 @pytest.mark.parametrize("spec", ["maml", "binom(order=2)", "binom-calibrated(order=2)"])
@@ -254,7 +224,7 @@ def test_memory_of_a_loop_is_that_of_one_problem(spec: str) -> None:
 
 @dataclass(frozen=True)
 class Unready(Estimator):
-    """Remembers what it was calibrated on."""
+    """Remember its calibration problems."""
 
     seen: list[tuple[list[BilevelProblem], Params]]
 
@@ -270,7 +240,7 @@ class Unready(Estimator):
         return create("fomaml")(problem, params)
 
 
-def test_an_estimator_that_is_due_is_calibrated_first_on_all_problems() -> None:
+def test_an_estimator_that_needs_it_is_calibrated_first_on_all_problems() -> None:
     net, unready = mlp(), Unready([])
     problems = [net.problem(task) for task in range(COUNT)]
     for _ in range(2):
@@ -281,15 +251,9 @@ def test_an_estimator_that_is_due_is_calibrated_first_on_all_problems() -> None:
     assert not any(value.requires_grad for value in params.values())
 
 
-def calibrated(order: int = 2, refit_every: int = 400) -> BinomCalibrated:
-    estimator = create("binom-calibrated", order=order, refit_every=refit_every)
-    assert isinstance(estimator, BinomCalibrated)
-    return estimator
-
-
 @every_batching
 def test_first_use_calibrates_and_later_uses_do_not(batching: Batching) -> None:
-    net, estimator, by_hand = mlp(), calibrated(), calibrated()
+    net, estimator, by_hand = mlp(), calibrated(2), calibrated(2)
     problems = [net.problem(task, step_size=0.4) for task in range(COUNT)]
     others = [net.problem(task, step_size=0.4) for task in range(COUNT, 2 * COUNT)]
     by_hand.calibrate(problems, net.params)
@@ -308,24 +272,18 @@ def test_first_use_calibrates_and_later_uses_do_not(batching: Batching) -> None:
 
 @every_batching
 @pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_it_is_calibrated_again_when_it_is_due_again(batching: Batching) -> None:
-    net, estimator, by_hand = mlp(), calibrated(refit_every=1), calibrated()
+def test_it_is_calibrated_again_when_it_has_to_be_with_gradients_off_too(
+    batching: Batching,
+) -> None:
+    net, estimator, by_hand = mlp(), calibrated(2, refit_every=1), calibrated(2)
     problems = [net.problem(task, step_size=0.4) for task in range(COUNT)]
     others = [net.problem(task, step_size=0.4) for task in range(COUNT, 2 * COUNT)]
     estimate_batch(estimator, problems, net.params, batching=batching)
     first = estimator.calibration
-    estimate_batch(estimator, others, net.params, batching=batching)
+    with torch.no_grad():
+        estimate_batch(estimator, others, net.params, batching=batching)
     by_hand.calibrate(others, net.params)
     assert first != estimator.calibration == by_hand.calibration
-
-
-def test_calibration_works_where_gradients_are_switched_off() -> None:
-    net, estimator, by_hand = mlp(), calibrated(), calibrated()
-    problems = [net.problem(task, step_size=0.4) for task in range(COUNT)]
-    by_hand.calibrate(problems, net.params)
-    with torch.no_grad():
-        estimate_batch(estimator, problems, net.params)
-    assert estimator.calibration == by_hand.calibration
 
 
 @pytest.mark.parametrize("name", list(NETS))

@@ -43,7 +43,7 @@ class Draws:
 
 
 def seeded(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Returns the module in float64, its parameters drawn anew."""
+    """Return the module in float64, its parameters drawn anew."""
     draws = Draws(seed)
     module = module.double()
     with torch.no_grad():

@@ -20,6 +20,7 @@ from estimators import (
 )
 from estimators.base.meta_batch import Batching
 from estimators.base.module_loss import Batch, Criterion
+from tests.support import modules
 from tests.support.oracle import flatten, relative_error
 
 BATCHINGS: tuple[Batching, ...] = get_args(Batching)
@@ -70,29 +71,12 @@ class Net:
         return trainable(self.module)
 
 
-def seeded(module: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    module = module.double()
-    with torch.no_grad():
-        for value in module.parameters():
-            value.copy_(0.5 * torch.randn(value.shape, generator=generator, dtype=torch.float64))
-    return module
-
-
 def mlp() -> Net:
-    module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
-    return Net(seeded(module), functional.mse_loss, (3,))
+    return Net(modules.mlp(), functional.mse_loss, (3,))
 
 
 def conv_net() -> Net:
-    module = nn.Sequential(
-        nn.Conv2d(1, 3, 3),
-        nn.BatchNorm2d(3, track_running_stats=False),
-        nn.Softplus(),
-        nn.Flatten(),
-        nn.Linear(27, 2),
-    )
-    return Net(seeded(module), functional.cross_entropy, (1, 5, 5), classes=True)
+    return Net(modules.conv_net(), functional.cross_entropy, (1, 5, 5), classes=True)
 
 
 NETS: dict[str, Callable[[], Net]] = {"mlp": mlp, "conv": conv_net}
@@ -108,7 +92,7 @@ def assert_close(one: Params, other: Params, tolerance: float = EXACT) -> None:
 
 
 def assert_mean(result: MetaBatch, estimator: Estimator, problems: list[BilevelProblem]) -> None:
-    """Checks a result against the mean that is taken here."""
+    """Check a result against the mean that is taken here."""
     params = trainable(problems[0].inner_loss.module)  # type: ignore[attr-defined]
     singles = [estimator(problem, params) for problem in problems]
     for name, value in result.gradient.items():

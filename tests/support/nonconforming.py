@@ -72,6 +72,12 @@ class CountsWithTensors(Honest):
         return replace(super().estimate(problem, params), hvps=torch.tensor(0))  # type: ignore[arg-type]
 
 
+@rule_breaker("counts-backwards")
+class CountsBackwards(Honest):
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        return replace(super().estimate(problem, params), hvps=-1)
+
+
 @rule_breaker("raises-quietly")
 class RaisesQuietly(Honest):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
