@@ -1,8 +1,6 @@
 """Image data sets are decoded once, anew when they have changed, and never more than that."""
 
-import json
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -183,21 +181,6 @@ def test_a_disk_that_is_full_leaves_nothing_behind(
     monkeypatch.setattr("numpy.lib.format.write_array_header_1_0", full)
     assert tree.sample(0).support[0].shape == (2, 3, 8, 8)
     assert files_in(tmp_path / "cache") == []
-
-
-def test_what_was_decoded_of_a_folder_that_is_gone_is_deleted(data: Path, tmp_path: Path) -> None:
-    for name in ("one", "other", "third"):
-        write_tree(data / name, size=8)
-    for name in ("one", "other"):
-        family("images", folder=name, size=8).part("train")
-    shutil.rmtree(data / "one")
-    (tmp_path / "cache" / "images" / "broken.json").write_text("[")
-    family("images", folder="third", size=8).part("train")
-    files = files_in(tmp_path / "cache")
-    indices = [path for path in files if path.suffix == ".json" and path.name != "broken.json"]
-    folders = [json.loads(path.read_text())["folder"] for path in indices]
-    assert sorted(folders) == [str(data / "other"), str(data / "third")]
-    assert len(files) == 5
 
 
 def test_only_drafts_of_long_ago_are_deleted(tree: ImageFiles, tmp_path: Path) -> None:

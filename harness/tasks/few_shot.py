@@ -115,7 +115,7 @@ class FewShot(Classification):
                 "of a cell, which has a million tasks, is at most 4293"
             )
         key = np.random.SeedSequence((seed, _TASK_STREAM, split_number(split)))
-        counts = self._sufficient_counts(split)
+        counts = self.sufficient_counts(split)
         words = np.random.PCG64(key)
         # Sorting raw words draws without replacement, the same in all versions of numpy.
         chosen = np.argsort(words.random_raw(len(counts)))[: self.ways]
@@ -131,7 +131,15 @@ class FewShot(Classification):
             query=self._batch(images[:, self.shots :]),
         )
 
-    def _sufficient_counts(self, split: str) -> NDArray[np.intp]:
+    def sufficient_counts(self, split: str) -> NDArray[np.intp]:
+        """Return `counts`.
+
+        Args:
+            split: see `counts`.
+
+        Raises:
+            OptionError: a task needs more classes or images.
+        """
         counts = self.counts(split)
         if len(counts) < self.ways:
             raise OptionError(

@@ -59,16 +59,8 @@ class Glyphs(FewShot):
         if self.held_out not in HELD_OUT:
             known = " and ".join(map(repr, HELD_OUT))
             raise OptionError(f"glyphs: held_out={self.held_out!r} is unknown; there are {known}")
-        split, most = min(((s, len(self._classes(s))) for s in SPLITS), key=lambda pair: pair[1])
-        if self.ways > most:
-            raise OptionError(
-                f"glyphs: ways={self.ways} is more than the {most} classes of the {split} split"
-            )
-        if self.shots + self.queries > SAMPLES:
-            raise OptionError(
-                f"glyphs: shots={self.shots} and queries={self.queries} together are more than "
-                f"the {SAMPLES} images of a class"
-            )
+        for split in SPLITS:
+            self.sufficient_counts(split)
         if not 0 <= self.jitter <= 10:
             raise OptionError(f"glyphs: jitter={self.jitter} is not between 0 and 10")
 

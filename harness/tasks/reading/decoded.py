@@ -63,7 +63,7 @@ def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
         raise UserError(f"{folder}: the classes of {part} have no images")
     reason = "it was deleted again"
     try:
-        _store(path, content, form, folder)
+        _store(path, content, form)
     except OSError as error:
         reason = error.strerror or str(error)
     else:
@@ -102,7 +102,7 @@ def _load(path: Path, form: Form) -> Decoded | None:
     return stored if whole and len(stored.names) == len(counts) else None
 
 
-def _store(path: Path, part: Part, form: Form, folder: Path) -> None:
+def _store(path: Path, part: Part, form: Form) -> None:
     """Decode one image after another into the file.
 
     It is written to and not mapped: a full disk would kill a process that maps it.
@@ -119,11 +119,7 @@ def _store(path: Path, part: Part, form: Form, folder: Path) -> None:
         for place, pixels in _pixels(part, form):
             file.seek(start + place * pixels.nbytes)
             file.write(pixels.tobytes())
-    index = {
-        "folder": str(folder.resolve()),
-        "names": list(part.names),
-        "counts": part.counts.tolist(),
-    }
+    index = {"names": list(part.names), "counts": part.counts.tolist()}
     cache.write(path.with_suffix(".json"), json.dumps(index).encode())
 
 
@@ -136,7 +132,7 @@ def _pixels(part: Part, form: Form) -> Iterator[tuple[int, NDArray[np.uint8]]]:
 
 
 def _delete_outdated(path: Path) -> None:
-    """Delete parts whose files changed or whose folder is gone, and abandoned drafts.
+    """Delete what was stored before the files changed, and abandoned drafts.
 
     Processes that have them mapped at this time keep them.
     """
@@ -149,17 +145,5 @@ def _delete_outdated(path: Path) -> None:
                 outdated = file.stem != path.stem
             if outdated:
                 file.unlink(missing_ok=True)
-        for index in path.parent.glob("*.json"):
-            if _is_orphan(index):
-                index.with_suffix(".npy").unlink(missing_ok=True)
-                index.unlink(missing_ok=True)
     except OSError:  # another process is at it as well
         return
-
-
-def _is_orphan(index: Path) -> bool:
-    try:
-        folder = json.loads(index.read_text(encoding="utf-8"))["folder"]
-        return not Path(folder).exists()
-    except (ValueError, TypeError, LookupError):  # of another version, or broken: unknown
-        return False

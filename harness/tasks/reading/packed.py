@@ -4,6 +4,7 @@ import math
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from operator import index
 from pathlib import Path
 from typing import IO, Any
@@ -92,27 +93,23 @@ def _labels(path: Path) -> Any:
     return content
 
 
-def _labels_from_places(path: Path, classes: dict[Any, Any], count: int) -> list[str | None]:
+def _labels_from_places(path: Path, classes: dict[Any, Any], count: int) -> NDArray[np.str_]:
     """Return the class of each image, from the places of each class's images.
 
     Raises:
         UserError: they do not give each image one class.
     """
-    labels: list[str | None] = [None] * count
-    for key, places in classes.items():
-        name = printable(key)
-        try:
-            for place in map(index, places):
-                if not 0 <= place < count:
-                    raise UserError(f"{path}: class {name} has image {place} of only {count}")
-                if labels[place] is not None:
-                    raise UserError(f"{path}: image {place} is in {labels[place]} and in {name}")
-                labels[place] = name
-        except TypeError:
-            raise UserError(f"{path}: class {name} has no list of places of images") from None
-    if None in labels:
-        raise UserError(f"{path}: image {labels.index(None)} is in no class")
-    return labels
+    try:
+        sizes = [len(places) for places in classes.values()]
+        places = [index(one) for one in chain(*classes.values())] if sum(sizes) == count else []
+    except TypeError:
+        raise UserError(f"{path}: a class has no list of places of images") from None
+    if sorted(places) != [*range(count)]:
+        raise UserError(
+            f"{path}: its {sum(sizes)} places of images are not those of all {count} images"
+        )
+    names = np.repeat([printable(key) for key in classes], sizes)
+    return names[np.argsort(places)]
 
 
 def _part(path: Path, labels: Any, count: int, pictures: Callable[[], Iterator[Picture]]) -> Part:
