@@ -1,10 +1,10 @@
 """Writes tiny image data sets in every layout that is read."""
 
-import csv
 import io
 import os
 import pickle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,78 +71,75 @@ def write_tree(folder: Path, *, size: int = 84, names: dict[str, str] | None = N
     return folder
 
 
-def flat(split: str) -> tuple[Pixels, list[str]]:
-    """All images of a split, of all classes in turns, and the class of each."""
-    pairs = [
-        (name, place, image) for name, c in classes(split).items() for place, image in enumerate(c)
-    ]
-    pairs.sort(key=lambda pair: pair[1])
-    return np.array([image for _, _, image in pairs]), [name for name, _, _ in pairs]
+def write_packed(folder: Path, write: Callable[[str, Pixels, list[str]], None]) -> Path:
+    """Calls `write` for each split with all its images, of all classes in turns, and labels."""
+    folder.mkdir(parents=True)
+    for split in SPLITS:
+        flat = [
+            (place, name, image)
+            for name, images in classes(split).items()
+            for place, image in enumerate(images)
+        ]
+        flat.sort(key=lambda one: one[0])
+        write(split, np.array([image for *_, image in flat]), [name for _, name, _ in flat])
+    return folder
 
 
-def places(labels: list[str]) -> dict[str, list[int]]:
-    return {name: [k for k, one in enumerate(labels) if one == name] for name in sorted({*labels})}
+def numbered(labels: list[str]) -> NDArray[np.int64]:
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
 
 def write_cache_pickles(folder: Path, *, validation: str = "val", protocol: int = 4) -> Path:
-    folder.mkdir(parents=True)
-    for split in SPLITS:
-        images, labels = flat(split)
+    def write(split: str, images: Pixels, labels: list[str]) -> None:
+        places = {
+            name: [k for k, label in enumerate(labels) if label == name] for name in {*labels}
+        }
+        content = {"image_data": images, "class_dict": places}
         name = validation if split == "val" else split
-        content = {"image_data": images, "class_dict": places(labels)}
         (folder / f"mini-imagenet-cache-{name}.pkl").write_bytes(pickle.dumps(content, protocol))
-    return folder
+
+    return write_packed(folder, write)
 
 
 def write_category_pickles(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for split, name in {"train": "train_phase_train", "val": "val", "test": "test"}.items():
-        images, labels = flat(split)
-        numbers = [sorted({*labels}).index(label) for label in labels]
-        content = {b"data": images, b"labels": numbers, b"catname2label": {}}
+    def write(split: str, images: Pixels, labels: list[str]) -> None:
+        content = {b"data": images, b"labels": numbered(labels).tolist(), b"catname2label": {}}
+        name = "train_phase_train" if split == "train" else split
         path = folder / f"miniImageNet_category_split_{name}.pickle"
         path.write_bytes(pickle.dumps(content, 2))
-    return folder
+
+    return write_packed(folder, write)
 
 
 def write_csv(folder: Path) -> Path:
     (folder / "images").mkdir(parents=True)
     for split in SPLITS:
-        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["filename", "label"])
-            for name, images in classes(split).items():
-                for place, image in enumerate(images):
-                    (folder / "images" / f"{name}-{place}.png").write_bytes(as_png(image))
-                    rows.writerow([f"{name}-{place}.png", name])
+        rows = ["filename,label"]
+        for name, images in classes(split).items():
+            for place, image in enumerate(images):
+                (folder / "images" / f"{name}-{place}.png").write_bytes(as_png(image))
+                rows.append(f"{name}-{place}.png,{name}")
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
-def numbered(labels: list[str]) -> NDArray[np.int64]:
-    return np.array([sorted({*labels}).index(label) for label in labels])
-
-
-def write_png_pickles(folder: Path, *, column: bool = False) -> Path:
-    """`column`: each file as an array [bytes, 1], as older versions of OpenCV made them."""
-    folder.mkdir(parents=True)
-    for split in SPLITS:
-        images, labels = flat(split)
-        files = [np.frombuffer(as_png(image), np.uint8) for image in images]
-        files = [file[:, None] for file in files] if column else files
+def write_png_pickles(folder: Path, shape: tuple[int, ...] = (-1,)) -> Path:
+    def write(split: str, images: Pixels, labels: list[str]) -> None:
+        files = [np.frombuffer(as_png(image), np.uint8).reshape(shape) for image in images]
         (folder / f"{split}_images_png.pkl").write_bytes(pickle.dumps(files))
         content = {"label_specific": numbered(labels), "label_general": np.zeros(len(labels), int)}
         (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps(content))
-    return folder
+
+    return write_packed(folder, write)
 
 
 def write_npz(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    for split in SPLITS:
-        images, labels = flat(split)
+    def write(split: str, images: Pixels, labels: list[str]) -> None:
         np.savez(folder / f"{split}_images.npz", images=images[..., ::-1])
         content = {"labels": numbered(labels).tolist()}
         (folder / f"{split}_labels.pkl").write_bytes(pickle.dumps(content))
-    return folder
+
+    return write_packed(folder, write)
 
 
 def strokes(alphabet: int, character: int, place: int) -> NDArray[np.bool_]:
@@ -179,6 +176,7 @@ WRITERS = {
     "lists": ("miniimagenet", write_csv),
     "mini tree": ("miniimagenet", write_tree),
     "PNG pickles": ("tieredimagenet", write_png_pickles),
+    "PNG columns": ("tieredimagenet", partial(write_png_pickles, shape=(-1, 1))),  # of old OpenCV
     "npz": ("tieredimagenet", write_npz),
     "tiered tree": ("tieredimagenet", write_tree),
     "images": ("images", write_tree),
@@ -187,9 +185,9 @@ WRITERS = {
 
 
 def family(name: str, **options: object) -> ImageFiles:
-    made = TASKS.create(name, **options)
-    assert isinstance(made, ImageFiles)
-    return made
+    images = TASKS.create(name, **options)
+    assert isinstance(images, ImageFiles)
+    return images
 
 
 def equal(one: Task, other: Task) -> bool:
