@@ -15,7 +15,7 @@ from harness.tasks import TaskFamily
 class Conv4(Model):
     """Four times 3x3 convolution, batch normalisation, ReLU, 2x2 max-pooling; then linear.
 
-    Batch normalisation is transductive: statistics of the batch at hand, none kept.
+    Batch normalisation is transductive: it uses statistics of the current batch only.
 
     Attributes:
         filters: channels of each convolution.

@@ -1,4 +1,4 @@
-"""Models by size; parameters are drawn from a seed, alike for every dtype and device."""
+"""The interface of models."""
 
 from abc import ABC, abstractmethod
 
@@ -11,23 +11,30 @@ from harness.tasks import TaskFamily
 
 
 class Model(ABC):
-    """Builds a module for a task family; subclasses are frozen dataclasses."""
+    """Build a module for a task family; subclasses are frozen dataclasses."""
 
     def unsupported_reason(self, family: TaskFamily) -> str | None:
-        """Tells why the model cannot work on a family's inputs; None when it can."""
+        """Return why the model does not work on a family's inputs; None where it does.
+
+        Args:
+            family: gives the shape of inputs.
+        """
         del family
         return None
 
     @abstractmethod
     def module(self, family: TaskFamily) -> nn.Module:
-        """Builds the module; its parameters come from torch's global generator.
+        """Build the module; its parameters come from torch's global generator.
 
         Batch normalisation must not keep running statistics: an estimator may call the module
         any number of times.
+
+        Args:
+            family: gives the input shape and the number of outputs.
         """
 
     def build(self, family: TaskFamily, seed: int) -> nn.Module:
-        """Builds the module that belongs to a seed.
+        """Build the module that belongs to a seed.
 
         Args:
             family: gives the input shape and the number of outputs.

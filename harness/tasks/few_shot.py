@@ -60,9 +60,6 @@ class FewShot(Classification):
     """Draw classes and images from a set of labelled images.
 
     Attributes:
-        ways: classes per task.
-        shots: support images per class.
-        queries: query images per class.
         brightest: the pixel value that becomes 1.
     """
 

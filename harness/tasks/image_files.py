@@ -3,6 +3,7 @@
 import os
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,33 +62,27 @@ class ImageFiles(FewShot):
         return cache.digest(*(layout.digest(folder, part) for part in layout.present_parts(folder)))
 
     def part(self, name: str) -> Decoded:
-        """Return the images of a part of the data set, from the cache or decoded.
-
-        Raises:
-            UserError: they are missing or broken.
-        """
+        """Return the images of a part of the data set, from the cache or decoded."""
         folder, layout = self.location()
-        if not layout.paths(folder, name):
-            raise UserError(f"{self.family}: {folder} has no {layout.required(name)}")
         return decoded(layout, folder, name, self.form)
 
     def location(self) -> tuple[Path, Layout]:
-        """Return the folder of the data set, and how its files lie there.
+        """Return the folder of the data set, and the layout that fits."""
+        folder = (data_folder() / self.folder).absolute()
+        return folder, _layout(self.family, self.layouts, folder)
 
-        Raises:
-            UserError: no layout fits.
-        """
-        folder = data_folder() / self.folder
-        for layout in self.layouts:
-            if layout.present_parts(folder):
-                return folder.absolute(), layout
-        known = " or ".join(layout.about for layout in self.layouts)
-        raise UserError(
-            f"{self.family}: nothing to read in {folder.absolute()}, which should have {known}; "
-            "METAGRAD_DATA names the folder of data sets "
-            f"(now {os.environ.get('METAGRAD_DATA') or 'not set, so data'}), and "
-            f"`metagrad data check {folder}` shows which files are missing"
-        )
+
+@lru_cache(maxsize=16)
+def _layout(family: str, layouts: tuple[Layout, ...], folder: Path) -> Layout:
+    for layout in layouts:
+        if layout.present_parts(folder):
+            return layout
+    known = " or ".join(layout.about for layout in layouts)
+    raise UserError(
+        f"{family}: nothing to read in {folder}, which should have {known}; METAGRAD_DATA names "
+        f"the folder of data sets (now {os.environ.get('METAGRAD_DATA') or 'not set, so data'}), "
+        f"and `metagrad data check {folder}` shows which files are missing"
+    )
 
 
 def data_folder() -> Path:

@@ -31,13 +31,11 @@ class PartReport:
     """The content of a part of a data set.
 
     Attributes:
-        name: of the part.
-        classes: their names.
         counts: images of each class, broken ones too.
-        places: of the images, for messages.
+        places: where each image lies, for messages; `blank` are those that are black or white
+            all over.
         sizes: (width, height) of whole images, each once.
         modes: Pillow's names of their pixels: "L" or "RGB".
-        blank: places of images that are black or white all over.
         broken: a message for each broken image.
         error: why the part cannot be read at all; empty where it can.
     """
@@ -55,14 +53,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class FolderReport:
-    """The content of a folder with a data set.
-
-    Attributes:
-        folder: its path.
-        family: the task family that reads it.
-        layout: how the files lie there.
-        parts: those that are there.
-    """
+    """The content of a folder with a data set, and the task family that reads it."""
 
     folder: Path
     family: type[ImageFiles]
@@ -128,14 +119,7 @@ class FolderReport:
 
 
 def inspect_folder(folder: Path, progress: Progress) -> FolderReport | None:
-    """Find out what a folder holds, and open every image of it.
-
-    Returns:
-        A report; None if it is no data set that is known.
-
-    Raises:
-        UserError: it is no folder, or cannot be read; or no part of the data set can.
-    """
+    """Open every image of a data set; return None if the folder holds none that is known."""
     try:
         with os.scandir(folder):
             match = _recognised(folder)

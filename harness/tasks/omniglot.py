@@ -99,11 +99,7 @@ class Omniglot(ImageFiles):
 
 @lru_cache(maxsize=16)
 def split_characters(rule: str, split: str, parts: Parts) -> tuple[Character, ...]:
-    """Return the characters of a split, in an order that depends only on their names.
-
-    Raises:
-        UserError: a character would be in two splits.
-    """
+    """Return the characters of a split, in an order that depends only on their names."""
     places: dict[str, Character] = {}
     for part, names in parts:
         for place, name in enumerate(names):

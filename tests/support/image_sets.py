@@ -170,7 +170,7 @@ def write_omniglot(
     return folder
 
 
-WRITERS = {
+WRITERS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "cache pickles": ("miniimagenet", write_cache_pickles),
     "category pickles": ("miniimagenet", write_category_pickles),
     "lists": ("miniimagenet", write_csv),

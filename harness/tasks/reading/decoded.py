@@ -28,17 +28,11 @@ _ABANDONED = 24 * 3600  # seconds after which a draft is of a process that was k
 
 @dataclass(frozen=True)
 class Decoded:
-    """The images of a part of a data set, class by class.
-
-    Attributes:
-        names: of the classes.
-        counts: images of each class.
-        images: uint8 [images, channels, height, width], read-only.
-    """
+    """The images of a part of a data set, class by class."""
 
     names: tuple[str, ...]
     counts: NDArray[np.intp]
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8]  # [images, channels, height, width], read-only
 
     def of_class(self, number: int, places: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Return some images of a class."""
@@ -103,14 +97,9 @@ def _load(path: Path, form: Form) -> Decoded | None:
 
 
 def _store(path: Path, part: Part, form: Form) -> None:
-    """Decode one image after another into the file.
-
-    It is written to and not mapped: a full disk would kill a process that maps it.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
+    """Decode one image after another into the file."""
     shape = (len(part.labels), *form.shape)
+    # The file is written to and not mapped: a full disk would kill a process that maps it.
     with atomic_file(path) as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": shape}

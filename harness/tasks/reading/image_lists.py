@@ -46,11 +46,7 @@ class ImageLists(Layout):
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """Return the folders in a folder, sorted."""
     return _entries(folder, lambda entry: entry.is_dir() or is_dead_link(Path(entry)))
 
 
@@ -66,11 +62,7 @@ def _characters(path: Path) -> Listing:
 
 
 def _images_in(folders: dict[str, Path], pattern: str) -> Listing:
-    """Return the image files in the folder of each class.
-
-    Raises:
-        UserError: there are no classes, or the images lie deeper.
-    """
+    """Return the image files in the folder of each class."""
     if not folders:
         raise UserError(f"there are no folders {pattern}")
     listing = {name: _image_files(folder) for name, folder in folders.items()}
@@ -83,11 +75,7 @@ def _images_in(folders: dict[str, Path], pattern: str) -> Listing:
 
 
 def _listed(table: Path, folder: Path) -> Listing:
-    """Return the image files that a list names, by class.
-
-    Raises:
-        UserError: the list is not as it should be, or an image is missing.
-    """
+    """Return the image files that a list names, by class."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             # `strict` refuses an open quote, which would swallow all rows up to the next one.

@@ -65,50 +65,27 @@ class Layout:
         """Return the names of the files that a part needs, for messages."""
         return ", with ".join(" or ".join(names) for names in self._names(part))
 
-    def paths(self, folder: Path, part: str) -> list[Path]:
-        """Return the files and folders of a part; nothing unless all of them are there.
-
-        Raises:
-            UserError: one of them is there in two spellings.
-        """
-        for root in (folder / one for one in self.roots):
-            paths: list[Path] = []
-            for names in self._names(part):
-                present = [one for one in names if is_present(root / one, folder=one.endswith("/"))]
-                if len(present) > 1:
-                    raise UserError(f"{root} has {' and '.join(present)}; keep one of them")
-                paths += (root / name for name in present)
-            if len(paths) == len(self.files):
-                return paths
-        return []
-
     def present_parts(self, folder: Path) -> list[str]:
-        """Return the parts whose files are there."""
-        return [part for part in self.parts if self.paths(folder, part)]
+        """Return the parts whose files are all there."""
+        return [part for part in self.parts if self._paths(folder, part)]
+
+    def paths(self, folder: Path, part: str) -> list[Path]:
+        """Return the files and folders of a part."""
+        if paths := self._paths(folder, part):
+            return paths
+        raise UserError(f"{folder} has no {self.required(part)}")
 
     def read(self, folder: Path, part: str) -> Part:
-        """Read which classes and images a part has.
-
-        Raises:
-            UserError: the files are not as they should be.
-        """
-        part_read: Part = self.load(*self.paths(folder, part))
-        return part_read
+        """Read which classes and images a part has."""
+        content: Part = self.load(*self.paths(folder, part))
+        return content
 
     def listing(self, folder: Path, part: str) -> dict[str, list[Path]]:
-        """Return the files that a part is decoded from, by class if they are sorted by class.
-
-        Raises:
-            UserError: they cannot be listed.
-        """
+        """Return the files that a part is decoded from, by class if they are sorted by class."""
         return {"": self.paths(folder, part)}
 
     def digest(self, folder: Path, part: str) -> str:
-        """Return a digest of a part's classes and the names, sizes and times of its files.
-
-        Raises:
-            UserError: they cannot be listed.
-        """
+        """Return a digest of a part's classes and the names, sizes and times of its files."""
         lines = []
         for name, files in self.listing(folder, part).items():
             lines.append(name)
@@ -120,6 +97,18 @@ class Layout:
                 path = str(file).removeprefix(str(folder))
                 lines.append(f"{path} {state.st_size} {state.st_mtime_ns}")
         return cache.digest("\n".join(lines))
+
+    def _paths(self, folder: Path, part: str) -> list[Path]:
+        for root in (folder / one for one in self.roots):
+            paths: list[Path] = []
+            for names in self._names(part):
+                present = [one for one in names if is_present(root / one, folder=one.endswith("/"))]
+                if len(present) > 1:
+                    raise UserError(f"{root} has {' and '.join(present)}; keep one of them")
+                paths += (root / name for name in present)
+            if len(paths) == len(self.files):
+                return paths
+        return []
 
     def _names(self, part: str) -> list[list[str]]:
         spellings = self.spellings.get(part, (part,))

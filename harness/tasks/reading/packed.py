@@ -57,11 +57,7 @@ def _numbered(path: Path, images: Iterable[Any]) -> Iterator[Picture]:
 
 
 def _entry(path: Path, content: dict[Any, Any], *keys: str) -> Any:
-    """Return the entry of the first key that is there.
-
-    Raises:
-        UserError: there is none of them.
-    """
+    """Return the entry of the first of these keys that is there."""
     for key in keys:
         if key in content:
             return content[key]
@@ -70,11 +66,7 @@ def _entry(path: Path, content: dict[Any, Any], *keys: str) -> Any:
 
 
 def _image_array(path: Path, content: Any) -> NDArray[np.uint8]:
-    """Return images that are in one array.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """Return images that are in one array; refuse anything else."""
     if not isinstance(content, np.ndarray):
         raise UserError(f"the images of {path} are a {type(content).__name__}, not one array")
     images: NDArray[np.uint8] = np.asarray(content)
@@ -94,11 +86,7 @@ def _labels(path: Path) -> Any:
 
 
 def _labels_from_places(path: Path, classes: dict[Any, Any], count: int) -> NDArray[np.str_]:
-    """Return the class of each image, from the places of each class's images.
-
-    Raises:
-        UserError: they do not give each image one class.
-    """
+    """Return the class of each image, from the places of each class's images."""
     try:
         sizes = [len(places) for places in classes.values()]
         places = [index(one) for one in chain(*classes.values())] if sum(sizes) == count else []
@@ -113,11 +101,7 @@ def _labels_from_places(path: Path, classes: dict[Any, Any], count: int) -> NDAr
 
 
 def _part(path: Path, labels: Any, count: int, pictures: Callable[[], Iterator[Picture]]) -> Part:
-    """Return a part whose images have a number or a name as label.
-
-    Raises:
-        UserError: the labels do not fit the images.
-    """
+    """Return a part whose images have a number or a name as label."""
     # numpy would unfold nested lists, however large they become.
     single = (str, bytes, int, float, np.generic)
     flat = isinstance(labels, np.ndarray) or (
@@ -139,14 +123,7 @@ def _part(path: Path, labels: Any, count: int, pictures: Callable[[], Iterator[P
 
 @contextmanager
 def _open_npz(path: Path) -> Generator[tuple[IO[bytes], tuple[int, ...]]]:
-    """Open the array `images` of an archive, which may be larger than the memory.
-
-    Yields:
-        The file, at the first image, and the array's shape.
-
-    Raises:
-        UserError: the archive or the array is not as it should be.
-    """
+    """Open the array `images` of an archive at its first image; yield its shape as well."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("images.npy") as file:
             yield file, _shape(path, file)
