@@ -6,7 +6,7 @@ store; it runs the file as a script whenever somebody opens a page or moves a fi
 
 import streamlit as st
 
-from reports.dashboard import lifespan, main
+from reports.pages.dashboard import lifespan, main
 
 app = st.App(__file__, lifespan=lifespan)
 

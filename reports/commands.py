@@ -72,7 +72,7 @@ def reproduce(
     for piece in pieces:
         if piece.name in wanted:
             print(f"{piece.name}: {piece.title}")
-            for line in piece.told:
+            for line in piece.notes:
                 print(f"  {line}")
     missing = sorted(set(wanted) - {piece.name for piece in pieces})
     if missing:

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from reports import figures
+from reports.figures.bias import spread
 from reports.figures.lines import apart
-from reports.tables.spread import spread
 from tests.support.figure_rows import data, heading, layers, make_rows
 
 ORDERS = make_rows(

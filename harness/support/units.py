@@ -68,7 +68,8 @@ def number_text(value: float, unit: str = "") -> str:
         return seconds_text(value)
     if unit == "FLOP":
         return count_text(value)
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e9 else f"{value:.4g}"
+    whole = float(value).is_integer() or abs(value) >= 1000
+    return f"{value:,.0f}" if whole and abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:

@@ -12,7 +12,6 @@ from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, HEIGHT, Chart, Rows
 from reports.tables.cells import by_order, family_and_order
-from reports.tables.spread import spread
 
 # Bounds so many times above the largest bias are beyond the axis, or they would flatten the rest.
 _BEYOND = 30.0
@@ -192,3 +191,18 @@ def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
 def _row_each(estimators: list[str]) -> alt.Y:
     axis = alt.Axis(labelLimit=170, title=None)
     return alt.Y("estimator:N", sort=estimators, axis=axis)
+
+
+def spread(samples: pd.DataFrame) -> pd.DataFrame:
+    """Sum up the samples of each estimator.
+
+    Returns:
+        A row for each estimator, the least median first: "estimator", "family", "order", "count",
+        and of the samples "least", "low" (quartile), "median", "high" (quartile) and "most".
+    """
+    groups = samples.groupby(["estimator", "family"], sort=False)
+    value = groups["value"]
+    summed = {"order": groups["order"].first(), "count": value.count()}
+    shares = {"least": 0.0, "low": 0.25, "median": 0.5, "high": 0.75, "most": 1.0}
+    summed |= {name: value.quantile(share) for name, share in shares.items()}
+    return pd.DataFrame(summed).sort_values("median", kind="stable").reset_index()

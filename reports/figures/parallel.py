@@ -1,4 +1,4 @@
-"""What it gains to take products side by side: against exact MAML, and against serial depth."""
+"""Time of estimators whose products run in parallel: against exact MAML and serial depth."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ from estimators.base.registry import Spec
 from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.lines import apart
-from reports.figures.multiples import multiples
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 
@@ -20,7 +19,7 @@ _TICKS = [float(f"{m}e{e}") for e in range(-3, 4) for m in (1, 2, 5)]
 _TITLE = "time / time of exact MAML (×)"
 
 
-def time_over_exact(compared: Rows, crossings: Rows) -> Chart:
+def time_over_exact(compared: Rows, break_evens: Rows) -> Chart:
     """Plots time over that of exact MAML over depth K, a panel for each model."""
     text = "Time over that of exact MAML against depth K"
     rows = compared[compared["over_exact"].gt(0) & style.few_orders(compared)]
@@ -45,26 +44,35 @@ def time_over_exact(compared: Rows, crossings: Rows) -> Chart:
     )
     ends = rows.sort_values("depth").drop_duplicates(["model", "estimator"], keep="last")
     ends = _labelled(ends, ["model", "depth"], "over_exact", bottom, top).assign(over_exact=np.nan)
-    found = crossings[np.isfinite(crossings["from_depth"]) & (crossings["from_depth"] > 0)]
-    found = found[found["estimator"].isin(rows["estimator"])].assign(
-        depth=found["from_depth"], crossed=1.0
-    )
-    drawn = pd.concat([rows, ends, found], ignore_index=True)
+    from_depth = break_evens["from_depth"]
+    rings = break_evens[np.isfinite(from_depth) & (from_depth > 0)]
+    rings = rings[rings["estimator"].isin(rows["estimator"])]
+    rings = rings.assign(depth=rings["from_depth"], break_even=1.0)
+    drawn = pd.concat([rows, ends, rings], ignore_index=True)
     one = pd.Series(1.0, drawn.index).mask(drawn.duplicated("model"))  # one line a panel
     drawn = drawn.assign(panel=drawn["model"], one=one)
+    drawn["order"] = drawn["order"].astype("Int64")
     words = [*drawn.select_dtypes(["object", "str"])]  # of which JSON has no missing ones
     drawn[words] = drawn[words].fillna("")
     families = [*rows["family"]]
-    kept = ("over_exact", "over_exact_low", "over_exact_high", "way", "place", "crossed", "one")
+    kept = (
+        "over_exact",
+        "over_exact_low",
+        "over_exact_high",
+        "options",
+        "place",
+        "break_even",
+        "one",
+    )
     chart = marks.base(drawn, "panel", *kept).encode(x=x, y=y)
     measured = chart.transform_filter("isValid(datum.over_exact)")
-    told = [alt.Tooltip("over_exact:Q", title=_TITLE, format=".3~g")]
+    ratio = [alt.Tooltip("over_exact:Q", title=_TITLE, format=".3~g")]
     dots = marks.points(measured, families)
     where = [
         alt.Tooltip("estimator:N"),
-        alt.Tooltip("depth:Q", title="as quick as maml from K", format=".3~g"),
+        alt.Tooltip("depth:Q", title="break-even depth", format=".3~g"),
     ]
-    crosses = chart.transform_filter("isValid(datum.crossed)").mark_point(
+    ringed = chart.transform_filter("isValid(datum.break_even)").mark_point(
         shape="circle", filled=False, size=190, strokeWidth=2
     )
     layers = [
@@ -73,22 +81,22 @@ def time_over_exact(compared: Rows, crossings: Rows) -> Chart:
         .encode(x=alt.value(0), x2=alt.value("width"), y=marks.like(y, "one")),
         marks.lines(measured, families, "estimator", "depth"),
         *marks.bars(measured, families, "y"),
-        dots.encode(tooltip=[*told, *dots.encoding.tooltip]),
-        crosses.encode(y=marks.like(y, "crossed"), color=marks.colour(families), tooltip=where),
+        dots.encode(tooltip=[*ratio, *dots.encoding.tooltip]),
+        ringed.encode(y=marks.like(y, "break_even"), color=marks.colour(families), tooltip=where),
         marks.labels(
             chart.transform_filter("isValid(datum.place)").encode(y=marks.like(y, "place")),
             families,
-            "way",
+            "options",
             above=False,
         ),
     ]
     notes = (
-        "dashed: exact MAML; rings: from there on no slower; labels: options",
+        "dashed: exact MAML; rings: break-even depth; labels: options",
         "bars are the quartiles of ratios sample by sample",
     )
     # A panel has its model's name already.
     heading = style.title_of(text, rows.drop(columns="model"), *notes)
-    return multiples(heading, layers, [*rows["model"].drop_duplicates()])
+    return style.multiples(heading, layers, [*rows["model"].drop_duplicates()])
 
 
 def time_against_serial_depth(rows: Rows) -> Chart:
@@ -110,21 +118,23 @@ def time_against_serial_depth(rows: Rows) -> Chart:
     families = [*rows["family"]]
     chart = marks.base(rows, "serial_depth").encode(x=x, y=y)
     named = _labelled(rows, ["serial_depth"], "time_ratio_drawn", bottom, top)
-    ends = marks.base(named, "serial_depth", "way", "place").encode(x=x, y=marks.like(y, "place"))
+    ends = marks.base(named, "serial_depth", "options", "place").encode(
+        x=x, y=marks.like(y, "place")
+    )
     layers = [
         *marks.bars(chart, families, "y"),
         marks.points(chart, families, "time_ratio", "serial_depth"),
-        marks.labels(ends, families, "way", above=False),
+        marks.labels(ends, families, "options", above=False),
     ]
     notes = ["labels: options", *style.uncertainty(rows, "time_ratio")]
     return style.figure(style.title_of(text, rows, *notes), layers)
 
 
-def way(estimator: str) -> str:
-    """Returns the options of an estimator in short: what its name and colour do not tell.
+def options_text(estimator: str) -> str:
+    """Return the options of an estimator in short, for a label beside its coloured point.
 
     Example:
-        >>> way("binom(order=2, batching='vmap', compiled=True)"), way("maml")
+        >>> options_text("binom(order=2, batching='vmap', compiled=True)"), options_text("maml")
         ('2, compiled, vmap', '')
     """
     try:
@@ -141,9 +151,9 @@ def way(estimator: str) -> str:
 
 
 def _labelled(rows: Rows, by: list[str], height: str, bottom: float, top: float) -> Rows:
-    """Returns the rows that have options, named, and where to write that: not over each other."""
-    rows = rows.assign(way=rows["estimator"].map(way), place=np.nan)
-    rows = rows[rows["way"] != ""].sort_values(height, kind="stable")
+    """Return the rows that have options, with these and a free place to write them."""
+    rows = rows.assign(options=rows["estimator"].map(options_text), place=np.nan)
+    rows = rows[rows["options"] != ""].sort_values(height, kind="stable")
     gap = _GAP * max(np.log(top / bottom), 1.0)
     parts: list[Any] = []
     for _, part in rows.groupby(by, sort=False):

@@ -13,7 +13,7 @@ from reports.figures.marks import phase_colour
 from reports.figures.style import HEIGHT, PHASES, Chart, figure, heading
 
 MOST = 6
-"""So many profiles of a store are shown, the newest ones."""
+"""The number of profiles of a store that a report shows, the newest ones."""
 
 _STEPS = 600  # of the memory timeline: more than a figure has room for
 _NARROWEST = 0.003  # share of the whole time that a frame must have to be drawn
@@ -39,6 +39,15 @@ def stored(store: Path) -> tuple[list[Profile], list[str]]:
             faults.append(f"the profile {folder.name} cannot be read: {error}")
     profiles.sort(key=lambda profile: str(profile.summary["at"]), reverse=True)
     return profiles[:MOST], faults
+
+
+def about(profile: Profile) -> str:
+    """Return where and when a profile was taken."""
+    environment = profile.summary["environment"]
+    commit = environment["commit"][:8] or "unknown commit"
+    changes = " (uncommitted changes)" if environment["changes"] else ""
+    when = profile.summary["at"][:16].replace("T", " ")
+    return f"{commit}{changes}, {when} UTC, {environment['machine']}"
 
 
 def memory_timeline(profile: Profile) -> Chart:

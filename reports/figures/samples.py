@@ -27,6 +27,7 @@ def samples_in_order(samples: pd.DataFrame) -> Chart:
             # The title above its panel: beside it there is too little room.
             axis=alt.Axis(
                 tickCount=3,
+                format=".4~g",
                 orient="left",
                 offset=0,
                 titleAngle=0,

@@ -10,6 +10,7 @@ from zlib import crc32
 import altair as alt
 import numpy as np
 import pandas as pd
+import vl_convert
 
 from harness.matrix.metrics import METRICS
 
@@ -18,6 +19,8 @@ alt.utils.schemapi.disable_debug_mode()
 alt.data_transformers.disable_max_rows()  # 5,000 of them: a sample each of 25 estimators is more
 
 HEIGHT = 320
+PANEL = (300, 240)  # of a small multiple: Vega-Lite cannot fit several panels to a page
+SVG_WIDTH = 640  # on a page a figure is as wide as there is room
 GREY = "#808080"  # readable on both themes; Streamlit's dark one has none of its own for subtitles
 # First Okabe and Ito's colours without black and yellow, which one of the two themes would hide.
 PALETTE = {
@@ -176,3 +179,34 @@ def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:
     words: alt.Chart = alt.Chart(data).mark_text(fontSize=13, color=GREY).encode(text="text:N")
     title = alt.TitleParams(text, anchor="start")
     return words.properties(title=title, width="container", height=HEIGHT // 4)
+
+
+def multiples(heading: alt.TitleParams, layers: Sequence[Any], panels: Sequence[str]) -> Chart:
+    """Put layers into a panel for each value of the column "panel", two in a row."""
+    layered: alt.LayerChart = alt.LayerChart(
+        data=layers[0].data, layer=[_without_data(layer) for layer in layers]
+    )
+    facet = alt.Facet(
+        "panel:N",
+        title=None,
+        sort=[*panels],
+        header=alt.Header(labelFontWeight="bold", labelColor=GREY),
+    )
+    width, height = PANEL
+    found: alt.FacetChart = layered.properties(width=width, height=height).facet(facet, columns=2)
+    # Axes of their own, or those of an odd panel stand below an empty place.
+    found = found.properties(title=heading).resolve_axis(x="independent", y="independent")
+    return found
+
+
+def _without_data(layer: alt.Chart) -> alt.Chart:
+    copy = layer.copy(deep=False)
+    copy.data = alt.Undefined
+    return copy
+
+
+def svg(spec: dict[str, Any]) -> bytes:
+    """Return a figure as SVG, made without a browser or a network."""
+    if spec.get("width") == "container":
+        spec = spec | {"width": SVG_WIDTH}
+    return vl_convert.vegalite_to_svg(spec).encode()

@@ -5,7 +5,6 @@ import pandas as pd
 
 from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
-from reports.figures.multiples import multiples
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.tables.cells import without_order
@@ -61,7 +60,7 @@ def tradeoff(
     heading = style.title_of(text, rows, legend, *style.uncertainty(rows, y, x))
     if by is None:
         return style.figure(heading, layers)
-    return multiples(heading, layers, [*rows["panel"].drop_duplicates()])
+    return style.multiples(heading, layers, [*rows["panel"].drop_duplicates()])
 
 
 def bias_against_time(rows: Rows) -> Chart:

@@ -1,49 +1,43 @@
 """Everything about one cell."""
 
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from harness.matrix.outcome import Status
 from harness.profiling import FOLDER
+from harness.store.runs import CellResult
 from harness.support.markdown import plain
 from reports import figures
 from reports.pages import widgets
+from reports.sections import profile_blocks
 from reports.tables.cells import FILTERS
-from reports.tables.details import Details, details, in_order
+from reports.tables.details import details, in_order
 from reports.tables.repeat import command, profile_command
 from reports.tables.view import View
 
 
 def show(view: View) -> None:
-    """Shows the page."""
+    """Show the page."""
     if view.version.empty:
-        st.info("No cell is left by the filters.")
+        st.info("No cell matches the filters.")
         return
     name = st.selectbox("Cell", _names(view), key="cell", bind="query-params")
     row = view.version[view.version["cell"] == name].iloc[0]
-    try:
-        found = details(view.snapshot, row["run"], name)
-    except (OSError, ValueError) as error:
-        st.warning(plain(f"{row['run']} cannot be read any more: {error}"))
-        return
-    _outcome(found)
-    widgets.grid(found.metrics)
-    widgets.figures(partial(figures.samples_in_order, in_order(found.result)))
-    st.subheader("Again")
-    if again := command(row):
-        st.code(again, language="shell", wrap_lines=True)
-    else:
-        st.markdown("Its name is not of this version, which knows no command for it.")
-    _profile(view.snapshot.store, name, profile_command(row))
-    with st.expander("What it was measured with"):
-        widgets.grid(pd.DataFrame(found.environment.items(), columns=["what", "value"]))
+    cell = details(view.snapshot, row["run"], name)
+    _outcome(cell.result)
+    widgets.table(cell.metrics)
+    widgets.figures(partial(figures.samples_in_order, in_order(cell.result)))
+    st.header("Measure it again")
+    st.code(command(row), language="shell", wrap_lines=True)
+    _profile(view, row)
+    with st.expander("Machine, code and packages"):
+        widgets.table(pd.DataFrame(cell.environment.items(), columns=["name", "value"]))
 
 
 def _names(view: View) -> list[str]:
-    """Returns the cells that the filters leave, and the one that the address names.
+    """Return the cells that match the filters, and the one in the address.
 
     That one goes when a filter is changed: it would stay for ever.
     """
@@ -57,37 +51,27 @@ def _names(view: View) -> list[str]:
     return names or list(view.version["cell"])
 
 
-def _outcome(found: Details) -> None:
-    end = found.result.end
-    tell = {Status.OK: st.success, Status.SKIPPED: st.info}.get(end.status, st.error)
-    tell(f"{end.status}" + (f": {plain(end.reason)}" if end.reason else ""))
-    for note in found.result.notes:
+def _outcome(result: CellResult) -> None:
+    end = result.end
+    show = {Status.OK: st.success, Status.SKIPPED: st.info}.get(end.status, st.error)
+    show(f"{end.status}" + (f": {plain(end.reason)}" if end.reason else ""))
+    for note in result.notes:
         st.warning(plain(note))
     if end.traceback:
         with st.expander("Traceback"):
             st.code(end.traceback, language="text", wrap_lines=True)
 
 
-def _profile(store: Path, name: str, how: str) -> None:
-    st.subheader("Profile")
+def _profile(view: View, row: "pd.Series[str]") -> None:
+    st.header("Profile")
     profile = None
-    if (store / FOLDER).is_dir():
-        # They import torch, which other pages need not wait for.
+    if (view.snapshot.store / FOLDER).is_dir():
+        # It imports torch, which other pages need not wait for.
         from harness.profiling.folder import profile_of
-        from reports.figures import profiles
 
-        profile = profile_of(store, name)
+        profile = profile_of(view.snapshot.store, row["cell"])
     if profile is None:
         st.markdown("There is none of this cell. This makes one:")
-        st.code(how, language="shell", wrap_lines=True)
+        st.code(profile_command(row), language="shell", wrap_lines=True)
         return
-    widgets.figures(
-        partial(profiles.memory_timeline, profile), partial(profiles.time_by_phase, profile)
-    )
-    widgets.figures(partial(profiles.flames, profile))
-    for title, table in (
-        ("Operators, by time in themselves", profiles.top_operators(profile)),
-        ("Tensors alive at the peak", profiles.top_tensors(profile)),
-    ):
-        st.markdown(f"**{title}**")
-        widgets.grid(table)
+    widgets.blocks(profile_blocks(profile), key="profile")

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from harness.commands.reproduce import Scale
 from reports.reproduction import fig2, fig3a, fig3b, fig4, fig5, table1, table2
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 
-PIECES: dict[str, Callable[[Found, Scale], Piece | None]] = {
+PIECES: dict[str, Callable[[Measurements, Scale], Piece | None]] = {
     "fig2": fig2.piece,
     "fig3a": fig3a.piece,
     "fig3b": fig3b.piece,
@@ -21,16 +21,16 @@ PIECES: dict[str, Callable[[Found, Scale], Piece | None]] = {
     "table1": table1.piece,
     "table2": table2.piece,
 }
-"""By name; each returns None where the store has nothing that it is made from."""
+"""By name; each returns None where the store has no measurements for it."""
 
 
-def pieces(found: Found, scale: Scale) -> list[Piece]:
-    """Returns every figure and table for which a store has measurements, in the paper's order.
+def pieces(measured: Measurements, scale: Scale) -> list[Piece]:
+    """Return every figure and table for which a store has measurements, in the paper's order.
 
     The bounds of Figure 2 need none, and alone they are no reproduction of anything measured.
     """
-    made = []
+    found: list[Piece] = []
     for name, make in PIECES.items():
-        if piece := make(found, scale):
-            made.append(replace(piece, told=[*piece.told, *found.about(name, scale)]))
-    return made if made[1:] else []
+        if piece := make(measured, scale):
+            found.append(replace(piece, notes=[*piece.notes, *measured.about(name, scale)]))
+    return found if found[1:] else []

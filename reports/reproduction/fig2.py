@@ -15,7 +15,7 @@ from estimators.bounds import (
 )
 from harness.commands.reproduce import Scale
 from reports import figures
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 
 _DEPTH = 5
 _CURVATURES = (0.1, 0.5, 0.9)  # x = alpha H
@@ -27,9 +27,9 @@ _ASSUMED = {
 }
 
 
-def piece(found: Found, scale: Scale) -> Piece:
+def piece(measured: Measurements, scale: Scale) -> Piece:
     """Computes the bounds; nothing is measured."""
-    del found, scale
+    del measured, scale
     data = _bounds()
     wide = data.pivot_table(
         index=["assumption", "x", "estimator"], columns="order", values="bound", sort=False
@@ -44,7 +44,7 @@ def piece(found: Found, scale: Scale) -> Piece:
         ],
         table=wide.reset_index(),
         data=data,
-        told=[
+        notes=[
             *(_sentence(part) for _, part in data.groupby(["assumption", "x"], sort=False)),
             "The paper's point, that binom's bound falls faster with L than that of truncation, "
             "holds where curvature is small; its own curvature in the figure is not known here.",

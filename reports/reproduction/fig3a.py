@@ -9,8 +9,8 @@ import pandas as pd
 from harness.commands.reproduce import Scale
 from reports import figures
 from reports.reproduction import paper
-from reports.reproduction.piece import Found, Piece
-from reports.tables.samples import samples
+from reports.reproduction.piece import Measurements, Piece
+from reports.tables.cells import samples
 
 _MINI_BATCH = 4
 _SHOWN = (
@@ -20,15 +20,15 @@ _SHOWN = (
 _NEAR = 3.0  # a factor within which an error is called the same
 
 
-def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from errors at the initial parameters, and tells those after training."""
-    cells = found.cells("fig3a", scale)
+def piece(measured: Measurements, scale: Scale) -> Piece | None:
+    """Make the figure from errors at the initial parameters, and tells those after training."""
+    cells = measured.cells("fig3a", scale)
     if cells.empty:
         return None
     cells = cells[(cells["depth"] == cells["depth"].min()) & cells["estimator"].isin(_SHOWN)]
     if cells.empty:
         return None
-    errors = samples(found.snapshot.long, cells, "bias")
+    errors = samples(measured.snapshot.long, cells, "bias")
     errors = errors.assign(mini_batch=errors["sample"] // _MINI_BATCH + 1)
     names = ["trained", "estimator", "family", "order", "mini_batch"]
     data = errors.groupby(names, sort=False, dropna=False)["value"].mean().reset_index()
@@ -53,7 +53,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         ],
         table=table.reset_index(),
         data=data.drop(columns="family"),
-        told=[
+        notes=[
             _sentence(place, medians[place].dropna().to_dict(), curvature.loc[place])
             for place in places
         ],

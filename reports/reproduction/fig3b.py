@@ -6,22 +6,21 @@ import pandas as pd
 
 from harness.commands.reproduce import Scale
 from reports import figures
-from reports.reproduction.piece import Found, Piece
-from reports.tables.cells import ORDERED, by_order, family_and_order
-from reports.tables.samples import samples
+from reports.reproduction.piece import Measurements, Piece
+from reports.tables.cells import ORDERED, by_order, family_and_order, samples
 
 _DEPTH = 5
 
 
-def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from errors at the initial parameters and after exact meta-training."""
-    every = found.cells("fig3b", scale)
+def piece(measured: Measurements, scale: Scale) -> Piece | None:
+    """Make the figure from errors at the initial parameters and after exact meta-training."""
+    every = measured.cells("fig3b", scale)
     if every.empty:
         return None
     cells = every[every["depth"] == _DEPTH]
     if not cells["family"].isin(ORDERED).any():
         return None
-    errors = samples(found.snapshot.long, cells, "bias")
+    errors = samples(measured.snapshot.long, cells, "bias")
     medians = errors.groupby(["estimator", "trained"])["value"].median()
     lines = pd.concat(
         [by_order(part) for _, part in cells.groupby("trained", sort=True)], ignore_index=True
@@ -46,12 +45,12 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         ],
         table=table,
         data=data.rename(columns={"bias": "mean"}),
-        told=[_sentence(int(str(trained)), part) for trained, part in data.groupby("trained")],
+        notes=[_sentence(int(str(trained)), part) for trained, part in data.groupby("trained")],
     )
 
 
 def _left_out(estimator: str) -> bool:
-    """Tells what would make a thicket of the lines along training."""
+    """Return whether it would make a thicket of the lines along training."""
     family, order = family_and_order(estimator)
     return family == "binom-released" or order == 3
 
@@ -69,7 +68,7 @@ def _sentence(trained: int, rows: pd.DataFrame) -> str:
 
 
 def _compared(errors: pd.DataFrame, one: str, other: str) -> str:
-    """Says at which orders between 0 and K a line is below another; "" where none has both."""
+    """Return at which orders between 0 and K a line is below another; "" where none has both."""
     if other == "fomaml" and one in errors and 0 in errors.index:
         errors = errors.assign(fomaml=errors[one].to_dict()[0])
     if not {one, other} <= {*errors}:

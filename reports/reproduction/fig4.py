@@ -6,16 +6,16 @@ import pandas as pd
 
 from harness.commands.reproduce import Scale
 from reports import figures
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 from reports.tables.cells import by_order
 
 _COSTS = ("time_ratio", "peak_memory", "utilisation")
 _TOLD = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
 
 
-def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from timings and memory, for each task and device."""
-    cells = found.cells("fig4", scale)
+def piece(measured: Measurements, scale: Scale) -> Piece | None:
+    """Make the figure from timings and memory, for each task and device."""
+    cells = measured.cells("fig4", scale)
     if cells.empty:
         return None
     parts = [part for _, part in cells.groupby(["task", "device"], sort=False)]
@@ -36,7 +36,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         ],
         table=_readable(data),
         data=data,
-        told=[
+        notes=[
             *(sentence for table in tables for sentence in _sentences(table)),
             "The paper has its times from a GPU that takes the products of a level at once, and "
             "leaves out the gradient that each product computes anew; here both are counted. "
@@ -56,7 +56,7 @@ def _on_gpu(cells: pd.DataFrame) -> str:
 
 
 def _lines(part: pd.DataFrame) -> pd.DataFrame:
-    """Returns the lines over L; iMAML's order is that of its conjugate-gradient steps."""
+    """Return the lines over L; iMAML's order is that of its conjugate-gradient steps."""
     steps = part["estimator"].str.extract(r"^imaml\(cg_steps=(\d+)\)$")[0].astype("Int64")
     implicit = part.assign(order=steps, line="imaml")[steps.notna().to_numpy()]
     adjoint = part[part["estimator"] == "adjoint"]

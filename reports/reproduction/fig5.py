@@ -6,15 +6,15 @@ import pandas as pd
 
 from harness.commands.reproduce import Scale
 from reports import figures
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 from reports.tables.accuracy import curves, settings
 
 _SHOWN = ("maml", "fomaml", "truncated(order=2)", "binom(order=2)")
 
 
-def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the figure from the evaluations of trainings, for each task."""
-    rows = found.trained("fig5", scale)
+def piece(measured: Measurements, scale: Scale) -> Piece | None:
+    """Make the figure from the evaluations of trainings, for each task."""
+    rows = measured.trained("fig5", scale)
     implicit = rows["estimator"].str.startswith("imaml")  # of any number of its steps
     rows = rows[rows["estimator"].isin(_SHOWN) | implicit]
     if not ((rows["metric"] == "accuracy") & (rows["split"] == "validation")).any():
@@ -35,7 +35,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         ],
         table=_last(data),
         data=data[columns],
-        told=[
+        notes=[
             *(_sentence(table) for table in every["accuracy", "validation"] if len(table)),
             "The numbers of the paper's curves are not known here; in its Table 1 for miniImageNet "
             "with 1 shot come MAML, binom, truncated, FOMAML in this order.",
@@ -44,7 +44,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
 
 
 def _last(data: pd.DataFrame) -> pd.DataFrame:
-    """Returns where the curves end."""
+    """Return where the curves end."""
     last = data[data["step"] == data.groupby("task")["step"].transform("max")]
     told = [
         f"{value:.3g} ({low:.3g} to {high:.3g})"

@@ -1,4 +1,4 @@
-"""What a reproduced figure or table consists of, and what it is made from."""
+"""The parts of a reproduced figure or table, and the measurements that it is made from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ import numpy as np
 import pandas as pd
 
 from harness.commands.reproduce import EXPERIMENTS, Scale
-from harness.store.trainings import outer_text
+from harness.store.trainings import TRAINING_AXES, outer_text
 from reports.figures.style import Chart
 from reports.tables.snapshot import Snapshot
 
 # A training may be on any device.
-_OF_TRAINING = ("estimator", "task", "model", "depth", "step_size", "dtype", "seed", "outer")
+_OF_TRAINING = (*(key for key in TRAINING_AXES if key != "device"), "outer")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A figure or table of the paper, made anew.
+    """A figure or table of the paper, reproduced.
 
     Attributes:
         name: "fig2", ..., which is also that of its files.
         title: what it shows.
-        charts: each makes a figure, when it is shown.
+        charts: functions that draw its figures.
         table: its numbers to read, those of the paper beside ours where they are known.
         data: all numbers behind it, one a row.
-        told: sentences on what agrees with the paper and what does not.
+        notes: sentences on its agreement with the paper.
     """
 
     name: str
@@ -33,23 +33,17 @@ class Piece:
     charts: Sequence[Callable[[], Chart]]
     table: pd.DataFrame
     data: pd.DataFrame
-    told: Sequence[str]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a store has to make them from.
-
-    Attributes:
-        snapshot: cells; without any where the store has none.
-        trainings: the table of `harness.store.trainings.trainings`.
-    """
+class Measurements:
+    """The measurements of a store that figures and tables of the paper are made from."""
 
     snapshot: Snapshot
-    trainings: pd.DataFrame
 
     def cells(self, name: str, scale: Scale) -> pd.DataFrame:
-        """Returns the cells of a figure, of the commit and machine that has most of them."""
+        """Return the cells of a figure, of the commit and machine that has most of them."""
         table = self.snapshot.cells
         if table.empty:
             return table
@@ -61,36 +55,37 @@ class Found:
         return rows[rows["version"] == counts.idxmax()]
 
     def trained(self, name: str, scale: Scale) -> pd.DataFrame:
-        """Returns the evaluations of a figure's or table's trainings."""
+        """Return the evaluations of a figure's or table's trainings."""
         wanted = set()
-        for recipe in EXPERIMENTS[name][scale].configs():
-            axes = vars(recipe.training) | {"outer": outer_text(recipe.training.outer)}
+        for config in EXPERIMENTS[name][scale].configs():
+            axes = vars(config.training) | {"outer": outer_text(config.training.outer)}
             wanted.add(tuple(axes[axis] for axis in _OF_TRAINING))
-        keys = zip(*(self.trainings[axis] for axis in _OF_TRAINING), strict=True)
-        return self.trainings[np.array([key in wanted for key in keys], dtype=bool)]
+        trainings, _ = self.snapshot.trainings
+        keys = zip(*(trainings[axis] for axis in _OF_TRAINING), strict=True)
+        return trainings[np.array([key in wanted for key in keys], dtype=bool)]
 
     def about(self, name: str, scale: Scale) -> list[str]:
-        """Returns sentences on what a piece was made with, and on what of it is missing."""
+        """Return sentences on where a piece was measured, and on what of it is missing."""
         sources = EXPERIMENTS[name][scale]
-        told = []
+        notes = []
         if planned := sources.planned():
             cells = self.cells(name, scale)
-            told += [f"Measured at {label}." for label in cells["version_label"].unique()]
+            notes += [f"Measured at {label}." for label in cells["version_label"].unique()]
             every = self.snapshot.cells
             same = every[every["version"].isin(cells["version"])]
             skipped = set(same.loc[same["outcome"] == "skipped", "cell"])
             lacking = {one.cell.id for one in planned} - set(cells["cell"]) - skipped
             if lacking:
-                told.append(f"Missing: {len(lacking)} of its {len(planned)} cells.")
-        if recipes := sources.configs():
+                notes.append(f"Missing: {len(lacking)} of its {len(planned)} cells.")
+        if configs := sources.configs():
             rows = self.trained(name, scale)
             rows = rows[rows["split"] == "test"]
             where = sorted(set(zip(rows["commit"].str[:8], rows["machine"], strict=True)))
-            made = "; ".join(f"{commit or 'unknown commit'} on {at}" for commit, at in where)
-            told += [f"Trained at {made}."] if made else []
+            places = "; ".join(f"{commit or 'unknown commit'} on {at}" for commit, at in where)
+            notes += [f"Trained at {places}."] if places else []
             ended = set(zip(rows["estimator"], rows["task"], rows["seed"], strict=True))
-            asked = {(one.cell.estimator, one.cell.task, one.cell.seed) for one in recipes}
-            if left := asked - ended:
+            planned_runs = {(one.cell.estimator, one.cell.task, one.cell.seed) for one in configs}
+            if left := planned_runs - ended:
                 names = ", ".join(sorted({name for name, _, _ in left}))
-                told.append(f"Missing: {len(left)} of {len(asked)} trainings, of {names}.")
-        return told
+                notes.append(f"Missing: {len(left)} of {len(planned_runs)} trainings, of {names}.")
+        return notes

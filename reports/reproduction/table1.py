@@ -11,15 +11,15 @@ import pandas as pd
 from harness.commands.reproduce import Scale
 from reports import figures
 from reports.reproduction import paper
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 from reports.tables.accuracy import EXACT, differences, settings, test_results
 
 _METRIC = "accuracy"
 
 
-def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the table from the tests of trainings, for each task."""
-    rows = found.trained("table1", scale)
+def piece(measured: Measurements, scale: Scale) -> Piece | None:
+    """Make the table from the tests of trainings, for each task."""
+    rows = measured.trained("table1", scale)
     if not ((rows["metric"] == _METRIC) & (rows["split"] == "test")).any():
         return None
     parts = settings(rows)
@@ -41,7 +41,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         ],
         table=_readable(both),
         data=both[[*columns, "value_less", "low_less", "high_less"]],
-        told=[*compared["text"].map("{}.".format), *filter(None, map(_beside_paper, apart))],
+        notes=[*compared["text"].map("{}.".format), *filter(None, map(_beside_paper, apart))],
     )
 
 
@@ -73,7 +73,7 @@ def _interval(row: Mapping[Any, Any], which: str) -> str:
 
 
 def _beside_paper(table: pd.DataFrame) -> str:
-    """Says for which estimators the sign of the difference to exact MAML is that of the paper."""
+    """Return for which estimators the sign of the difference to exact MAML is that of the paper."""
     found: dict[str, list[str]] = {"agrees": [], "does not agree": [], "shows no difference": []}
     compared = table[
         np.isfinite(table["value"].astype(float)) & table["estimator"].isin(paper.ACCURACY)

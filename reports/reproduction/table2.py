@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.commands.reproduce import Scale
 from reports import figures
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 from reports.tables.accuracy import curves, differences, settings, test_results
 
 _SHOWN = (
@@ -16,9 +16,9 @@ _SHOWN = (
 _HYBRID = _SHOWN[-1]
 
 
-def piece(found: Found, scale: Scale) -> Piece | None:
-    """Makes the table from the tests of trainings and the bias along them, for each task."""
-    rows = found.trained("table2", scale)
+def piece(measured: Measurements, scale: Scale) -> Piece | None:
+    """Make the table from the tests of trainings and the bias along them, for each task."""
+    rows = measured.trained("table2", scale)
     rows = rows[rows["estimator"].isin(_SHOWN)]
     if _HYBRID not in set(rows["estimator"]):
         return None
@@ -33,7 +33,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
         charts=[partial(figures.test_accuracy, results) for _, results, _ in parts],
         table=shown.drop(columns="task") if shown["task"].nunique() == 1 else shown,
         data=data,
-        told=[
+        notes=[
             *(f"{sentence}." for _, _, sentence in parts if sentence),
             "The numbers of the paper's Table 2 are not known here.",
         ],
@@ -41,7 +41,7 @@ def piece(found: Found, scale: Scale) -> Piece | None:
 
 
 def _part(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """Returns numbers of one task, its test results, and how the hybrid differs from exact MAML."""
+    """Return numbers of one task, its test results, and how the hybrid differs from exact MAML."""
     results = test_results(rows, "accuracy")
     bias = curves(rows, "bias", "train").sort_values("step").groupby("estimator")["value"]
     columns = ["task", "model", "estimator", "value", "low", "high", "seeds"]

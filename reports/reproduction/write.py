@@ -5,48 +5,35 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.commands.reproduce import Scale
-from harness.store.table import StoreError
-from harness.store.trainings import trainings
 from harness.support.files import put
 from harness.support.markdown import plain
-from reports.figures.save import svg
+from reports.figures.style import svg
 from reports.reproduction import pieces
-from reports.reproduction.piece import Found, Piece
+from reports.reproduction.piece import Measurements, Piece
 from reports.tables.snapshot import read
 from reports.tables.text import as_text
-from reports.tables.view import View
 
 PAGE = "README.md"
 
 
-def found_in(store: Path) -> Found:
-    """Returns what a store has to make figures and tables from."""
-    try:
-        snapshot = read(store)
-    except StoreError:  # it may have trainings alone, or nothing
-        snapshot = View.of_nothing(store).snapshot
-    return Found(snapshot, trainings(store)[0])
-
-
 def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[Path, list[Piece]]:
-    """Writes OUT/README.md, and for each figure or table OUT/NAME-1.svg, ... and OUT/NAME.csv.
+    """Write OUT/README.md, and for each figure or table OUT/NAME-1.svg, ... and OUT/NAME.csv.
 
-    All are written that the store has anything for, so that the page tells all that is known.
+    All are written that the store has anything for, so that the page shows all that is known.
 
     Returns:
-        The page, and what is on it.
+        The page, and the pieces on it.
 
     Raises:
-        OptionError: none of them has been measured, or the folder cannot be written.
+        UserError: none of them has been measured, or the folder cannot be written.
     """
-    found = found_in(store)
-    made = pieces(found, scale)
-    if not {piece.name for piece in made} & {*names}:
-        raise OptionError(f"nothing in {store} is what {', '.join(names)} can be made from")
+    all_pieces = pieces(Measurements(read(store)), scale)
+    if not {piece.name for piece in all_pieces} & {*names}:
+        raise UserError(f"nothing in {store} is what {', '.join(names)} can be made from")
     files = {}
-    for piece in made:
+    for piece in all_pieces:
         for number, chart in enumerate(piece.charts, start=1):
             files[f"{piece.name}-{number}.svg"] = svg(chart().to_dict(validate=False))
         files[f"{piece.name}.csv"] = piece.data.to_csv(index=False).encode()
@@ -54,5 +41,5 @@ def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[P
         loader=PackageLoader("reports"), autoescape=False, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"plain": plain, "as_text": as_text}
-    page = environment.get_template("reproduction.md.j2").render(pieces=made, scale=scale)
-    return put(out, files | {PAGE: page.encode()})[-1], made
+    page = environment.get_template("reproduction.md.j2").render(pieces=all_pieces, scale=scale)
+    return put(out, files | {PAGE: page.encode()})[-1], all_pieces

@@ -41,8 +41,8 @@ class _Mean(NamedTuple):
     tasks: int
 
 
-def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
-    """Returns the trainings on the task, model, depth and device of some cells."""
+def matching(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
+    """Return the trainings on the task, model, depth and device of some cells."""
     if here.empty:
         return rows.head(0)
     for axis in ("task", "model", "depth", "device"):
@@ -57,6 +57,13 @@ def confined(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.
 def settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Splits a table into parts that may stand in one figure."""
     return [part for _, part in rows.groupby(list(SETTING), sort=False)]
+
+
+def setting_text(rows: pd.DataFrame) -> tuple[str, str]:
+    """Return the name of a setting, and how it was trained."""
+    first = rows.iloc[0]
+    outer = first["outer"].replace("_", " ").replace("=", " ")
+    return "{task}, {model}, K={depth}, {device}".format(**first), outer
 
 
 def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:

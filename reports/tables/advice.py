@@ -1,25 +1,28 @@
 """Which estimator to take: ranked by bias within budgets of memory, bias and time."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from harness.matrix.metrics import METRICS
+from harness.support.units import number_text
 from reports.tables.pareto import EXACT
-from reports.tables.reasons import costs, limits_text, number_text, shortfall, slower, why
 
 _COLUMNS = (
     *("rank", "estimator", "family", "order", "cell", "fits", "bias", "bias_low", "bias_high"),
     *("own_bias", "time_ratio", "time_ratio_low", "time_ratio_high", "peak_memory", "beyond"),
-    *("tied_with", "dominated_by", "outcome", "why"),
+    *("tied_with", "dominated_by", "beyond_budget", "outcome", "note"),
 )
-# Of more than a hundred columns, those that are looked at.
+# Of more than a hundred columns, those that are used.
 _READ = (
     *("run", "cell", "estimator", "family", "order", "outcome", "reason", "bias", "bias_low"),
     *("bias_high", "own_bias", "time_ratio", "time_ratio_low", "time_ratio_high", "peak_memory"),
 )
-_Truths = np.ndarray[Any, np.dtype[np.bool_]]
+_Flags = np.ndarray[Any, np.dtype[np.bool_]]
+Row = Any  # a named tuple of the table of cells, or of advice
 
 
 def advise(
@@ -30,23 +33,31 @@ def advise(
     bias: float | None = None,
     time: float | None = None,
 ) -> pd.DataFrame:
-    """Ranks the estimators of one setting: least bias first among those within the budgets.
+    """Rank the estimators of one setting: least bias first among those within the budgets.
 
-    Each place goes to the least biased one that is left, or to a quicker one (where quartiles of
-    time overlap: to one that takes less memory) that passes none but those from whose bias its own,
-    and that of the least biased one, cannot be told. Exact ones cannot be told apart, but can from
-    all others. Those can if the bias of one is outside the interval of the other, or if one errs
-    more task by task than chance may have it. (That intervals merely overlap says little: all have
-    the same tasks.) Those beyond a budget come after all that fit, the nearest first.
+    Each place goes to the least biased estimator that is left, or to a quicker one (where quartiles
+    of time overlap: to one that takes less memory) as long as it only passes estimators from whose
+    bias its own, and that of the least biased one, do not differ by more than noise. Exact ones
+    never differ from each other, and always from all others. Two others differ if the bias of one
+    is outside the interval of the other, or if one errs more task by task than chance may have it.
+    (Overlapping intervals alone say little: all have the same tasks.) Estimators beyond a budget
+    come after all that fit, the nearest first.
+
+    Args:
+        rows: cells of one setting.
+        errors: samples of bias by task; see `reports.tables.cells.samples`.
+        memory: the largest peak memory, in the shown unit.
+        bias: the largest bias; 0 asks for exact estimators.
+        time: the longest time, in inner gradients.
 
     Returns:
         A row for each of `rows`, best first: "rank" (none where the cell did not end well, or its
-        bias was not measured), the estimator and its figures, "fits", "beyond" (how many times
-        the budget it needs, multiplied where it exceeds several), "tied_with" (the
-        others that its place could have gone to; no two of them and it can be told apart by their
-        bias), "dominated_by" (one that is no worse in bias, time and memory, and better in one by
-        more than noise), "outcome", and "why", a sentence. Its `attrs` have the "budgets", by
-        metric.
+        bias was not measured), the estimator and its numbers, "fits", "beyond" (how many times
+        the budget it needs, multiplied where it exceeds several), "tied_with" (the others that its
+        place could have gone to: by their bias no two of them and it can be told apart),
+        "dominated_by" (one that is no worse in bias, time and memory, and better in one by more
+        than noise), "beyond_budget" (each budget that it exceeds, and how far), "outcome" and
+        "note" (why it has no rank). Its `attrs` have the "budgets", by metric.
 
     Raises:
         ValueError: a budget is negative, or no number.
@@ -65,69 +76,128 @@ def advise(
     after = table[known & ~table["fits"]].sort_values(["beyond", "level"], kind="stable").index
     order = [*tied, *after, *table.index[~known]]
     better = _dominance(table, apart) & known.to_numpy() & known.to_numpy()[:, None]
-    lines: list[Any] = list(table.itertuples())
-    fitting = [lines[i] for i in tied]
-    told = []
-    for i in order:
-        peers = [lines[j] for j in tied.get(i, [])]
-        dominator = next((lines[j] for j in order if better[j, i]), None)
-        told.append(
-            {
-                "tied_with": "; ".join(one.estimator for one in peers),
-                "dominated_by": "" if dominator is None else dominator.estimator,
-                "why": why(lines[i], budgets, fitting, peers, dominator),
-            }
-        )
-    ranks = [*range(1, known.sum() + 1), *[None] * (~known).sum()]
-    found = table.loc[order].reset_index(drop=True).assign(rank=pd.array(ranks, dtype="Int64"))
-    for name in ("tied_with", "dominated_by", "why"):
-        found[name] = pd.Series([one[name] for one in told], dtype=str)
-    found = found[list(_COLUMNS)]
-    found.attrs["budgets"] = budgets
-    return found
+    names = table["estimator"]
+    dominators = [next((names[j] for j in order if better[j, i]), "") for i in order]
+    advice = table.loc[order].assign(
+        rank=pd.array([*range(1, known.sum() + 1), *[None] * (~known).sum()], dtype="Int64"),
+        tied_with=_texts(["; ".join(names[j] for j in tied.get(i, [])) for i in order]),
+        dominated_by=_texts(dominators),
+    )
+    ranked = list(advice.itertuples())
+    advice["beyond_budget"] = _texts([_excess(row, budgets) for row in ranked])
+    advice["note"] = _texts([_note(row) for row in ranked])
+    advice = advice[list(_COLUMNS)].reset_index(drop=True)
+    advice.attrs["budgets"] = budgets
+    return advice
 
 
 def verdict(advice: pd.DataFrame) -> str:
-    """Returns the advice in a sentence."""
+    """Return the advice in a sentence."""
     budgets = advice.attrs["budgets"]
-    ranked: list[Any] = list(advice[advice["rank"].notna()].itertuples())
+    ranked: list[Row] = list(advice[advice["rank"].notna()].itertuples())
     if not ranked:
-        ends = [f"{count} {outcome}" for outcome, count in advice["outcome"].value_counts().items()]
-        known = f" ({', '.join(ends)})" if ends else ""
-        return f"There is nothing to choose from: no estimator's bias is known here{known}."
-    first, limits = ranked[0], limits_text(budgets)
-    name, is_exact = first.estimator, first.bias < EXACT
-    figures = costs(first)
+        counts = advice["outcome"].value_counts().items()
+        ends = ", ".join(f"{count} {outcome}" for outcome, count in counts)
+        return "No estimator's bias is known here" + (f" ({ends})." if ends else ".")
+    first = ranked[0]
+    limits = ", ".join(_amount(name, limit) for name, limit in budgets.items())
+    limits = limits.replace("exact", "bias 0")
+    numbers = ", ".join(
+        _amount(name, getattr(first, name))
+        for name in ("bias", "time_ratio", "peak_memory")
+        if not math.isnan(getattr(first, name))
+    )
     if not first.fits:
-        bias = "exact" if is_exact else f"bias {number_text(first.bias)}"
         return (
-            f"Nothing fits within {limits}; {name} comes closest and {shortfall(first, budgets)}: "
-            f"{', '.join([bias, *figures])}."
+            f"Nothing fits within {limits}. Nearest is {first.estimator} ({numbers}), beyond by "
+            f"{first.beyond_budget}."
         )
-    peers = first.tied_with.split("; ") if first.tied_with else []
-    others = [one for one in ranked if one.estimator in peers]
-    if all(slower(one, first) for one in others):
-        choice = "is the quickest"
+    text = f"{first.estimator}, {_choice(first, ranked)} ({numbers})."
+    text = f"Within {limits}, use {text}" if limits else f"Use {text}"
+    exact = next((one for one in ranked if one.bias < EXACT), None)
+    if exact and first.bias >= EXACT:
+        text += f" {exact.estimator} is exact, but beyond the budget by {exact.beyond_budget}."
+    return text
+
+
+def by_memory(rows: pd.DataFrame, errors: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the first choice of `advise` as the budget of memory grows, under the names to read.
+
+    Returns:
+        A row for each budget from which on another estimator comes first.
+    """
+    known = rows[(rows["outcome"] == "ok") & rows["bias"].notna()]
+    first: list[dict[str, Any]] = []
+    for budget in sorted(known["peak_memory"].dropna().unique()):
+        best = advise(rows, errors=errors, memory=budget).iloc[0]
+        if not first or best["estimator"] != first[-1]["estimator"]:
+            names = ("estimator", "bias", "time_ratio", "tied_with")
+            first.append(
+                {"from": _amount("peak_memory", budget)} | {name: best[name] for name in names}
+            )
+    titles = {name: METRICS[name].title for name in ("bias", "time_ratio")}
+    columns = {"from": "memory, from", "estimator": "estimator", **titles, "tied_with": "tied with"}
+    return pd.DataFrame(first, columns=[*columns]).rename(columns=columns)
+
+
+def _choice(first: Row, ranked: list[Row]) -> str:
+    """Return why the first one is first."""
+    fitting = [one for one in ranked if one.fits]
+    exact = first.bias < EXACT
+    if len(fitting) == 1:
+        return "the only one that fits"
+    if not first.tied_with:
+        return "the only exact one" if exact else f"the least bias of {len(fitting)}"
+    peers = first.tied_with.split("; ")
+    others = [one for one in fitting if one.estimator in peers]
+    if all(_slower(one, first) for one in others):
+        how = "the quickest"
     elif all(first.peak_memory < one.peak_memory for one in others):
-        choice = "takes the least memory"
+        how = "the least memory"
     else:
-        choice = "is the first choice"
-    if is_exact:
-        text = f"{name} is exact"
-        text += f", and {choice.removeprefix('is ')} of {len(peers) + 1} that are" * bool(peers)
-    elif peers:
-        text = f"{name} (bias {number_text(first.bias)}) {choice} of {len(peers) + 1} "
-        least = min(one.bias for one in ranked if one.fits)
-        text += f"whose biases, {number_text(least)} the least, cannot be told apart"
-    else:
-        text = f"{name} has the least bias, {number_text(first.bias)}"
-    text = f"Within {limits}, {text}" if limits else text
-    text += f": {', '.join(figures)}" if figures else ""
-    exact = [one for one in ranked if one.bias < EXACT]
-    if exact and not is_exact:
-        nearest = exact[0]
-        text += f"; {nearest.estimator} is exact, but {shortfall(nearest, budgets)}"
-    return f"{text}."
+        how = "the first"
+    like = "exact ones" if exact else "whose biases do not differ by more than noise"
+    return f"{how} of {len(peers) + 1} {like}"
+
+
+def _amount(name: str, value: float) -> str:
+    """Return a bias, time or memory in words."""
+    text = METRICS[name].text(value * METRICS[name].scale)
+    if name == "bias":
+        return "exact" if value <= EXACT else f"bias {text}"
+    return f"{text} inner gradients" if name == "time_ratio" else text
+
+
+def _excess(row: Row, budgets: dict[str, float]) -> str:
+    """Return how far an estimator is beyond each budget that it exceeds."""
+    excess = []
+    for name, limit in budgets.items() if row.outcome == "ok" else ():
+        value, label = getattr(row, name), METRICS[name].label
+        if math.isnan(value):
+            excess.append(f"{label} not measured")
+        elif value > limit:
+            if name == "bias" and limit <= EXACT:
+                excess.append("not exact")
+            else:
+                excess.append(f"{number_text(value / limit)} × {label}" if limit else label)
+    return ", ".join(excess)
+
+
+def _note(row: Row) -> str:
+    if row.outcome != "ok":
+        return f"{row.outcome}: {row.reason}"
+    return "bias not measured" if math.isnan(row.bias) else ""
+
+
+def _texts(values: list[str]) -> Any:
+    return pd.array(values, dtype="str")
+
+
+def _slower(row: Row, other: Row) -> bool:
+    """Return whether one takes longer than another by more than noise: quartiles do not overlap."""
+    low = row.time_ratio if math.isnan(row.time_ratio_low) else row.time_ratio_low
+    high = other.time_ratio if math.isnan(other.time_ratio_high) else other.time_ratio_high
+    return bool(low > high)
 
 
 def _budgets(memory: float | None, bias: float | None, time: float | None) -> dict[str, float]:
@@ -141,13 +211,13 @@ def _budgets(memory: float | None, bias: float | None, time: float | None) -> di
     return budgets
 
 
-def _apart(table: pd.DataFrame, errors: pd.DataFrame | None) -> _Truths:
-    """Tells of each pair of rows whether one is known to be more biased than the other."""
+def _apart(table: pd.DataFrame, errors: pd.DataFrame | None) -> _Flags:
+    """Return for each pair of rows whether one is known to be more biased than the other."""
     bias = table["bias"].to_numpy(float)
     low, high = (
         table[f"bias_{end}"].fillna(table["bias"]).to_numpy(float) for end in ("low", "high")
     )
-    apart: _Truths = (bias[:, None] > high) | (low[:, None] > bias)
+    apart: _Flags = (bias[:, None] > high) | (low[:, None] > bias)
     if errors is not None:
         apart |= _apart_by_task(table, errors)
     apart &= bias[:, None] > bias
@@ -158,30 +228,30 @@ def _apart(table: pd.DataFrame, errors: pd.DataFrame | None) -> _Truths:
     return apart
 
 
-def _apart_by_task(table: pd.DataFrame, errors: pd.DataFrame) -> _Truths:
-    """Tells of each pair of rows whether the first errs more, judged by what they share: the tasks.
+def _apart_by_task(table: pd.DataFrame, errors: pd.DataFrame) -> _Flags:
+    """Return for each pair of rows whether the first errs more, task by task.
 
-    Their ratio is looked at, since a task that is hard for one is hard for all, and one such task
-    makes the interval of a mean as wide as can be.
+    The ratio of errors is compared, since a task that is hard for one is hard for all, and one such
+    task makes the interval of a mean very wide.
     """
     of_cell = {key: one.to_numpy(float) for key, one in errors.groupby(["run", "cell"])["value"]}
     keys = table[["run", "cell"]].itertuples(index=False, name=None)
-    found = [of_cell.get(key, np.empty(0)) for key in keys]
-    count = max((len(one) for one in found), default=0)
+    samples = [of_cell.get(key, np.empty(0)) for key in keys]
+    count = max((len(one) for one in samples), default=0)
     if count < 2:
         return np.zeros((len(table), len(table)), dtype=np.bool_)
     # Other numbers of tasks are other tasks, from which nothing follows.
-    alike = [one if len(one) == count else np.full(count, np.nan) for one in found]
+    alike = [one if len(one) == count else np.full(count, np.nan) for one in samples]
     logs = np.log(np.maximum(np.stack(alike), EXACT))
     with np.errstate(invalid="ignore"):  # of infinities
         gaps = logs[:, None] - logs
         half = stdtrit(count - 1, 0.975) * gaps.std(axis=2, ddof=1) / np.sqrt(count)
-        more: _Truths = gaps.mean(axis=2) > half
+        more: _Flags = gaps.mean(axis=2) > half
     return more
 
 
-def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
-    """Gives places by the rule of `advise`.
+def _places(table: pd.DataFrame, apart: _Flags) -> dict[int, list[int]]:
+    """Give places by the rule of `advise`.
 
     Returns:
         The index of each row, best first, with the others that its place could have gone to.
@@ -196,19 +266,19 @@ def _places(table: pd.DataFrame, apart: _Truths) -> dict[int, list[int]]:
         # To be like the least biased one is not enough: one in between may be known to be better.
         free = [i for n, i in enumerate(left[:end]) if not apart[left[:n], i].any()]
         quickest = min(free, key=cost.__getitem__)
-        near = [i for i in free if not slower(rows[i], rows[quickest])]
+        near = [i for i in free if not _slower(rows[i], rows[quickest])]
         best = min(near, key=lambda i: (cost[i][1], cost[i]))
         places[best] = [i for i in free if i != best]
         left.remove(best)
     return places
 
 
-def _dominance(table: pd.DataFrame, apart: _Truths) -> _Truths:
-    """Tells of each pair of rows whether the first is worse in nothing and better in something."""
+def _dominance(table: pd.DataFrame, apart: _Flags) -> _Flags:
+    """Return for each pair of rows whether the first is nowhere worse and somewhere better."""
     names = ["level", "time_ratio", "peak_memory"]
     bias, time, memory = (table[name].to_numpy()[:, None] for name in names)
     no_worse = (bias <= bias.T) & (time <= time.T) & (memory <= memory.T)
     quick = table["time_ratio_high"].fillna(table["time_ratio"]).to_numpy()[:, None]
     slow = table["time_ratio_low"].fillna(table["time_ratio"]).to_numpy()
-    better: _Truths = ((bias < bias.T) & apart) | (quick < slow) | (memory < memory.T)
+    better: _Flags = ((bias < bias.T) & apart) | (quick < slow) | (memory < memory.T)
     return no_worse & better

@@ -7,6 +7,7 @@ import pandas as pd
 
 from estimators.base.errors import OptionError
 from estimators.base.registry import Spec
+from harness.cell import AXES
 from harness.matrix.metrics import METRICS
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
@@ -14,30 +15,19 @@ ORDERED = ("truncated", "binom", "binom-calibrated", "binom-released")
 # What rows must have in common to stand in one figure; "rest" names the axes without a column.
 _OF_SECTION = ("version", "task", "model", "device", "rest")
 FILTERS = (*_OF_SECTION, "trained")
+REST = tuple(key for key in AXES if key not in (*FILTERS, "depth", "estimator"))
+REST_LABEL = ", ".join(AXES[key].label for key in REST)
 
 _FIXED = (
     *("version", "version_label", "run", "started", "commit", "changes", "commit_label"),
-    *("machine", "fingerprint", "machine_label", "cell", "task", "model", "device", "dtype"),
-    *(
-        "step_size",
-        "seed",
-        "tasks",
-        "rest",
-        "trained",
-        "depth",
-        "estimator",
-        "family",
-        "order",
-        "outcome",
-        "reason",
-        "notes",
-    ),
+    *("machine", "fingerprint", "machine_label", "cell", *AXES, "rest", "family", "order"),
+    *("outcome", "reason", "notes"),
 )
 _MEASURED = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
 
 
 def cells(long: pd.DataFrame) -> pd.DataFrame:
-    """Makes one row per version and cell, from the newest run that has the cell.
+    """Make one row per version and cell, from the newest run that has the cell.
 
     A version is a commit with its uncommitted changes on one machine, so that numbers of two
     machines never stand in one figure. Where the commit is unknown every run is its own version.
@@ -58,21 +48,14 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
     table["family"] = [names[text][0] for text in table["estimator"]]
     table["order"] = pd.array([names[text][1] for text in table["estimator"]], dtype="Int64")
     table["rest"] = [
-        f"{dtype}, alpha {alpha:g}, seed {seed}, tasks {tasks}"
-        for dtype, alpha, seed, tasks in zip(
-            *(table[axis] for axis in ("dtype", "step_size", "seed", "tasks")), strict=True
-        )
+        ", ".join(f"{AXES[key].mark} {value}".strip() for key, value in zip(REST, row, strict=True))
+        for row in zip(*(table[key] for key in REST), strict=True)
     ]
     table["commit_label"] = _commit_labels(table)
     table["machine_label"] = _machine_labels(table)
     newest = table.groupby("version")["started"].transform("max")
-    table["version_label"] = (
-        table["commit_label"]
-        + ", "
-        + newest.str.slice(0, 16).str.replace("T", " ")
-        + " UTC, "
-        + table["machine_label"]
-    )
+    when = newest.str.slice(0, 16).str.replace("T", " ")
+    table["version_label"] = table["commit_label"] + ", " + when + " UTC, " + table["machine_label"]
     table = table.assign(newest=newest).sort_values(
         ["newest", *FILTERS, "depth", "family", "order"],
         ascending=[False] + [True] * (len(FILTERS) + 3),
@@ -82,7 +65,7 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
 
 
 def _commit_labels(table: pd.DataFrame) -> "pd.Series[str]":
-    """Names the code of each row, with as much of commit and digest as tells all apart."""
+    """Name the code of each row, by as much of commit and digest as makes names differ."""
     commits = table["commit"]
     whole = commits.nunique()
     length = next((n for n in (8, 16, 32) if commits.str[:n].nunique() == whole), None)
@@ -93,10 +76,11 @@ def _commit_labels(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _machine_labels(table: pd.DataFrame) -> "pd.Series[str]":
-    """Names the machine of each row, with its fingerprint where two have the same name."""
+    """Name the machine of each row, with its fingerprint where two have the same name."""
     alike = table.groupby("machine")["fingerprint"].transform("nunique") > 1
-    told = table["machine"] + " (" + table["fingerprint"].str[:6] + ")"
-    return table["machine"].where(~alike, told)
+    return table["machine"].where(
+        ~alike, table["machine"] + " (" + table["fingerprint"].str[:6] + ")"
+    )
 
 
 def _versions(table: pd.DataFrame) -> "pd.Series[str]":
@@ -106,29 +90,56 @@ def _versions(table: pd.DataFrame) -> "pd.Series[str]":
 
 
 def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> pd.DataFrame:
-    """Returns the columns of metrics, in the units that are shown."""
+    """Return the columns of metrics, in shown units."""
     place = np.full(number.max() + 1, -1)
     place[kept] = np.arange(len(kept))
     row = place[number.to_numpy()]  # -1 where another run is newer
     rows_of = long.groupby("metric", sort=False).indices
-    found = pd.DataFrame(np.nan, index=kept, columns=_MEASURED)
+    measured = pd.DataFrame(np.nan, index=kept, columns=_MEASURED)
     for name, entry in METRICS.items():
         all_rows = np.array(rows_of.get(name, ()), dtype=np.intp)
         rows = all_rows[row[all_rows] >= 0]
         for column, end in (("value", ""), ("low", "_low"), ("high", "_high")):
             numbers = np.full(len(kept), np.nan)
             numbers[row[rows]] = long[column].to_numpy()[rows] / entry.scale
-            found[name + end] = numbers
-    return found
+            measured[name + end] = numbers
+    return measured
+
+
+def in_few_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose rows can be selected ten times as quickly.
+
+    pandas stores each column of strings separately, and selects rows from each of them. Objects
+    are stored together, and a copy joins columns that were added one by one.
+    """
+    return table.astype(dict.fromkeys(table.select_dtypes("str"), object)).copy()
+
+
+def samples(long: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return all samples of a metric, a row for each task or repetition.
+
+    Returns:
+        The columns of the rows that name their cell, with "sample" (counted from 0: the same
+        number is the same task in all cells of a group) and "value", in the shown unit.
+    """
+    names = ["run", "cell", "task", "model", "depth", "estimator", "family", "order"]
+    names += ["trained", "seed", "rest", "machine", "commit_label"]
+    table = rows[names].merge(
+        long.loc[long["metric"] == metric, ["run", "cell", "samples"]], on=["run", "cell"]
+    )
+    numbers = pd.Series([np.arange(len(one)) for one in table["samples"]], dtype=object)
+    table = table.assign(sample=numbers).explode(["sample", "samples"], ignore_index=True)
+    value = table.pop("samples").astype(float) / METRICS[metric].scale
+    return table.assign(sample=table["sample"].astype(int), value=value)
 
 
 def choices(table: pd.DataFrame, column: str) -> list[Any]:
-    """Returns the different values of a column, in the order of the table."""
+    """Return the different values of a column, in the order of the table."""
     return table[column].drop_duplicates().to_list()
 
 
 def latest(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the newest commit, on every machine that has run it."""
+    """Return the rows of the newest commit, on every machine that has run it."""
     if table.empty:
         return table
     commit = table["version"].iloc[0].partition("@")[0]
@@ -137,7 +148,7 @@ def latest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Splits a table into parts that differ in depth, estimator and meta-training alone.
+    """Split a table into parts that differ only in depth, estimator and meta-training.
 
     Parts of which every cell was skipped are left out.
     """
@@ -146,7 +157,7 @@ def sections(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def by_order(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns what `ORDERED` estimators do from order 0 to K.
+    """Return the rows of `ORDERED` estimators from order 0 to K.
 
     fomaml is order 0 of each of them and maml is order K; they stand in where the estimator
     itself was not measured at that order.
@@ -169,7 +180,7 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def without_order(text: str) -> str:
-    """Returns an estimator's specification without its order: the same one for a line of orders.
+    """Return an estimator's specification without its order: the same one for a line of orders.
 
     Example:
         >>> without_order("binom(engine='finite-difference', order=2)")
@@ -184,7 +195,7 @@ def without_order(text: str) -> str:
 
 
 def family_and_order(text: str) -> tuple[str, int | None]:
-    """Takes an estimator's specification apart; one that is none is a family of its own.
+    """Return name and order of a specification; one that cannot be parsed is its own name.
 
     Example:
         >>> family_and_order("binom(order=2)")

@@ -1,13 +1,16 @@
-"""Everything that is known of one cell."""
+"""Everything that is known of one cell, and of the machine and code behind runs."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from harness.matrix.metrics import METRICS
-from harness.store.runs import CellResult, read_run
-from reports.tables.environments import facts
+from harness.matrix.metrics import METRICS, metric_of
+from harness.store.runs import CellResult
 from reports.tables.snapshot import Snapshot
+
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,9 @@ class Details:
 
     Attributes:
         result: how each stage of it ended.
-        environment: what the cell was made with, by name.
-        metrics: "metric", "value", "low", "high", "unit", "samples" (how many) and "about", a row
-            each; in the units that are shown.
+        environment: machine, code and packages, by name.
+        metrics: "metric", "value", "low", "high", "unit", "samples" (their number) and "about", a
+            row each; in shown units.
     """
 
     result: CellResult
@@ -27,18 +30,66 @@ class Details:
 
 
 def details(snapshot: Snapshot, run: str, cell: str) -> Details:
-    """Reads what a run has of a cell.
+    """Return everything that a run has of a cell."""
+    journal = snapshot.runs[run]
+    result = next(one for one in journal.cells if one.id == cell)
+    environment = facts(journal.made_with(result), journal.started)
+    return Details(result, environment, _metrics(snapshot, run, cell))
 
-    Raises:
-        ValueError: the run cannot be read any more.
-        OSError: its file is gone.
+
+def environments(snapshot: Snapshot, table: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the facts of the newest run of each version in a table."""
+    newest = table.sort_values(["started", "run"]).drop_duplicates("version", keep="last")
+    environments = []
+    for name, fingerprint in zip(newest["run"], newest["fingerprint"], strict=True):
+        run = snapshot.runs[name]
+        known = [*run.machines.values(), run.environment]
+        made = next(one for one in known if one.get("fingerprint", "") == fingerprint)
+        environments.append(facts(made, run.started))
+    return environments
+
+
+def facts(environment: dict[str, Any], started: str) -> dict[str, str]:
+    """Return the parts of an environment that a reader may want to know, by name.
+
+    Journals may come from other versions and other people: a value that is missing or of another
+    kind than is written here is unknown.
     """
-    read = read_run(snapshot.store / "runs" / f"{run}.jsonl")
-    result = next((one for one in read.cells if one.id == cell), None)
-    if result is None:
-        raise ValueError("it has no such cell any more")
-    made_with = facts(read.made_with(result), read.started)
-    return Details(result, made_with, _metrics(snapshot, run, cell))
+    changed = " (uncommitted changes)" if _text(environment, "changes") else ""
+    cores, memory = _number(environment, "cores"), _number(environment, "memory")
+    processor = _text(environment, "processor") or _UNKNOWN
+    found = {
+        "commit": (_text(environment, "commit") or _UNKNOWN) + changed,
+        "newest run": started,
+        "machine": _text(environment, "machine"),
+        "processor": processor + (f", {cores} cores" if cores else ""),
+        "memory": f"{memory / 2**30:.1f} GiB" if memory else _UNKNOWN,
+        "devices": ", ".join(["cpu", *_texts(environment, "devices")]),
+        "plug-ins": ", ".join(_texts(environment, "plugins") or ["none"]),
+        **{name: _text(environment, name) for name in ("system", "threads", "python")},
+    }
+    packages = environment.get("packages")
+    for name, version in packages.items() if isinstance(packages, dict) else ():
+        if version and isinstance(version, str):
+            found.setdefault(name, version)
+    return found
+
+
+def _text(environment: dict[str, Any], name: str) -> str:
+    value = environment.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _number(environment: dict[str, Any], name: str) -> float:
+    value: Any = environment.get(name)
+    return value if type(value) in (int, float) and math.isfinite(value) else 0
+
+
+def _texts(environment: dict[str, Any], name: str) -> list[str]:
+    """Return the texts of a list, or the names of an object."""
+    values = environment.get(name)
+    known = values if isinstance(values, list | dict) else []
+    return [one for one in known if isinstance(one, str)]
 
 
 def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
@@ -46,15 +97,14 @@ def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
     rows = long[(long["run"] == run) & (long["cell"] == cell) & (long["metric"] != "")]
     shown = []
     for row in rows.to_dict("records"):
-        known = METRICS.get(row["metric"])
-        size = known.scale if known else 1.0
+        metric = metric_of(row["metric"])
         shown.append(
             {
-                "metric": known.label if known else row["metric"],
-                **{name: row[name] / size for name in ("value", "low", "high")},
-                "unit": known.shown_unit if known else row["unit"],
+                "metric": metric.label,
+                **{name: row[name] / metric.scale for name in ("value", "low", "high")},
+                "unit": metric.shown_unit or row["unit"],
                 "samples": len(row["samples"]),
-                "about": known.about if known else "not known to this version",
+                "about": metric.about or "not known to this version",
             }
         )
     columns = ["metric", "value", "low", "high", "unit", "samples", "about"]
@@ -62,10 +112,10 @@ def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
 
 
 def in_order(result: CellResult) -> pd.DataFrame:
-    """Returns the samples of times, in the order in which they were taken.
+    """Return the samples of times, in the order in which they were taken.
 
     Returns:
-        Columns "metric" (a label), "sample" (from 1) and "value", in the unit of `METRICS`.
+        Columns "metric" (a label), "sample" (from 1) and "value", in the shown unit.
     """
     return pd.DataFrame(
         [

@@ -1,33 +1,30 @@
-"""How numbers changed over commits, and in one setting."""
+"""Changes of numbers over commits, and in one setting."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from harness.history.series import stored_history
-from harness.matrix.metrics import METRICS
+from harness.cell import AXES
+from harness.matrix.metrics import METRICS, metric_of
 from harness.store.events import Problem
-from reports.tables.cells import family_and_order
-from reports.tables.snapshot import Snapshot, in_few_parts
+from reports.tables.cells import family_and_order, in_few_parts
 
-_Places = Mapping[Any, Any]  # pandas: places of rows, by what they have in common
+Key = tuple[Hashable, ...]
 
 _MACHINE = ("machine", "fingerprint")
 _NONE = np.array([], dtype=np.intp)
-_SETTING = (
-    *(*_MACHINE, "task", "model", "depth", "step_size", "device", "dtype", "seed"),
-    *("tasks", "trained"),
-)
+_AXES = tuple(key for key in AXES if key != "estimator")
+_SETTING = (*_MACHINE, *_AXES)
 
 
 @dataclass(frozen=True)
 class History:
-    """What a store tells of the commits of a repository.
+    """The numbers of a store over the commits of a repository.
 
     Attributes:
         series: the table of `harness.history.series.series`.
@@ -37,89 +34,95 @@ class History:
     series: pd.DataFrame
     problems: list[Problem]
 
-    def of_setting(self, here: pd.DataFrame, families: list[str]) -> pd.DataFrame:
-        """Returns the series of one setting."""
-        rows = self.series.take(self._settings.get(setting_of(here), _NONE))
-        every = rows["estimator"].unique()
-        kept = [one for one in every if not families or family_and_order(one)[0] in families]
-        return rows[rows["estimator"].isin(kept)]
+    @classmethod
+    def read(cls, store: Path, long: pd.DataFrame, repository: Path) -> Self:
+        """Read runs, and the times of kernels beside them."""
+        from harness.history.series import stored_history  # which few pages need
 
-    def of_commits(self, here: pd.DataFrame, *commits: str) -> pd.DataFrame:
-        """Returns all series of some commits on the machine of some rows."""
-        machine = machine_of(here)
-        places = [self._commits.get((*machine, commit), _NONE) for commit in commits]
-        return self.series.take(np.sort(np.concatenate(places)))
+        series, problems = stored_history(store, long, repository)
+        return cls(in_few_parts(series), problems)
 
-    def beside_cells(self, here: pd.DataFrame) -> pd.DataFrame:
-        """Returns what pytest-benchmark timed on one machine: no metrics of cells."""
-        name, fingerprint = machine_of(here)
+    def of_setting(self, setting: Key, families: Sequence[str] = ()) -> pd.DataFrame:
+        """Return the series of one setting."""
+        rows = self.series.take(self._settings.get(setting, _NONE))
+        names = rows["estimator"].unique()
+        chosen = [one for one in names if not families or family_and_order(one)[0] in families]
+        return rows[rows["estimator"].isin(chosen)]
+
+    def beside_cells(self, setting: Key) -> pd.DataFrame:
+        """Return the benchmarks on the machine of a setting that are no metrics of cells."""
         rows = self._beside
-        chosen: pd.DataFrame = rows[
-            (rows["machine"] == name) & (rows["fingerprint"] == fingerprint)
-        ]
-        return chosen
+        return rows[(rows["machine"] == setting[0]) & (rows["fingerprint"] == setting[1])]
 
-    # Looking through all rows for each reader takes longer than all that is then made of them.
+    # Searching all rows for each reader takes longer than all that is then made of them.
     @cached_property
-    def _settings(self) -> _Places:
+    def _settings(self) -> Mapping[Any, Any]:
         return self.series.groupby(list(_SETTING), sort=False).indices
 
     @cached_property
-    def _commits(self) -> _Places:
+    def _commits(self) -> Mapping[Any, Any]:
         return self.series.groupby([*_MACHINE, "commit"], sort=False).indices
 
     @cached_property
     def _beside(self) -> pd.DataFrame:
         return self.series[~self.series["metric"].isin(["", *METRICS])]
 
+    @cached_property
+    def changes(self) -> Callable[[Key, tuple[str, ...]], pd.DataFrame]:
+        """Find the changes of all metrics of a setting, with some families of estimators."""
+        from harness.history.changes import changes
 
-def read_history(snapshot: Snapshot, repository: Path) -> History:
-    """Reads the history of a store: its runs and kernel times."""
-    series, problems = stored_history(snapshot.store, snapshot.long, repository)
-    return History(in_few_parts(series), problems)
+        return lru_cache(100)(lambda setting, families: changes(self.of_setting(setting, families)))
+
+    @cached_property
+    def compare(self) -> Callable[[Key, str, str], pd.DataFrame]:
+        """Compare two commits on the machine of a setting, in all settings."""
+        from harness.history.compare import compare
+
+        @lru_cache(10)
+        def compared(machine: Key, base: str, head: str) -> pd.DataFrame:
+            places = [self._commits.get((*machine, one), _NONE) for one in {base, head}]
+            return compare(self.series.take(np.sort(np.concatenate(places))), base, head)
+
+        return lambda setting, base, head: compared(setting[: len(_MACHINE)], base, head)
 
 
-def setting_of(here: pd.DataFrame) -> tuple[Hashable, ...]:
-    """Returns what the rows of one setting have in common."""
+def setting_of(here: pd.DataFrame) -> Key:
+    """Return the machine and the axes that rows of one setting have in common."""
     return tuple(here[column].iloc[0] for column in _SETTING)
 
 
-def machine_of(here: pd.DataFrame) -> tuple[str, str]:
-    """Returns name and fingerprint of the machine of some rows."""
-    name, fingerprint = (here[column].iloc[0] for column in _MACHINE)
-    return name, fingerprint
-
-
-def changes_told(changes: pd.DataFrame) -> pd.DataFrame:
-    """Returns changes as people read them."""
-    told = _in_shown_units(changes, "before", "after")
-    told["commit"] = told["commit"].str[:8]
-    lasting = told["lasting"].map({True: "yes", False: "no"})
-    told = told.assign(metric=_titles(told), lasting=lasting)
+def changes_table(changes: pd.DataFrame) -> pd.DataFrame:
+    """Return changes under the names to read, in shown units."""
+    table = _in_shown_units(changes, "before", "after")
+    lasting = table["lasting"].map({True: "yes", False: "no"})
+    table = table.assign(commit=table["commit"].str[:8], metric=_titles(table), lasting=lasting)
     columns = ["verdict", "commit", "subject", "estimator", "metric", "before", "after", "ratio"]
-    return told[[*columns, "lasting", "p", "unmeasured"]].rename(
+    return table[[*columns, "lasting", "p", "unmeasured"]].rename(
         columns={"unmeasured": "commits in between"}
     )
 
 
-def compared(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Returns two commits side by side as people read them."""
-    told = _in_shown_units(comparison, "value_base", "value_head")
-    told = told.assign(metric=_titles(told).where(told["metric"] != "", "outcome"))
-    verdict = told["verdict"].where(told["differs"], "same")
-    told = told.assign(verdict=verdict.where(told["where"] == "both", told["where"] + " only"))
+def comparison_table(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Return two commits side by side under the names to read, in shown units."""
+    table = _in_shown_units(comparison, "value_base", "value_head")
+    verdict = table["verdict"].where(table["differs"], "same")
+    table = table.assign(
+        metric=_titles(table).where(table["metric"] != "", "outcome"),
+        verdict=verdict.where(table["where"] == "both", table["where"] + " only"),
+    )
     names = {"value_base": "base", "value_head": "head"}
     names |= {"outcome_base": "outcome, base", "outcome_head": "outcome, head"}
-    setting = ["task", "model", "depth", "device", "dtype", "step_size", "seed", "tasks", "trained"]
-    columns = ["verdict", "estimator", "metric", *names, "ratio", "p", *setting]
-    return told[columns].rename(columns=names)
+    columns = ["verdict", "estimator", "metric", *names, "ratio", "p", *_AXES]
+    return table[columns].rename(columns=names)
 
 
 def _in_shown_units(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    sizes = [METRICS[name].scale if name in METRICS else 1.0 for name in rows["metric"]]
-    return rows.assign(**{name: rows[name] / sizes for name in columns})
+    scales = [metric_of(name).scale for name in rows["metric"]]
+    return rows.assign(**{name: rows[name] / scales for name in columns})
 
 
 def _titles(rows: pd.DataFrame) -> "pd.Series[str]":
-    titles = {name: entry.title for name, entry in METRICS.items()}
+    # Other benchmarks are shown under their own name.
+    titles = {name: metric.title for name, metric in METRICS.items()}
     return rows["metric"].map(lambda name: titles.get(name, name))

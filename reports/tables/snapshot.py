@@ -1,6 +1,5 @@
-"""A store as it is at one moment."""
+"""The content of a store, read once."""
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,75 +8,80 @@ from pathlib import Path
 
 import pandas as pd
 
+from harness.history.kernel_times import kernel_files
+from harness.profiling import FOLDER as PROFILES
 from harness.store.events import Problem
-from harness.store.table import journals, load
-from reports.tables.cells import cells
+from harness.store.runs import Run
+from harness.store.table import StoreError, long_table, read_runs
+from harness.store.trainings import FOLDER as TRAININGS
+from harness.store.trainings import trainings
+from reports.tables.cells import cells, in_few_parts
 from reports.tables.findings import findings
+from reports.tables.over_commits import History
 from reports.tables.overview import contents
-
-Stamp = str
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a store holds; all that look at it share it, and nobody changes it.
+    """The content of a store at one time; all readers share it, and nobody changes it.
 
     Attributes:
         store: the folder.
-        long: the table of `harness.store.table.load`.
+        runs: by name.
+        long: the table of `harness.store.table.long_table`.
         cells: the table of `reports.tables.cells.cells`.
-        problems: what could not be read.
+        problems: files that could not be read.
+        missing: why there are no runs; "" where there are.
     """
 
     store: Path
+    runs: dict[str, Run]
     long: pd.DataFrame
     cells: pd.DataFrame
     problems: list[Problem]
+    missing: str = ""
 
     @cached_property
     def findings(self) -> list[str]:
-        """What stands out; see `reports.tables.findings.findings`."""
+        """See `reports.tables.findings.findings`."""
         return findings(self.cells)
 
     @cached_property
     def contents(self) -> dict[str, str]:
-        """What the store holds; see `reports.tables.overview.contents`."""
+        """See `reports.tables.overview.contents`."""
         return contents(self.cells, self.long)
+
+    @cached_property
+    def trainings(self) -> tuple[pd.DataFrame, list[Problem]]:
+        """See `harness.store.trainings.trainings`."""
+        return trainings(self.store)
+
+    @cached_property
+    def history(self) -> History:
+        """The runs, and times of kernels, over the commits of the repository in this folder."""
+        return History.read(self.store, self.long, Path.cwd())
 
 
 def read(store: Path) -> Snapshot:
-    """Reads a store.
-
-    Raises:
-        StoreError: it is missing, cannot be read, or holds no run.
-    """
-    long, problems = load(store)
-    return Snapshot(store, long, in_few_parts(cells(long)), problems)
-
-
-def in_few_parts(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns a table of which rows are taken in a tenth of the time.
-
-    pandas keeps each column of strings apart, and takes rows from each part anew. Objects lie
-    together, and a copy puts together what was made column by column.
-    """
-    return table.astype(dict.fromkeys(table.select_dtypes("str"), object)).copy()
+    """Read the runs of a store; the rest is read when it is first used."""
+    try:
+        runs, problems = read_runs(store)
+    except StoreError as error:
+        nothing = pd.DataFrame()
+        return Snapshot(store, {}, nothing, cells(nothing), [], str(error))
+    long = long_table(runs)
+    table = in_few_parts(cells(long))
+    return Snapshot(store, {run.name: run for run in runs}, long, table, problems)
 
 
-def stamp(store: Path) -> Stamp:
-    """Returns what changes whenever a run is added to a store or goes on.
-
-    Raises:
-        StoreError: it is missing, cannot be read, or holds no run.
-    """
-    return stamp_of(journals(store))
-
-
-def stamp_of(paths: Iterable[Path]) -> Stamp:
-    """Returns what changes whenever one of some files does."""
-    found = []
+def stamp(store: Path) -> str:
+    """Return a digest that changes whenever a file of the store does."""
+    paths = [path for name in ("runs", TRAININGS) for path in (store / name).glob("*.jsonl")]
+    paths += kernel_files(store)
+    paths += (store / PROFILES).glob("*/profile.json")
+    files = []
     for path in sorted(paths):
-        with suppress(OSError):  # what cannot be looked at cannot be read, which is told elsewhere
+        with suppress(OSError):  # a file that is gone or closed to us cannot be read either
             facts = path.stat()
-            found.append((str(path), facts.st_mtime_ns, facts.st_size))
-    return sha256(repr(found).encode()).hexdigest()
+            files.append((str(path), facts.st_mtime_ns, facts.st_size))
+    return sha256(repr(files).encode()).hexdigest()

@@ -1,36 +1,45 @@
-"""Rows of the table of cells, as people read them."""
+"""Rows of the table of cells under the names that people read."""
 
 from typing import Any
 
 import pandas as pd
 
+from harness.cell import AXES
 from harness.matrix.metrics import METRICS
-from harness.support.units import bytes_text
+from harness.support.units import number_text
+from reports.tables.cells import REST_LABEL
 
 _SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
-_MEMORY = {"peak_memory": METRICS["peak_memory"].label}
-_RANKED = ("bias", "peak_memory", "time_ratio")
+_NAMES = {"rest": REST_LABEL, "commit_label": "commit", "machine_label": "machine"}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the columns to read, under the names to read."""
-    titles = {name: METRICS[name].title for name in _SUMMARY}
-    told = table[["estimator", *titles, "outcome", "reason", "notes"]]
-    return _memory_told(told).rename(columns=titles | _MEMORY)
+    """Return the most important metrics of cells."""
+    return _titled(_memory_as_text(table[["estimator", *_SUMMARY, "outcome", "reason", "notes"]]))
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns all that is known of cells, under the names to read."""
+    """Return all that is known of cells."""
     axes = ["estimator", "task", "model", "depth", "device", "rest", "trained", "outcome"]
-    titles = {name: one.title for name, one in METRICS.items() if table[name].notna().any()}
+    measured = [name for name in METRICS if table[name].notna().any()]
     more = ["reason", "notes", "commit_label", "machine_label", "started", "cell"]
-    names = {"rest": "dtype, step size, seed, tasks", "trained": "meta-training steps"}
-    names |= {"commit_label": "commit", "machine_label": "machine"}
-    return table[[*axes, *titles, *more]].rename(columns=names | titles)
+    labels = {key: axis.label for key, axis in AXES.items()}
+    return _titled(table[[*axes, *measured, *more]]).rename(columns=labels | _NAMES)
+
+
+def ranking(advice: pd.DataFrame) -> pd.DataFrame:
+    """Return the places of estimators, without the columns in which no row has a value."""
+    names = ["rank", "estimator", "bias", "own_bias", "peak_memory", "time_ratio"]
+    notes = ["tied_with", "dominated_by", "beyond_budget", "note"]
+    table = _memory_as_text(advice[names + notes])
+    unused = [name for name in ("own_bias", *notes) if table[name].isin(["", float("nan")]).all()]
+    return _titled(table.drop(columns=unused)).rename(
+        columns={name: name.replace("_", " ") for name in notes}
+    )
 
 
 def disturbed(table: pd.DataFrame) -> str:
-    """Returns a sentence on the timings that something disturbed; empty where nothing did."""
+    """Return a sentence on the timings that were disturbed; "" if there are none."""
     noted = table.loc[table["notes"] != "", "notes"]
     if noted.empty:
         return ""
@@ -39,30 +48,25 @@ def disturbed(table: pd.DataFrame) -> str:
 
 
 def as_text(table: pd.DataFrame) -> list[list[str]]:
-    """Returns the rows of a table as text, numbers with three significant digits."""
+    """Return the rows of a table as people read them."""
     return [[_text(value) for value in row] for row in table.itertuples(index=False)]
 
 
 def _text(value: Any) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
+    if value is None or value is pd.NA:
         return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
-    return str(value)
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
-def ranking(advice: pd.DataFrame) -> pd.DataFrame:
-    """Returns which estimator comes in which place, and why, under the names to read."""
-    titles = {name: METRICS[name].title for name in ("bias", "time_ratio")}
-    told = advice.assign(fits=advice["fits"].map({True: "yes", False: "no"}))
-    # Where there is no budget all fit.
-    fits = ["fits"] if advice.attrs["budgets"] else []
-    told = _memory_told(told[["rank", "estimator", *fits, *_RANKED, "why"]])
-    return told.rename(columns=titles | _MEMORY)
+def _titled(table: pd.DataFrame) -> pd.DataFrame:
+    titles = {name: METRICS[name].title for name in table if name in METRICS}
+    if "peak_memory" in table and not pd.api.types.is_numeric_dtype(table["peak_memory"]):
+        titles["peak_memory"] = METRICS["peak_memory"].label  # each value has its unit
+    return table.rename(columns=titles)
 
 
-def _memory_told(table: pd.DataFrame) -> pd.DataFrame:
-    """Writes memory out: models of a few KiB and of many MiB have no unit in common."""
-    size = METRICS["peak_memory"].scale
-    known = [bytes_text(value * size) if value >= 0 else "" for value in table["peak_memory"]]
-    return table.assign(peak_memory=known)
+def _memory_as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Write memory out: models of a few KiB and of many MiB have no unit in common."""
+    metric = METRICS["peak_memory"]
+    texts = [metric.text(value * metric.scale) for value in table["peak_memory"]]
+    return table.assign(peak_memory=texts)

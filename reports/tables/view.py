@@ -1,11 +1,14 @@
-"""What a reader has chosen to look at, from wide to narrow."""
+"""The rows that a reader has chosen to look at, from wide to narrow."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 import pandas as pd
 
+from reports.tables.advice import advise
+from reports.tables.cells import samples
 from reports.tables.snapshot import Snapshot
 
 
@@ -21,6 +24,9 @@ class View:
             meta-training: what may stand in one figure, depths side by side.
         here: those of the chosen depth.
         families: the chosen estimators, to which all of these are confined; all if empty.
+        budgets: the limits of `reports.tables.advice.advise`.
+        metric: the one whose history is shown; the headline ones if empty.
+        trainings: the chosen ones; all of the store if None.
     """
 
     snapshot: Snapshot
@@ -28,27 +34,40 @@ class View:
     task: pd.DataFrame
     setting: pd.DataFrame
     here: pd.DataFrame
-    families: list[str]
+    families: list[str] = field(default_factory=list)
+    budgets: Mapping[str, float | None] = field(default_factory=dict)
+    metric: str = ""
+    trainings: pd.DataFrame | None = None
 
     @classmethod
-    def of_nothing(cls, store: Path) -> Self:
-        """Returns what is left of a store without cells, that may have trainings."""
-        none = pd.DataFrame()
-        return cls(Snapshot(store, none, none, []), none, none, none, none, [])
+    def of_store(cls, snapshot: Snapshot) -> Self:
+        """Return the view without any choice of cells, for what shows a whole store."""
+        none = snapshot.cells.head(0)
+        return cls(snapshot, none, none, none, none)
+
+    @cached_property
+    def errors(self) -> pd.DataFrame:
+        """The bias on each task of the rows at the chosen depth."""
+        return samples(self.snapshot.long, self.here, "bias")
+
+    @cached_property
+    def advice(self) -> pd.DataFrame:
+        """The ranking of the rows at the chosen depth, within the budgets."""
+        return advise(self.here, errors=self.errors, **self.budgets)
 
     @property
     def models(self) -> pd.DataFrame:
-        """Rows of the task that differ from those at the chosen depth in their model alone."""
+        """Rows of the task that differ from those at the chosen depth only in their model."""
         return self._alike("rest", "trained", "depth")
 
     @property
     def curves(self) -> pd.DataFrame:
-        """Rows of the task that differ from those at the chosen depth in model or depth alone."""
+        """Rows of the task that differ from those at the chosen depth only in model or depth."""
         return self._alike("rest", "trained")
 
     @property
     def training(self) -> pd.DataFrame:
-        """Rows of the task that differ from those at the chosen depth in meta-training alone."""
+        """Rows of the task that differ from those at the chosen depth only in meta-training."""
         return self._alike("model", "rest", "depth")
 
     def _alike(self, *columns: str) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from statistics import median
 
 from playwright.sync_api import Browser, Page
 
-from tests.support.chromium import CHARTS, FIGURES, chromium, dashboard_of
+from tests.support.app_pages import FIGURES
+from tests.support.chromium import CHARTS, chromium, dashboard_of
 
 CHANGES = 8
 SETTLED = 2500  # ms without any change after which none comes

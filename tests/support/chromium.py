@@ -21,19 +21,6 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 )
-# How many figures a page of a store without history or trainings has.
-FIGURES = {
-    **{
-        "Overview": 2,
-        "Trade-offs": 1,
-        "Bias": 5,
-        "Cost": 8,
-        "Accuracy": 0,
-        "Reproduction": 0,
-        "History": 0,
-    },
-    **{"Cell": 1, "Data": 0},
-}
 CHARTS = "[data-testid=stVegaLiteChart] :is(canvas, svg.marks)"
 
 

@@ -7,6 +7,7 @@ from harness.cell import Cell
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome, Status
 from harness.store.journal import Journal, Result
+from harness.store.trainings import Split, Training, TrainingJournal
 
 MARKUP = "<script>alert('reason')</script> </script> ![x](http://evil.example/x.png)"
 NOTE = "one sample was disturbed"
@@ -84,3 +85,19 @@ def _measure(journal: Journal, cell: Cell, bias: float) -> None:
     ratios = [3.0 * cell.depth * factor for factor in (1.0, 1.1, 1.3)]
     timed = {"time": times, "time_ratio": ratios}
     journal_result(journal, "time", cell, Outcome(Status.OK), timed)
+
+
+def train(store: Path, estimator: str, mean: float, seed: int = 0, **changed: Any) -> None:
+    """Journal a training on the sinusoid at depth 5; `splits` are those that it has."""
+    journal = TrainingJournal.create(store)
+    splits = changed.pop("splits", ("validation", "test"))
+    setting: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5}
+    setting |= {"step_size": 0.01, "device": "cpu", "dtype": "float32", "seed": seed}
+    setting |= {"outer": {"optimiser": "adam", "steps": 20}} | changed
+    journal.start(environment(COMMITS[0]), Training(estimator, **setting))
+    evaluated: dict[Split, tuple[int, ...]] = {"validation": (0, 10, 20), "test": (20,)}
+    for split, steps in evaluated.items():
+        for step in steps if split in splits else ():
+            values = [mean, mean - 0.1, mean + 0.01 * seed + 0.001 * step]
+            journal.evaluation(step, split, {"accuracy": values}, seconds=1.0)
+    journal.end()

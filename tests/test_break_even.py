@@ -1,4 +1,4 @@
-"""Where estimators become as quick as exact MAML, in tables and figures."""
+"""Break-even depths with exact MAML, in tables and figures."""
 
 import json
 import math
@@ -8,9 +8,14 @@ import pandas as pd
 import pytest
 
 from reports import figures
-from reports.figures.parallel import way
-from reports.tables.break_even import crossing, crossings, over_exact, told
-from reports.tables.snapshot import in_few_parts
+from reports.figures.parallel import options_text
+from reports.tables.break_even import (
+    break_even_depth,
+    break_even_table,
+    break_evens,
+    over_exact,
+)
+from reports.tables.cells import in_few_parts
 from tests.support.figure_rows import data, heading, layers, make_rows
 
 VMAP = "binom(batching='vmap', order=2)"
@@ -36,23 +41,19 @@ def compared(rows: pd.DataFrame, *spread: float) -> pd.DataFrame:
     return over_exact(long_of(rows, *spread), rows, rows)
 
 
-@pytest.mark.parametrize(
-    ("depths", "ratios", "expected"),
-    [
+def test_break_even_depth_is_where_the_ratio_falls_to_1_for_good() -> None:
+    cases: list[tuple[list[float], list[float], float]] = [
         ([5, 20], [2.0, 0.5], 10.0),  # halfway in both logarithms
         ([5, 20, 50], [2.0, 1.0, 0.5], 20.0),
         ([5, 20], [1.0, 0.9], 0.0),
         ([5], [0.9], 0.0),
         ([5, 20], [3.0, 1.2], math.inf),
-        ([5, 20], [0.5, 1.2], math.inf),  # what was quicker once, but is not at the end
+        ([5, 20], [0.5, 1.2], math.inf),  # quicker once, but not at the end
         ([5, 20, 80, 320], [2.0, 0.5, 2.0, 0.5], 160.0),  # the last of several
         ([5, 20, 80], [0.5, 2.0, 0.5], 40.0),
-    ],
-)
-def test_crossing_is_the_depth_from_which_on_no_more_time_is_taken(
-    depths: list[float], ratios: list[float], expected: float
-) -> None:
-    assert crossing(depths, ratios) == pytest.approx(expected)
+    ]
+    for depths, ratios, expected in cases:
+        assert break_even_depth(depths, ratios) == pytest.approx(expected), (depths, ratios)
 
 
 def test_ratios_are_taken_sample_by_sample() -> None:
@@ -67,23 +68,20 @@ def test_ratios_are_taken_sample_by_sample() -> None:
     assert found.loc[("maml", 20), "over_exact"] == 1
 
 
-@pytest.mark.parametrize(
-    "column", ["version", "task", "model", "device", "rest", "trained", "depth"]
-)
-def test_only_like_is_compared_with_like(column: str) -> None:
-    rows = cells((5,), vmap=[20.0], maml=[10.0])
-    other: Any = 7 if column in ("trained", "depth") else "another"
-    rows.loc[rows["estimator"] == "maml", column] = other
-    assert set(compared(rows)["estimator"]) == {"maml"}
-    assert crossings(compared(rows)).empty
+def test_only_like_is_compared_with_like() -> None:
+    for column in ("version", "task", "model", "device", "rest", "trained", "depth"):
+        rows = cells((5,), vmap=[20.0], maml=[10.0])
+        other: Any = 7 if column in ("trained", "depth") else "another"
+        rows.loc[rows["estimator"] == "maml", column] = other
+        assert set(compared(rows)["estimator"]) == {"maml"}, column
+        assert break_evens(compared(rows)).empty
 
 
 def test_maml_with_options_is_no_exact_unrolled_one() -> None:
     rows = cells((5,), vmap=[20.0], maml=[10.0])
     rows["estimator"] = rows["estimator"].replace("maml", "maml(compiled=True)")
     assert compared(rows).empty
-    assert crossings(compared(rows)).empty
-    assert told(crossings(compared(rows))).empty
+    assert break_even_table(break_evens(compared(rows))).empty
 
 
 def test_times_of_two_runs_are_not_compared() -> None:
@@ -100,25 +98,20 @@ def test_times_of_two_runs_are_not_compared() -> None:
 def test_depths_without_maml_are_left_out() -> None:
     rows = cells((5, 20, 50), vmap=[20.0, 15.0, 5.0], maml=[10.0, 10.0, 10.0])
     rows = rows[(rows["estimator"] != "maml") | (rows["depth"] != 20)]
-    (found,) = crossings(compared(rows)).to_dict("records")
+    (found,) = break_evens(compared(rows)).to_dict("records")
     assert found["depths"] == 2
     assert found["from_depth"] == pytest.approx(math.sqrt(5 * 50))
 
 
-def test_it_is_told_in_words_with_the_least_ratio_and_quartiles() -> None:
+def test_table_has_depth_interval_and_least_ratio() -> None:
     rows = cells(vmap=[20.0, 5.0], adjoint=[15.0, 13.0], maml=[10.0, 10.0])
-    found = told(crossings(compared(rows)))
-    assert dict(zip(found["estimator"], found["as quick as maml"], strict=True)) == {
-        VMAP: "from K=10 on",
-        "adjoint": "at none measured (least ratio 1.30 at K=20)",
-    }
-    assert set(found["by quartiles"]) == {"10", "none"}
+    table = break_even_table(break_evens(compared(rows))).set_index("estimator")
+    assert table["break-even depth"].to_dict() == {VMAP: "K=10", "adjoint": "none"}
+    assert table["least time / maml"].to_dict() == {VMAP: 0.5, "adjoint": 1.3}
+    assert table["at K"].to_dict() == {VMAP: 20, "adjoint": 20}
     rows = cells(vmap=[5.0, 5.0], adjoint=[5.0, 13.0], maml=[10.0, 10.0])
-    found = told(crossings(compared(rows)))
-    assert list(found["as quick as maml"]) == [
-        "at every depth measured",
-        "not at the deepest (least ratio 0.50 at K=5)",
-    ]
+    table = break_even_table(break_evens(compared(rows)))
+    assert list(table["break-even depth"]) == ["all measured", "none"]
 
 
 def test_interval_is_that_of_the_quartiles_of_ratios() -> None:
@@ -129,28 +122,28 @@ def test_interval_is_that_of_the_quartiles_of_ratios() -> None:
         [value * factor for factor in factors[name]]
         for name, value in zip(rows["estimator"], rows["time_ratio"], strict=True)
     ]
-    (found,) = crossings(over_exact(long, rows, rows)).to_dict("records")
+    (found,) = break_evens(over_exact(long, rows, rows)).to_dict("records")
     low, middle, high = (found[f"from_depth{end}"] for end in ("_low", "", "_high"))
     assert middle == pytest.approx(10)
     assert 5 < low < middle < high < 20
 
 
-def test_figure_has_a_panel_for_each_model_and_marks_crossings() -> None:
+def test_figure_has_a_panel_for_each_model_and_marks_break_evens() -> None:
     rows = cells(vmap=[20.0, 5.0], adjoint=[15.0, 13.0], maml=[10.0, 10.0])
     other = rows.assign(model="mlp-100-100", cell="other " + rows["cell"])
     table = compared(in_few_parts(pd.concat([rows, other], ignore_index=True)))
-    chart = figures.time_over_exact(table, crossings(table))
+    chart = figures.time_over_exact(table, break_evens(table))
     spec = chart.to_dict()
     json.dumps(spec, allow_nan=False)  # as a browser reads it
     assert spec["facet"]["sort"] == ["mlp-40-40", "mlp-100-100"]
     dots, rings = layers(chart, "point")
-    assert rings["encoding"]["y"]["field"] == "crossed"
+    assert rings["encoding"]["y"]["field"] == "break_even"
     assert dots["encoding"]["y"]["scale"]["type"] == "log"
     assert dots["encoding"]["x"]["scale"]["type"] == "log"
     drawn = data(chart)
-    crossed = [(row["model"], row["depth"]) for row in drawn if row["crossed"]]
-    assert crossed == [("mlp-100-100", 10), ("mlp-40-40", 10)]
-    assert {row["way"] for row in drawn if row["place"]} == {"2, vmap"}
+    marked = [(row["model"], row["depth"]) for row in drawn if row["break_even"]]
+    assert marked == [("mlp-100-100", 10), ("mlp-40-40", 10)]
+    assert {row["options"] for row in drawn if row["place"]} == {"2, vmap"}
     assert sum(row["one"] == 1 for row in drawn) == 2  # a line at 1 in each panel
     assert "rings" in heading(chart)[1]
     assert "mlp" not in heading(chart)[1]
@@ -158,15 +151,15 @@ def test_figure_has_a_panel_for_each_model_and_marks_crossings() -> None:
 
 def test_figure_says_that_exact_maml_is_missing() -> None:
     rows = cells((5,), vmap=[20.0])
-    chart = figures.time_over_exact(compared(rows), crossings(compared(rows)))
+    chart = figures.time_over_exact(compared(rows), break_evens(compared(rows)))
     assert "Exact MAML was not timed" in str(chart.to_dict())
 
 
-def test_exact_maml_alone_is_drawn_without_a_crossing() -> None:
+def test_exact_maml_alone_is_drawn_without_a_break_even() -> None:
     table = compared(cells(maml=[10.0, 10.0]))
-    drawn = data(figures.time_over_exact(table, crossings(table)))
+    drawn = data(figures.time_over_exact(table, break_evens(table)))
     assert [row["over_exact"] for row in drawn] == [1, 1]
-    assert not any(row.get("crossed") for row in drawn)
+    assert not any(row.get("break_even") for row in drawn)
 
 
 def test_times_stand_over_serial_depth_with_their_options() -> None:
@@ -174,21 +167,18 @@ def test_times_stand_over_serial_depth_with_their_options() -> None:
     chart = figures.time_against_serial_depth(rows)
     assert [row["serial_depth"] for row in data(chart)] == [2, 5, 5]
     (names,) = layers(chart, "text")
-    assert names["encoding"]["text"]["field"] == "way"
-    assert [row["way"] for row in data(chart, "text")] == ["2, vmap"]
+    assert names["encoding"]["text"]["field"] == "options"
+    assert [row["options"] for row in data(chart, "text")] == ["2, vmap"]
     assert "No cell here" in str(figures.time_against_serial_depth(rows.head(0)).to_dict())
 
 
-@pytest.mark.parametrize(
-    ("estimator", "expected"),
-    [
-        ("maml", ""),
-        ("binom(order=2)", "2"),
-        ("binom(batching='vmap', compiled=True, order=2)", "2, compiled, vmap"),
-        ("binom(batching='vmap', engine='func', order=2)", "2, vmap, func"),
-        ("maml(checkpoint='sqrt')", "sqrt"),
-        ("who(ever", ""),
-    ],
-)
-def test_options_are_told_in_short(estimator: str, expected: str) -> None:
-    assert way(estimator) == expected
+def test_options_are_written_in_short() -> None:
+    for estimator, expected in {
+        "maml": "",
+        "binom(order=2)": "2",
+        "binom(batching='vmap', compiled=True, order=2)": "2, compiled, vmap",
+        "binom(batching='vmap', engine='func', order=2)": "2, vmap, func",
+        "maml(checkpoint='sqrt')": "sqrt",
+        "who(ever": "",
+    }.items():
+        assert options_text(estimator) == expected
