@@ -43,12 +43,8 @@ def read_pickle(path: Path) -> Any:
         reason = str(error) or type(error).__name__
         raise UserError(f"{path} is not a whole pickle: {reason}") from None
     if isinstance(content, dict):
-        return {_decode(key): value for key, value in content.items()}
+        return {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in content.items()}
     return content
-
-
-def _decode(key: Any) -> Any:
-    return key.decode("latin1") if isinstance(key, bytes) else key
 
 
 class _ForbiddenError(Exception):
@@ -58,7 +54,7 @@ class _ForbiddenError(Exception):
 class _Dtype:
     """Stand for a numpy.dtype of plain numbers, strings or objects."""
 
-    def __init__(self, name: object) -> None:
+    def __init__(self, name: object, *_: object) -> None:
         if not isinstance(name, str) or np.dtype(name).kind not in "biufSUO":
             raise _ForbiddenError(f"the numpy.dtype {reprlib.repr(name)}")
         self.real = np.dtype(name)
@@ -101,10 +97,6 @@ def _real(dtype: object) -> "np.dtype[Any]":
     return dtype.real
 
 
-def _dtype(name: object, *_: object) -> _Dtype:
-    return _Dtype(name)
-
-
 def _empty_array(*_: object) -> _Array:
     return _Array(0, np.uint8)
 
@@ -144,7 +136,7 @@ _ALLOWED: dict[str, _Allowed | str] = {
     "numpy.core.multiarray._reconstruct": _Allowed(_empty_array),
     "numpy.core.multiarray.scalar": _Allowed(_scalar),
     "numpy.core.numeric._frombuffer": _Allowed(_frombuffer),
-    "numpy.dtype": _Allowed(_dtype),
+    "numpy.dtype": _Allowed(_Dtype),
     "_codecs.encode": _Allowed(_encode),
     "collections.OrderedDict": _Allowed(OrderedDict),
     "collections.defaultdict": _Allowed(defaultdict),
