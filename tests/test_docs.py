@@ -3,10 +3,13 @@
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reports import static
 from tests.support.shell_calls import BIN, ROOT, calls, unknown_words
+from tests.support.stores import write_store
 from tools import estimators_page
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -15,15 +18,16 @@ PYTHON = [
     code for text in TEXTS.values() for code in re.findall(r"```python\n(.*?)```", text, re.S)
 ]
 FILES = {code.split()[1]: code for code in PYTHON if code.startswith("# ")}
+IMPORTED = ["shrunk.py", "last_step.py", "lines.py", "tanh_net.py", "length.py"]
 COMMANDS = re.compile(r"^(?:metagrad|asv|make) (?:[^\n]*\\\n)*[^\n]*", re.M)
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """The files that the pages show, as options that import them."""
-    for name, code in FILES.items():
-        (tmp_path / name).write_text(code, encoding="utf-8")
-    return [word for name in FILES for word in ("--import", name)]
+    for name in IMPORTED:
+        (tmp_path / name).write_text(FILES[name], encoding="utf-8")
+    return [word for name in IMPORTED for word in ("--import", name)]
 
 
 def metagrad(folder: Path, *words: str) -> str:
@@ -36,7 +40,6 @@ def metagrad(folder: Path, *words: str) -> str:
 def test_estimators_task_model_and_metric_of_the_pages_are_measured(
     tmp_path: Path, files: list[str]
 ) -> None:
-    assert {"shrunk.py", "last_step.py", "lines.py", "tanh_net.py", "length.py"} <= FILES.keys()
     estimators = ["--estimator", "shrunk(factor=0.2)", "--estimator", "last-step"]
     options = ["--depth", "2", "--tasks", "1", "--samples", "0", *estimators, *files]
     metagrad(tmp_path, "run", "--task", "lines", "--model", "tanh-net(width=8)", *options)
@@ -49,6 +52,15 @@ def test_estimators_task_model_and_metric_of_the_pages_are_measured(
 def test_estimators_of_the_pages_conform(tmp_path: Path, files: list[str]) -> None:
     for estimator in ("shrunk", "last-step"):
         metagrad(tmp_path, "check", *files, estimator)
+
+
+def test_figure_of_the_pages_is_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: dict[str, Any] = {}
+    exec(FILES["flops.py"], names)
+    monkeypatch.setattr(static, "SECTIONS", [names["ENTRY"]])
+    assert "FLOPs against depth K" in static.render(write_store(tmp_path)).page
 
 
 def test_snippets_run() -> None:
