@@ -131,7 +131,7 @@ def test_the_command_prints_all_within_a_narrow_screen(
     code, out, _ = invoke(doctor)
     assert code == 1
     lines = out.splitlines()
-    for title in ("code", "machine", "processor", "memory and disk", "torch", "threads"):
+    for title in ("code", "machine", "processor", "now", "torch", "threads"):
         assert title in (line.strip() for line in lines), title
     for word in ("fingerprint", "OMP_NUM_THREADS", "- No commit is known: "):
         assert word in out, word

@@ -263,7 +263,6 @@ def test_of_a_cell_the_newest_profile_is_kept(tmp_path: Path) -> None:
     assert merge([other], store).added.total() == 1
     kept = read_profile(folder_of(fomaml, store))
     assert kept.summary == newer.summary
-    kept.read_all()
     assert {path.name for path in kept.folder.iterdir()} == set(FILES)
     again = merge([source, other], store)
     assert (again.added.total(), again.present, again.left_out) == (0, 3, [])

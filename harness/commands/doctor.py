@@ -11,6 +11,8 @@ from rich.table import Table
 from harness.commands.options import Store, console
 from harness.support.units import number_text
 
+_SIZES = ("memory", "memory_free", "swap", "swap_used", "disk_free")
+
 
 def doctor(
     as_json: Annotated[
@@ -35,7 +37,7 @@ def doctor(
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for title, facts in _groups(known, code_state(known)).items():
-        texts = {name: text for name, fact in facts.items() if (text := _text(fact))}
+        texts = {name: text for name, fact in facts.items() if (text := _text(name, fact))}
         if texts:
             table.add_row(f"[bold]{title}[/bold]", "")
         for name, text in texts.items():
@@ -56,44 +58,32 @@ def doctor(
 
 
 def _groups(known: dict[str, Any], state: str) -> dict[str, dict[str, Any]]:
-    now = known["moment"]
-    memory = {"memory": known["memory"], "allowed": known["limits"].get("memory")}
-    memory |= {name: now.get(name) for name in ("memory_free", "swap", "swap_used", "disk_free")}
-    cpu = {"name": known["processor"], "cores": known["cores"], **known["cpu"]}
-    cpu["allowed"] = known["limits"].get("processors")
-    cpu |= {name: now.get(name) for name in ("load", "throttled", "overheated", "on_battery")}
-    names = ("commit", "changes", "source", "plugins")
+    def entries(*names: str) -> dict[str, Any]:
+        return {name: known[name] for name in names}
+
     return {
-        "code": {**{name: known[name] for name in names}, "state": state},
-        "machine": {
-            "name": known["machine"],
-            "fingerprint": known["fingerprint"],
-            "system": known["system"],
-        },
-        "processor": cpu,
-        "memory and disk": {name: _size(size) for name, size in memory.items()},
-        **{
-            f"GPU {gpu['index']}": gpu | {"memory": _size(gpu.get("memory"))}
-            for gpu in known["gpus"]
-        },
+        "code": entries("commit", "changes", "source", "plugins") | {"state": state},
+        "machine": {"name": known["machine"], **entries("fingerprint", "system", "memory")},
+        "processor": {"name": known["processor"], "cores": known["cores"], **known["cpu"]},
+        "limits": known["limits"],
+        "now": known["moment"],
+        **{f"GPU {gpu['index']}": gpu for gpu in known["gpus"]},
         "torch": {**known["torch"], **known["flags"]},
         "threads": {**known["threading"], "variables": known["variables"]},
         "packages": {"python": known["python"], "installed": known["packages"]},
     }
 
 
-def _text(fact: Any) -> str:
+def _text(name: str, fact: Any) -> str:
     if isinstance(fact, bool):
         return "yes" if fact else "no"
+    if name in _SIZES and fact is not None:
+        return number_text(fact, "B")
     if isinstance(fact, list):
         return ", ".join(str(part) for part in fact)
     if isinstance(fact, dict):
-        return ", ".join(f"{name} {value}" for name, value in fact.items())
+        return ", ".join(f"{key} {value}" for key, value in fact.items())
     return "" if fact is None else str(fact)
-
-
-def _size(size: int | None) -> str:
-    return "" if size is None else number_text(size, "B")
 
 
 def _sentence(text: str) -> str:

@@ -62,13 +62,9 @@ def measure_cells(
             "and the same command goes on from there"
         ) from None
     except OSError as error:
-        reason = error.strerror or error
-        if path == store:
-            raise UserError(f"cannot write to {store}: {reason}") from None
-        raise UserError(
-            f"cannot write {path}: {reason}; finished cells are in it, "
-            "and the same command goes on from there"
-        ) from None
+        kept = "; finished cells are in it, and the same command goes on from there"
+        message = f"cannot write to {path}: {error.strerror or error}"
+        raise UserError(message + kept * (path != store)) from None
     return path
 
 

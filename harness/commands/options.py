@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,118 +14,78 @@ console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ e
 """Where tables and progress go; output to a file or a pipe is not cut to a screen's width."""
 
 
+def option(text: str, *names: str, default: str | bool = True, **more: Any) -> Any:
+    """Return an option of a command; `default` describes a default that is not a value."""
+    return typer.Option(*names, help=text, show_default=default, **more)
+
+
 def _positive(param: typer.CallbackParam, value: float | None) -> float | None:
     if value is not None and not value > 0:
         raise OptionError(f"{param.opts[0]} {value:g} must be positive")
     return value
 
 
-_PRESETS = "the preset's"
+_PRESET = "the preset's"
 
 Preset = Annotated[str, typer.Argument(help="Preset: see `metagrad list`.")]
 Estimators = Annotated[
     list[str] | None,
-    typer.Option(
-        "--estimator",
-        metavar="SPEC",
-        help='Estimators, as "binom(order=2)"; repeatable.',
-        show_default=_PRESETS,
-    ),
+    option('Estimators, as "binom(order=2)"; repeatable.', "--estimator", default=_PRESET),
 ]
-Task = Annotated[
-    str | None,
-    typer.Option(
-        "--task", metavar="SPEC", help="Task, as glyphs:5way-1shot.", show_default=_PRESETS
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", metavar="SPEC", help="Model, as conv4-32.", show_default=_PRESETS),
-]
+Task = Annotated[str | None, option("Task, as glyphs:5way-1shot.", "--task", default=_PRESET)]
+Model = Annotated[str | None, option("Model, as conv4-32.", "--model", default=_PRESET)]
 Depths = Annotated[
-    list[int] | None,
-    typer.Option("--depth", metavar="K", help="Inner steps; repeatable.", show_default=_PRESETS),
+    list[int] | None, option("K, inner steps; repeatable.", "--depth", default=_PRESET)
 ]
 StepSize = Annotated[
-    float | None,
-    typer.Option(
-        "--step-size", metavar="ALPHA", help="Inner step size.", show_default="the task's"
-    ),
+    float | None, option("alpha, inner step size.", "--step-size", default="the task's")
 ]
 Devices = Annotated[
     list[str] | None,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Devices: cpu, cuda, cuda:1; repeatable.",
-        show_default="the preset's, or cpu",
-    ),
+    option("cpu, cuda, cuda:1; repeatable.", "--device", default="the preset's, or cpu"),
 ]
 Dtypes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--dtype",
-        metavar="DTYPE",
-        help="float32, float64; repeatable.",
-        show_default="the preset's, or float32",
-    ),
+    option("float32, float64; repeatable.", "--dtype", default="the preset's, or float32"),
 ]
 Seeds = Annotated[
     list[int] | None,
-    typer.Option(
-        "--seed",
-        metavar="SEED",
-        help="Seeds of parameters and tasks; repeatable.",
-        show_default="the preset's, or 0",
-    ),
+    option("Seeds of parameters and tasks; repeatable.", "--seed", default="the preset's, or 0"),
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(
-        "--only",
-        help='Only cells that match, as "estimator=binom*,depth=5"; "|" between alternatives, '
+    option(
+        'Only cells that match, as "estimator=binom*,depth=5"; "|" between alternatives, '
         "depth>=5 for numbers; repeatable.",
+        "--only",
         metavar="AXIS=PATTERN,...",
     ),
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        "--jobs", min=1, help="Worker processes side by side.", show_default="cores, at most 8"
-    ),
+    option("Worker processes side by side.", "--jobs", min=1, default="cores, at most 8"),
 ]
 TimeLimit = Annotated[
-    float,
-    typer.Option("--time-limit", help="Seconds that a piece of work may take.", callback=_positive),
+    float, option("Seconds that a piece of work may take.", "--time-limit", callback=_positive)
 ]
 MemoryLimit = Annotated[
     float | None,
-    typer.Option(
+    option(
+        "GiB that a worker process may take.",
         "--memory-limit",
-        help="GiB that a worker process may take.",
-        show_default="90 % of all, over the jobs",
+        default="90 % of all, over the jobs",
         callback=_positive,
     ),
 ]
 Fresh = Annotated[
-    bool,
-    typer.Option("--fresh", help="Start anew, whatever is done already or was interrupted."),
+    bool, option("Start anew, whatever is done already or was interrupted.", "--fresh")
 ]
 Against = Annotated[
     str | None,
-    typer.Option(
-        "--against",
-        metavar="SPEC",
-        help="Estimator that time and memory are compared with in the table.",
-    ),
+    option("Estimator that time and memory are compared with in the table.", "--against"),
 ]
-Store = Annotated[
-    Path,
-    typer.Option("--store", envvar="METAGRAD_STORE", help="Folder of results."),
-]
+Store = Annotated[Path, option("Folder of results.", "--store", envvar="METAGRAD_STORE")]
 Imports = Annotated[
     list[str],
-    typer.Option(
-        "--import", metavar="MODULE", help="Module or file.py that registers more; repeatable."
-    ),
+    option("Module or file.py that registers more; repeatable.", "--import", metavar="MODULE"),
 ]

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from estimators.base.errors import OptionError
 from harness.commands import options
 from harness.commands.dry_run import print_dry_run
 from harness.commands.measure import canonical_base, measure_cells, print_run
-from harness.commands.options import console
+from harness.commands.options import console, option
 
 
 def run(
@@ -24,36 +22,32 @@ def run(
     seeds: options.Seeds = None,
     trained: Annotated[
         list[int] | None,
-        typer.Option(
-            metavar="STEPS",
-            help="Steps of exact meta-training before measuring; repeatable.",
-            show_default="the preset's, or 0",
+        option(
+            "Steps of exact meta-training before measuring; repeatable.",
+            default="the preset's, or 0",
         ),
     ] = None,
     tasks: Annotated[
-        int | None,
-        typer.Option(help="Tasks over which bias is taken.", show_default="the preset's, or 8"),
+        int | None, option("Tasks over which bias is taken.", default="the preset's, or 8")
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, help="Time samples of each cell, 6 or more; 0: no times.")
+        int, option("Time samples of each cell, 6 or more; 0: no times.", min=0)
     ] = 7,
     only: options.Only = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be measured, and for how long.")
+        bool, option("Show what would be measured, and for how long.", "--dry-run")
     ] = False,
     jobs: options.Jobs = None,
     executor: Annotated[
         Literal["local", "dask"],
-        typer.Option(
-            help="Where workers run: on this machine or on a Dask cluster; see docs/scaling.md.",
-        ),
+        option("Where workers run: on this machine or on a Dask cluster; see docs/scaling.md."),
     ] = "local",
     scheduler: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "Of a running Dask scheduler, for --executor dask.",
             metavar="ADDRESS",
-            help="Of a running Dask scheduler, for --executor dask.",
-            show_default="workers on this machine",
+            default="workers on this machine",
         ),
     ] = None,
     time_limit: options.TimeLimit = 3600,

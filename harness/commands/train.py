@@ -14,7 +14,7 @@ from rich.table import Table
 from estimators.base.errors import OptionError, UserError
 from harness.commands import options
 from harness.commands.measure import print_line
-from harness.commands.options import console
+from harness.commands.options import console, option
 
 if TYPE_CHECKING:
     from harness.training.config import TrainingConfig
@@ -33,43 +33,29 @@ def train(
     devices: options.Devices = None,
     dtypes: options.Dtypes = None,
     seeds: options.Seeds = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Outer steps, at most.", show_default="20000")
-    ] = None,
+    steps: Annotated[int | None, option("Outer steps, at most.", default="20000")] = None,
     optimiser: Annotated[
-        str | None, typer.Option(help="Outer optimiser: adam or sgd.", show_default="adam")
+        str | None, option("Outer optimiser: adam or sgd.", default="adam")
     ] = None,
     learning_rate: Annotated[
-        float | None,
-        typer.Option(help="Of the outer optimiser.", show_default="1e-3; imaml 5e-4"),
+        float | None, option("Of the outer optimiser.", default="1e-3; imaml 5e-4")
     ] = None,
-    meta_batch: Annotated[
-        int | None, typer.Option(help="Tasks of an outer step.", show_default="4")
-    ] = None,
+    meta_batch: Annotated[int | None, option("Tasks of an outer step.", default="4")] = None,
     test_depth: Annotated[
-        int | None,
-        typer.Option(help="Inner steps in validation and test.", show_default="10"),
+        int | None, option("Inner steps in validation and test.", default="10")
     ] = None,
     validate_every: Annotated[
-        int | None, typer.Option(help="Steps between validations.", show_default="200")
+        int | None, option("Steps between validations.", default="200")
     ] = None,
-    validation_tasks: Annotated[
-        int | None, typer.Option(help="Tasks of a validation.", show_default="100")
-    ] = None,
-    test_tasks: Annotated[
-        int | None, typer.Option(help="Tasks of the test at the end.", show_default="600")
-    ] = None,
+    validation_tasks: Annotated[int | None, option("Tasks of a validation.", default="100")] = None,
+    test_tasks: Annotated[int | None, option("Tasks of the test.", default="600")] = None,
     patience: Annotated[
         int | None,
-        typer.Option(
-            help="Stop after so many validations without a better one.", show_default="never"
-        ),
+        option("Stop after so many validations without a better one.", default="never"),
     ] = None,
     bias_every: Annotated[
         int | None,
-        typer.Option(
-            help="Steps between measurements of bias, at validations.", show_default="none"
-        ),
+        option("Steps between measurements of bias, at validations.", default="none"),
     ] = None,
     jobs: options.Jobs = None,
     fresh: options.Fresh = False,

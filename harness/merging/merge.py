@@ -284,13 +284,11 @@ def _place_profile(draft: Path, target: Path) -> str | None:
             another machine, in its place.
         OSError: it cannot be read or written.
     """
-    from harness.profiling.folder import read_profile, replaced_when_whole
+    from harness.profiling.folder import read_profile, read_summary, replaced_when_whole
 
-    profile = read_profile(draft)
-    profile.read_all()
-    new, old = profile.summary, None
+    new, old = read_profile(draft).summary, None
     with suppress(OSError, ValueError):  # no profile: an error when it is to be replaced
-        old = read_profile(target).summary
+        old = read_summary(target)
     if old is not None:
         if old["environment"].get("fingerprint") != new["environment"].get("fingerprint"):
             machine = old["environment"]["machine"]

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,44 +114,23 @@ TABLES = {"operators.csv": Operator, "memory.csv": Change, "tensors.csv": Tensor
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile that was written before; tables are read when they are first used.
+    """A profile that was written before.
 
     Attributes:
         folder: where its files are.
         summary: of `profile.json`.
+        operators: rows of `Operator`.
+        memory: rows of `Change`.
+        tensors: rows of `Tensors`.
+        stacks: nanoseconds by stack.
     """
 
     folder: Path
     summary: dict[str, Any]
-
-    @cached_property
-    def operators(self) -> pd.DataFrame:
-        """A row for each phase and operator; columns as `Operator`."""
-        return _read_table(self.folder / "operators.csv")
-
-    @cached_property
-    def memory(self) -> pd.DataFrame:
-        """Allocations and releases; columns as `Change`."""
-        return _read_table(self.folder / "memory.csv")
-
-    @cached_property
-    def tensors(self) -> pd.DataFrame:
-        """Tensors alive at the peak; columns as `Tensors`."""
-        return _read_table(self.folder / "tensors.csv")
-
-    @cached_property
-    def stacks(self) -> Stacks:
-        """Nanoseconds by stack."""
-        return read_stacks(self.folder / "stacks.txt")
-
-    def read_all(self) -> None:
-        """Read all files that figures are made of.
-
-        Raises:
-            ValueError: one of them is broken.
-            OSError: one cannot be read.
-        """
-        _ = self.operators, self.memory, self.tensors, self.stacks
+    operators: pd.DataFrame
+    memory: pd.DataFrame
+    tensors: pd.DataFrame
+    stacks: Stacks
 
 
 def folder_of(cell: Cell, store: Path) -> Path:
@@ -163,13 +141,26 @@ def folder_of(cell: Cell, store: Path) -> Path:
 
 
 def read_profile(folder: Path) -> Profile:
+    """Read a whole profile.
+
+    Raises:
+        ValueError: it is none, of another schema, or incomplete.
+        OSError: a file cannot be read.
+    """
+    summary = read_summary(folder)
+    operators, memory, tensors = (_read_table(folder / name) for name in TABLES)
+    stacks = read_stacks(folder / "stacks.txt")
+    return Profile(folder, summary, operators, memory, tensors, stacks)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
     """Read the summary of a profile.
 
     Raises:
         ValueError: it is none, of another schema, or incomplete.
         OSError: it cannot be read.
     """
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
         raise ValueError(f"{folder / SUMMARY} is no profile of schema {SCHEMA}")
     sound = {name: _is(summary.get(name), kind) for name, kind in _REQUIRED.items()}
@@ -181,17 +172,15 @@ def read_profile(folder: Path) -> Profile:
     )
     if faults := [name for name, is_sound in sound.items() if not is_sound]:
         raise ValueError(f"{folder / SUMMARY} has no proper {', '.join(faults)}")
-    return Profile(folder, summary)
+    return summary
 
 
 def profile_of(store: Path, cell: str) -> Profile | None:
     """Return a store's profile of a cell; None if there is none that can be read whole."""
     for folder in sorted((store / FOLDER).glob("[!.]*")):
         with suppress(OSError, ValueError):
-            profile = read_profile(folder)
-            if profile.summary["cell"] == cell:
-                profile.read_all()
-                return profile
+            if read_summary(folder)["cell"] == cell:
+                return read_profile(folder)
     return None
 
 

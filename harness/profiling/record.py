@@ -1,6 +1,5 @@
 """Making the profile of one cell, in a worker."""
 
-import csv
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from time import perf_counter
 from types import FunctionType
 from typing import Any, cast
 
+import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -156,7 +156,5 @@ def _by_phase(table: list[Operator], peaks: dict[str, int]) -> dict[str, dict[st
 
 
 def _write_rows(path: Path, rows: Sequence[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(TABLES[path.name])])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    columns = [field.name for field in fields(TABLES[path.name])]
+    pd.DataFrame([asdict(row) for row in rows], columns=columns).to_csv(path, index=False)

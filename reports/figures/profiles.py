@@ -32,9 +32,7 @@ def stored(store: Path) -> tuple[list[Profile], list[str]]:
     profiles, faults = [], []
     for folder in sorted((store / FOLDER).glob("[!.]*")):
         try:
-            profile = read_profile(folder)
-            profile.read_all()
-            profiles.append(profile)
+            profiles.append(read_profile(folder))
         except (OSError, ValueError) as error:
             faults.append(f"the profile {folder.name} cannot be read: {error}")
     profiles.sort(key=lambda profile: str(profile.summary["at"]), reverse=True)
