@@ -13,7 +13,7 @@ from estimators import OptionError
 from estimators.base.registry import ESTIMATORS
 from harness.conformance import CHECKS, Finding, Subject, Verdict, examine, score, scored_on
 from harness.conformance.cases import SYNTHETIC, TASKS, case
-from harness.conformance.isolation import Suite
+from harness.conformance.suite import Suite
 from harness.support.plugins import load_plugins
 
 COMMAND = Path(sys.executable).with_name("metagrad")

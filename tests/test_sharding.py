@@ -19,7 +19,7 @@ LIMITS = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 def ranks(folder: Path, count: int) -> list[dict[torch.dtype, Found]]:
-    """What each of several processes finds."""
+    """Return the results of each of several processes."""
     command = [sys.executable, "-m", "tests.support.sharded_rank", str(folder)]
     processes = [
         subprocess.Popen([*command, str(rank), str(count)], cwd=ROOT) for rank in range(count)
@@ -31,34 +31,24 @@ def ranks(folder: Path, count: int) -> list[dict[torch.dtype, Found]]:
     ]
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_it_is_the_estimate_of_one_process(tmp_path: Path, count: int) -> None:
-    found = ranks(tmp_path, count)
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_it_is_the_estimate_of_one_process_on_all_ranks(tmp_path: Path, count: int) -> None:
+    first, *others = results = ranks(tmp_path, count)
     for dtype, limit in LIMITS.items():
-        alone = estimates("", dtype)
-        for name, (expected, products) in alone.items():
+        for name, (expected, products) in estimates("", dtype).items():
+            gradient, _ = first[dtype][name]
             size = torch.cat([value.flatten() for value in expected.values()]).norm()
-            for rank in found:
-                gradient, _ = rank[dtype][name]
-                apart = [gradient[key] - expected[key] for key in expected]
-                assert torch.cat([one.flatten() for one in apart]).norm() <= limit * size, name
-            # None is done twice, and nobody does more than a share of each level, rounded up.
-            shares = [rank[dtype][name][1] for rank in found]
-            assert sum(shares) == products
-    task, _ = SETTINGS[0]
-    assert [rank[torch.float64][f"{task} binom(order=1%s)"][1] for rank in found] == {
-        2: [3, 2],
-        3: [2, 2, 1],
-    }[count]
-
-
-def test_all_ranks_find_the_same_to_the_bit(tmp_path: Path) -> None:
-    one, other = ranks(tmp_path, 2)
-    for name, (gradient, _) in one[torch.float32].items():
-        assert all(
-            torch.equal(value, other[torch.float32][name][0][key])
-            for key, value in gradient.items()
-        )
+            apart = [gradient[key] - expected[key] for key in expected]
+            assert torch.cat([one.flatten() for one in apart]).norm() <= limit * size, name
+            for other in others:
+                assert all(
+                    torch.equal(gradient[key], other[dtype][name][0][key]) for key in expected
+                )
+            # No product is taken twice.
+            assert sum(rank[dtype][name][1] for rank in results) == products
+    name = f"{SETTINGS[0][0]} binom(order=1%s)"
+    taken = [rank[torch.float64][name][1] for rank in results]
+    assert taken == {2: [3, 2], 3: [2, 2, 1]}[count]  # a share of each level, rounded up
 
 
 def test_without_a_process_group_it_is_refused() -> None:

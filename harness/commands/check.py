@@ -19,9 +19,8 @@ def check(
 
     Exit code 0: it does; 1: a check failed; 2: it could not be checked.
     """
-    from harness.conformance.isolation import Suite
     from harness.conformance.report import print_report
-    from harness.conformance.suite import Finding, Score, Verdict
+    from harness.conformance.suite import Finding, Score, Suite, Verdict
     from harness.support.progress import progress_bar
 
     suite = Suite(estimator, tuple(imports), time_limit)

@@ -1,4 +1,4 @@
-"""What every estimator must do, as checks that run on any one that is registered."""
+"""The conformance suite: checks that run on any registered estimator."""
 
 from harness.conformance import answers, behaviour, promises
 from harness.conformance.check import CHECKS, Check

@@ -1,4 +1,4 @@
-"""What a call returns."""
+"""Checks of the result of a call."""
 
 import math
 
@@ -10,8 +10,8 @@ from estimators.base.tree import norm
 from estimators.hvp import count_hvps
 from harness.conformance.cases import Case, case
 from harness.conformance.check import check, check_on_cases, on_each
-from harness.conformance.messages import NotApplicable, Violation, noted
-from harness.conformance.subject import Subject, copied, refuse_mismatched
+from harness.conformance.messages import NotApplicable, Violation, add_note
+from harness.conformance.subject import Subject, check_tensors, copied
 from harness.probes.bias import relative_error
 
 DTYPES = (torch.float64, torch.float32)
@@ -22,14 +22,14 @@ def result_is_well_formed(subject: Subject) -> None:
     """A call returns a MetaGradient, keyed, shaped and typed as the parameters."""
 
     def body(subject: Subject, found: Case) -> None:
-        end = subject.tried(found.name)
+        end = subject.result(found.name)
         if isinstance(end, OptionError):
             raise NotApplicable(str(end))
         if not isinstance(end, MetaGradient):
             raise end
         for steps in subject.depths:
             for dtype in DTYPES:
-                with noted(f"at depth {steps} in {str(dtype).removeprefix('torch.')}"):
+                with add_note(f"at depth {steps} in {str(dtype).removeprefix('torch.')}"):
                     this = case(found.name, dtype)
                     subject.run(this, this.problem(steps))
 
@@ -144,7 +144,7 @@ def own_exact_gradient_is_well_formed(subject: Subject, found: Case) -> None:
         own = subject.prepared(found.name).own_exact_gradient(found.problem(subject.depth), params)
     if own is None:
         raise NotApplicable("its objective is the outer loss after K steps")
-    refuse_mismatched("own_exact_gradient", own, params)
+    check_tensors("own_exact_gradient", own, params)
     for name, value in params.items():
         if own[name].requires_grad:
             raise Violation(f"own_exact_gradient[{name!r}] requires a gradient; detach it")

@@ -1,4 +1,4 @@
-"""What a call leaves alone, and under which circumstances it works."""
+"""Checks of side effects, and of the circumstances of a call."""
 
 import gc
 import weakref
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from estimators import MetaGradient, OptionError, Params
 from harness.conformance.cases import Case, case
 from harness.conformance.check import check, check_on_cases
-from harness.conformance.messages import NotApplicable, Violation, noted
+from harness.conformance.messages import NotApplicable, Violation, add_note
 from harness.conformance.subject import Subject, copied
 from harness.probes.bias import relative_error
 
@@ -46,7 +46,7 @@ def grad_mode_does_not_matter(subject: Subject, found: Case) -> None:
         for params in (copied(found.params), _as_parameters(found)):
             trainable = any(value.requires_grad for value in params.values())
             how = "under torch.no_grad()" if not enabled else "with gradients enabled"
-            with noted(f"{how}, with {'nn.Parameters' if trainable else 'plain tensors'}"):
+            with add_note(f"{how}, with {'nn.Parameters' if trainable else 'plain tensors'}"):
                 _same_estimate(subject, found, params, wanted, enabled=enabled)
 
 
@@ -113,10 +113,10 @@ def no_tensor_is_left_behind(subject: Subject) -> None:
 
     call_all()
     gc.collect()
-    gc.freeze()  # looks at what is new from here on, alone
+    gc.freeze()  # only newer objects are looked at
     gc.disable()
     try:
-        call_all()  # what is kept once, and replaced at each call, does not grow
+        call_all()  # tensors that each call replaces do not add up
         few = len(_collectable_tensors())
         for _ in range(3):
             call_all()
@@ -141,13 +141,13 @@ def autocast_does_not_matter(subject: Subject) -> None:
     """Under autocast to bfloat16 the estimate is float32 and about the same."""
     if subject.compiled:
         raise NotApplicable("it is compiled, and would be another program")
-    names = [name for name in _NETWORKS if isinstance(subject.tried(name), MetaGradient)]
+    names = [name for name in _NETWORKS if isinstance(subject.result(name), MetaGradient)]
     if not names:
         raise NotApplicable("every case with a network is refused")
     single = case(names[0], torch.float32)
     wanted = subject.run(single).gradient
     try:
-        with torch.autocast("cpu", torch.bfloat16), noted(f"under autocast, on {names[0]}"):
+        with torch.autocast("cpu", torch.bfloat16), add_note(f"under autocast, on {names[0]}"):
             gradient = subject.run(single).gradient
     except OptionError as reason:
         raise NotApplicable(f"it refuses: {reason}") from reason

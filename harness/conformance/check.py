@@ -1,10 +1,10 @@
-"""What a check is, and the table of them."""
+"""The type of a check, and the table of all checks."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from harness.conformance.cases import Case, case
-from harness.conformance.messages import NotApplicable, Violation, told
+from harness.conformance.messages import NotApplicable, Violation, error_line
 from harness.conformance.subject import Subject
 
 Body = Callable[[Subject], None]
@@ -13,11 +13,11 @@ CaseBody = Callable[[Subject, Case], None]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that every estimator must do.
+    """A rule for every estimator.
 
     Attributes:
         name: unique among checks.
-        about: one line for people: what is right.
+        about: the rule, one line for people.
         run: raises `Violation` where it is not, and `NotApplicable` where it means nothing.
     """
 
@@ -27,7 +27,7 @@ class Check:
 
 
 CHECKS: dict[str, Check] = {}
-"""Every check by its name, in the order in which they are made."""
+"""Every check by its name, in the order in which they run."""
 
 
 def check(body: Body) -> Body:
@@ -39,15 +39,15 @@ def check(body: Body) -> Body:
 def check_on_cases(*only: str) -> Callable[[CaseBody], CaseBody]:
     """Make a function of an estimator and a case a check on all cases."""
 
-    def keep(body: CaseBody) -> CaseBody:
+    def decorate(body: CaseBody) -> CaseBody:
         _add(body.__name__, body.__doc__, lambda s: on_each(s, s.cases(*only), body))
         return body
 
-    return keep
+    return decorate
 
 
 def on_each(subject: Subject, names: Iterable[str], body: CaseBody) -> None:
-    """Make a check on each of some cases, and tells of all at once.
+    """Run a check on each of some cases, and report all failures at once.
 
     Raises:
         NotApplicable: it is applicable to none of them.
@@ -60,9 +60,9 @@ def on_each(subject: Subject, names: Iterable[str], body: CaseBody) -> None:
         try:
             body(subject, case(name))
         except NotApplicable as not_here:
-            passes.setdefault(told(not_here, subject.estimator), []).append(name)
+            passes.setdefault(error_line(not_here, subject.estimator), []).append(name)
         except (Exception, SystemExit) as error:
-            failures.setdefault(told(error, subject.estimator), []).append(name)
+            failures.setdefault(error_line(error, subject.estimator), []).append(name)
         else:
             passes.setdefault("", []).append(name)
     if failures:

@@ -1,4 +1,4 @@
-"""How what went wrong is told: one line for the person who wrote the estimator."""
+"""One-line messages for the author of an estimator."""
 
 import linecache
 import traceback
@@ -12,20 +12,16 @@ _LONGEST = 240  # characters of another's message
 
 
 class Violation(AssertionError):
-    """What an estimator must do it does not: the message says what, and what would be right."""
+    """A broken rule; the message says which, and what would be right."""
 
 
-class NotApplicable(Exception):  # no error: a check has nothing to say
-    """A check cannot be made on this estimator, or on this case; the message says why."""
+class NotApplicable(Exception):  # no error
+    """A check does not apply to this estimator, or to this case; the message says why."""
 
 
 @contextmanager
-def noted(circumstances: str) -> Generator[None]:
-    """Add the circumstances to whatever goes wrong in a block.
-
-    Yields:
-        Nothing.
-    """
+def add_note(circumstances: str) -> Generator[None]:
+    """Add a note on the circumstances to the errors of a block."""
     try:
         yield
     except BaseException as error:
@@ -33,8 +29,8 @@ def noted(circumstances: str) -> Generator[None]:
         raise
 
 
-def told(error: BaseException, estimator: Estimator) -> str:
-    """Tells an exception in one line; one that is the estimator's own, with its last own line."""
+def error_line(error: BaseException, estimator: Estimator) -> str:
+    """Return an exception in one line, with the last line of the estimator's own code in it."""
     notes = ", ".join(reversed(getattr(error, "__notes__", [])))
     where = f" ({notes})" if notes else ""
     if isinstance(error, Violation | NotApplicable):
@@ -42,8 +38,8 @@ def told(error: BaseException, estimator: Estimator) -> str:
     message = _short(str(error))
     if isinstance(error, OptionError):
         return f"it refuses: {message}{where}"
-    what = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return f"{what}{where}{_last_own_line(error, estimator)}"
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"{text}{where}{_last_own_line(error, estimator)}"
 
 
 def _last_own_line(error: BaseException, estimator: Estimator) -> str:

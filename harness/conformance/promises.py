@@ -1,4 +1,4 @@
-"""What an estimator says of itself, and what it must refuse."""
+"""Checks of an estimator's own statements, and of the problems that it must refuse."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from harness.conformance.answers import descent
 from harness.conformance.behaviour import same_bits
 from harness.conformance.cases import TASKS, Case, case
 from harness.conformance.check import check, check_on_cases, on_each
-from harness.conformance.messages import NotApplicable, Violation, noted, told
+from harness.conformance.messages import NotApplicable, Violation, add_note, error_line
 from harness.conformance.subject import Subject, copied
 from harness.probes.bias import relative_error
 
@@ -22,7 +22,7 @@ from harness.probes.bias import relative_error
 @check
 def estimator_is_a_value(subject: Subject) -> None:
     """It is frozen, hashable, and equal to another of the same specification."""
-    one, other = subject.another(), subject.another()
+    one, other = subject.create(), subject.create()
     dataclass_options = getattr(type(one), "__dataclass_params__", None)
     if not dataclasses.is_dataclass(one) or "__dataclass_params__" not in vars(type(one)):
         raise Violation("its class is no dataclass: put @dataclass(frozen=True) above it")
@@ -51,7 +51,7 @@ def specification_is_canonical(subject: Subject) -> None:
         ) from error
     if again != subject.spec:
         raise Violation(f"{subject.spec} reads back as {again}")
-    if made != subject.estimator and subject.another() == subject.estimator:
+    if made != subject.estimator and subject.create() == subject.estimator:
         raise Violation(f"{subject.spec} makes {made}, and {subject.text} {subject.estimator}")
 
 
@@ -71,7 +71,7 @@ def unsupported_reason_is_true(subject: Subject) -> None:
             subject.run(found, found.problem(steps))
         except (Exception, SystemExit) as error:
             if not reason:
-                end = told(error, subject.estimator)
+                end = error_line(error, subject.estimator)
                 raise Violation(
                     f"unsupported_reason({steps}) is None, but at that depth: {end}"
                 ) from error
@@ -110,7 +110,7 @@ def loss_that_is_no_scalar_is_refused(subject: Subject) -> None:
 def inner_loss_without_gradient_is_refused(subject: Subject) -> None:
     """An inner loss that ignores the parameters is refused (OptionError)."""
     if subject.compiled:
-        raise NotApplicable("it is compiled; what is being traced does not tell")
+        raise NotApplicable("it is compiled; traced tensors do not show it")
 
     def outer(params: Params) -> Tensor:
         return params["w"].square().sum()
@@ -131,21 +131,21 @@ def _must_refuse(
     subject: Subject, right: tuple[Loss, Loss], wrong: tuple[Loss, Loss], what: str, how: str
 ) -> None:
     params = {"w": torch.ones(2)}
-    estimator = subject.another()
+    estimator = subject.create()
     try:
         good, bad = (BilevelProblem(*losses, 0.01, subject.depth) for losses in (right, wrong))
         if estimator.needs_calibration:
             estimator.calibrate([good] * max(1, estimator.calibration_problems), copied(params))
         estimator(good, copied(params))
     except (Exception, SystemExit) as error:
-        end = told(error, subject.estimator)
+        end = error_line(error, subject.estimator)
         raise NotApplicable(f"with sound losses it ends no better: {end}") from error
     try:
         estimator(bad, copied(params))
     except OptionError:
         return
     except (Exception, SystemExit) as error:
-        end = told(error, subject.estimator)
+        end = error_line(error, subject.estimator)
         raise Violation(f"{what} ends in no OptionError, but in {end}; {how}") from error
     raise Violation(f"{what} is taken; {how}")
 
@@ -163,7 +163,7 @@ def descent_is_followed_or_refused(subject: Subject, found: Case) -> None:
         ("both", found.problem(subject.depth, step_size=copied(sizes), momentum=0.5)),
     ):
         try:
-            with noted(f"with {what}"):
+            with add_note(f"with {what}"):
                 result = subject.run(found, problem)
         except OptionError:
             continue
@@ -207,8 +207,8 @@ def _summed(losses: list[Loss]) -> Callable[[Params], Tensor]:
 
 @check_on_cases("mlp", "quartic")
 def calibration_is_sound(subject: Subject, found: Case) -> None:
-    """If calibrated: it is due no longer, and the same for the same problems."""
-    raw = subject.another()
+    """If calibrated: it needs no more calibration, and is the same for the same problems."""
+    raw = subject.create()
     if not raw.needs_calibration and not raw.calibration_problems:
         raise NotApplicable("there is nothing to calibrate")
     params = copied(found.params)
@@ -216,7 +216,7 @@ def calibration_is_sound(subject: Subject, found: Case) -> None:
     problems = [case(found.name, draw=draw).problem(subject.depth) for draw in draws]
     raw.calibrate(problems, params)
     if raw.needs_calibration:
-        raise Violation("it is due still, right after calibrate()")
+        raise Violation("needs_calibration is true right after calibrate()")
     for name, value in params.items():
         if not torch.equal(value, found.params[name]) or value.grad is not None:
             raise Violation(f"calibrate() changes parameter {name!r}")

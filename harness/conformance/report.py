@@ -1,4 +1,4 @@
-"""What `metagrad check` prints."""
+"""The report that `metagrad check` prints."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def _checks(findings: Sequence[Finding]) -> Table:
         mark, style = _MARKS[finding.verdict]
         text = Text(finding.about, style="" if finding.verdict is Verdict.PASSED else style)
         repeated = following is not None and finding.reason == following.reason
-        if finding.reason and not repeated:  # a reason in a row of the same is told after the last
+        if finding.reason and not repeated:  # repeated reasons are printed once, after the last
             text.append(f"\n{finding.reason}", style="not bold")
         table.add_row(Text(mark, style=style), text)
     return table
@@ -99,10 +99,10 @@ def _unscored(scores: Sequence[Score]) -> list[Text]:
 def _closing(spec: str, findings: Sequence[Finding], scores: Sequence[Score]) -> Text:
     counts = {verdict: sum(f.verdict is verdict for f in findings) for verdict in Verdict}
     failed = counts[Verdict.FAILED]
-    what = "does not conform" if failed else "conforms"
-    text = Text(f"{spec} {what}", style="bold red" if failed else "bold green")
-    told = [f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict]]
-    sentences = filter(None, (", ".join(told) + ".", _verdict_on_bias(scores)))
+    verdict = "does not conform" if failed else "conforms"
+    text = Text(f"{spec} {verdict}", style="bold red" if failed else "bold green")
+    numbers = [f"{counts[each]} {each}" for each in Verdict if counts[each]]
+    sentences = filter(None, (", ".join(numbers) + ".", _verdict_on_bias(scores)))
     text.append(": " + " ".join(sentences), style="not bold default")
     return text
 

@@ -1,4 +1,4 @@
-"""The estimator under test, and what all checks on it share."""
+"""The estimator under test, and results that all checks on it share."""
 
 from functools import cached_property
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from estimators import BilevelProblem, Estimator, MetaGradient, OptionError, Params, create
 from estimators.base.registry import ESTIMATORS
 from harness.conformance.cases import SYNTHETIC, TASKS, Case, case
-from harness.conformance.messages import NotApplicable, Violation, told
+from harness.conformance.messages import NotApplicable, Violation, error_line
 
 DEEPEST = 32  # where the search for a depth that suits the estimator ends
 _SMALL = TASKS[:2]  # stand in where all synthetic cases are refused
@@ -24,29 +24,29 @@ class Subject:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.estimator = self.another()
+        self.estimator = self.create()
         self._prepared: dict[str, Estimator] = {}
-        self._tried: dict[str, MetaGradient | BaseException] = {}
+        self._results: dict[str, MetaGradient | BaseException] = {}
 
-    def another(self) -> Estimator:
-        """Create the estimator once more.
+    def create(self) -> Estimator:
+        """Create a new instance of the estimator.
 
         Raises:
             OptionError: it cannot be created.
         """
         try:
-            made: object = create(self.text)
+            created: object = create(self.text)
         except OptionError:
             raise
         except Exception as error:
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise OptionError(f"{self.text} cannot be created ({what})") from error
-        if not isinstance(made, Estimator):
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OptionError(f"{self.text} cannot be created ({reason})") from error
+        if not isinstance(created, Estimator):
             raise OptionError(
-                f"{self.text} makes a {type(made).__name__}; its class must be a subclass of "
+                f"{self.text} makes a {type(created).__name__}; its class must be a subclass of "
                 "estimators.Estimator"
             )
-        return made
+        return created
 
     @cached_property
     def spec(self) -> str:
@@ -60,7 +60,7 @@ class Subject:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """1 and 3, or what of that the estimator can do; else the depth nearest to 3.
+        """1 and 3 where the estimator supports them; else the depth nearest to 3.
 
         Raises:
             Violation: the estimator fits no depth.
@@ -76,46 +76,46 @@ class Subject:
 
     @property
     def depth(self) -> int:
-        """K of all checks that need one depth alone."""
+        """The depth of checks that need only one."""
         return self.depths[-1]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Cases to try it on; where all those are refused, tasks of the harness in their place."""
+        """Names of the cases; tasks of the harness where all small cases are refused."""
         if self.compiled:
             return _COMPILED
-        refused = all(isinstance(self.tried(name), OptionError) for name in SYNTHETIC)
+        refused = all(isinstance(self.result(name), OptionError) for name in SYNTHETIC)
         return (*SYNTHETIC, *_SMALL) if refused else SYNTHETIC
 
     def cases(self, *only: str) -> list[str]:
-        """Return the cases that an ordinary call gets through: what further checks are made on.
+        """Return the cases on which an ordinary call succeeds, for further checks.
 
         Raises:
             NotApplicable: there is none.
         """
-        good = [name for name in self.names if isinstance(self.tried(name), MetaGradient)]
+        good = [name for name in self.names if isinstance(self.result(name), MetaGradient)]
         if not good:
             raise NotApplicable("no call ends well; see the first check")
         return [name for name in only if name in good] or good
 
-    def tried(self, name: str) -> MetaGradient | BaseException:
-        """Return how an ordinary call on a case ends, in float64; it is made once."""
-        if name not in self._tried:
+    def result(self, name: str) -> MetaGradient | BaseException:
+        """Return the result or the error of an ordinary call on a case in float64; cached."""
+        if name not in self._results:
             try:
-                self._tried[name] = self.run(case(name))
+                self._results[name] = self.run(case(name))
             except (Exception, SystemExit) as error:
-                self._tried[name] = error
-        return self._tried[name]
+                self._results[name] = error
+        return self._results[name]
 
     def prepared(self, name: str) -> Estimator:
-        """Return the estimator, calibrated on other draws of a case where it wants to be."""
+        """Return the estimator, calibrated on other draws of a case where it needs to be."""
         if name not in self._prepared:
             self._prepared[name] = self.calibrated(case(name))
         return self._prepared[name]
 
     def calibrated(self, found: Case) -> Estimator:
-        """Create the estimator once more and calibrates it if it is due."""
-        estimator = self.another()
+        """Create a new instance, calibrated if it needs to be."""
+        estimator = self.create()
         if estimator.needs_calibration:
             draws = range(1, max(1, estimator.calibration_problems) + 1)
             problems = [case(found.name, draw=draw).problem(self.depth) for draw in draws]
@@ -133,21 +133,23 @@ class Subject:
         params = copied(found.params) if params is None else params
         problem = found.problem(self.depth) if problem is None else problem
         result = self.prepared(found.name)(problem, params)
-        refuse_malformed(result, problem, params)
+        check_result(result, problem, params)
         return result
 
     def has_own_objective(self, found: Case) -> bool:
         """Return whether it follows another objective than the outer loss after K steps.
 
         Raises:
-            NotApplicable: it fails to tell; there is a check for that.
+            NotApplicable: own_exact_gradient() fails; there is a check for that.
         """
         try:
             own = self.prepared(found.name).own_exact_gradient(
                 found.problem(self.depth), copied(found.params)
             )
         except (Exception, SystemExit) as error:
-            raise NotApplicable(f"own_exact_gradient: {told(error, self.estimator)}") from error
+            raise NotApplicable(
+                f"own_exact_gradient: {error_line(error, self.estimator)}"
+            ) from error
         return own is not None
 
 
@@ -156,7 +158,7 @@ def copied(params: Params) -> Params:
     return {name: value.detach().clone() for name, value in params.items()}
 
 
-def refuse_malformed(result: object, problem: BilevelProblem, params: Params) -> None:
+def check_result(result: object, problem: BilevelProblem, params: Params) -> None:
     """Check everything about a result that does not need its numbers.
 
     Raises:
@@ -164,8 +166,8 @@ def refuse_malformed(result: object, problem: BilevelProblem, params: Params) ->
     """
     if not isinstance(result, MetaGradient):
         raise Violation(f"it returns a {type(result).__name__}, not a MetaGradient")
-    refuse_mismatched("gradient", result.gradient, params)
-    refuse_mismatched("adapted", result.adapted, params)
+    check_tensors("gradient", result.gradient, params)
+    check_tensors("adapted", result.adapted, params)
     loss = result.outer_loss
     if not isinstance(loss, Tensor) or loss.shape != ():
         what = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -183,10 +185,10 @@ def refuse_malformed(result: object, problem: BilevelProblem, params: Params) ->
     if sizes is not None:
         if not isinstance(problem.step_size, dict):
             raise Violation("step_size_gradient must be None where the step size is one number")
-        refuse_mismatched("step_size_gradient", sizes, problem.step_size)
+        check_tensors("step_size_gradient", sizes, problem.step_size)
 
 
-def refuse_mismatched(what: str, tensors: object, like: Params) -> None:
+def check_tensors(what: str, tensors: object, like: Params) -> None:
     """Check that tensors are keyed, shaped and typed as others are.
 
     Raises:

@@ -1,6 +1,7 @@
-"""Runs the checks on an estimator, and scores it."""
+"""Checks on an estimator and its scores, here and in worker processes."""
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -9,14 +10,17 @@ import torch
 
 from estimators import MetaGradient, OptionError, Params, create
 from harness.conformance.cases import SYNTHETIC, TASKS, case
-from harness.conformance.check import Check
-from harness.conformance.messages import NotApplicable, told
-from harness.conformance.subject import Subject
+from harness.conformance.check import CHECKS, Check
+from harness.conformance.messages import NotApplicable, error_line
+from harness.conformance.subject import DEEPEST, Subject
+from harness.matrix.outcome import Status
 from harness.probes.bias import cosine_distance, relative_error
+from harness.running.processes import Limits, run_in_worker, worker_memory
+from harness.support.plugins import load_plugins
 
 
 class Verdict(StrEnum):
-    """How a check can end."""
+    """The result of a check in a word."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -25,14 +29,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """How one check ended.
-
-    Attributes:
-        check: its name.
-        about: what is right, in one line.
-        verdict: how it ended.
-        reason: one line for people; empty where it passed.
-    """
+    """The result of one check; `reason` is one line for people, empty where it passed."""
 
     check: str
     about: str
@@ -52,7 +49,7 @@ class Score:
         single_error: relative, of the estimate in float32; None where there is none.
         own_error: relative, against the exact gradient of its own objective if it has one.
         hvps: Hessian-vector products taken.
-        serial_depth: how many of them had to wait for one another.
+        serial_depth: number of those that had to wait for one another.
         reason: why there is no estimate.
     """
 
@@ -68,16 +65,16 @@ class Score:
 
 
 def examine(subject: Subject, check: Check) -> Finding:
-    """Make one check; whatever the estimator raises ends it, not the caller."""
+    """Run one check; whatever the estimator raises is its result."""
     try:
-        # An estimator may leave the grad mode changed, which is found out elsewhere.
+        # An estimator may leave the grad mode changed, for which there is a check.
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             check.run(subject)
     except NotApplicable as reason:
-        verdict, text = Verdict.NOT_APPLICABLE, told(reason, subject.estimator)
+        verdict, text = Verdict.NOT_APPLICABLE, error_line(reason, subject.estimator)
     except (Exception, SystemExit) as error:
-        verdict, text = Verdict.FAILED, told(error, subject.estimator)
+        verdict, text = Verdict.FAILED, error_line(error, subject.estimator)
     else:
         verdict, text = Verdict.PASSED, ""
     return Finding(check.name, check.about, verdict, text)
@@ -92,7 +89,7 @@ def score(subject: Subject, name: str) -> Score:
     """Score an estimator on one case, at its depth."""
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
-        end = subject.tried(name)
+        end = subject.result(name)
         if not isinstance(end, MetaGradient):
             text = f"it refuses: {end}" if isinstance(end, OptionError) else "it fails"
             return Score(name, subject.depth, reason=text)
@@ -128,3 +125,62 @@ def _single_error(subject: Subject, name: str, exact: Params) -> float | None:
 def _exact(name: str, depth: int) -> Params:
     found = case(name)
     return create("adjoint(engine='reverse')")(found.problem(depth), found.params).gradient
+
+
+class Suite:
+    """The checks and scores of an estimator, each in a worker process, in the order of `steps`.
+
+    An estimator that crashes or hangs ends its worker only.
+
+    Raises:
+        OptionError: the estimator cannot be created, or fits no depth that is tried.
+    """
+
+    def __init__(self, text: str, plugins: tuple[str, ...] = (), time_limit: float = 300.0) -> None:
+        load_plugins(plugins)
+        subject = Subject(text)
+        if all(subject.estimator.unsupported_reason(steps) for steps in range(DEEPEST + 1)):
+            raise OptionError(str(subject.estimator.unsupported_reason(DEEPEST)))
+        self.text, self.plugins, self.time_limit = text, plugins, time_limit
+        self.spec = subject.spec
+        self.cases = scored_on(subject)
+
+    @property
+    def steps(self) -> list[str]:
+        """Names of the checks and scores, for a progress bar."""
+        return [
+            *(name.replace("-", " ") for name in CHECKS),
+            *(f"score on {c}" for c in self.cases),
+        ]
+
+    def run(self) -> Iterator[Finding | Score]:
+        """Yield each finding, then each score, as soon as it is known.
+
+        Where the first check ends its process the others would too, and are not made.
+        """
+        limits = Limits(self.time_limit, worker_memory(jobs=1))
+        dead = ""
+        for index, (name, check) in enumerate(CHECKS.items()):
+            if dead:
+                yield Finding(name, check.about, Verdict.NOT_APPLICABLE, dead)
+                continue
+            result = run_in_worker(_examine, self.text, name, limits=limits, plugins=self.plugins)
+            if result.outcome.status is Status.OK:
+                yield result.value
+            else:
+                yield Finding(name, check.about, Verdict.FAILED, result.outcome.reason)
+                dead = "the first check did not come to its end" if index == 0 else ""
+        for name in self.cases:
+            if dead:
+                yield Score(name, 0, reason=dead)
+                continue
+            result = run_in_worker(_score, self.text, name, limits=limits, plugins=self.plugins)
+            yield result.value or Score(name, 0, reason=result.outcome.reason)
+
+
+def _examine(text: str, name: str) -> Finding:
+    return examine(Subject(text), CHECKS[name])
+
+
+def _score(text: str, name: str) -> Score:
+    return score(Subject(text), name)
