@@ -45,12 +45,12 @@ def reproduce(
     fresh: options.Fresh = False,
     store: options.Store = Path("results"),
 ) -> int:
-    """Measure what a figure or table of the binomial method's paper is made from, and make it.
+    """Measure and make figures and tables of the binomial method's paper.
 
-    README.md shows it beside the paper's numbers, with all others that the store has what it takes
+    README.md shows them beside the paper's numbers, with all others that the store has measurements
     for; figures are SVG, the numbers behind them CSV.
-    Stopped in any way, it goes on where it was when the same command is given again.
-    Exit code 0: all is made; 1: something went wrong or is missing; 2: nothing is made.
+    After an interruption the same command goes on where it was.
+    Exit code 0: all are made; 1: something went wrong or is missing; 2: nothing is made.
     """
     from harness.commands.reproduce import EXPERIMENTS, SCALES, measure, needed
     from harness.commands.train import refuse_missing_data

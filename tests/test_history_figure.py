@@ -41,6 +41,12 @@ def points(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return data(spec, filled)
 
 
+def named(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows behind the names of changes."""
+    (layer,) = (one for one in layers(spec, "text") if one["encoding"]["text"]["field"] == "label")
+    return data(spec, layer)
+
+
 def stepped(count: int, estimators: Sequence[str] = ("maml", "fomaml", *ORDERED)) -> Any:
     lines: Mapping[str, list[float | str | None]] = {
         name: [*noise(seed, count, 0.02)] for seed, name in enumerate(estimators)
@@ -57,8 +63,12 @@ def test_a_line_for_each_estimator_and_a_ring_for_each_change() -> None:
     (ring,) = rings(spec)
     assert (ring["estimator"], ring["commit"], ring["verdict"]) == ("maml", commit(10), "worse")
     assert ring["after"] == pytest.approx(2000, rel=0.05)
-    (named,) = [layer for layer in layers(spec, "text") if "told" in json.dumps(layer)]
-    told, _, ratio = data(spec, named)[0]["told"].partition(" ×")
+    (named,) = [
+        layer
+        for layer in layers(spec, "text")
+        if "label:N" in json.dumps(layer) or '"field": "label"' in json.dumps(layer)
+    ]
+    told, _, ratio = data(spec, named)[0]["label"].partition(" ×")
     assert told == commit(10)[:8]
     assert float(ratio) == pytest.approx(2, rel=0.05)
     assert spec["title"]["text"] == "Time over commits"
@@ -66,11 +76,11 @@ def test_a_line_for_each_estimator_and_a_ring_for_each_change() -> None:
     assert spec["width"] == "container"
 
 
-def test_hovering_tells_of_the_commit() -> None:
+def test_tooltips_name_the_commit() -> None:
     spec = drawn(stepped(20))
     (filled,) = (layer for layer in layers(spec, "point") if layer["mark"]["filled"])
-    told = [tip.get("title", tip["field"]) for tip in filled["encoding"]["tooltip"]]
-    assert told == ["estimator", "commit", "subject", "date", "time (ms)", "low", "high", "machine"]
+    names = [tip.get("title", tip["field"]) for tip in filled["encoding"]["tooltip"]]
+    assert names == ["estimator", "commit", "subject", "date", "time (ms)", "low", "high", "machine"]
     row = points(spec)[0]
     assert (row["subject"], row["day"]) == ("subject 0", "2026-01-01 00:00")
 
@@ -104,15 +114,19 @@ def test_machines_have_lines_of_their_own() -> None:
     rows = [stepped(20, ["maml"]), stepped(20, ["maml"]).assign(fingerprint="beef")]
     spec = drawn(pd.concat(rows, ignore_index=True))
     assert {row["line"] for row in points(spec)} == {0, 1}
-    assert {row["told_on"] for row in points(spec)} == {"here f00d", "here beef"}
+    assert {row["machine_label"] for row in points(spec)} == {"here f00d", "here beef"}
     assert len(rings(spec)) == 2
 
 
 def test_only_the_largest_of_near_changes_is_named() -> None:
     line = [1.0] * 20 + [2.0] + [6.0] * 20 + [5.0] * 20
     spec = drawn(series("hvps", {"maml": line}))
-    (named,) = [layer for layer in layers(spec, "text") if "told" in json.dumps(layer)]
-    told = {row["place"]: row["told"] for row in data(spec, named)}
+    (named,) = [
+        layer
+        for layer in layers(spec, "text")
+        if "label:N" in json.dumps(layer) or '"field": "label"' in json.dumps(layer)
+    ]
+    told = {row["place"]: row["label"] for row in data(spec, named)}
     assert told == {20: "", 21: f"{commit(21)[:8]} ×3", 41: f"{commit(41)[:8]} ×0.833"}
 
 

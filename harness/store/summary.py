@@ -15,7 +15,7 @@ GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed", "trai
 
 
 def print_summary(rows: pd.DataFrame, console: Console, against: str | None = None) -> None:
-    """Prints one table per task, model and depth of a run, a row per estimator."""
+    """Print one table per task, model and depth of a run, a row per estimator."""
     for key, group in rows[rows["outcome"] != "skipped"].groupby(GROUP):
         title = _title(dict(zip(GROUP, key, strict=True)), group)
         console.print(title, style="bold", highlight=False, markup=False)
@@ -57,7 +57,7 @@ def _title(key: dict[str, Any], group: pd.DataFrame) -> str:
 def _one_table(group: pd.DataFrame, against: str | None) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("estimator", "bias", "1 - cos", "time", "memory", "FLOPs", "HVPs", "serial"):
-        spec = name == "estimator"  # folded on a narrow screen: it tells the rows apart
+        spec = name == "estimator"  # folded on a narrow screen: the rows differ in it
         table.add_column(name, justify="left" if spec else "right", no_wrap=not spec)
     for name in (f"time / {against}", f"memory / {against}") if against else ():
         table.add_column(name, justify="right", no_wrap=True)
@@ -71,7 +71,7 @@ def _one_table(group: pd.DataFrame, against: str | None) -> Table:
 
 
 def _order(estimator: Hashable) -> tuple[str, list[tuple[str, str, Any]]]:
-    """Sorts by name, then by options as numbers: order=10 after order=2."""
+    """Sort by name, then by options as numbers: order=10 after order=2."""
     spec = Spec.parse(str(estimator))
     options = sorted(spec.options.items())
     return spec.name, [(key, type(value).__name__, value) for key, value in options]
@@ -106,7 +106,7 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
 
 
 def _multiples(cell: pd.DataFrame, base: pd.DataFrame) -> list[str]:
-    """Returns time and memory over those of a base, with the quartiles of time."""
+    """Return time and memory over those of a base, with the quartiles of time."""
     mine, its = (rows.set_index("metric")["samples"] for rows in (cell, base))
     texts = []
     for metric in ("time", "peak_memory"):

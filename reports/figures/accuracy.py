@@ -1,4 +1,4 @@
-"""What meta-training with each estimator comes to: along the way, in the end, beside exact MAML."""
+"""Figures of meta-training: learning curves, test results, differences to exact MAML."""
 
 import textwrap
 
@@ -14,13 +14,13 @@ from reports.tables.accuracy import EXACT
 _NOTHING = "No training here has these numbers."
 _LINE = 60  # characters that fit below a title where two figures share a page
 _ROW = 26  # pixels of an estimator where each has a row
-# Lines of one colour, such as the orders of one estimator, are told apart by their dashes.
+# Lines of one colour, such as the orders of one estimator, differ in their dashes.
 _DASHES = ([1, 0], [7, 3], [2, 2], [9, 2, 2, 2])
 _MEAN = ("value", "value_low", "value_high", "over", "seeds", "tasks")
 
 
 def learning_curves(curves: Rows) -> Chart:
-    """Plots a metric over steps of meta-training, a line for each estimator."""
+    """Plot a metric over steps of meta-training, a line for each estimator."""
     rows = curves[style.few_orders(curves)]
     shown = _finite(rows)
     if shown.empty:
@@ -48,7 +48,7 @@ def learning_curves(curves: Rows) -> Chart:
 
 
 def test_accuracy(results: Rows) -> Chart:
-    """Plots how good each estimator's training is on the held-out tasks, a row for each."""
+    """Plot how good each estimator's training is on the held-out tasks, a row for each."""
     shown = _finite(results)
     if shown.empty:
         return style.nothing("Test results", _NOTHING)
@@ -63,7 +63,7 @@ test_accuracy.__test__ = False  # type: ignore[attr-defined]  # pytest would tak
 
 
 def paired_differences(differences: Rows) -> Chart:
-    """Plots how far each estimator is from exact MAML, a row for each, around the line at 0."""
+    """Plot how far each estimator is from exact MAML, a row for each, around the line at 0."""
     shown = _finite(differences)
     if shown.empty:
         return style.nothing(f"Differences to {EXACT}", _NOTHING)
@@ -86,7 +86,7 @@ def _finite(rows: Rows) -> Rows:
 
 
 def _chart(rows: Rows, *columns: str) -> alt.Chart:
-    """Returns a chart of what figures draw and tell; intervals are named as `marks` has them."""
+    """Return a chart of the columns that figures use, with the names that `marks` expects."""
     named = rows.rename(columns={"low": "value_low", "high": "value_high"})
     return alt.Chart(named[["estimator", "family", *_MEAN, "commit_label", *columns]])
 
@@ -96,16 +96,16 @@ def _along(title: str) -> alt.X:
     return alt.X("value:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6, labelFlush=False))
 
 
-def _dots(chart: alt.Chart, told: list[alt.Tooltip]) -> list[alt.Chart]:
+def _dots(chart: alt.Chart, tips: list[alt.Tooltip]) -> list[alt.Chart]:
     axis = alt.Axis(labelLimit=170, title=None)
     chart = chart.encode(y=alt.Y("estimator:N", sort=[*chart.data["estimator"]], axis=axis))
     families = [*chart.data["family"]]
-    dots: alt.Chart = marks.points(chart, families).encode(tooltip=told)
+    dots: alt.Chart = marks.points(chart, families).encode(tooltip=tips)
     return [*marks.bars(chart, families, "x"), dots]
 
 
 def _lines(rows: Rows) -> tuple[alt.Color, alt.StrokeDash]:
-    """Returns a colour for each family and a dash for each of its lines, with one legend."""
+    """Return a colour for each family and a dash for each of its lines, with one legend."""
     names = rows.drop_duplicates("estimator")
     place = names.groupby("family", sort=False).cumcount()
     dashes = [_DASHES[number % len(_DASHES)] for number in place]
@@ -130,13 +130,13 @@ def _tooltip(title: str, *more: str) -> list[alt.Tooltip]:
 
 
 def _title(text: str, rows: Rows, what: str) -> alt.TitleParams:
-    """Returns a title, with what the trainings have in common and what their intervals are."""
+    """Return a title, with the training options and the kind of interval."""
     shown = _finite(rows)
     outer = shown["outer"].iloc[0].replace("_", " ").replace("=", " ")
     missing = sorted(set(rows["estimator"]) - set(shown["estimator"]))
     left_out = f"without a finite number: {', '.join(missing)}" if missing else ""
-    told = textwrap.wrap(outer, _LINE)
-    return style.title_of(text, shown, *told, _intervals(shown, what), left_out)
+    wrapped = textwrap.wrap(outer, _LINE)
+    return style.title_of(text, shown, *wrapped, _intervals(shown, what), left_out)
 
 
 def _intervals(rows: Rows, what: str) -> str:

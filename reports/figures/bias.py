@@ -21,7 +21,7 @@ _GAP = 24
 
 
 def bias_against_order(rows: Rows) -> Chart:
-    """Plots bias over order L, from first-order MAML (0) to the exact gradient (K).
+    """Plot bias over order L, from first-order MAML (0) to the exact gradient (K).
 
     Where a bound was computed, theory allows the bias up to a dashed line, in the same unit: the
     mean over tasks, within a light band that is its interval (left out where it reaches 0).
@@ -54,12 +54,12 @@ def bias_against_order(rows: Rows) -> Chart:
 
 
 def bias_against_depth(rows: Rows) -> Chart:
-    """Plots bias over depth K."""
+    """Plot bias over depth K."""
     return over_depth(rows, "bias", "Bias against depth K")
 
 
 def bias_along_training(rows: Rows) -> Chart:
-    """Plots bias over steps of meta-training, and below it how far curvature is from 1."""
+    """Plot bias over steps of meta-training, and below it how far curvature is from 1."""
     text = "Bias along meta-training"
     rows, y = on_axis(rows[style.few_orders(rows)], "y", "bias")
     if rows.empty:
@@ -87,7 +87,7 @@ def bias_along_training(rows: Rows) -> Chart:
 
 
 def bias_by_task(samples: pd.DataFrame) -> Chart:
-    """Plots the bias on each task, a row for each estimator, with median and quartiles."""
+    """Plot the bias on each task, a row for each estimator, with median and quartiles."""
     text = "Bias by task"
     renamed = samples.rename(columns={"value": "bias"})
     rows, x = on_axis(renamed, "x", "bias")
@@ -113,20 +113,20 @@ def bias_by_task(samples: pd.DataFrame) -> Chart:
             *(("high", "upper quartile"), ("least", "least"), ("most", "most")),
         )
     ]
-    told = ["estimator:N", *sums]
+    tips = ["estimator:N", *sums]
     layers = [
-        box.mark_bar(height=10, opacity=0.25).encode(x=low, x2=alt.X2("high_drawn"), tooltip=told),
+        box.mark_bar(height=10, opacity=0.25).encode(x=low, x2=alt.X2("high_drawn"), tooltip=tips),
         dots.mark_point(filled=True, size=22, opacity=0.6).encode(
             x=x, y=y, color=marks.colour(families), tooltip=hover
         ),
-        box.mark_tick(thickness=3, size=16).encode(x=middle, tooltip=told),
+        box.mark_tick(thickness=3, size=16).encode(x=middle, tooltip=tips),
     ]
     heading = style.title_of(text, rows, "a point is a task; thick: median; box: quartiles")
     return style.figure(heading, layers, _ROW * len(summed), legend=False)
 
 
 def cosine(rows: Rows) -> Chart:
-    """Plots 1 - cosine of the angle to the exact meta-gradient, a row for each estimator.
+    """Plot 1 - cosine of the angle to the exact meta-gradient, a row for each estimator.
 
     It is what to look at where lengths mean nothing, as with `reptile`.
     """
@@ -144,12 +144,12 @@ def cosine(rows: Rows) -> Chart:
 
 
 def _of_line(rows: Rows) -> Rows:
-    """Returns rows in the colour of their line: its ends are points of other estimators."""
+    """Return rows in the colour of their line: its ends are points of other estimators."""
     return rows.assign(family=[family_and_order(line)[0] for line in rows["line"]])
 
 
 def _bound(rows: Rows, x: alt.X, y: Any, families: list[str]) -> list[alt.Chart]:
-    """Draws how much bias theory allows, as far as the axis goes."""
+    """Draw how much bias theory allows, as far as the axis goes."""
     lowest = y["scale"]["domain"][0]
     drawable = (rows["bound_low"] > 0) & np.isfinite(rows["bound_high"])
     low = rows["bound_low"].where(drawable).clip(lower=lowest)
@@ -166,17 +166,17 @@ def _bound(rows: Rows, x: alt.X, y: Any, families: list[str]) -> list[alt.Chart]
 
 
 def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
-    """Draws alpha lambda_max, and the line at 1, above which Eq. 8 is of no use."""
+    """Draw alpha lambda_max, and the line at 1, above which Eq. 8 is of no use."""
     rows, y = on_axis(rows, "y", "curvature", log=False)
     y["scale"] = alt.Scale(range=place, nice=True, zero=True)
     y["axis"] = alt.Axis(tickCount=3, orient="left", offset=0)
     line = marks.base(rows, "curvature").encode(x=x, y=y)
-    told = [
+    tips = [
         "trained:Q",
         alt.Tooltip("curvature:Q", title=METRICS["curvature"].title, format=".3~g"),
     ]
     layers = [
-        line.mark_line(color=GREY, point={"filled": True, "color": GREY}).encode(tooltip=told)
+        line.mark_line(color=GREY, point={"filled": True, "color": GREY}).encode(tooltip=tips)
     ]
     if rows["curvature_low"].notna().any():
         bars = line.mark_rule(color=GREY, strokeWidth=1.5, opacity=0.6)

@@ -24,28 +24,28 @@ _PRODUCTS = ("hvps", "serial_depth")
 
 
 def time_against_depth(rows: Rows) -> Chart:
-    """Plots the time of one estimate over depth K."""
+    """Plot the time of one estimate over depth K."""
     return over_depth(rows, "time", "Time against depth K")
 
 
 def memory_against_depth(rows: Rows) -> Chart:
-    """Plots the peak memory of one estimate over depth K."""
+    """Plot the peak memory of one estimate over depth K."""
     return over_depth(rows, "peak_memory", "Peak memory against depth K")
 
 
 def work_against_depth(rows: Rows) -> Chart:
-    """Plots time in inner gradients over depth K, and dashed what the cost model counts.
+    """Plot time in inner gradients over depth K, and dashed what the cost model counts.
 
     The model counts operations; time can be less where products are taken side by side.
     """
     rows = rows.assign(floor=in_gradients(rows))
-    told = ["dashed: cost model"] if rows["floor"].notna().any() else []
+    notes = ["dashed: cost model"] if rows["floor"].notna().any() else []
     text = "Time in inner gradients against depth K"
-    return over_depth(rows, "time_ratio", text, told=told, extra="floor")
+    return over_depth(rows, "time_ratio", text, notes=notes, extra="floor")
 
 
 def in_gradients(rows: Rows) -> "pd.Series[float]":
-    """Returns what each cell costs at least, in inner gradients; NaN where nothing is known."""
+    """Return what each cell costs at least, in inner gradients; NaN where nothing is known."""
     costs = []
     by_estimator = {}
     for text, depth, hvps in zip(rows["estimator"], rows["depth"], rows["hvps"], strict=True):
@@ -61,7 +61,7 @@ def in_gradients(rows: Rows) -> "pd.Series[float]":
 
 
 def cost_against_order(rows: Rows, cost: str) -> Chart:
-    """Plots a cost over order L, a line for each estimator, from FOMAML (0) to exact MAML (K)."""
+    """Plot a cost over order L, a line for each estimator, from FOMAML (0) to exact MAML (K)."""
     label = METRICS[cost].label
     text = f"{label[0].upper()}{label[1:]} against order L"
     rows, y = on_axis(rows, "y", cost, log=False)
@@ -80,7 +80,7 @@ def cost_against_order(rows: Rows, cost: str) -> Chart:
 
 
 def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
-    """Plots a cost over the size of the model, told by what its parameters and data take."""
+    """Plot a cost over the size of the model, given by the memory of its parameters and data."""
     label = METRICS[cost].label
     text = f"{label[0].upper()}{label[1:]} against model size"
     rows = rows[style.few_orders(rows) & (rows["baseline_memory"] > 0)]
@@ -101,7 +101,7 @@ def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
 
 
 def work_and_serial_depth(rows: Rows) -> Chart:
-    """Plots all Hessian-vector products, and those that must follow one another, side by side."""
+    """Plot all Hessian-vector products, and those that must follow one another, side by side."""
     text = "Hessian-vector products: all, and serial"
     rows = rows[rows[[*_PRODUCTS]].notna().all(axis=1)]
     if rows.empty:
@@ -123,11 +123,11 @@ def work_and_serial_depth(rows: Rows) -> Chart:
         color=marks.colour(families),
     )
     shade = alt.Opacity("kind:O", scale=alt.Scale(domain=labels, range=[1, 0.45]))
-    told = marks.tooltip(chart.data)
+    tips = marks.tooltip(chart.data)
     # A count of 0 has no bar; its number is there all the same.
     counts = chart.mark_text(align="left", dx=4, fontSize=9)
     layers = [
-        chart.mark_bar().encode(opacity=shade, tooltip=told),
+        chart.mark_bar().encode(opacity=shade, tooltip=tips),
         counts.encode(text=alt.Text("count:Q", format="d"), color=alt.value(GREY)),
     ]
     notes = ("strong: all, faint: serial", "deterministic, no error bars")
@@ -136,7 +136,7 @@ def work_and_serial_depth(rows: Rows) -> Chart:
 
 
 def phases(rows: Rows) -> Chart:
-    """Plots the time of each phase as parts of one bar for each estimator.
+    """Plot the time of each phase as parts of one bar for each estimator.
 
     A part begins where the medians of those before it end. The quartiles of its own time are drawn
     from there, without the spread of the others.
@@ -161,14 +161,14 @@ def phases(rows: Rows) -> Chart:
         color=marks.phase_colour(),
     )
     x = alt.X("start:Q", title=METRICS["time"].title)
-    told = [
+    tips = [
         alt.Tooltip("phase:N"),
         alt.Tooltip("length:Q", title=METRICS["time"].title, format=".3~g"),
         *marks.tooltip(chart.data),
     ]
     bars = chart.transform_filter("isValid(datum.low)")
     layers = [
-        chart.mark_bar(height=12).encode(x=x, x2=alt.X2("end"), tooltip=told),
+        chart.mark_bar(height=12).encode(x=x, x2=alt.X2("end"), tooltip=tips),
         # Below its bar, since on it a rule of the same colour could not be seen.
         bars.mark_rule(strokeWidth=1.5, yOffset=9).encode(
             x=marks.like(x, "low"), x2=alt.X2("high")
@@ -181,7 +181,7 @@ def phases(rows: Rows) -> Chart:
 
 
 def _model_labels(named: "pd.Series[str]") -> str:
-    """Returns an expression for the names of the models at a size, a line each."""
+    """Return an expression for the names of the models at a size, a line each."""
     found = "''"
     for size, models in named.items():
         lines = json.dumps([*models, f"{size:.3g}"])

@@ -22,12 +22,12 @@ _WIDE = 20.0  # largest over smallest value, beyond which the axis is logarithmi
 _NEAR = 0.04  # share of the height that the name of a line's end takes
 
 _DRAWN = ["drawn", "drawn_low", "drawn_high"]
-_POINT = ["line", "family", "estimator", "place", "commit", "subject", "day", "told_on"]
+_POINT = ["line", "family", "estimator", "place", "commit", "subject", "day", "machine_label"]
 _CHANGE = [*KEY, "commit", "previous", "unmeasured", "before", "after", "ratio", "verdict"]
 
 
 def history(rows: Rows, changes: Rows) -> Chart:
-    """Plots a metric over commits, a line for each estimator.
+    """Plot a metric over commits, a line for each estimator.
 
     A ring marks the first commit that has a new level. Above stands which commit that is, with the
     largest ratio of a new level to the old one there.
@@ -41,7 +41,7 @@ def history(rows: Rows, changes: Rows) -> Chart:
     families = [*shown["family"]]
     points = alt.Chart(shown[[*_POINT, "value", "low", "high", *_DRAWN]])
     points = points.encode(x=_commit_axis(commits), y=y)
-    dots = marks.points(points, families).encode(tooltip=_told(name))
+    dots = marks.points(points, families).encode(tooltip=_tooltip(name))
     dots = dots.mark_point(filled=True, opacity=1, size=75 if len(commits) <= _CROWD else 20)
     ends = alt.Chart(_line_ends(shown, log=y["scale"]["type"] == "log")).encode(
         x=points.encoding.x, y=points.encoding.y
@@ -60,7 +60,7 @@ def history(rows: Rows, changes: Rows) -> Chart:
 
 
 def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:
-    """Returns the rows with what is drawn of them, in the unit that is shown."""
+    """Return the rows with the columns that are drawn, in the shown unit."""
     size = METRICS[name].scale if name in METRICS else 1.0
     specs = {text: family_and_order(text) for text in rows["estimator"].unique()}
     several = (rows["machine"] + rows["fingerprint"]).nunique() > 1
@@ -71,7 +71,7 @@ def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:
         low=(rows["low"] / size).where(loud),
         high=(rows["high"] / size).where(loud),
         place=rows["commit"].map({commit: place for place, commit in enumerate(commits)}),
-        told_on=rows["machine"] + (" " + rows["fingerprint"] if several else ""),
+        machine_label=rows["machine"] + (" " + rows["fingerprint"] if several else ""),
         day=rows["date"].dt.strftime("%Y-%m-%d %H:%M").fillna(""),
         family=[specs[text][0] for text in rows["estimator"]],
         order=pd.array([specs[text][1] for text in rows["estimator"]], dtype="Int64"),
@@ -81,7 +81,7 @@ def _prepared(rows: Rows, name: str, commits: list[str]) -> Rows:
 
 
 def _on_axis(rows: Rows, name: str) -> tuple[Rows, Any]:
-    """Returns the rows with the columns `_DRAWN`, and the axis for them."""
+    """Return the rows with the columns `_DRAWN`, and the axis for them."""
     positive = rows.loc[rows["value"] > 0, "value"]
     wide = len(positive) > 0 and positive.max() > _WIDE * positive.min()
     if name in METRICS:
@@ -94,7 +94,7 @@ def _on_axis(rows: Rows, name: str) -> tuple[Rows, Any]:
         scale = alt.Scale(type="log" if wide else "linear", nice=False, padding=18)
         y = alt.Y("drawn:Q", title=f"{name} ({rows['unit'].iloc[0]})", scale=scale)
         rows = rows.assign(drawn=rows["value"], drawn_low=rows["low"], drawn_high=rows["high"])
-    if not wide:  # a step is to be seen, and how far from 0 it is the axis tells
+    if not wide:  # so that steps are visible
         y["scale"] = alt.Scale(type="linear", zero=False, padding=18)
     return rows, y
 
@@ -115,7 +115,7 @@ def _commit_axis(commits: list[str]) -> alt.X:
 
 
 def _line_ends(rows: Rows, *, log: bool) -> Rows:
-    """Returns a row for the end of each line with an order, none nearer to another than a gap."""
+    """Return a row for the end of each line with an order, none nearer to another than a gap."""
     last = rows.sort_values("place").drop_duplicates("line", keep="last")
     last = last[last["order"].notna()].sort_values("drawn")
     heights = np.log(last["drawn"]) if log else last["drawn"]
@@ -128,7 +128,7 @@ def _line_ends(rows: Rows, *, log: bool) -> Rows:
 
 
 def _rules(changed: Rows, points: alt.Chart, commits: int) -> list[alt.Chart]:
-    """Draws where something changed, and names the largest changes that there is room for."""
+    """Draw where something changed, and names the largest changes that there is room for."""
     if changed.empty:
         return []
     size = np.abs(np.log(changed["ratio"].abs().replace(0.0, np.inf)))
@@ -139,12 +139,12 @@ def _rules(changed: Rows, points: alt.Chart, commits: int) -> list[alt.Chart]:
         if all(abs(place - other) > _ROOM * commits for other in named):
             named.append(place)
     text = largest["commit"].str.slice(0, 8) + [f" ×{ratio:.3g}" for ratio in largest["ratio"]]
-    data = largest[["place"]].assign(told=text.where(largest["place"].isin(named), ""))
+    data = largest[["place"]].assign(label=text.where(largest["place"].isin(named), ""))
     at = alt.Chart(data).encode(x=points.encoding.x)
     above: dict[str, Any] = {"color": GREY, "fontSize": 10, "baseline": "bottom", "dy": -3}
     return [
         at.mark_rule(color=GREY, strokeDash=[3, 3], opacity=0.6),
-        at.mark_text(**above).encode(text=alt.Text("told:N"), y=alt.value(0)),
+        at.mark_text(**above).encode(text=alt.Text("label:N"), y=alt.value(0)),
     ]
 
 
@@ -154,31 +154,31 @@ def _rings(changed: Rows, points: alt.Chart, name: str) -> list[alt.Chart]:
     size = METRICS[name].scale if name in METRICS else 1.0
     data = changed[[*_POINT, *_DRAWN, *_CHANGE[len(KEY) + 1 :]]]
     data = data.assign(before=data["before"] / size, after=data["after"] / size)
-    told = [
+    tips = [
         *(alt.Tooltip(f"{one}:N") for one in ("estimator", "commit", "subject")),
         alt.Tooltip("day:N", title="date"),
         *(alt.Tooltip(f"{one}:Q", format=".5~g") for one in ("before", "after", "ratio")),
         alt.Tooltip("verdict:N"),
         alt.Tooltip("previous:N", title="commit before"),
         alt.Tooltip("unmeasured:Q", title="unmeasured between"),
-        alt.Tooltip("told_on:N", title="machine"),
+        alt.Tooltip("machine_label:N", title="machine"),
     ]
     at = alt.Chart(data).encode(x=points.encoding.x, y=points.encoding.y)
     return [
         at.mark_point(filled=False, color=GREY, size=260, strokeWidth=2, opacity=1).encode(
-            tooltip=told
+            tooltip=tips
         )
     ]
 
 
-def _told(name: str) -> list[alt.Tooltip]:
+def _tooltip(name: str) -> list[alt.Tooltip]:
     value = METRICS[name].title if name in METRICS else name
     return [
         *(alt.Tooltip(f"{one}:N") for one in ("estimator", "commit", "subject")),
         alt.Tooltip("day:N", title="date"),
         alt.Tooltip("value:Q", title=value, format=".5~g"),
         *(alt.Tooltip(f"{one}:Q", format=".5~g") for one in ("low", "high")),
-        alt.Tooltip("told_on:N", title="machine"),
+        alt.Tooltip("machine_label:N", title="machine"),
     ]
 
 

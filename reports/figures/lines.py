@@ -13,9 +13,9 @@ from reports.figures.style import Chart, Rows
 
 
 def over_depth(
-    rows: Rows, metric: str, text: str, *, told: Sequence[str] = (), extra: str = ""
+    rows: Rows, metric: str, text: str, *, notes: Sequence[str] = (), extra: str = ""
 ) -> Chart:
-    """Plots a metric over depth K."""
+    """Plot a metric over depth K."""
     rows, y = on_axis(rows[style.few_orders(rows)], "y", metric)
     if rows.empty:
         return style.nothing(text)
@@ -25,21 +25,21 @@ def over_depth(
     x = alt.X("depth:Q", title="depth K (inner steps)", scale=scale, axis=axis)
     layers = line_layers(rows, metric, x, y, extra)
     labelled = "numbers: order L" if rows["order"].notna().any() else ""
-    notes = [labelled, *told, *style.uncertainty(rows, metric)]
-    return style.figure(style.title_of(text, rows, *notes), layers)
+    lines = [labelled, *notes, *style.uncertainty(rows, metric)]
+    return style.figure(style.title_of(text, rows, *lines), layers)
 
 
 def line_layers(rows: Rows, metric: str, x: alt.X, y: Any, extra: str = "") -> list[Any]:
-    """Draws lines, bars, points, and the order of each line at its end."""
+    """Draw lines, bars, points, and the order of each line at its end."""
     along = x.shorthand.removesuffix(":Q")
     families = [*rows["family"]]
     chart = marks.base(rows, along, metric, extra).encode(x=x, y=y)
-    ends = marks.base(_line_ends(rows, along, metric), along, "told", "place")
+    ends = marks.base(_line_ends(rows, along, metric), along, "label", "place")
     layers = [
         marks.lines(chart, families, "estimator", along),
         *marks.bars(chart, families, "y"),
         marks.points(chart, families, metric),
-        marks.labels(ends.encode(x=x, y=marks.like(y, "place")), families, "told", above=False),
+        marks.labels(ends.encode(x=x, y=marks.like(y, "place")), families, "label", above=False),
     ]
     if extra:
         there = chart.transform_filter(f"isValid(datum.{extra})").encode(y=marks.like(y, extra))
@@ -49,12 +49,12 @@ def line_layers(rows: Rows, metric: str, x: alt.X, y: Any, extra: str = "") -> l
 
 
 def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
-    """Returns a row for the last point of each line with an order, and where to write it.
+    """Return a row for the last point of each line with an order, and where to write it.
 
     Orders of one estimator that end at one place are written as one; others are pushed apart.
     """
     last = rows.sort_values(along).drop_duplicates("estimator", keep="last")
-    last = last[last["order"].notna()].assign(told="", place=0.0)
+    last = last[last["order"].notna()].assign(label="", place=0.0)
     if last.empty:
         return last
     heights = np.log(last[f"{metric}_drawn"].astype(float))
@@ -64,14 +64,14 @@ def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
     together = defaultdict(list)
     for place, order in zip(places, last["order"], strict=True):
         together[place].append(order)
-    told = [", ".join(map(str, sorted(together[place]))) for place in places]
-    last = last.assign(told=told, place=heights)
-    ends = last.drop_duplicates(["family", along, "told"]).sort_values("place", kind="stable")
+    labels = [", ".join(map(str, sorted(together[place]))) for place in places]
+    last = last.assign(label=labels, place=heights)
+    ends = last.drop_duplicates(["family", along, "label"]).sort_values("place", kind="stable")
     return ends.assign(place=np.exp(apart(ends["place"].to_numpy(), gap, every.max())))
 
 
 def apart(places: "np.ndarray[Any, np.dtype[np.float64]]", gap: float, top: float) -> list[float]:
-    """Moves places up, and from the top down again, until none are nearer than a gap."""
+    """Move places up, and from the top down again, until none are nearer than a gap."""
     found = [float(place) for place in places]
     for i in range(1, len(found)):
         found[i] = max(found[i], found[i - 1] + gap)

@@ -1,7 +1,7 @@
 """Marks of figures: points, lines, bars and labels in the colours of estimators; tooltips.
 
-Channels are written as what they are, as in `alt.Text("told")`: Altair takes longer to find out
-what a bare string is than for all the rest of a mark.
+Channels are written as classes, as in `alt.Text("label")`: Altair takes longer to find out what a
+bare string is than for all the rest of a mark.
 """
 
 from typing import Any
@@ -11,32 +11,32 @@ import altair as alt
 from harness.matrix.metrics import METRICS
 from reports.figures.style import PALETTE, PHASES, Rows, look
 
-# What hovering tells beside what is drawn, and the columns that a figure takes along.
-_TOLD = ("bias", "time_ratio", "time", "peak_memory", "flops", "hvps", "serial_depth")
+# The columns in tooltips beside those that are drawn; a figure keeps only these.
+_ALWAYS = ("bias", "time_ratio", "time", "peak_memory", "flops", "hvps", "serial_depth")
 _NAMES = ("estimator", "task", "model", "depth", "trained", "outcome", "commit_label", "machine")
 
 
 def base(rows: Rows, *columns: str) -> alt.Chart:
-    """Returns a chart of the rows, without the columns that no figure uses."""
+    """Return a chart of the rows, without the columns that no figure uses."""
     drawn = [name for name in map(str, rows) if "_drawn" in name and rows[name].notna().any()]
-    kept = [*_NAMES, "family", "order", *_TOLD, *columns, *drawn]
+    kept = [*_NAMES, "family", "order", *_ALWAYS, *columns, *drawn]
     return alt.Chart(rows[[name for name in dict.fromkeys(kept) if name in rows]])
 
 
-def points(chart: alt.Chart, families: list[str], *told: str) -> alt.Chart:
-    """Draws a point for each row, that tells its numbers when hovered over."""
+def points(chart: alt.Chart, families: list[str], *shown: str) -> alt.Chart:
+    """Draw a point for each row, whose tooltip has its numbers."""
     kinds = _kinds(families)
     shapes = alt.Scale(domain=kinds, range=[look(kind)[1] for kind in kinds])
     shape = alt.Shape("family:N", scale=shapes, legend=_legend())
     marks = chart.mark_point(filled=True, size=75, opacity=1)
     found: alt.Chart = marks.encode(
-        color=colour(families), shape=shape, tooltip=tooltip(chart.data, *told)
+        color=colour(families), shape=shape, tooltip=tooltip(chart.data, *shown)
     )
     return found
 
 
 def lines(chart: alt.Chart, families: list[str], detail: str, order: str) -> alt.Chart:
-    """Draws lines in the colours of estimators."""
+    """Draw lines in the colours of estimators."""
     marks = chart.mark_line(strokeWidth=1.5)
     found: alt.Chart = marks.encode(
         color=colour(families), detail=alt.Detail(f"{detail}:N"), order=alt.Order(f"{order}:Q")
@@ -45,7 +45,7 @@ def lines(chart: alt.Chart, families: list[str], detail: str, order: str) -> alt
 
 
 def bars(chart: alt.Chart, families: list[str], channel: str) -> list[alt.Chart]:
-    """Draws the intervals of what stands on one axis, if there are any."""
+    """Draw the intervals of the metric on one axis, if there are any."""
     old = chart.encoding[channel]
     column = old.shorthand.removesuffix(":Q")
     if f"{column}_low" not in chart.data or not chart.data[f"{column}_low"].notna().any():
@@ -58,14 +58,14 @@ def bars(chart: alt.Chart, families: list[str], channel: str) -> list[alt.Chart]
 
 
 def like(encoding: Any, column: str) -> Any:
-    """Returns an axis for another column: the same one, where both are in one figure."""
+    """Return an axis for another column: the same one, where both are in one figure."""
     other = encoding.copy()
     other.shorthand = f"{column}:Q"
     return other
 
 
 def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> alt.Chart:
-    """Writes a column beside or above its points."""
+    """Write a column beside or above its points."""
     dx, dy = (0, -11) if above else (9, 0)
     marks = chart.mark_text(fontSize=10, align="center" if above else "left", dx=dx, dy=dy)
     found: alt.Chart = marks.encode(text=alt.Text(f"{text}:N"), color=colour(families))
@@ -73,25 +73,25 @@ def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> 
 
 
 def colour(families: list[str]) -> alt.Color:
-    """Returns the colours of estimators, with their legend."""
+    """Return the colours of estimators, with their legend."""
     kinds = _kinds(families)
     colours = alt.Scale(domain=kinds, range=[look(kind)[0] for kind in kinds])
     return alt.Color("family:N", scale=colours, legend=_legend())
 
 
 def phase_colour() -> alt.Color:
-    """Returns the colours of the column "phase", with their legend."""
+    """Return the colours of the column "phase", with their legend."""
     scale = alt.Scale(domain=[*PHASES], range=[*PHASES.values()])
     return alt.Color("phase:N", scale=scale, legend=alt.Legend(title=None, orient="bottom"))
 
 
-def tooltip(data: Rows, *told: str) -> list[alt.Tooltip]:
-    """Returns what hovering tells, of that which the data has."""
+def tooltip(data: Rows, *shown: str) -> list[alt.Tooltip]:
+    """Return the tooltip, with those columns that the data has."""
     titles = {"depth": "depth K", "trained": "trained (steps)", "commit_label": "commit"}
     names = [alt.Tooltip(f"{name}:N", title=titles.get(name, name)) for name in _NAMES]
     metrics = [
         alt.Tooltip(f"{name}:Q", title=METRICS[name].title, format=".3~g")
-        for name in dict.fromkeys([*told, *_TOLD])
+        for name in dict.fromkeys([*shown, *_ALWAYS])
     ]
     every = [*names[:5], *metrics, *names[5:]]
     return [one for one in every if one.shorthand[:-2] in data]

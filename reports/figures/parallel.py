@@ -20,7 +20,7 @@ _TITLE = "time / time of exact MAML (×)"
 
 
 def time_over_exact(compared: Rows, break_evens: Rows) -> Chart:
-    """Plots time over that of exact MAML over depth K, a panel for each model."""
+    """Plot time over that of exact MAML over depth K, a panel for each model."""
     text = "Time over that of exact MAML against depth K"
     rows = compared[compared["over_exact"].gt(0) & style.few_orders(compared)]
     if rows.empty:
@@ -100,7 +100,7 @@ def time_over_exact(compared: Rows, break_evens: Rows) -> Chart:
 
 
 def time_against_serial_depth(rows: Rows) -> Chart:
-    """Plots time in inner gradients over the products that must wait for one another."""
+    """Plot time in inner gradients over the products that must wait for one another."""
     text = "Time in inner gradients against serial HVPs"
     rows = rows[rows["serial_depth"].notna() & style.few_orders(rows)]
     rows, y = on_axis(rows, "y", "time_ratio")

@@ -24,7 +24,7 @@ _LABELLED = 0.03
 
 
 def stored(store: Path) -> tuple[list[Profile], list[str]]:
-    """Reads the newest profiles of a store.
+    """Read the newest profiles of a store.
 
     Returns:
         At most `MOST` of them, newest first, and a line for each that cannot be read.
@@ -49,7 +49,7 @@ def about(profile: Profile) -> str:
 
 
 def memory_timeline(profile: Profile) -> Chart:
-    """Plots the bytes alive after each allocation and release, by phase, with the peak marked."""
+    """Plot the bytes alive after each allocation and release, by phase, with the peak marked."""
     events = profile.memory
     title = heading("Memory over allocations and releases", peak_text(profile.summary))
     size, unit = _unit(events["live"].max() if len(events) else 0)
@@ -57,23 +57,23 @@ def memory_timeline(profile: Profile) -> Chart:
     peak = rows[rows["live"] == rows["live"].max()].head(1)
     x = alt.X("event:Q", title="allocations and releases so far", scale=alt.Scale(nice=False))
     y = alt.Y("live:Q", title=f"live tensors ({unit})", scale=alt.Scale(zero=True))
-    told = [
+    tips = [
         alt.Tooltip("phase:N"),
         alt.Tooltip("live:Q", title=unit, format=".4~g"),
         alt.Tooltip("operator:N", title="allocated by"),
     ]
     bars = alt.Chart(rows).mark_rect(strokeWidth=0)
     layers = [
-        bars.encode(x=x, x2="end:Q", y=y, y2=alt.value(HEIGHT), color=phase_colour(), tooltip=told),
+        bars.encode(x=x, x2="end:Q", y=y, y2=alt.value(HEIGHT), color=phase_colour(), tooltip=tips),
         alt.Chart(peak)
         .mark_point(shape="triangle-down", filled=True, size=90, color="#D55E00", yOffset=-7)
-        .encode(x=x, y=y, tooltip=told),
+        .encode(x=x, y=y, tooltip=tips),
     ]
     return figure(title, layers, HEIGHT)
 
 
 def time_by_phase(profile: Profile) -> Chart:
-    """Plots the time of each phase as parts of one bar."""
+    """Plot the time of each phase as parts of one bar."""
     whole = profile.summary["seconds"]
     rows = pd.DataFrame(
         [
@@ -86,25 +86,25 @@ def time_by_phase(profile: Profile) -> Chart:
         ]
     )
     title = heading("Time by phase", f"{seconds_text(whole)} under the profiler")
-    told = [alt.Tooltip("phase:N"), alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("time:N")]
+    tips = [alt.Tooltip("phase:N"), alt.Tooltip("share:Q", format=".0%"), alt.Tooltip("time:N")]
     bars = alt.Chart(rows).mark_bar(height=30)
     bars = bars.encode(
         x=alt.X("share:Q", title=None, stack="zero", axis=alt.Axis(format="%"), scale=_WHOLE),
         color=phase_colour(),
         order=alt.Order("rank:Q"),
-        tooltip=told,
+        tooltip=tips,
     ).transform_calculate(rank=f"indexof({[*PHASES]}, datum.phase)")
     return figure(title, [bars], 40)
 
 
 def flames(profile: Profile) -> Chart:
-    """Plots the time of stacks: what calls stands above what is called."""
+    """Plot the time of stacks: callers above callees."""
     frames = _frames(profile)
     title = heading("Where the time goes", "callers above callees; operators in stronger colours")
     depth = int(frames["depth"].max()) + 1 if len(frames) else 1
     x = alt.X("start:Q", title=None, axis=alt.Axis(format="%", grid=False), scale=_WHOLE)
     y = alt.Y("depth:Q", axis=None, scale=alt.Scale(domain=[0, depth], reverse=True, nice=False))
-    told = [
+    tips = [
         alt.Tooltip("frame:N"),
         alt.Tooltip("phase:N"),
         alt.Tooltip("time:N", title="time with what it calls"),
@@ -118,7 +118,7 @@ def flames(profile: Profile) -> Chart:
         y2="below:Q",
         color=phase_colour(),
         opacity=alt.Opacity("shade:Q", scale=None, legend=None),
-        tooltip=told,
+        tooltip=tips,
     )
     names = base.transform_filter(f"datum.share > {_LABELLED}")
     # Vega cuts a text to so many pixels; 0 would mean no limit.
@@ -131,7 +131,7 @@ def flames(profile: Profile) -> Chart:
 
 
 def top_operators(profile: Profile) -> pd.DataFrame:
-    """Returns the operators with the longest time in themselves, under the names to read."""
+    """Return the operators with the longest time in themselves, under the names to read."""
     rows, whole = profile.operators.head(_TOP), profile.summary["seconds"]
     device = {}
     if (profile.operators["device_seconds"] > 0).any():
@@ -150,7 +150,7 @@ def top_operators(profile: Profile) -> pd.DataFrame:
 
 
 def top_tensors(profile: Profile) -> pd.DataFrame:
-    """Returns the largest groups of tensors alive at the peak, under the names to read."""
+    """Return the largest groups of tensors alive at the peak, under the names to read."""
     rows = profile.tensors.head(_TOP)
     return pd.DataFrame(
         {
@@ -166,7 +166,7 @@ def top_tensors(profile: Profile) -> pd.DataFrame:
 
 
 def _steps(events: pd.DataFrame) -> pd.DataFrame:
-    """Returns at most `_STEPS` stretches of a timeline, each with its highest point."""
+    """Return at most `_STEPS` stretches of a timeline, each with its highest point."""
     if events.empty:
         return pd.DataFrame(columns=["event", "end", "live", "phase", "operator"])
     width = -(-len(events) // _STEPS)
@@ -178,7 +178,7 @@ def _steps(events: pd.DataFrame) -> pd.DataFrame:
 
 
 def _frames(profile: Profile) -> pd.DataFrame:
-    """Returns the boxes of a flame graph, those too narrow to be seen left out."""
+    """Return the boxes of a flame graph, those too narrow to be seen left out."""
     whole = sum(profile.stacks.values()) or 1
     sums: dict[tuple[str, ...], int] = {}
     for stack, spent in profile.stacks.items():

@@ -12,7 +12,7 @@ _CURVATURES = ([1, 0], [6, 3], [2, 2])
 
 
 def bounds_against_order(bounds: pd.DataFrame, about: str) -> Chart:
-    """Plots the theory's bounds over order L, as multiples of FOMAML's; 0, at L=K, is left out."""
+    """Plot the theory's bounds over order L, as multiples of FOMAML's; 0, at L=K, is left out."""
     curvatures = bounds["x"].unique()
     shown = bounds[bounds["bound"] > 0].assign(
         family=bounds["estimator"], dash=bounds["x"].map("x={}".format)
@@ -32,12 +32,12 @@ def bounds_against_order(bounds: pd.DataFrame, about: str) -> Chart:
         chart.mark_point(filled=True, size=36, opacity=1),
     ]
     depth = bounds["order"].max()
-    told = [about, f"K={depth}, x = alpha H; 0 at L=K"]
-    return style.figure(style.heading(f"Bounds, {bounds['assumption'].iloc[0]}", told), layers)
+    tips = [about, f"K={depth}, x = alpha H; 0 at L=K"]
+    return style.figure(style.heading(f"Bounds, {bounds['assumption'].iloc[0]}", tips), layers)
 
 
 def bias_by_mini_batch(errors: pd.DataFrame, cells: Rows) -> Chart:
-    """Plots bias from one mini-batch of tasks to the next, a line for each estimator."""
+    """Plot bias from one mini-batch of tasks to the next, a line for each estimator."""
     shown = errors.assign(dash=errors["order"].fillna(max(_ORDERS)).map("L={}".format))
     chart = alt.Chart(shown[["estimator", "family", "mini_batch", "bias", "dash"]]).encode(
         x=alt.X("mini_batch:Q", title="mini-batch", axis=alt.Axis(format="d", tickMinStep=1)),
@@ -45,11 +45,11 @@ def bias_by_mini_batch(errors: pd.DataFrame, cells: Rows) -> Chart:
         color=marks.colour([*errors["family"]]),
         detail=alt.Detail("estimator:N"),
     )
-    told = [alt.Tooltip("estimator:N"), alt.Tooltip("mini_batch:Q", title="mini-batch")]
+    tips = [alt.Tooltip("estimator:N"), alt.Tooltip("mini_batch:Q", title="mini-batch")]
     layers = [
         _dashed(chart, {f"L={order}": dash for order, dash in _ORDERS.items()}, "mini_batch"),
         chart.mark_point(filled=True, size=22, opacity=1).encode(
-            tooltip=[*told, alt.Tooltip("bias:Q", format=".3~g")]
+            tooltip=[*tips, alt.Tooltip("bias:Q", format=".3~g")]
         ),
     ]
     note = "a point: mean over the tasks of a mini-batch"
@@ -62,7 +62,7 @@ def _logarithmic(column: str, title: str) -> alt.Y:
 
 
 def _dashed(chart: alt.Chart, dashes: dict[str, list[int]], along: str) -> alt.Chart:
-    """Draws lines that go along a column, dashed as the column "dash" says."""
+    """Draw lines that go along a column, dashed as the column "dash" says."""
     legend = alt.Legend(title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=400)
     scale = alt.Scale(domain=[*dashes], range=[*dashes.values()])
     dash = alt.StrokeDash("dash:N", scale=scale, legend=legend)

@@ -11,7 +11,7 @@ _GAP = 34
 
 
 def samples_in_order(samples: pd.DataFrame) -> Chart:
-    """Plots the samples of one cell over their number, a panel for each metric."""
+    """Plot the samples of one cell over their number, a panel for each metric."""
     text = "Samples in the order in which they were taken"
     if samples.empty:
         return style.nothing(text)
@@ -37,8 +37,8 @@ def samples_in_order(samples: pd.DataFrame) -> Chart:
                 titleY=below - _PANEL - 5,
             ),
         )
-        told = [alt.Tooltip("sample:Q"), alt.Tooltip("value:Q", title=name, format=".4~g")]
-        line = alt.Chart(samples[samples["metric"] == name]).encode(x=x, y=y, tooltip=told)
+        tips = [alt.Tooltip("sample:Q"), alt.Tooltip("value:Q", title=name, format=".4~g")]
+        line = alt.Chart(samples[samples["metric"] == name]).encode(x=x, y=y, tooltip=tips)
         dots = {"filled": True, "color": GREY, "size": 45}
         panels.append(line.mark_line(color=GREY, point=dots))
     height = len(names) * (_PANEL + _GAP) - _GAP

@@ -1,4 +1,4 @@
-"""Axes of metrics: units, and a place on a log axis for what is exactly or nearly zero."""
+"""Axes of metrics: units, and a place on a log axis for numbers that are zero or nearly."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ _FIRST, _LAST = -200, 308  # decades that an axis can have
 def on_axis(
     rows: Rows, channel: str, name: str, *, log: bool = True, most: float = 0.0
 ) -> tuple[Rows, Any]:
-    """Returns the rows that have a metric, with what to draw for it, and the axis to draw it on.
+    """Return the rows that have a metric, with the columns to draw, and their axis.
 
     On a log axis what is 0, or no more than rounding (see `exact_below`), stands on a line of its
     own at the end: drawn to scale, ten empty decades would press all others together, and a zero
@@ -63,7 +63,7 @@ def on_axis(
 
 
 def _interval(rows: Rows, name: str) -> tuple[Any, Any]:
-    """Returns both ends of each interval, where neither is infinite.
+    """Return both ends of each interval, where neither is infinite.
 
     The spread of large numbers can be infinite where their mean is not.
     """
@@ -80,13 +80,13 @@ def _word(name: str) -> str:
 
 
 def _axis(ticks: list[float], word: str, below: float) -> alt.Axis:
-    """Returns an axis on which what lies below the scale is a word."""
+    """Return an axis with a word below the scale."""
     number = "format(datum.value, datum.value < 0.0009 ? '~e' : '~g')"
     return alt.Axis(values=ticks, labelExpr=f"datum.value < {below:g} ? '{word}' : {number}")
 
 
 def _ticks(least: float, most: float) -> tuple[float, list[float]]:
-    """Returns round numbers around a range, of which no more than nine are told, rising."""
+    """Return round numbers around a range, at most nine of them, rising."""
     first, last = math.floor(math.log10(least)), math.ceil(math.log10(max(most, least)))
     # Beyond these a power of ten, or the end of the scale below it, is no float.
     first, last = (min(max(decade, _FIRST), _LAST) for decade in (first, last))

@@ -53,10 +53,10 @@ Rows = pd.DataFrame
 
 
 class Layers(alt.TopLevelLayerSpec):
-    """Layers as they are; `alt.LayerChart` looks in copies of them for what none here has."""
+    """A chart of layers that skips the slow checks of `alt.LayerChart`."""
 
     def to_dict(self, validate: bool = True, **_: Any) -> dict[str, Any]:
-        """Returns the specification."""
+        """Return the specification."""
         spec = super().to_dict(validate, context={"top_level": False, "datasets": {}})
         return {"$schema": alt.SCHEMA_URL, **spec}
 
@@ -65,7 +65,7 @@ Chart = Layers | alt.LayerChart | alt.Chart | alt.FacetChart
 
 
 def look(family: str) -> tuple[str, str]:
-    """Returns colour and shape of an estimator, the same in every figure."""
+    """Return colour and shape of an estimator, the same in every figure."""
     if family in PALETTE:
         return PALETTE[family]
     number = crc32(family.encode())
@@ -74,7 +74,7 @@ def look(family: str) -> tuple[str, str]:
 
 
 def few_orders(rows: Rows) -> "pd.Series[bool]":
-    """Tells which rows to keep so that an estimator with many orders has 1, 2, 4, 8, ... alone."""
+    """Return which rows to keep so that an estimator with many orders has only 1, 2, 4, 8, ...."""
     orders = rows.groupby("family")["order"].transform("nunique")
     power = rows["order"].map(lambda order: pd.notna(order) and int(order).bit_count() == 1)
     few: pd.Series[bool] = (orders <= _FEW) | power.astype(bool)
@@ -82,7 +82,7 @@ def few_orders(rows: Rows) -> "pd.Series[bool]":
 
 
 def title_of(text: str, rows: Rows, *notes: str) -> alt.TitleParams:
-    """Returns a title, and under it what all rows have in common."""
+    """Return a title, and below it the values that all rows share."""
 
     def common(*columns: str) -> str:
         same = [name for name in columns if name in rows and rows[name].nunique() == 1]
@@ -96,12 +96,12 @@ def title_of(text: str, rows: Rows, *notes: str) -> alt.TitleParams:
 
 
 def heading(text: str, subtitle: str | list[str]) -> alt.TitleParams:
-    """Returns a title as every figure has it."""
+    """Return a title as every figure has it."""
     return alt.TitleParams(text, subtitle=subtitle, subtitleColor=GREY, anchor="start", offset=12)
 
 
 def uncertainty(rows: Rows, *names: str) -> list[str]:
-    """Returns a line for each metric on what its bars are, or on why it has none."""
+    """Return a line for each metric that explains its bars, or their absence."""
     found = []
     for name in dict.fromkeys(names):
         metric = METRICS[name]
@@ -118,7 +118,7 @@ def uncertainty(rows: Rows, *names: str) -> list[str]:
 def figure(
     title: alt.TitleParams, layers: Sequence[Any], height: int = HEIGHT, *, legend: bool = True
 ) -> Chart:
-    """Puts layers into one figure, as wide as the page allows."""
+    """Put layers into one figure, as wide as the page allows."""
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     for layer in () if legend else layers:
         for channel in ("color", "shape", "opacity"):
@@ -136,7 +136,7 @@ def figure(
 
 
 def _named_once(layers: Sequence[Any]) -> dict[str, Any]:
-    """Gives each table of the layers a name; Altair would write it out for every layer anew."""
+    """Give each table of the layers a name; Altair would write it out for every layer anew."""
     named: dict[int, tuple[str, Any]] = {}
     inner = [*layers]
     while inner:
@@ -152,13 +152,13 @@ def _named_once(layers: Sequence[Any]) -> dict[str, Any]:
 class _Table:
     """Rows that Altair takes as they are, where it would look at each value of a list."""
 
-    _schema: ClassVar = {"type": "array"}  # tells Altair to ask for them
+    _schema: ClassVar = {"type": "array"}  # so that Altair takes the rows
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
     def to_dict(self) -> list[dict[Any, Any]]:
-        """Returns the rows as JSON has them: without a value where it knows none."""
+        """Return the rows as JSON has them: without a value where it knows none."""
 
         def known(column: "pd.Series[Any]") -> list[Any]:
             values: list[Any] = column.tolist()
@@ -174,7 +174,7 @@ class _Table:
 
 
 def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:
-    """Returns a figure that says that there is nothing to plot."""
+    """Return a figure that says that there is nothing to plot."""
     data = pd.DataFrame({"text": [why]})
     words: alt.Chart = alt.Chart(data).mark_text(fontSize=13, color=GREY).encode(text="text:N")
     title = alt.TitleParams(text, anchor="start")

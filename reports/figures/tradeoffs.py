@@ -22,7 +22,7 @@ def tradeoff(
     y_log: bool = True,
     by: str | None = None,
 ) -> Chart:
-    """Plots one metric over another; the best of both stand out, the rest is faded.
+    """Plot one metric over another; the best of both stand out, the rest is faded.
 
     Orders of one estimator are joined by a line. Without `by` the figure is as wide as the page
     allows; small multiples are `PANEL` wide each, two in a row.
@@ -35,7 +35,7 @@ def tradeoff(
         return style.nothing(text)
     rows = _panels(rows, x, y, by)
     families = [*rows["family"]]
-    chart = marks.base(rows, x, y, "panel", "series", "front", "told").encode(x=along_x, y=along_y)
+    chart = marks.base(rows, x, y, "panel", "series", "front", "label").encode(x=along_x, y=along_y)
     fronted = bool(rows["front"].any())
     dots = marks.points(chart, families, x, y)
     if fronted:
@@ -50,10 +50,10 @@ def tradeoff(
         ordered = chart.transform_filter("isValid(datum.order)")
         joined = marks.lines(ordered, families, "series", "order")
         layers.insert(0, joined.encode(opacity=alt.value(_FADED if fronted else 1)))
-        numbered = chart.transform_filter("isValid(datum.told)")
-        layers.append(marks.labels(numbered, families, "told", above=True))
+        numbered = chart.transform_filter("isValid(datum.label)")
+        layers.append(marks.labels(numbered, families, "label", above=True))
     signs = {
-        "numbers: order L": rows["told"].notna().any(),
+        "numbers: order L": rows["label"].notna().any(),
         "dashed: Pareto front, lower is better": fronted,
     }
     legend = "; ".join(sign for sign, there in signs.items() if there)
@@ -64,17 +64,17 @@ def tradeoff(
 
 
 def bias_against_time(rows: Rows) -> Chart:
-    """Plots bias over the time of one estimate, as a multiple of one inner gradient."""
+    """Plot bias over the time of one estimate, as a multiple of one inner gradient."""
     return tradeoff(rows, "time_ratio", "bias")
 
 
 def bias_against_memory(rows: Rows) -> Chart:
-    """Plots bias over the peak memory of one estimate."""
+    """Plot bias over the peak memory of one estimate."""
     return tradeoff(rows, "peak_memory", "bias")
 
 
 def _panels(rows: Rows, x: str, y: str, by: str | None) -> Rows:
-    """Adds what panel, line and label a row has, and whether it is on its panel's front."""
+    """Add panel, line and label of each row, and whether it is on the front of its panel."""
     panel = pd.Series("", index=rows.index)
     if by is not None:
         panel = rows[by].map(lambda value: f"K = {value}" if by == "depth" else str(value))
@@ -86,12 +86,12 @@ def _panels(rows: Rows, x: str, y: str, by: str | None) -> Rows:
         panel=panel,
         series=rows["estimator"].map(without_order),
         front=pd.concat(fronts),
-        told=rows["order"].where(few),
+        label=rows["order"].where(few),
     )
 
 
 def _front(chart: alt.Chart) -> alt.Chart:
-    """Draws the border of what no estimator reaches."""
+    """Draw the border of the region that no estimator reaches."""
     front = chart.transform_filter("datum.front").mark_line(
         interpolate="step-after", strokeDash=[4, 3], strokeWidth=1.2, color=GREY
     )

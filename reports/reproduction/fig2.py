@@ -28,7 +28,7 @@ _ASSUMED = {
 
 
 def piece(measured: Measurements, scale: Scale) -> Piece:
-    """Computes the bounds; nothing is measured."""
+    """Compute the bounds; nothing is measured."""
     del measured, scale
     data = _bounds()
     wide = data.pivot_table(

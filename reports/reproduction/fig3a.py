@@ -21,7 +21,7 @@ _NEAR = 3.0  # a factor within which an error is called the same
 
 
 def piece(measured: Measurements, scale: Scale) -> Piece | None:
-    """Make the figure from errors at the initial parameters, and tells those after training."""
+    """Make the figure from errors at the initial parameters, and name those after training."""
     cells = measured.cells("fig3a", scale)
     if cells.empty:
         return None
@@ -62,19 +62,19 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
 
 def _sentence(trained: int, median: Mapping[Any, float], curvature: float) -> str:
     when = f"After {trained} steps of exact meta-training" if trained else "At the start"
-    told = [f"{when}, alpha lambda_max {curvature:.2g}:"]
+    parts = [f"{when}, alpha lambda_max {curvature:.2g}:"]
     for name, theirs in paper.MEDIAN_ERRORS.items():
         if name not in median:
             continue
         ours = median[name]
         within = max(ours / theirs, theirs / ours)
         verdict = "agrees" if within <= _NEAR else f"differs by a factor of {within:.2g}"
-        told.append(f"{name} has median {ours:.2g}, in the paper about {theirs:g}: {verdict};")
+        parts.append(f"{name} has median {ours:.2g}, in the paper about {theirs:g}: {verdict};")
     if {"binom(order=1)", "truncated(order=4)"} <= median.keys():
         ratio = median["binom(order=1)"] / median["truncated(order=4)"]
         same = "agrees" if 1 / _NEAR <= ratio <= _NEAR else "does not agree"
-        told.append(
+        parts.append(
             "binom(order=1), in the paper about as good as truncated(order=4), has "
             f"{ratio:.2g} times its error: {same};"
         )
-    return " ".join(told)[:-1] + "."
+    return " ".join(parts)[:-1] + "."

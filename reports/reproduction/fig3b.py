@@ -1,4 +1,4 @@
-"""Figure 3b: the error against order L; and what becomes of it along meta-training."""
+"""Figure 3b: the error against order Land along meta-training."""
 
 from functools import partial
 
@@ -58,12 +58,12 @@ def _left_out(estimator: str) -> bool:
 def _sentence(trained: int, rows: pd.DataFrame) -> str:
     when = f"After {trained} steps" if trained else "At the start"
     errors = rows.pivot_table(index="order", columns="line", values="median")
-    told = [
+    parts = [
         *(_compared(errors, "binom", other) for other in ("truncated", "binom-released")),
         _compared(errors, "binom", "fomaml"),
         _compared(errors, "binom-calibrated", "truncated"),
     ]
-    known = "; ".join(filter(None, told)) or "too little was measured to compare"
+    known = "; ".join(filter(None, parts)) or "too little was measured to compare"
     return f"{when}, alpha lambda_max {rows['curvature'].iloc[0]:.2g}: {known}."
 
 

@@ -10,7 +10,7 @@ from reports.reproduction.piece import Measurements, Piece
 from reports.tables.cells import by_order
 
 _COSTS = ("time_ratio", "peak_memory", "utilisation")
-_TOLD = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
+_NAMED = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
 
 
 def piece(measured: Measurements, scale: Scale) -> Piece | None:
@@ -20,7 +20,7 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
         return None
     parts = [part for _, part in cells.groupby(["task", "device"], sort=False)]
     tables = [_beside_exact(part) for part in parts]
-    # Utilisation is of GPUs alone, and of those whose driver tells it.
+    # Utilisation is only of GPUs, and of those whose driver reports it.
     costs = [cost for cost in _COSTS if cells[cost].notna().any()]
     axes = ("task", "device", "estimator", "order")
     others = ("hvps", "serial_depth", "time_of_maml", "memory_of_maml")
@@ -51,8 +51,8 @@ def _on_gpu(cells: pd.DataFrame) -> str:
             "On a processor products follow one another. GPU times and utilisation: not measured."
         )
     if cells["utilisation"].isna().all():
-        return "GPU utilisation (its Figure 4c) is not measured: the driver does not tell it."
-    return "GPU utilisation is its Figure 4c, as the driver tells it."
+        return "GPU utilisation (its Figure 4c) is not measured: the driver does not report it."
+    return "GPU utilisation is its Figure 4c, as the driver reports it."
 
 
 def _lines(part: pd.DataFrame) -> pd.DataFrame:
@@ -89,11 +89,11 @@ def _readable(data: pd.DataFrame) -> pd.DataFrame:
 def _sentences(part: pd.DataFrame) -> list[str]:
     compared = part.dropna(subset=["time_of_maml", "memory_of_maml"]).set_index("estimator")
     time, memory = compared["time_of_maml"].to_dict(), compared["memory_of_maml"].to_dict()
-    told = [
+    parts = [
         f"{name} takes {time[name]:.2g} of the time and {memory[name]:.2g} of the memory"
-        for name in _TOLD
+        for name in _NAMED
         if name in time
     ]
     first = part.iloc[0]
     where = f"{first['task']} on {first['device']}, as multiples of exact MAML"
-    return [f"{where}: {'; '.join(told)}."] if told else []
+    return [f"{where}: {'; '.join(parts)}."] if parts else []

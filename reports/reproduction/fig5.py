@@ -46,14 +46,14 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
 def _last(data: pd.DataFrame) -> pd.DataFrame:
     """Return where the curves end."""
     last = data[data["step"] == data.groupby("task")["step"].transform("max")]
-    told = [
+    parts = [
         f"{value:.3g} ({low:.3g} to {high:.3g})"
         for value, low, high in zip(last["value"], last["low"], last["high"], strict=True)
     ]
     what = last["split"] + " " + last["metric"].map({"accuracy": "accuracy (%)"}).fillna("loss")
-    shown = last.assign(told=told, what=what)
+    shown = last.assign(text=parts, what=what)
     table = shown.pivot_table(
-        index=["task", "step", "estimator"], columns="what", values="told", aggfunc="first"
+        index=["task", "step", "estimator"], columns="what", values="text", aggfunc="first"
     )
     return table.reset_index()
 

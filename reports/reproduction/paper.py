@@ -4,7 +4,7 @@ MEDIAN_ERRORS = {
     "truncated(order=4)": 1e-1,
     "binom(order=4)": 1e-4,
 }
-"""About what the relative errors of Figure 3 are on the sinusoid at K=5."""
+"""Approximate relative errors in Figure 3, on the sinusoid at K=5."""
 
 ACCURACY = {
     "fomaml": (44.57, 62.97, 43.53),

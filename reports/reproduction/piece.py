@@ -65,7 +65,7 @@ class Measurements:
         return trainings[np.array([key in wanted for key in keys], dtype=bool)]
 
     def about(self, name: str, scale: Scale) -> list[str]:
-        """Return sentences on where a piece was measured, and on what of it is missing."""
+        """Return sentences on where a piece was measured, and on its missing parts."""
         sources = EXPERIMENTS[name][scale]
         notes = []
         if planned := sources.planned():

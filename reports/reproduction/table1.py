@@ -78,7 +78,7 @@ def _beside_paper(table: pd.DataFrame) -> str:
     compared = table[
         np.isfinite(table["value"].astype(float)) & table["estimator"].isin(paper.ACCURACY)
     ]
-    # One seed tells nothing of the next: its interval is over tasks alone.
+    # One seed says nothing of the next: its interval is only over tasks.
     compared = compared[compared["over"] == "seeds"]
     if compared.empty:
         return ""
@@ -89,7 +89,7 @@ def _beside_paper(table: pd.DataFrame) -> str:
         shown = row["low"] > 0 or row["high"] < 0
         same = (row["value"] > 0) == (theirs > 0)
         verdict = "shows no difference" if not shown else "agrees" if same else "does not agree"
-        told = f"{row['estimator']} ({row['value']:+.2f} points, paper {theirs:+.2f})"
-        found[verdict].append(told)
+        text = f"{row['estimator']} ({row['value']:+.2f} points, paper {theirs:+.2f})"
+        found[verdict].append(text)
     every = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in found.items() if names)
     return f"{task}, difference to exact MAML beside the paper's on {paper.TASKS[column]}: {every}."

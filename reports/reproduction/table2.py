@@ -50,5 +50,5 @@ def _part(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, str]:
         bias_last=results["estimator"].map(bias.last()),
     )
     apart = differences(rows, "accuracy")
-    told = apart.loc[apart["estimator"] == _HYBRID, "text"]
-    return table, results, str(told.iloc[0]) if len(told) else ""
+    sentence = apart.loc[apart["estimator"] == _HYBRID, "text"]
+    return table, results, str(sentence.iloc[0]) if len(sentence) else ""

@@ -1,1 +1,1 @@
-"""From the long table of a store to what figures and pages show. No number is made elsewhere."""
+"""Tables that figures and pages show, from the long table of a store. All numbers are made here."""

@@ -55,7 +55,7 @@ def matching(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.
 
 
 def settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """Splits a table into parts that may stand in one figure."""
+    """Split a table into parts that may stand in one figure."""
     return [part for _, part in rows.groupby(list(SETTING), sort=False)]
 
 
@@ -67,7 +67,7 @@ def setting_text(rows: pd.DataFrame) -> tuple[str, str]:
 
 
 def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """Returns how a metric goes along meta-training.
+    """Return how a metric goes along meta-training.
 
     Of trainings that are alike but for their start the newest that was tested counts, or else the
     one that got furthest. Commits and machines may differ from seed to seed.
@@ -89,7 +89,7 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
 
 
 def test_results(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Returns how good each estimator's training is in the end, on the tasks of its last test.
+    """Return how good each estimator's training is in the end, on the tasks of its last test.
 
     Returns:
         A row for each setting and estimator, best first, or least first where no way is better:
@@ -107,7 +107,7 @@ test_results.__test__ = False  # type: ignore[attr-defined]  # pytest would take
 
 
 def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Returns how far each estimator is from exact MAML on the same tasks of the same seeds.
+    """Return how far each estimator is from exact MAML on the same tasks of the same seeds.
 
     Pairs are places in the lists of samples, of seeds that both have. What all estimators find
     easy or hard in a task or a seed falls out, so the intervals are narrower than those of
@@ -137,7 +137,7 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _of_seeds(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
-    """Returns the rows of one training for each seed, with samples in the unit that is shown."""
+    """Return the rows of one training for each seed, with samples in the unit that is shown."""
     # What was tested has come to its end, after however many steps.
     tested = rows["training"].isin(rows.loc[rows["split"] == "test", "training"])
     reached = rows.groupby("training")["step"].transform("max").where(~tested, np.inf)
@@ -156,7 +156,7 @@ def _last(seeds: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(seeds: Sequence[_Numbers]) -> _Mean:
-    """Sums up the samples of each seed as the module says."""
+    """Sum up the samples of each seed as the module says."""
     if not seeds:
         return _Mean(math.nan, math.nan, math.nan, "", 0, 0)
     tasks = min(len(one) for one in seeds)
@@ -178,7 +178,7 @@ def _paired(samples: _Numbers, exact: _Numbers) -> _Numbers:
 
 
 def _named(key: Any, part: pd.DataFrame) -> dict[str, Any]:
-    """Returns the columns that name a row."""
+    """Return the columns that name a row."""
     named = dict(zip([*_ESTIMATOR, "step"], key, strict=False))
     family, order = family_and_order(named["estimator"])
     commits = [commit[:8] or "unknown commit" for commit in part["commit"].unique()]
@@ -222,11 +222,11 @@ def _sentence(estimator: str, mean: _Mean, metric: str) -> str:
 
 
 def _digits(mean: _Mean) -> int:
-    """Returns digits after the point, 1 to 9: they show the interval, and nothing falsely as 0."""
+    """Return digits after the point, 1 to 9: they show the interval, and nothing falsely as 0."""
     half = mean.high - mean.value
     least = max(1, -math.floor(math.log10(half))) if half > 0 else 1
-    told = [number for number in mean[:3] if number and math.isfinite(number)]
-    return next((n for n in range(least, 9) if all(round(number, n) for number in told)), 9)
+    shown = [number for number in mean[:3] if number and math.isfinite(number)]
+    return next((n for n in range(least, 9) if all(round(number, n) for number in shown)), 9)
 
 
 def _verdict(mean: _Mean, better: str) -> str:

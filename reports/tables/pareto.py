@@ -1,4 +1,4 @@
-"""Which cells no other cell beats, and what counts as exact when they are compared."""
+"""The Pareto front, and the errors that count as exact in a comparison."""
 
 import pandas as pd
 
@@ -9,14 +9,14 @@ _ANGLES = ("cosine_distance", "batch_cosine_distance")  # half the square of an 
 
 
 def exact_below(name: str) -> float:
-    """Returns what a metric must be below to be rounding of 0; 0 where nothing is rounding."""
+    """Return the limit below which a metric is rounding of 0; 0 where it has no rounding."""
     if name in _ANGLES:
         return EXACT**2
     return EXACT if name in _ERRORS else 0.0
 
 
 def pareto(rows: pd.DataFrame, x: str, y: str) -> "pd.Series[bool]":
-    """Tells which rows are on the Pareto front of two metrics, lower being better for both.
+    """Return which rows are on the Pareto front of two metrics, lower being better for both.
 
     A row is on it unless another one is at least as good in both and better in one; equal rows
     are all on it. Errors that are rounding are equal: see `exact_below`.
@@ -27,8 +27,8 @@ def pareto(rows: pd.DataFrame, x: str, y: str) -> "pd.Series[bool]":
     both = pd.DataFrame({"x": _comparable(rows[x]), "y": _comparable(rows[y])})
     least = both.dropna().groupby("x")["y"].min()  # sorted by x
     best_before = least.cummin().shift()
-    kept = least[~(least >= best_before)]
-    front: pd.Series[bool] = both["y"] == both["x"].map(kept)
+    front_of_x = least[~(least >= best_before)]
+    front: pd.Series[bool] = both["y"] == both["x"].map(front_of_x)
     return front
 
 

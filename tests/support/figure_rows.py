@@ -15,7 +15,7 @@ def make_rows(
     trained: tuple[int, ...] = (0,),
     **numbers: Any,
 ) -> pd.DataFrame:
-    """Returns a row for each estimator, depth and state of training.
+    """Return a row for each estimator, depth and state of training.
 
     Args:
         estimators: specifications, as `binom(order=2)`.
@@ -36,12 +36,12 @@ def make_rows(
 
 
 def layers(chart: Chart, kind: str) -> list[dict[str, Any]]:
-    """Returns the layers of one mark, wherever they are nested; the spec keeps to the schema."""
+    """Return the layers of one mark, wherever they are nested; the spec keeps to the schema."""
     return [one for one in _leaves(chart.to_dict()) if _kind(one) == kind]
 
 
 def data(chart: Chart, kind: str = "point", place: int = 0) -> list[dict[str, Any]]:
-    """Returns the rows behind a layer, by what its mark is and its place among those."""
+    """Return the rows behind a layer, by what its mark is and its place among those."""
     spec = chart.to_dict()
     layer = layers(chart, kind)[place]
     name = (layer.get("data") or spec.get("data") or {})["name"]
@@ -50,7 +50,7 @@ def data(chart: Chart, kind: str = "point", place: int = 0) -> list[dict[str, An
 
 
 def heading(chart: Chart) -> tuple[str, str]:
-    """Returns title and subtitle."""
+    """Return title and subtitle."""
     title = chart.to_dict()["title"]
     return title["text"], "\n".join(title.get("subtitle", []))
 

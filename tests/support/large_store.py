@@ -47,7 +47,7 @@ Random = np.random.Generator
 def write_large_store(
     path: Path, *, commits: int = 200, measurements: int = 100_000, seed: int = 0
 ) -> Path:
-    """Writes runs of so many commits, with so many measurements in all, or a few more."""
+    """Write runs of so many commits, with so many measurements in all, or a few more."""
     folder = path / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def _result(cell: Cell, status: Status = Status.OK, reason: str = "", **more: An
 def _group(
     setting: tuple[str, str], depth: int, seed: int, machine: str, age: float, random: Random
 ) -> list[dict[str, Any]]:
-    """Returns the events of the cells that differ in their estimator alone."""
+    """Return the events of the cells that differ in their estimator alone."""
     skipped: list[Result] = []
     scored: list[Result] = []
     timed: list[Result] = []
@@ -162,7 +162,7 @@ def _bound(family: str, order: int, depth: int, x: Any) -> Any:
 
 
 def _score(cell: Cell, random: Random) -> dict[str, list[float]]:
-    """Returns all but times; what is deterministic depends on the cell alone."""
+    """Return all but times; what is deterministic depends on the cell alone."""
     family, order = _parts(cell.estimator)
     _, x, size, _, _ = SETTINGS[cell.task, cell.model]
     # The tasks are those of the group, whatever the estimator.
@@ -218,7 +218,7 @@ def _hvps(cell: Cell) -> int:
 
 
 def _cost(cell: Cell) -> float:
-    """Returns the work of one estimate, in inner gradients."""
+    """Return the work of one estimate, in inner gradients."""
     family, _ = _parts(cell.estimator)
     outer = SETTINGS[cell.task, cell.model][4]
     each = 2 if family in ("maml", "truncated") else 3
@@ -226,7 +226,7 @@ def _cost(cell: Cell) -> float:
 
 
 def _times(cell: Cell, machine: str, age: float, random: Random) -> dict[str, list[float]]:
-    """Returns times; `binom` became quicker at .4 of all commits, `maml` slower from .6 to .7."""
+    """Return times; `binom` became quicker at .4 of all commits, `maml` slower from .6 to .7."""
     family, _ = _parts(cell.estimator)
     _, _, _, unit, outer = SETTINGS[cell.task, cell.model]
     cost = _cost(cell) * (0.7 if family == "binom" and age >= 0.4 else 1.0)

@@ -18,7 +18,7 @@ BIASES = {"maml": 1e-17, "adjoint": 0.0, "fomaml": 0.3, "imaml": 0.9, "reptile":
 
 
 def environment(commit: str, **changed: Any) -> dict[str, Any]:
-    """Returns what a run says of its surroundings."""
+    """Return what a run says of its surroundings."""
     made = {
         **{"commit": commit, "changes": "", "machine": "here", "system": "Linux"},
         **{"processor": "some <b>processor</b>", "cores": 2, "memory": 2**34},
@@ -67,7 +67,7 @@ def write_run(
 
 
 def write_store(store: Path) -> Path:
-    """Writes two commits; the second one has uncommitted changes, the newest date and binom."""
+    """Write two commits; the second one has uncommitted changes, the newest date and binom."""
     write_run(store, COMMITS[0], BIASES, tasks=TASKS[:1])
     orders = {f"{name}(order={order})": 0.3 / 4**order for name in ORDERED for order in (1, 3)}
     write_run(store, COMMITS[1], BIASES | orders, changes="0123456789ab")
