@@ -6,9 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 import streamlit as st
 
+from estimators.base.registry import create
 from harness.support.markdown import plain
 from reports.pages import overview, widgets
 from reports.pages.filters import filtered
@@ -57,6 +59,13 @@ def _show(title: str, view: View) -> None:
         import_module(module).show(view)
     else:
         widgets.sections(title, view)
+    _import_estimators()
+
+
+@st.cache_resource(show_spinner=False)
+def _import_estimators() -> None:
+    """Import estimators, and torch, for the page Cost while a reader looks at the first page."""
+    Thread(target=create, args=["maml"], daemon=True).start()
 
 
 @asynccontextmanager
