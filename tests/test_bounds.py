@@ -77,7 +77,7 @@ def subset_sum(hessians: Matrices, alpha: Any, order: int) -> Matrices:
 
 
 def errors(hessians: Matrices, alpha: Any) -> Iterator[tuple[str, Options, Matrices]]:
-    """Yields estimator, options and exact - estimate, for every order and every window."""
+    """Yield estimator, options and exact - estimate, for every order and every window."""
     steps = len(hessians)
     exact = product(hessians, alpha)
     yield "fomaml", (), exact - np.eye(hessians.shape[-1], dtype=hessians.dtype)
@@ -191,7 +191,7 @@ def test_bound_of_commuting_hessians_fails_the_others() -> None:
 def closed_forms(
     assumption: Assumption, x: Fraction, steps: int, order: int
 ) -> tuple[Fraction, Fraction, Fraction]:
-    """Bounds of fomaml, truncated and binom, as the table in the module prints them."""
+    """Bound of fomaml, truncated and binom, as the table in the module prints them."""
     if type(assumption) is Bounded:
         binom = sum(math.comb(steps, size) * x**size for size in range(order + 1, steps + 1))
         whole = (1 + x) ** steps

@@ -31,7 +31,7 @@ def point(size: int) -> Params:
 def check_fallback(
     estimator: BinomCalibrated, probes: list[BilevelProblem], theta: Params, words: str
 ) -> tuple[float, ...]:
-    """Checks that a fit fell back, said so, and did no harm; returns its coefficients."""
+    """Check that a fit fell back, said so, and did no harm; returns its coefficients."""
     with pytest.warns(UserWarning, match="binom-calibrated: ") as caught:
         estimator.calibrate(probes, theta)
     found = estimator.calibration

@@ -131,7 +131,7 @@ def test_state_survives_being_saved(through: Any, what: str) -> None:
 
 
 def saved(**changes: Any) -> dict[str, Any]:
-    """Returns a state of order 2, some fields of its calibration changed."""
+    """Return a state of order 2, some fields of its calibration changed."""
     fields = {"coefficients": [0.9, 0.8], "error": 0.1, "fell_back": None}
     return {"calibration": fields | changes, "calls": 3}
 

@@ -1,7 +1,7 @@
 """A plug-in whose estimators each break one rule; the name of the class says which."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -30,52 +30,65 @@ class Honest(Estimator):
 
 
 def rule_breaker(name: str) -> Any:
-    """Registers a class as a frozen dataclass."""
+    """Register a class as a frozen dataclass."""
     return lambda cls: register(name)(dataclass(frozen=True)(cls))
+
+
+def with_gradient(right: MetaGradient, change: Callable[[str, Tensor], Tensor]) -> MetaGradient:
+    return replace(right, gradient={k: change(k, v) for k, v in right.gradient.items()})
+
+
+# How a result is spoiled, from the right one, the problem and the parameters.
+SPOILED: dict[str, Callable[[MetaGradient, BilevelProblem, Params], Any]] = {
+    "returns-a-dict": lambda right, _, params: right.gradient,
+    "forgets-a-key": lambda right, _, params: replace(
+        right, gradient=dict(list(right.gradient.items())[:-1])
+    ),
+    "flattens": lambda right, _, params: with_gradient(right, lambda _, v: v.reshape(-1)),
+    "always-double": lambda right, _, params: with_gradient(right, lambda _, v: v.double()),
+    "counts-with-tensors": lambda right, _, params: replace(right, hvps=torch.tensor(0)),  # type: ignore[arg-type]
+    "counts-backwards": lambda right, _, params: replace(right, hvps=-1),
+    # 0 / 0 where there is no gradient
+    "not-finite": lambda right, _, params: with_gradient(right, lambda _, v: v / v),
+    "loss-before": lambda right, problem, params: replace(
+        right, outer_loss=problem.outer_loss(params).detach()
+    ),
+    "decays-weights": lambda right, _, params: with_gradient(right, lambda k, v: v + params[k]),
+    "hides-products": lambda _, problem, params: replace(
+        create("adjoint")(problem, params), hvps=0, serial_depth=0
+    ),
+    "returns-its-input": lambda right, _, params: with_gradient(
+        right, lambda k, v: torch.zeros_like(v) if k == "idle" else params[k]
+    ),
+    "rolls-dice": lambda right, _, params: replace(
+        right, gradient=scaled(1 + 1e-12 * float(torch.rand(())), right.gradient)
+    ),
+    "follows-autocast": lambda right, _, params: with_gradient(
+        right, lambda _, v: v @ torch.eye(v.shape[-1], dtype=v.dtype) if v.dim() == 2 else v
+    ),
+    "fails-without-steps": lambda right, problem, params: replace(
+        right, gradient=scaled(problem.steps / problem.steps, right.gradient)
+    ),
+}
+
+
+def spoil(name: str) -> None:
+    """Register an estimator whose result is spoiled."""
+
+    @rule_breaker(name)
+    class Spoiled(Honest):
+        def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+            result: MetaGradient = SPOILED[name](super().estimate(problem, params), problem, params)
+            return result
+
+
+for _name in SPOILED:
+    spoil(_name)
 
 
 @rule_breaker("honest")
 class HonestOne(Honest):
     """Breaks none."""
-
-
-@rule_breaker("returns-a-dict")
-class ReturnsADict(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        return super().estimate(problem, params).gradient  # type: ignore[return-value]
-
-
-@rule_breaker("forgets-a-key")
-class ForgetsAKey(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(right, gradient=dict(list(right.gradient.items())[:-1]))
-
-
-@rule_breaker("flattens")
-class Flattens(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(right, gradient={k: v.reshape(-1) for k, v in right.gradient.items()})
-
-
-@rule_breaker("always-double")
-class AlwaysDouble(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(right, gradient={k: v.double() for k, v in right.gradient.items()})
-
-
-@rule_breaker("counts-with-tensors")
-class CountsWithTensors(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        return replace(super().estimate(problem, params), hvps=torch.tensor(0))  # type: ignore[arg-type]
-
-
-@rule_breaker("counts-backwards")
-class CountsBackwards(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        return replace(super().estimate(problem, params), hvps=-1)
 
 
 @rule_breaker("raises-quietly")
@@ -91,21 +104,6 @@ class StumblesOnScalars(Honest):
         return super().estimate(problem, params)
 
 
-@rule_breaker("not-finite")
-class NotFinite(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        whole = {k: v / v for k, v in right.gradient.items()}  # 0 / 0 where there is no gradient
-        return replace(right, gradient=whole)
-
-
-@rule_breaker("loss-before")
-class LossBefore(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(right, outer_loss=problem.outer_loss(params).detach())
-
-
 @rule_breaker("one-step-short")
 class OneStepShort(Honest):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
@@ -119,19 +117,6 @@ class Imprecise(Honest):
         if right.outer_loss.dtype == torch.float64:
             return right
         return replace(right, gradient={k: v.bfloat16().float() for k, v in right.gradient.items()})
-
-
-@rule_breaker("decays-weights")
-class DecaysWeights(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(right, gradient={k: v + params[k] for k, v in right.gradient.items()})
-
-
-@rule_breaker("hides-products")
-class HidesProducts(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        return replace(create("adjoint")(problem, params), hvps=0, serial_depth=0)
 
 
 @rule_breaker("understates-its-cost")
@@ -193,26 +178,6 @@ class ReturnsAGraph(Honest):
         return MetaGradient(gradient, loss, end, 0, 0)
 
 
-@rule_breaker("returns-its-input")
-class ReturnsItsInput(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(
-            right,
-            gradient=params | {"idle": torch.zeros_like(params["idle"])}
-            if "idle" in params
-            else params,
-        )
-
-
-@rule_breaker("rolls-dice")
-class RollsDice(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        noise = 1 + 1e-12 * torch.rand((), dtype=torch.float64).item()
-        return replace(right, gradient=scaled(noise, right.gradient))
-
-
 _HOARD: list[Params] = []
 
 
@@ -231,17 +196,6 @@ class GoesInCircles(Honest):
         circle: list[Any] = [value.clone() for value in right.gradient.values()]
         circle.append(circle)
         return right
-
-
-@rule_breaker("follows-autocast")
-class FollowsAutocast(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        product = {
-            k: v @ torch.eye(v.shape[-1], dtype=v.dtype) if v.dim() == 2 else v
-            for k, v in right.gradient.items()
-        }
-        return replace(right, gradient=product)
 
 
 @register("mutable")
@@ -263,13 +217,6 @@ class NeverEqual(Honest):
 @rule_breaker("unreadable-option")
 class UnreadableOption(Honest):
     limit: float = math.nan
-
-
-@rule_breaker("fails-without-steps")
-class FailsWithoutSteps(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        return replace(right, gradient=scaled(problem.steps / problem.steps, right.gradient))
 
 
 @rule_breaker("refuses-in-silence")

@@ -17,12 +17,12 @@ Loss = Callable[[dict[str, Tensor]], Tensor]
 
 
 def flatten(params: dict[str, Tensor]) -> Tensor:
-    """Returns all entries as one vector, in the order of the dictionary."""
+    """Return all entries as one vector, in the order of the dictionary."""
     return torch.cat([value.detach().reshape(-1) for value in params.values()])
 
 
 def unflatten(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cuts a vector into tensors keyed and shaped as `like`; differentiable."""
+    """Cut a vector into tensors keyed and shaped as `like`; differentiable."""
     pieces = torch.split(vector, [value.numel() for value in like.values()])
     return {
         name: piece.reshape(value.shape)
@@ -31,7 +31,7 @@ def unflatten(vector: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def relative_error(estimate: dict[str, Tensor], reference: Tensor) -> float:
-    """Returns the distance of an estimate from a reference, over the reference's norm if any."""
+    """Return the distance of an estimate from a reference, over the reference's norm if any."""
     return float((flatten(estimate) - reference).norm()) / (float(reference.norm()) or 1.0)
 
 
@@ -69,39 +69,39 @@ class Oracle:
         return self.gradient(self.outer_loss, self.iterates[-1])
 
     def value(self, loss: Loss, point: Tensor) -> Tensor:
-        """Returns a loss at a flat point."""
+        """Return a loss at a flat point."""
         return loss(unflatten(point, self.theta))
 
     def gradient(self, loss: Loss, point: Tensor) -> Tensor:
-        """Returns a loss's gradient at a flat point."""
+        """Return a loss's gradient at a flat point."""
         flat = point.clone().requires_grad_()
         (slope,) = torch.autograd.grad(self.value(loss, flat), flat)
         return slope
 
     def hessian(self, point: Tensor) -> Tensor:
-        """Returns the inner loss's dense Hessian at a flat point."""
+        """Return the inner loss's dense Hessian at a flat point."""
         hessian: Tensor = torch.autograd.functional.hessian(  # type: ignore[no-untyped-call]
             lambda flat: self.value(self.inner_loss, flat), point
         )
         return hessian
 
     def product(self, indices: list[int]) -> Tensor:
-        """Returns A_i A_j ... A_k g, the last index acting first, for indices i, j, ..., k."""
+        """Return A_i A_j ... A_k g, the last index acting first, for indices i, j, ..., k."""
         vector = self.outer_gradient
         for k in reversed(indices):
             vector = vector - self.step_size * self.hessians[k] @ vector
         return vector
 
     def exact(self) -> Tensor:
-        """Returns A_0 ... A_{K-1} g."""
+        """Return A_0 ... A_{K-1} g."""
         return self.product(list(range(self.steps)))
 
     def truncated(self, order: int) -> Tensor:
-        """Returns A_{K-L} ... A_{K-1} g."""
+        """Return A_{K-L} ... A_{K-1} g."""
         return self.product(list(range(self.steps - order, self.steps)))
 
     def subset_sum(self, size: int, window: int | None = None) -> Tensor:
-        """Returns the sum of H_{k_1} ... H_{k_l} g over the subsets k_1 < ... < k_l of one size.
+        """Return the sum of H_{k_1} ... H_{k_l} g over the subsets k_1 < ... < k_l of one size.
 
         They are subsets of the last `window` steps where that is given, and of all steps else.
         """
@@ -115,21 +115,21 @@ class Oracle:
         return total
 
     def binomial(self, order: int, window: int | None = None, scale: float | None = None) -> Tensor:
-        """Returns Eq. 8 of arXiv 2604.13263, with `scale` in place of alpha if that is given."""
+        """Return Eq. 8 of arXiv 2604.13263, with `scale` in place of alpha if that is given."""
         alpha = self.step_size if scale is None else scale
         terms = [(-alpha) ** size * self.subset_sum(size, window) for size in range(order + 1)]
         return torch.stack(terms).sum(0)
 
     def reptile(self) -> Tensor:
-        """Returns the sum of the inner gradients along the descent."""
+        """Return the sum of the inner gradients along the descent."""
         return torch.stack([self.gradient(self.inner_loss, p) for p in self.iterates[:-1]]).sum(0)
 
     def proximal_descent(self, lam: float) -> Tensor:
-        """Returns phi_K of K steps on inner_loss(phi) + lam/2 ||phi - theta||^2."""
+        """Return phi_K of K steps on inner_loss(phi) + lam/2 ||phi - theta||^2."""
         return self._descent(flatten(self.theta), lam)[-1]
 
     def proximal_exact(self, lam: float) -> Tensor:
-        """Returns the derivative of the outer loss at that phi_K, its Jacobian carried forward."""
+        """Return the derivative of the outer loss at that phi_K, its Jacobian carried forward."""
         *points, last = self._descent(flatten(self.theta), lam)
         identity = torch.eye(len(last), dtype=last.dtype)
         jacobian = identity
@@ -139,7 +139,7 @@ class Oracle:
         return jacobian.T @ self.gradient(self.outer_loss, last)
 
     def proximal_minimiser(self, lam: float) -> Tensor:
-        """Returns the minimiser of inner_loss(phi) + lam/2 ||phi - theta||^2, by Newton steps."""
+        """Return the minimiser of inner_loss(phi) + lam/2 ||phi - theta||^2, by Newton steps."""
         point = start = flatten(self.theta)
         slope = self._proximal_gradient(point, start, lam)
         while slope.norm() > 1e-12:
@@ -149,19 +149,19 @@ class Oracle:
         return point
 
     def implicit(self, point: Tensor, lam: float) -> Tensor:
-        """Returns (I + H/lam)^{-1} g with H and g at a flat point."""
+        """Return (I + H/lam)^{-1} g with H and g at a flat point."""
         g = self.gradient(self.outer_loss, point)
         solution: Tensor = torch.linalg.solve(self._proximal_hessian(point, lam) / lam, g)
         return solution
 
     def neumann(self, point: Tensor, lam: float, terms: int) -> Tensor:
-        """Returns sum_{j=0..J} (-H/lam)^j g with H and g at a flat point."""
+        """Return sum_{j=0..J} (-H/lam)^j g with H and g at a flat point."""
         matrix = -self.hessian(point) / lam
         powers = [torch.linalg.matrix_power(matrix, j) for j in range(terms + 1)]
         return torch.stack(powers).sum(0) @ self.gradient(self.outer_loss, point)
 
     def implicit_in_krylov_space(self, point: Tensor, lam: float, size: int) -> Tensor:
-        """Returns the best approximation of `implicit` in span{g, A g, ..., A^{size-1} g}.
+        """Return the best approximation of `implicit` in span{g, A g, ..., A^{size-1} g}.
 
         Best in the norm of A = I + H/lam, which is what `size` conjugate-gradient steps reach.
         """
@@ -246,7 +246,7 @@ class Descent:
         return by_theta.T @ self.outer_gradient, by_sizes.T @ self.outer_gradient
 
     def last(self, steps: int) -> "Descent":
-        """Returns the last steps as a descent of their own, from where those before them led."""
+        """Return the last steps as a descent of their own, from where those before them led."""
         phi, v = self.states[self.reference.steps - steps]
         start = unflatten(phi, self.reference.theta)
         return replace(
@@ -264,7 +264,7 @@ class Descent:
 def central_difference(
     function: Callable[[Tensor], float], point: Tensor, directions: Tensor
 ) -> Tensor:
-    """Returns a scalar function's slopes along the rows of `directions`, to fourth order."""
+    """Return a scalar function's slopes along the rows of `directions`, to fourth order."""
     step = 1e-3
     slopes = []
     for direction in step * directions:

@@ -40,7 +40,7 @@ def estimates(more: str, dtype: torch.dtype) -> Found:
 
 
 def main(folder: Path, rank: int, count: int) -> None:
-    """Saves what this rank has found."""
+    """Save the estimates of this rank."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=count)
     for dtype in (torch.float32, torch.float64):
         torch.save(estimates(SHARDED, dtype), folder / f"{rank}-{dtype}.pt")
