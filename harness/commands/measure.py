@@ -62,9 +62,10 @@ def measure_cells(
             "and the same command goes on from there"
         ) from None
     except OSError as error:
-        kept = "; finished cells are in it, and the same command goes on from there"
         message = f"cannot write to {path}: {error.strerror or error}"
-        raise UserError(message + kept * (path != store)) from None
+        if path != store:
+            message += "; finished cells are in it, and the same command goes on from there"
+        raise UserError(message) from None
     return path
 
 

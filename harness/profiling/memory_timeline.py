@@ -72,7 +72,7 @@ def follow_allocations(work: Callable[[], object]) -> Timeline:
 
 
 class _Storages(LiveStorages):  # type: ignore[no-untyped-call]
-    """Records every change of the live bytes."""
+    """A dispatch mode that records every change of the live bytes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ class Checkpoint:
     """A meta-training after some steps.
 
     Attributes:
-        training: digest of what is trained and how.
+        training: digest of the configuration, code and machine.
         step: steps taken so far.
         params: theta.
         optimizer: state of the outer optimiser.
@@ -32,7 +32,7 @@ class Checkpoint:
         best_step: the step with the best score so far.
         best_score: that score.
         best_params: theta of that step.
-        validations_since_best: how many there were.
+        validations_since_best: their number.
     """
 
     training: str

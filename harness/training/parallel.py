@@ -34,7 +34,7 @@ class TrainingResult:
     """The end of a training.
 
     Attributes:
-        config: what was trained.
+        config: of the training.
         outcome: whether that went well.
         test: the test at the end; None unless the outcome is ok.
         name: of its journal in the store's folder of trainings; "" where there is none.

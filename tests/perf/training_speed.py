@@ -65,10 +65,10 @@ def by_hand(cell: Cell) -> Work:
 
 def by_trainer(cell: Cell, folder: Path, count: int) -> Work:
     """Returns what takes so many steps of the harness, journal and checkpoints left out."""
-    recipe = TrainingConfig(cell, steps=10_000, validation_tasks=1, validate_every=10_000)
-    session = begin(folder, recipe, fresh=True)
+    config = TrainingConfig(cell, steps=10_000, validation_tasks=1, validate_every=10_000)
+    session = begin(folder, config, fresh=True)
     assert session.journal
-    trainer = Trainer(recipe, session.journal, session.checkpoint, session.digest)
+    trainer = Trainer(config, session.journal, session.checkpoint, session.digest)
     going = trainer.steps()
     next(going)
 
