@@ -35,8 +35,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(store: Path) -> str:
-    return static.render(store).page
+def rendered(store: Path) -> static.Report:
+    return static.render(store)
+
+
+@pytest.fixture(scope="module")
+def page(rendered: static.Report) -> str:
+    return rendered.page
 
 
 def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
@@ -71,7 +76,7 @@ def test_text_from_results_is_escaped(page: str) -> None:
     assert opened == closed
 
 
-def test_environment_is_told(page: str) -> None:
+def test_environment_is_shown(page: str) -> None:
     assert f"{'b' * 40} (uncommitted changes)" in page
     assert "16.0 GiB" in page
     assert "<dt>torch</dt><dd>2.6</dd>" in page
@@ -92,7 +97,7 @@ def test_without_a_store_the_old_report_stays(tmp_path: Path) -> None:
     assert [one.name for one in out.iterdir()] == ["index.html"]
 
 
-def test_a_broken_file_is_told_beside_the_rest(tmp_path: Path) -> None:
+def test_a_broken_file_is_listed_beside_the_rest(tmp_path: Path) -> None:
     store = write_store(tmp_path)
     (store / "runs" / "99990101T000000-<b>bad.jsonl").write_text("not JSON\n")
     report = static.render(store)
@@ -101,8 +106,8 @@ def test_a_broken_file_is_told_beside_the_rest(tmp_path: Path) -> None:
     assert "quadratic, linear, cpu of here" in report.page
 
 
-def test_summary_says_what_to_use_and_what_failed(store: Path) -> None:
-    lines = static.render(store).summary.splitlines()
+def test_summary_says_what_to_use_and_what_failed(rendered: static.Report) -> None:
+    lines = rendered.summary.splitlines()
     assert lines[0] == f"## Meta-gradient estimators at {'b' * 8} (uncommitted changes)"
     verdicts = [line for line in lines if line.startswith("| `sinusoid, mlp-40-40")]
     assert [line.split(" | ")[1] for line in verdicts] == ["2", "5"]
@@ -113,8 +118,8 @@ def test_summary_says_what_to_use_and_what_failed(store: Path) -> None:
     assert failed.count(" | ") == 3
 
 
-def test_summary_is_a_table_to_whoever_draws_markdown(store: Path) -> None:
-    lines = static.render(store).summary.splitlines()
+def test_summary_is_a_table_to_whoever_draws_markdown(rendered: static.Report) -> None:
+    lines = rendered.summary.splitlines()
     tables = [line for line in lines if line.startswith("|")]
     assert len(tables) > 10
     for before, line in pairwise(lines):
@@ -136,7 +141,7 @@ def test_summary_of_a_foreign_journal_has_no_picture_and_calls_nobody(tmp_path: 
     assert not [line for line in summary.splitlines()[1:] if line.startswith(("#", "!"))]
 
 
-def test_report_tells_of_commits_and_of_trainings(tmp_path: Path) -> None:
+def test_report_shows_commits_and_trainings(tmp_path: Path) -> None:
     for place, bias in enumerate((0.3, 0.6)):
         write_run(tmp_path, str(place) * 40, {"fomaml": bias, "maml": 1e-17})
     page = static.render(tmp_path).page
@@ -205,7 +210,7 @@ def test_command_names_a_folder_that_cannot_be_written(
         report(store, tmp_path / "file")
 
 
-def test_command_tells_what_it_leaves_out(tmp_path: Path) -> None:
+def test_command_names_the_files_left_out(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store")
     (store / "runs" / "bad.jsonl").write_text("not JSON\n")
     app = typer.Typer()
