@@ -69,7 +69,7 @@ def test_one_of_them_killed_it_comes_to_the_same_end(tmp_path: Path) -> None:
     output(started(tmp_path / "whole", *arguments))
     process = started(tmp_path / "killed", *arguments)
     while last_step(tmp_path / "killed" / "results") < 100:
-        time.sleep(0.02)
+        time.sleep(0.1)
         assert process.poll() is None
     psutil.Process(process.pid).children()[-1].kill()
     output(process)
