@@ -1,13 +1,13 @@
-"""Runs and workers that are killed or interrupted at any moment, and go on."""
+"""Runs and workers that are killed or interrupted at any time, and go on."""
 
 import os
 import random
 import signal
+import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -25,15 +25,14 @@ from harness.store.table import load_sound
 from tests.support import commands
 from tests.support.commands import TINY, Command, estimators, events, finish, journals, stages
 
-KILLS = 20
 ESTIMATORS = ("fomaml", "maml", "reptile")
 EXACT = [metric.name for metric in METRICS.values() if not metric.noisy]
 SETTINGS = Settings(jobs=2, samples=6)
-KILLED = "the worker process ended by SIGKILL"
+FEW_OR_MANY = pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 
 
 def measured(path: Path) -> dict[str, dict[str, list[float]]]:
-    """What repeats exactly of each cell of a run, all of which ended well."""
+    """The deterministic samples of each cell of a run, all of which ended well."""
     cells = read_run(path).cells
     assert {cell.status for cell in cells} == {Status.OK}
     return {
@@ -42,19 +41,24 @@ def measured(path: Path) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def begun(store: Path) -> int:
-    """How often a run of a store was begun or gone on with."""
+def sessions(store: Path) -> int:
+    """How often a run of a store was begun or resumed."""
     written = b"".join(journals(store).values())
     return written.count(b'{"event": "start"') + written.count(b'{"event": "resume"')
 
 
-def test_run_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
-    moments = random.Random(0)
+def wait_for_session(command: Command, before: int) -> None:
+    command.wait_for(lambda: sessions(command.folder / "results") > before)
+
+
+@FEW_OR_MANY
+def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path, kills: int) -> None:
+    delays = random.Random(0)
     arguments = (*TINY, "--depth", "1", "--depth", "2", "--jobs", "2", *estimators(*ESTIMATORS))
     alone = tmp_path / "alone"
     alone.mkdir()
     with Command(alone, *arguments) as command:
-        wait_for_beginning(command, 0)
+        wait_for_session(command, 0)
         start = time.monotonic()
         assert command.code() == 0
         duration = time.monotonic() - start
@@ -65,19 +69,19 @@ def test_run_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path: Pat
     folder = tmp_path / "killed"
     folder.mkdir()
     store = folder / "results"
-    kills, orphans, before = 0, set[psutil.Process](), dict[Path, bytes]()
-    while kills < KILLS:
-        begun_before = begun(store)
+    orphans, before = set[psutil.Process](), dict[Path, bytes]()
+    while kills:
+        sessions_before = sessions(store)
         with Command(folder, *arguments) as command:
-            wait_for_beginning(command, begun_before)
+            wait_for_session(command, sessions_before)
             start = time.monotonic()
-            command.process.join(moments.uniform(0, duration))
+            command.process.join(delays.uniform(0, duration))
             command.send(signal.SIGKILL)
             killed = command.code() == -signal.SIGKILL
             assert killed or command.code() == 0, command.told
         if not killed:  # on a busy machine no two runs take equally long
             duration = time.monotonic() - start
-        kills += killed
+        kills -= killed
         orphans.update(commands.processes(folder))
         now = journals(store)
         for path, content in before.items():
@@ -88,10 +92,11 @@ def test_run_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path: Pat
     orphans.update(commands.processes(folder))
     _, alive = psutil.wait_procs(orphans, timeout=20)
     assert not alive
+    assert not [*(folder / "tmp").iterdir()]  # the last run has cleared what killed ones left
 
     for path in journals(store):
-        run = read_run(path)
-        assert (run.ended, run.faults) == (True, [])
+        result = read_run(path)
+        assert (result.ended, result.faults) == (True, [])
         assert measured(path) == expected
         planned = {(cell, stage) for cell in expected for stage in ("score", "time")}
         assert Counter(stages(path)) == Counter(planned)
@@ -100,24 +105,27 @@ def test_run_killed_twenty_times_loses_nothing_and_repeats_nothing(tmp_path: Pat
     assert set(table["cell"]) == set(expected)
 
 
-def wait_for_beginning(command: Command, before: int) -> None:
-    """Waits until a run is begun, or gone on with, once more than before."""
-    command.wait_for(lambda: begun(command.folder / "results") > before)
-
-
 def planned(*, seeds: int) -> list[Planned]:
-    usual: dict[str, Any] = {"task": "quadratic", "model": "linear", "depth": 1, "num_tasks": 1}
     return [
-        Planned(Cell.of(estimator=estimator, seed=seed, **usual))
+        Planned(
+            Cell.of(
+                estimator=estimator,
+                task="quadratic",
+                model="linear",
+                depth=1,
+                num_tasks=1,
+                seed=seed,
+            )
+        )
         for seed in range(seeds)
         for estimator in ESTIMATORS
     ]
 
 
 def workers() -> list[psutil.Process]:
-    """Workers of runs in this process: each leads a group of its own."""
-    found = psutil.Process().children(recursive=True)
-    return [process for process in found if _leads(process.pid)]
+    """Workers of runs in this process: each leads its own process group."""
+    children = psutil.Process().children(recursive=True)
+    return [process for process in children if _leads(process.pid)]
 
 
 def _leads(pid: int) -> bool:
@@ -128,10 +136,10 @@ def _leads(pid: int) -> bool:
 
 
 class Killer:
-    """Kills workers of this process at random moments, while it is entered."""
+    """Kills workers of this process at random times, while it is entered."""
 
-    def __init__(self, moments: random.Random, kills: int) -> None:
-        self.kills, self._moments = kills, moments
+    def __init__(self, delays: random.Random, kills: int) -> None:
+        self.kills, self._delays = kills, delays
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work)
 
@@ -144,44 +152,40 @@ class Killer:
         self._thread.join()
 
     def _work(self) -> None:
-        while self.kills and not self._over.wait(self._moments.uniform(0, 0.4)):
-            found = workers()
-            if found:
+        while self.kills and not self._over.wait(self._delays.uniform(0, 0.4)):
+            if alive := workers():
                 try:
-                    self._moments.choice(found).kill()
+                    self._delays.choice(alive).kill()
                 except psutil.NoSuchProcess:
                     continue
                 self.kills -= 1
 
 
-def test_killed_worker_costs_what_it_was_at_and_nothing_else(tmp_path: Path) -> None:
-    moments = random.Random(1)
+@FEW_OR_MANY
+def test_a_killed_worker_costs_its_piece_of_work(tmp_path: Path, kills: int) -> None:
+    delays = random.Random(1)
     plan = planned(seeds=4)
-    left = KILLS
-    while left:
-        beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
-        assert not beginning.finished  # a run that came to its end is not gone on with
-        with Killer(moments, left) as killer:
-            run(plan, beginning, SETTINGS)
-        left = killer.kills
-        done = read_run(beginning.journal.path)
-        assert done.ended
-        assert {cell.id for cell in done.cells} == {p.cell.id for p in plan}
-        assert set(Counter(stages(beginning.journal.path)).values()) == {1}
-        for cell in done.cells:
-            good = cell.status is Status.OK
-            assert good or (cell.status, cell.reason) == (Status.CRASHED, KILLED)
+    while kills:
+        session = begin(tmp_path, plan, samples=SETTINGS.samples)
+        assert not session.finished  # a finished run does not go on
+        with Killer(delays, kills) as killer:
+            run(plan, session, SETTINGS)
+        kills = killer.kills
+        result = read_run(session.journal.path)
+        assert result.ended
+        assert {cell.id for cell in result.cells} == {p.cell.id for p in plan}
+        assert set(Counter(stages(session.journal.path)).values()) == {1}
+        for cell in result.cells:
+            assert cell.status in (Status.OK, Status.CRASHED)
+            assert cell.end.transient == (cell.status is Status.CRASHED)
     assert not workers()
 
-    beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
-    run(plan, beginning, SETTINGS)
-    assert len(measured(beginning.journal.path)) == len(plan)
 
-
-def test_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path: Path) -> None:
     plan = planned(seeds=4)  # of so many workers not all are killed when they have just ended
-    beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
-    path = beginning.journal.path
+    session = begin(tmp_path, plan, samples=SETTINGS.samples)
+    path = session.journal.path
 
     def killed() -> set[tuple[str, str]]:
         return {
@@ -195,22 +199,23 @@ def test_cell_whose_worker_was_killed_is_measured_when_the_run_goes_on(tmp_path:
         if killed():
             raise KeyboardInterrupt
 
-    with Killer(random.Random(2), KILLS), pytest.raises(KeyboardInterrupt):
-        run(plan, beginning, SETTINGS, interrupt)
+    with Killer(random.Random(2), 20), pytest.raises(KeyboardInterrupt):
+        run(plan, session, SETTINGS, interrupt)
     assert not workers()
     again = killed()
 
-    beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
-    assert beginning.journal.path == path
-    run(plan, beginning, SETTINGS)
+    session = begin(tmp_path, plan, samples=SETTINGS.samples)
+    assert session.journal.path == path
+    run(plan, session, SETTINGS)
     assert len(measured(path)) == len(plan)
     scored = Counter(cell for cell, stage in stages(path) if stage == "score")
     assert scored == {p.cell.id: 1 + ((p.cell.id, "score") in again) for p in plan}
 
 
-def test_killed_fork_server_costs_what_its_workers_were_at(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_killed_fork_server_costs_what_its_workers_were_at(tmp_path: Path) -> None:
     plan = planned(seeds=2)
-    beginning = begin(tmp_path, plan, samples=SETTINGS.samples)
+    session = begin(tmp_path, plan, samples=SETTINGS.samples)
     servers: set[int] = set()
 
     def kill_once(progress: Progress) -> None:
@@ -220,19 +225,19 @@ def test_killed_fork_server_costs_what_its_workers_were_at(tmp_path: Path) -> No
             for server in servers:
                 os.kill(server, signal.SIGKILL)
 
-    run(plan, beginning, SETTINGS, kill_once)
-    done = read_run(beginning.journal.path)
-    assert (len(servers), done.ended, len(done.cells)) == (1, True, len(plan))
-    ends = Counter((cell.status, cell.reason) for cell in done.cells)
-    lost = ends.pop((Status.CRASHED, "the worker process ended by exit code 255"), 0)
-    assert set(ends) == {(Status.OK, "")}
-    assert lost <= 2 * SETTINGS.jobs  # what was begun while it went down is lost, too
+    run(plan, session, SETTINGS, kill_once)
+    result = read_run(session.journal.path)
+    assert (len(servers), result.ended, len(result.cells)) == (1, True, len(plan))
+    lost = [cell for cell in result.cells if cell.status is not Status.OK]
+    assert {(cell.status, cell.end.transient) for cell in lost} <= {(Status.CRASHED, True)}
+    assert len(lost) <= 2 * SETTINGS.jobs  # those that begin while it ends are lost, too
 
 
+@pytest.mark.slow
 def test_workers_in_native_code_end_with_their_runner(tmp_path: Path) -> None:
     endless = estimators("spins", "stubborn", "fomaml")
     with Command(tmp_path, *TINY, "--depth", "1", "--jobs", "3", *endless) as command:
-        wait_for_beginning(command, 0)
+        wait_for_session(command, 0)
         wait_until_scored(command, "fomaml")
         orphans = commands.processes(tmp_path)
         assert len(orphans) >= 3  # with their fork server
@@ -258,23 +263,24 @@ def wait_until_scored(command: Command, *names: str) -> None:
     command.wait_for(scored)
 
 
-# When a run is ended, one after the other, and with which signals.
-BEGINNING, SCORING, TIMING = (), ("fomaml", "reptile"), NAMES
-ENDS = (
-    (BEGINNING, [signal.SIGINT]),
-    (SCORING, [signal.SIGINT, signal.SIGINT]),
-    (SCORING, [signal.SIGTERM]),
-    (TIMING, [signal.SIGINT]),
-    (TIMING, [signal.SIGHUP]),
-)
+# The cells that are scored when a run is ended, and the signals, one run after the other.
+Ends = list[tuple[tuple[str, ...], list[signal.Signals]]]
+TWICE: Ends = [(("fomaml", "reptile"), [signal.SIGINT, signal.SIGINT])]
+OTHERS: Ends = [
+    ((), [signal.SIGINT]),
+    (("fomaml", "reptile"), [signal.SIGTERM]),
+    (NAMES, [signal.SIGINT]),
+    (NAMES, [signal.SIGHUP]),
+]
 
 
-def test_interrupted_run_tells_how_to_go_on_and_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [TWICE, pytest.param(OTHERS, marks=pytest.mark.slow)])
+def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, ends: Ends) -> None:
     store = tmp_path / "results"
     orphans = set[psutil.Process]()
-    for count, (scored, signals) in enumerate(ENDS):
+    for count, (scored, signals) in enumerate(ends):
         with Command(tmp_path, *SLOWLY) as command:
-            wait_for_beginning(command, count)
+            wait_for_session(command, count)
             command.wait_for(lambda: bool({*commands.processes(tmp_path)} - orphans))
             wait_until_scored(command, *scored)
             for number in signals:
@@ -283,10 +289,9 @@ def test_interrupted_run_tells_how_to_go_on_and_does(tmp_path: Path) -> None:
         orphans.update(commands.processes(tmp_path))
         (path,) = journals(store)
         assert code == 2
-        assert command.told == [
-            f"metagrad: stopped; {len(scored)} of 3 cells are in {path.relative_to(tmp_path)}, "
-            "and the same command goes on from there"
-        ]
+        (line,) = command.told
+        assert f"{len(scored)} of 3" in line
+        assert str(path.relative_to(tmp_path)) in line
         assert not [*(tmp_path / "tmp").iterdir()]
     assert finish(tmp_path, *SLOWLY) == (0, [])
     _, alive = psutil.wait_procs(orphans, timeout=20)
@@ -294,3 +299,17 @@ def test_interrupted_run_tells_how_to_go_on_and_does(tmp_path: Path) -> None:
     assert set(Counter(stages(path)).values()) == {1}
     assert len(measured(path)) == len(NAMES)
     assert events(path)[-1]["event"] == "end"
+
+
+def test_folders_of_killed_processes_are_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.support.files import temporary_folder
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "metagrad.left").mkdir()
+    (tmp_path / "metagrad.left" / "file").touch()
+    live = temporary_folder.__wrapped__()
+    assert [*tmp_path.iterdir()] == [live]
+    other = temporary_folder.__wrapped__()
+    assert {*tmp_path.iterdir()} == {live, other}

@@ -101,7 +101,8 @@ def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> N
     os.chdir(folder)
     os.environ.update(changed)
     tempfile.tempdir = None  # forget the one of the process that we were forked from
-    # A shell may have started the tests with some of these ignored.
+    # A shell may have started the tests with some of these ignored, a fork server blocks them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
