@@ -174,7 +174,7 @@ def test_cases_come_in_draws_and_precisions(name: str) -> None:
     ("spec", "limit", "reason"),
     [
         ("segfaults", 60, "SIGSEGV"),
-        pytest.param("sleeps", 2, "2 s", marks=pytest.mark.slow),
+        pytest.param("spins", 2, "2 s", marks=pytest.mark.slow),
     ],
 )
 def test_violent_end_takes_nobody_down(spec: str, limit: float, reason: str) -> None:

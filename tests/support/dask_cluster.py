@@ -53,13 +53,14 @@ class DaskCluster:
 def dask_cluster(folder: Path, workers: int = 2) -> Generator[DaskCluster]:
     """A scheduler with workers that have a CPU each; all is killed in the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = folder / "scheduler.json"
+    file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)
     command = ("dask_scheduler", *LOOPBACK, "--port", "0", "--no-dashboard")
-    process = _start(folder, "scheduler", (*command, "--scheduler-file", str(told)), {})
+    process = _start(folder, "scheduler", (*command, "--scheduler-file", str(file)), {})
     cluster = DaskCluster(folder, process, "")
     try:
-        wait_for(told.exists)
-        cluster.address = json.loads(told.read_text(encoding="utf-8"))["address"]
+        wait_for(file.exists)
+        cluster.address = json.loads(file.read_text(encoding="utf-8"))["address"]
         for _ in range(workers):
             cluster.start_worker()
         if workers:
@@ -74,11 +75,12 @@ def dask_cluster(folder: Path, workers: int = 2) -> Generator[DaskCluster]:
 def _start(
     folder: Path, name: str, command: Sequence[str], variables: dict[str, str]
 ) -> "subprocess.Popen[bytes]":
+    kept = {"METAGRAD_CACHE": str(folder / "cache"), "DASK_TEMPORARY_DIRECTORY": str(folder)}
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.{command[0]}", *command[1:]],
             cwd=folder,
-            env=os.environ | {"METAGRAD_CACHE": str(folder / "cache")} | variables,
+            env=os.environ | kept | variables,
             stdout=log,
             stderr=log,
         )

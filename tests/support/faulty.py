@@ -4,7 +4,6 @@ import ctypes
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import signal
 import sys
@@ -31,7 +30,6 @@ class Faulty(Estimator):
         """Goes wrong, or not."""
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        """See `Estimator.estimate`."""
         self.go_wrong()
         return create("fomaml").estimate(problem, params)
 
@@ -48,7 +46,6 @@ class Raises(Faulty):
     """Fails as a bug would."""
 
     def go_wrong(self) -> None:
-        """Raises an error of two lines."""
         raise KeyError("no such\nparameter")
 
 
@@ -65,7 +62,6 @@ class RaisesUnpicklable(Faulty):
     """Fails with an error that does not survive the way to the runner."""
 
     def go_wrong(self) -> None:
-        """Raises it."""
         raise TwoPartError("one", "other")
 
 
@@ -75,7 +71,6 @@ class Nan(Faulty):
     """Returns what is no number."""
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        """See `Estimator.estimate`."""
         right = super().estimate(problem, params)
         gradient = scaled(math.nan, right.gradient)
         return MetaGradient(gradient, right.outer_loss, right.adapted, hvps=0, serial_depth=0)
@@ -87,28 +82,7 @@ class Segfaults(Faulty):
     """Crashes as native code does."""
 
     def go_wrong(self) -> None:
-        """Reads address 0."""
         ctypes.string_at(0)
-
-
-@register("sleeps")
-@dataclass(frozen=True)
-class Sleeps(Faulty):
-    """Never ends, for all that its caller can tell.
-
-    Attributes:
-        path: a file into which it writes the number of its process, if not empty.
-    """
-
-    path: str = ""
-
-    def go_wrong(self) -> None:
-        """Sleeps for as long as the runner is there, so that no test leaves it behind."""
-        if self.path:
-            Path(self.path).write_text(str(os.getpid()), encoding="utf-8")
-        while (runner := multiprocessing.parent_process()) and runner.is_alive():
-            time.sleep(0.1)
-        os._exit(1)
 
 
 @register("quits")
@@ -117,7 +91,6 @@ class Quits(Faulty):
     """Ends its process without a word."""
 
     def go_wrong(self) -> None:
-        """Exits with code 3."""
         os._exit(3)
 
 
@@ -127,7 +100,6 @@ class Exits(Faulty):
     """Ends as a script does."""
 
     def go_wrong(self) -> None:
-        """Exits with code 4."""
         raise SystemExit(4)
 
 
@@ -137,7 +109,6 @@ class Hungry(Faulty):
     """Asks for more memory than there is."""
 
     def go_wrong(self) -> None:
-        """Runs out of memory."""
         raise MemoryError("no room for 1 PiB")
 
 
@@ -153,7 +124,6 @@ class Tires(Faulty):
     calls: int
 
     def go_wrong(self) -> None:
-        """Counts, and raises in the end."""
         global _calls
         _calls += 1
         if _calls > self.calls:
@@ -175,7 +145,6 @@ class Witness(Faulty):
     path: str
 
     def go_wrong(self) -> None:
-        """Writes a line."""
         line = {"pid": os.getpid(), "parent": os.getppid(), "seen_by": seen_by}
         with Path(self.path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -187,7 +156,6 @@ class Spins(Faulty):
     """Loops for ever in native code, which never gives the interpreter's lock back."""
 
     def go_wrong(self) -> None:
-        """Sums up endlessly many zeros."""
         sum(itertools.repeat(0))
 
 
@@ -197,7 +165,6 @@ class Stubborn(Faulty):
     """Never ends, not when it is asked to either."""
 
     def go_wrong(self) -> None:
-        """Ignores what can be ignored, and waits in native code with the interpreter's lock."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         quiet, _ = os.pipe()
@@ -216,7 +183,6 @@ class Swells(Faulty):
     tensors: bool = False
 
     def go_wrong(self) -> None:
-        """Takes 50 MiB at a time and uses them."""
         size = 50 * 2**20
         taken: list[object] = []
         while True:
@@ -229,7 +195,6 @@ class Huge(Faulty):
     """Wants one tensor that no machine has the room for."""
 
     def go_wrong(self) -> None:
-        """Asks torch for a pebibyte."""
         torch.empty(2**50, dtype=torch.uint8)
 
 
@@ -245,7 +210,6 @@ class Prints(Faulty):
     mebibytes: int
 
     def go_wrong(self) -> None:
-        """Prints through Python, and past it."""
         for stream in (sys.stdout, sys.stderr) if first_time("prints") else ():
             for _ in range(self.mebibytes // 2):
                 stream.write("-" * 2**19)
@@ -269,7 +233,6 @@ class Forks(Faulty):
     """Leaves a child behind that holds on to all that it was born with."""
 
     def go_wrong(self) -> None:
-        """Forks one that sleeps."""
         if first_time("forks") and not os.fork():
             time.sleep(1000)
             os._exit(0)
@@ -281,7 +244,6 @@ class Threads(Faulty):
     """Leaves a thread behind that the interpreter would wait for."""
 
     def go_wrong(self) -> None:
-        """Starts one that sleeps."""
         if first_time("threads"):
             threading.Thread(target=time.sleep, args=(1000,)).start()
 
@@ -292,7 +254,6 @@ class Closes(Faulty):
     """Closes what is not its own."""
 
     def go_wrong(self) -> None:
-        """Closes every file that the process has open."""
         os.closerange(0, 1024)
 
 
@@ -302,7 +263,6 @@ class Aborts(Faulty):
     """Ends as a failed assertion in native code does."""
 
     def go_wrong(self) -> None:
-        """Aborts."""
         os.abort()
 
 
@@ -312,7 +272,6 @@ class KillsItself(Faulty):
     """Ends as if somebody had ended it."""
 
     def go_wrong(self) -> None:
-        """Sends SIGKILL to its own process."""
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -329,7 +288,6 @@ class RaisesSpeechless(Faulty):
     """Fails with an error that has no message and fails itself when asked for it."""
 
     def go_wrong(self) -> None:
-        """Raises it."""
         raise SpeechlessError
 
 
@@ -339,7 +297,6 @@ class RaisesAtLength(Faulty):
     """Fails with an error of 10 MB."""
 
     def go_wrong(self) -> None:
-        """Raises it."""
         raise ValueError("what a long\nstory " * 555_556)
 
 
@@ -355,7 +312,6 @@ class Returns(Faulty):
     what: str
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        """See `Estimator.estimate`."""
         right = super().estimate(problem, params)
         odd: dict[str, Any] = {"word": "three", "tensor": torch.tensor(3), "numpy": np.int64(3)}
         returned = replace(right, hvps=odd[self.what]) if self.what in odd else None
@@ -368,7 +324,6 @@ class WantsNoCuda(Faulty):
     """Fails where CUDA is in use in this process, or was in the one it was forked from."""
 
     def go_wrong(self) -> None:
-        """Asks torch."""
         cuda: Any = torch.cuda
         if cuda.is_initialized() or cuda._is_in_bad_fork():
             raise RuntimeError("CUDA is in use")
@@ -386,7 +341,6 @@ class Dawdles(Faulty):
     seconds: float
 
     def go_wrong(self) -> None:
-        """Sleeps."""
         time.sleep(self.seconds)
 
 
@@ -399,5 +353,4 @@ class Leaks(Faulty):
     """Keeps 4 KiB of every call."""
 
     def go_wrong(self) -> None:
-        """See above."""
         kept.append(torch.zeros(1024))
