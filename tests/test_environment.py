@@ -19,7 +19,7 @@ import torch
 import harness
 from estimators.base.registry import Registry
 from harness.environment import MACHINE, code_state, environment, fingerprint
-from harness.environment.code import checkout, packages, plugins, source
+from harness.environment.code import checkout, plugins, source
 from harness.support.plugins import load_plugins
 from tests.support.commands import COMMAND, TINY, Command, estimators, events, journals
 from tests.support.environment_files import ALWAYS, write
@@ -44,7 +44,7 @@ def test_clean_checkout_has_no_changes(repository: Path) -> None:
     assert checkout() == {"commit": git(repository, "rev-parse", "HEAD"), "changes": ""}
 
 
-def test_any_change_makes_a_state_of_its_own(repository: Path) -> None:
+def test_any_change_makes_another_state(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(name: str, text: str) -> str:
         write(repository, {name: text})
         return checkout()["changes"]
@@ -55,36 +55,29 @@ def test_any_change_makes_a_state_of_its_own(repository: Path) -> None:
     seen.append(checkout()["changes"])
     assert len(set(seen)) == 5
     assert all(len(digest) == 12 for digest in seen)
+    with monkeypatch.context() as patch:
+        patch.chdir(repository / "deep")
+        assert checkout()["changes"] == seen[-1]
     git(repository, "add", "-A")
     assert checkout()["changes"] == seen[-1], "staging changes no file"
     git(repository, "reset", "-q", "--hard")
     assert checkout()["changes"] == ""
 
 
-def test_changes_are_the_same_from_every_folder(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(repository, {"untracked.py": "1"})
-    changes = checkout()["changes"]
-    monkeypatch.chdir(repository / "deep")
-    assert checkout()["changes"] == changes != ""
-
-
-@pytest.mark.parametrize("store", ["out", "deep/out [1]", "out:2"])
-def test_store_is_no_change(repository: Path, store: str) -> None:
-    write(repository, {f"{store}/runs/a.jsonl": "{}"})
-    assert checkout()["changes"]
-    assert not checkout(Path(store))["changes"]
-    assert not checkout(repository / store)["changes"]
-    write(repository, {"own.py": "edited"})
-    edited = checkout(Path(store))["changes"]
-    write(repository, {f"{store}/runs/a.jsonl": "{}{}"})
-    assert checkout(Path(store))["changes"] == edited != ""
-
-
-def test_store_may_be_elsewhere_or_the_checkout_itself(repository: Path, tmp_path: Path) -> None:
+def test_store_is_no_change(repository: Path, tmp_path: Path) -> None:
+    for store in ("out", "deep/out [1]", "out:2"):
+        write(repository, {f"{store}/runs/a.jsonl": "{}"})
+        assert checkout()["changes"], store
+        assert not checkout(Path(store))["changes"], store
+        assert not checkout(repository / store)["changes"], store
+        write(repository, {"own.py": "edited"})
+        edited = checkout(Path(store))["changes"]
+        write(repository, {f"{store}/runs/a.jsonl": "{}{}"})
+        assert checkout(Path(store))["changes"] == edited != "", store
+        git(repository, "clean", "-fdq")
+        git(repository, "checkout", "-q", ".")
     write(repository, {"runs/a.jsonl": "{}"})
-    assert not checkout(Path())["changes"]
+    assert not checkout(Path())["changes"], "the checkout itself"
     assert checkout(tmp_path / "elsewhere")["changes"]
     write(repository, {"own.py": "edited"})
     assert checkout(Path())["changes"]
@@ -273,13 +266,6 @@ def test_killed_run_goes_on_unless_code_that_runs_has_changed(repository: Path) 
     assert kinds == Counter([("start", "resume"), ("start",)])
 
 
-def test_packages_are_those_required() -> None:
-    found = packages()
-    assert {"metagrad-bench", "torch", "numpy", "scipy", "psutil"} <= set(found)
-    assert "ruff" not in found, "an extra"
-    assert found["torch"] == torch.__version__
-
-
 def test_environment_is_json_and_keeps_its_fields(repository: Path) -> None:
     known = environment(repository / "results", plugins=["own.py"])
     assert json.loads(json.dumps(known, allow_nan=False)) == known
@@ -289,6 +275,9 @@ def test_environment_is_json_and_keeps_its_fields(repository: Path) -> None:
     assert known["threading"]["within_an_operation"] == torch.get_num_threads()
     assert known["variables"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
     assert known["plugins"]["own"] == of("1")
+    assert {"metagrad-bench", "torch", "numpy", "scipy", "psutil"} <= set(known["packages"])
+    assert "ruff" not in known["packages"], "an extra"
+    assert known["packages"]["torch"] == torch.__version__
 
 
 def test_states_and_fingerprints_stay_until_something_changes(repository: Path) -> None:
@@ -327,30 +316,28 @@ def test_machines_lent_anew_each_time_are_one_by_their_name(
     assert len({monday, tuesday, *lent()}) == 3
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "decides"),
-    [
-        ("commit", "a" * 40, False),
-        ("changes", "0123456789ab", False),
-        ("source", "0123456789ab", True),
-        ("plugins", {"mine": "0123456789ab"}, True),
-        ("packages", {"torch": "1.0"}, True),
-        ("python", "3.99.0", True),
-        ("torch", {"version": "1.0"}, True),
-        ("threads", "7", True),
-        ("threading", {"within_an_operation": 7}, True),
-        ("gpus", [{"name": "GPU", "driver": "1.0"}], True),
-        ("machine", "elsewhere", False),
-        ("moment", {"load": [9.0, 9.0, 9.0]}, False),
-        ("cpu", {"governor": "powersave"}, False),
-    ],
-)
-def test_code_state_is_made_of_what_decides(field: str, value: Any, decides: bool) -> None:
+def test_code_state_is_made_of_what_decides() -> None:
     known = environment()
-    assert (code_state(known | {field: value}) != code_state(known)) is decides
-
-
-def test_code_state_is_defined_without_a_commit() -> None:
+    decides: dict[str, Any] = {
+        "source": "0123456789ab",
+        "plugins": {"mine": "0123456789ab"},
+        "packages": {"torch": "1.0"},
+        "python": "3.99.0",
+        "torch": {"version": "1.0"},
+        "threads": "7",
+        "threading": {"within_an_operation": 7},
+        "gpus": [{"name": "GPU", "driver": "1.0"}],
+    }
+    does_not: dict[str, Any] = {
+        "commit": "a" * 40,
+        "changes": "0123456789ab",
+        "machine": "elsewhere",
+        "moment": {"load": [9.0, 9.0, 9.0]},
+        "cpu": {"governor": "powersave"},
+    }
+    for field, value in (decides | does_not).items():
+        differs = code_state(known | {field: value}) != code_state(known)
+        assert differs == (field in decides), field
     without = {"commit": "", "changes": "", "packages": {"metagrad-bench": "0.1.0"}}
     states = {
         code_state({}),

@@ -21,6 +21,13 @@ torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid=UUID)
 torch.cuda.synchronize = lambda device: waited.append(device)
 waited = []
 """
+VARIANTS = (
+    ("UNUSED", "1"),
+    ("FALSE_DRIVER", "old"),
+    ("FALSE_MIG", "1"),
+    ("FALSE_GPUS", "0"),
+    ("FALSE_GPUS", "none"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +55,18 @@ def test_gpus_are_what_the_driver_tells(driver: Path) -> None:
     ]
 
 
-def test_older_drivers_are_asked_in_their_own_words(driver: Path) -> None:
-    assert found(driver, FALSE_DRIVER="old") == found(driver)
-
-
-def test_divided_gpus_are_told(driver: Path) -> None:
-    divided, _ = found(driver, FALSE_MIG="1")
-    assert divided["mig"] is True
-    assert "busy" not in divided
-
-
-@pytest.mark.parametrize("count", ["0", "none"])
-def test_driver_without_gpus_is_none(driver: Path, count: str) -> None:
-    assert found(driver, FALSE_GPUS=count) == []
+def test_drivers_differ(driver: Path) -> None:
+    found_by = each(
+        driver,
+        "from harness.environment.gpus import gpus",
+        "gpus()",
+        [("", {name: value}) for name, value in VARIANTS],
+    )
+    usual, old, divided, *none = found_by
+    assert [gpu | {"busy": None} for gpu in old] == [gpu | {"busy": None} for gpu in usual]
+    assert divided[0]["mig"] is True
+    assert "busy" not in divided[0]
+    assert none == [[], []]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
