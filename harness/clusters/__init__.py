@@ -1,1 +1,1 @@
-"""Runs work on Dask clusters."""
+"""The executor for Dask clusters."""

@@ -1,4 +1,4 @@
-"""How a cell can end."""
+"""Outcomes of cells."""
 
 import errno
 import re
@@ -12,13 +12,13 @@ from estimators.base.errors import UserError
 
 _LONGEST_REASON = 600
 _LONGEST_TRACEBACK = 20_000
-# The libraries that everything goes through, and that say nothing of where an error comes from.
+# Frames of these libraries do not show where an error comes from.
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+),? in (?P<function>[^\n]+)')
 
 
 class Status(StrEnum):
-    """The kinds of end."""
+    """Kinds of outcome."""
 
     OK = "ok"
     SKIPPED = "skipped"
@@ -34,7 +34,7 @@ class Outcome:
     """How one piece of work ended.
 
     Attributes:
-        status: the kind of end.
+        status: its kind.
         reason: one line for people; empty when all went well.
         traceback: of the exception, or of where a worker was when it was ended; what a crashed
             one printed last.
@@ -54,7 +54,7 @@ class Diverged(ArithmeticError):
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """Names the way in which an exception ended a piece of work."""
+    """Return the outcome of a piece of work that an exception ended."""
     frames = "".join(traceback.format_exception(error))
     kept = frames if len(frames) <= _LONGEST_TRACEBACK else f"...\n{frames[-_LONGEST_TRACEBACK:]}"
     if isinstance(error, Diverged):
@@ -84,13 +84,9 @@ def _message(error: BaseException) -> str:
 
 
 def place(frames: str, *, innermost_first: bool) -> str:
-    """Returns " (file.py:12 in function)", the innermost place outside of the libraries.
-
-    Returns:
-        Nothing when there is no such place.
-    """
-    found = list(_FRAME.finditer(frames))
-    for frame in found if innermost_first else reversed(found):
+    """Return the innermost place outside of libraries, as " (file.py:12 in function)", or ""."""
+    matches = list(_FRAME.finditer(frames))
+    for frame in matches if innermost_first else reversed(matches):
         if not frame["file"].startswith((*_LIBRARIES, "<")):
             return f" ({Path(frame['file']).name}:{frame['line']} in {frame['function'].strip()})"
     return ""

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of benchmarks: files, git, plug-ins, signals, numbers as text."""
+"""Helpers that do not depend on benchmarks: files, git, plug-ins, signals, numbers as text."""

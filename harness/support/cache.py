@@ -1,4 +1,4 @@
-"""Keeps tensors that took long to compute on disk, under a digest of all that they depend on."""
+"""Store tensors on disk under a digest of all that they depend on."""
 
 import hashlib
 import io
@@ -19,29 +19,29 @@ _CHECKSUM = hashlib.sha256().digest_size
 
 
 def folder() -> Path:
-    """Where everything is kept: $METAGRAD_CACHE, else the user's cache folder."""
+    """Return the folder of the cache: $METAGRAD_CACHE, else the user's cache folder."""
     return Path(os.environ.get("METAGRAD_CACHE") or user_cache_dir("metagrad-bench"))
 
 
 def load(kind: str, key: str) -> Any | None:
-    """Returns what was saved under a key, its tensors on the CPU; None where nothing whole is."""
+    """Return the value under a key, its tensors on the CPU; None if it is missing or broken."""
     path = _path(kind, key)
     try:
         content = path.read_bytes()
         checksum, payload = content[:_CHECKSUM], content[_CHECKSUM:]
         if hashlib.sha256(payload).digest() != checksum:  # torch checks no checksums itself
             return None
-        kept = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception:  # a broken file fails in many ways, and computing anew is the remedy for all
+        value = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception:  # a broken file fails in many ways
         return None
     _mark_as_used(path)
-    return kept
+    return value
 
 
 def save(kind: str, key: str, content: Any) -> None:
-    """Keeps something under a key; what was used least recently goes where there is too much.
+    """Store a value under a key; evict least recently used entries above `LIMIT`.
 
-    A folder that cannot be written to is let be.
+    A folder that cannot be written is no error.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -53,16 +53,13 @@ def save(kind: str, key: str, content: Any) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file so that other processes see all of it or nothing.
-
-    A folder that cannot be written to is let be.
-    """
+    """Write a file atomically; a folder that cannot be written is no error."""
     with suppress(OSError), atomic_file(path) as file:
         file.write(content)
 
 
 def digest(*parts: str | float | Path | Tensor | Mapping[str, Tensor]) -> str:
-    """Returns a SHA-256 in hexadecimal that differs wherever a part does.
+    """Return a SHA-256 in hexadecimal of values, files and tensors.
 
     Example:
         >>> digest("a", 1.0) == digest("a", 1.0), digest("a", 1.0) == digest("a", 1)
@@ -77,7 +74,7 @@ def digest(*parts: str | float | Path | Tensor | Mapping[str, Tensor]) -> str:
 
 
 def arithmetic(device: str) -> str:
-    """Names what the last bits of a result depend on besides code and data."""
+    """Return what the last bits of a result depend on besides code and data."""
     if device == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
         return f"torch {torch.__version__}, {capability}, {torch.get_num_threads()} threads"
@@ -110,12 +107,12 @@ def _path(kind: str, key: str) -> Path:
 def _mark_as_used(path: Path) -> None:
     try:
         os.utime(path)
-    except OSError:  # read-only, or gone by now: it was read all the same
+    except OSError:  # read-only, or deleted by now
         return
 
 
 def _shrink(tensors: Path) -> None:
-    """Deletes the files used least recently until the others fit; leftovers of a crash too."""
+    """Delete the least recently used files until the others fit."""
     try:
         found = [(file.stat(), file) for file in tensors.iterdir()]
         total = sum(state.st_size for state, _ in found)
@@ -124,5 +121,5 @@ def _shrink(tensors: Path) -> None:
                 return
             file.unlink(missing_ok=True)
             total -= state.st_size
-    except OSError:  # another process is at it as well
+    except OSError:  # another process does the same
         return

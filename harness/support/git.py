@@ -1,11 +1,11 @@
-"""Asks git."""
+"""Run git."""
 
 import os
 import subprocess
 
 
 def git(*arguments: str) -> bytes | None:
-    """Returns what git prints; None where it fails."""
+    """Return the output of git; None if it fails."""
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -14,13 +14,13 @@ def git(*arguments: str) -> bytes | None:
 
 
 def git_text(*arguments: str) -> str | None:
-    """Returns the same as text; names of files that are no UTF-8 come back as they were."""
-    told = git(*arguments)
-    return None if told is None else os.fsdecode(told)
+    """Return the output of git as text, in which file names that are not UTF-8 stay intact."""
+    output = git(*arguments)
+    return None if output is None else os.fsdecode(output)
 
 
 def shallow() -> str:
-    """Returns what to add where a commit is missing: that the clone is shallow, if it is."""
+    """Return an addition to errors about missing commits: a hint if the clone is shallow."""
     if (git_text("rev-parse", "--is-shallow-repository") or "").strip() != "true":
         return ""
     return "; this clone is shallow: `git fetch --unshallow` brings the rest"

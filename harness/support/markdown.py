@@ -1,4 +1,4 @@
-"""Text from results in Markdown, which would make links, images or mentions of it."""
+"""Escape text for Markdown, which would turn it into links, images or mentions."""
 
 import re
 
@@ -12,7 +12,7 @@ _NO_BREAK = "\u2060"  # takes no room: who is named is not called, and an addres
 
 
 def plain(text: str) -> str:
-    r"""Escapes text, to be read as it is written.
+    r"""Escape text, so that it is shown as it is.
 
     Example:
         >>> print(plain("a_b <c>"))
@@ -27,7 +27,7 @@ def _escaped(mark: re.Match[str]) -> str:
 
 
 def code(text: object) -> str:
-    r"""Writes text as code, which sites that know of people look through for no mention of them.
+    r"""Format text as code, in which no site looks for mentions of people.
 
     Example:
         >>> print(code("@you | `x`"))

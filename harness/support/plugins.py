@@ -1,4 +1,4 @@
-"""Brings in a user's own modules, which register estimators, tasks or models."""
+"""Import a user's modules, which register estimators, tasks or models."""
 
 import hashlib
 import importlib
@@ -11,10 +11,7 @@ from estimators.base.errors import OptionError
 
 
 def load_plugins(modules: Iterable[str]) -> None:
-    """Imports modules by name, or files by path; one that is in already is left alone.
-
-    Args:
-        modules: `package.module`, or `folder/file.py`.
+    """Import `package.module` or `folder/file.py` each, unless it is imported already.
 
     Raises:
         OptionError: a module is missing or fails while it is imported.
@@ -28,19 +25,13 @@ def load_plugins(modules: Iterable[str]) -> None:
                 if str(Path.cwd()) not in sys.path:
                     sys.path.append(str(Path.cwd()))
                 importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # whatever a user's module raises is told
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise OptionError(f"--import {module}: cannot be imported ({what})") from error
+        except (Exception, SystemExit) as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OptionError(f"--import {module}: cannot be imported ({text})") from error
 
 
 def module_name(path: Path) -> str:
-    """Returns the name under which a file is imported.
-
-    A file may be called as some module is; the name tells two of the same name apart.
-
-    Args:
-        path: of the file, absolute.
-    """
+    """Return the module name for an absolute path; files of the same name have different ones."""
     return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 

@@ -1,4 +1,4 @@
-"""Presets: settings that have a name, in a presets.toml of a package."""
+"""Presets: named settings in the presets.toml of a package."""
 
 import tomllib
 from importlib.resources import files
@@ -9,12 +9,12 @@ from estimators.base.registry import unknown
 
 
 def about(package: str) -> dict[str, str]:
-    """Returns the names of all presets with a sentence about each."""
+    """Return a sentence about each preset, by name."""
     return {name: entry["about"] for name, entry in _entries(package).items()}
 
 
 def entry(package: str, name: str) -> dict[str, Any]:
-    """Returns what a preset sets, by the names that its file uses.
+    """Return the settings of a preset, by the names in its file.
 
     Raises:
         OptionError: there is no such preset.

@@ -18,11 +18,10 @@ Show = Callable[[float, float | None, str], None]
 
 @contextmanager
 def progress_bar(console: Console) -> Generator[Show]:
-    """Shows a bar with elapsed and remaining time; without a terminal, a line now and then.
+    """Show a bar with elapsed and remaining time, or lines if there is no terminal.
 
     Yields:
-        A function of what is done, of what there is in all (None: not known yet), and of what
-        is being done.
+        A function of the work done, all work (None if not known yet), and a description.
     """
     if not console.is_terminal:
         yield _Lines(console)
@@ -40,7 +39,7 @@ def progress_bar(console: Console) -> Generator[Show]:
         task = progress.add_task("starting", total=None, clock="elapsed")
 
         def show(done: float, total: float | None, doing: str) -> None:
-            # The first few per cent say nothing of the time left.
+            # The first few per cent do not predict the time left.
             known = total if total and done > 0.03 * total else None
             progress.update(task, completed=done, total=known, description=doing)
 
@@ -48,14 +47,14 @@ def progress_bar(console: Console) -> Generator[Show]:
 
 
 class _Lines:
-    """One line each tenth of the way, for logs."""
+    """Prints one line for each tenth of the work, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told = ""
+        self._share = ""
 
     def __call__(self, done: float, total: float | None, doing: str) -> None:
         share = f"{10 * int(10 * done / total):3d} %" if total else "  0 %"
-        if share != self._told:
-            self._told = share
+        if share != self._share:
+            self._share = share
             self._console.print(f"{share} {doing}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""How a command that takes long is told to stop."""
+"""Handling of Ctrl-C and of signals that end a process."""
 
 import signal
 import threading
@@ -12,10 +12,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def interrupt_once() -> Generator[None]:
-    """Turns Ctrl-C, `kill` and the end of the terminal into one KeyboardInterrupt.
+    """Turn Ctrl-C, `kill` and the end of the terminal into one KeyboardInterrupt.
 
-    Only the first one counts: what it sets off must come to its end. What is ignored already, as
-    the end of the terminal under `nohup`, stays so. Only for the main thread.
+    Later signals are ignored, so that the clean-up after the first is not interrupted. Signals that
+    are ignored already, as under `nohup`, stay so. Only for the main thread.
     """
 
     def interrupt(*_: object) -> NoReturn:
@@ -29,10 +29,7 @@ def interrupt_once() -> Generator[None]:
 
 @contextmanager
 def delay_signals() -> Generator[None]:
-    """Lets Ctrl-C and the like wait for the end of what must not be left half done.
-
-    Threads other than the main one are not interrupted anyway.
-    """
+    """Delay Ctrl-C and the like until the end of the block; only the main thread gets them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -47,17 +44,14 @@ def delay_signals() -> Generator[None]:
 
 @contextmanager
 def ignore_signals() -> Generator[None]:
-    """Takes no notice of Ctrl-C and the like, where all is about to end anyway.
-
-    Only for the main thread.
-    """
+    """Ignore Ctrl-C and the like, as during clean-up; only for the main thread."""
     with _handled_by(signal.SIG_IGN):
         yield
 
 
 @contextmanager
 def _handled_by(handler: Callable[[int, Any], object] | signal.Handlers) -> Generator[None]:
-    """Gives signals to another handler for a while, but for those that are ignored already."""
+    """Use another handler for signals, except for those that are ignored already."""
     known = {number: signal.getsignal(number) for number in _SIGNALS}
     before = {number: one for number, one in known.items() if one != signal.SIG_IGN}
     for number in before:
@@ -71,9 +65,9 @@ def _handled_by(handler: Callable[[int, Any], object] | signal.Handlers) -> Gene
 
 @contextmanager
 def block_signals() -> Generator[None]:
-    """Keeps Ctrl-C and the end of the terminal from threads and programs that are started here.
+    """Block Ctrl-C and the end of the terminal in threads and processes that are started here.
 
-    What is blocked stays so in them, and reaches us afterwards.
+    They stay blocked there; this thread gets them afterwards.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
     try:

@@ -1,11 +1,11 @@
-"""Numbers as people read them: three digits, and the prefix that makes them short."""
+"""Numbers as text for people: three digits, and a suitable prefix."""
 
 import math
 import re
 
 
 def bytes_text(size: float) -> str:
-    """Returns bytes as people read them.
+    """Return a number of bytes with its unit.
 
     Example:
         >>> bytes_text(2048)
@@ -15,10 +15,10 @@ def bytes_text(size: float) -> str:
 
 
 def bytes_of(text: str) -> float:
-    """Reads bytes as people write them; without a unit they are MiB.
+    """Parse an amount of memory; without a unit it is in MiB.
 
     Raises:
-        ValueError: it is no such thing, or below 0.
+        ValueError: it is not one, or is below 0.
 
     Example:
         >>> bytes_of("80 KiB")
@@ -27,14 +27,14 @@ def bytes_of(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(?:([kmgt]?)i?b?)?\s*", text.lower())
     if not match:
         raise ValueError(
-            f"{text!r} is no amount of memory; write it like 80 KiB, 35 MiB or 1.5 GiB"
+            f"{text!r} is not an amount of memory; write it like 80 KiB, 35 MiB or 1.5 GiB"
         )
     number, prefix = match.groups()
     return float(number) * 1024.0 ** ("kmgt".index(prefix or "m") + 1)
 
 
 def count_text(count: float) -> str:
-    """Returns a count as people read it; all digits below a thousand.
+    """Return a count with three digits; with all digits below a thousand.
 
     Example:
         >>> count_text(1_592_000)
@@ -44,7 +44,7 @@ def count_text(count: float) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Returns seconds as people read them.
+    """Return seconds with their unit.
 
     Example:
         >>> seconds_text(0.0021)
@@ -54,7 +54,7 @@ def seconds_text(seconds: float) -> str:
 
 
 def number_text(value: float, unit: str = "") -> str:
-    """Return a number as people read it, with its unit; nothing where there is none.
+    """Return a number with its unit; "" for NaN.
 
     Example:
         >>> number_text(2048, "B"), number_text(0.0021, "s"), number_text(12345), number_text(0.1)
