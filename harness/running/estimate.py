@@ -276,6 +276,7 @@ def _units(cell: Cell, dtype: str) -> _Units:
         partial(value_and_gradient, problem.outer_loss, point),
         partial(hvp, problem.inner_loss, point, params, engine=engine),
     )
+    works[-1]()  # torch imports modules at the first product of a process
     return _Units(*(_least_time(work, cell.device) for work in works))
 
 
