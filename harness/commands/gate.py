@@ -5,47 +5,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.commands import options
 from harness.commands.options import console
 
 if TYPE_CHECKING:
     from harness.gate.measuring import Cells
     from harness.gate.pairs import Pairs
-    from harness.gate.revision import Side
+    from harness.gate.revision import Revision
     from harness.gate.waivers import Waiver
 
 
 def gate(
     preset: options.Preset = "gate",
     base: Annotated[
-        str, typer.Option(help="Commit to compare with, or stored results: a run, a folder.")
+        str, typer.Option(help="Commit to compare with, or stored results (a run or a folder).")
     ] = "origin/main",
-    head: Annotated[str, typer.Option(help="Commit to judge, or stored results.")] = "HEAD",
+    head: Annotated[str, typer.Option(help="Commit to check, or stored results.")] = "HEAD",
     estimators: options.Estimators = None,
     task: options.Task = None,
     model: options.Model = None,
     depths: options.Depths = None,
     only: options.Only = None,
     times: Annotated[
-        bool, typer.Option("--times/--no-times", help="Compare times, in pairs, as well.")
+        bool, typer.Option("--times/--no-times", help="Also compare times, in pairs.")
     ] = True,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write gate.md and gate.json to.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for gate.md and gate.json.")] = None,
     imports: options.Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
-    """Tell whether a commit has made anything worse; for pull requests.
+    """Check whether a commit makes anything worse; for pull requests.
 
-    Both commits are installed side by side. What repeats exactly is measured of each, unless that
-    was done before; times are taken in pairs. waivers.toml of the head says what is meant.
+    Both commits are installed side by side. Repeatable metrics are measured once for each commit;
+    times are taken in pairs. waivers.toml of the head lists intended changes.
     Exit code 0: nothing is worse; 1: something is; 2: it could not be measured, nothing could be
-    compared, or a cell that worked fails now.
+    compared, or a cell that worked now fails.
     """
-    from harness.gate.compare import judge
-    from harness.gate.plugins import within
-    from harness.gate.report import tell, write
-    from harness.gate.revision import cells_of, checked, side_of
+    from harness.gate.compare import compare
+    from harness.gate.plugins import relative_plugins
+    from harness.gate.report import print_comparison, write
+    from harness.gate.revision import check_pair, open_revision, results
     from harness.matrix.plan import expand, override, refuse_impossible
     from harness.matrix.plan import preset as read_preset
     from harness.matrix.selection import select
@@ -53,7 +51,7 @@ def gate(
     from harness.support.plugins import load_plugins
     from harness.support.signals import interrupt_once
 
-    plugins = within(imports)
+    plugins = relative_plugins(imports)
     load_plugins(plugins)
     axes = override(
         read_preset(preset), task=task, model=model, estimators=estimators, depths=depths
@@ -70,21 +68,21 @@ def gate(
     ]
     try:
         with interrupt_once():
-            old, new = (side_of(ref, plugins, console) for ref in (base, head))
+            old, new = (open_revision(ref, plugins, console) for ref in (base, head))
             waivers = _waivers(new)
-            notes = checked(old, new)
-            if new.tree and (changed := git_text("status", "--porcelain", "-uno")):
+            notes = check_pair(old, new)
+            if new.checkout and (changed := git_text("status", "--porcelain", "-uno")):
                 count = len(changed.splitlines())
                 notes.append(
-                    f"{count} files have uncommitted changes, which are no part of {new.name}."
+                    f"{count} files have uncommitted changes, which are not part of {new.name}."
                 )
-            before, after = (cells_of(side, selection, plugins, console) for side in (old, new))
+            before, after = (results(one, selection, plugins, console) for one in (old, new))
             pairs = _pairs(old, new, before, after, plugins) if times else None
     except KeyboardInterrupt:
-        raise OptionError("stopped; what was measured is kept for the next time") from None
+        raise UserError("stopped; results so far are reused the next time") from None
     if times and pairs is None:
-        notes.append("Times are not compared: stored ones were not taken side by side.")
-    judgement = judge(
+        notes.append("Times are not compared: stored ones were not taken in pairs.")
+    comparison = compare(
         before,
         after,
         names=(old.name, new.name),
@@ -92,46 +90,47 @@ def gate(
         waivers=waivers,
         notes=notes,
     )
-    tell(judgement, console)
+    print_comparison(comparison, console)
     if out:
-        try:
-            paths = write(judgement, out)
-        except OSError as error:
-            raise OptionError(f"cannot write to {out}: {error.strerror}") from None
+        paths = write(comparison, out)
         console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
-    return judgement.exit_code
+    return comparison.exit_code
 
 
-def _waivers(head: "Side") -> "list[Waiver]":
-    """Returns the waivers of the head, or of this folder where it is stored results."""
+def _waivers(head: "Revision") -> "list[Waiver]":
+    """Return the waivers of the head, or of this folder if it is stored results."""
     from harness.gate.checkout import file_at
     from harness.gate.waivers import FILE, parse
 
-    if head.tree:
-        return parse(file_at(head.tree.commit, FILE) or b"")
+    if head.checkout:
+        return parse(file_at(head.checkout.commit, FILE) or b"")
     try:
         return parse(Path(FILE).read_bytes() if Path(FILE).exists() else b"")
     except OSError as error:
-        raise OptionError(f"{FILE} cannot be read: {error.strerror}") from None
+        raise UserError(f"{FILE} cannot be read: {error.strerror}") from None
 
 
 def _pairs(
-    base: "Side", head: "Side", before: "Cells", after: "Cells", plugins: tuple[str, ...]
+    base: "Revision",
+    head: "Revision",
+    before: "Cells",
+    after: "Cells",
+    plugins: tuple[str, ...],
 ) -> "Pairs | None":
-    """Times two commits in pairs; None of stored results."""
+    """Time two commits in pairs; return None for stored results."""
     from harness.gate.pairs import paired_times
-    from harness.gate.revision import fine_on_both
+    from harness.gate.revision import ok_in_both
     from harness.support.progress import progress_bar
 
-    if not (base.tree and head.tree):
+    if not (base.checkout and head.checkout):
         return None
-    cells = fine_on_both(before, after)
+    cells = ok_in_both(before, after)
     console.print(f"Timing {len(cells)} cells in pairs", highlight=False)
     with progress_bar(console) as show:
         return paired_times(
-            base.tree,
-            head.tree,
+            base.checkout,
+            head.checkout,
             cells,
             plugins=plugins,
-            tell=lambda share, doing: show(share, 1.0, doing),
+            on_progress=lambda share, doing: show(share, 1.0, doing),
         )

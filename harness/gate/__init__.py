@@ -1,1 +1,1 @@
-"""Tells whether a commit has made anything worse: `metagrad gate`."""
+"""Check whether a commit makes anything worse: `metagrad gate`."""

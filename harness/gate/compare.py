@@ -1,4 +1,4 @@
-"""What has changed between two commits, and whether it may pass."""
+"""Compare the results of two revisions, and decide whether the change passes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ EFFECT = 0.05
 """A change of time must be larger than this share."""
 
 P = 0.01
-"""A change of time is told where a test finds it by chance less often than this."""
+"""A change of time is reported if the p value of its test is below this."""
 
 Verdict = Literal["worse", "better", "other"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number, or an outcome, that is not what it was.
+    """A number or an outcome that has changed.
 
     Attributes:
         cell: name of the cell.
-        metric: name of the metric; "outcome" where the cell ends otherwise.
+        metric: name of the metric; "outcome" where the cell ends differently.
         verdict: "worse", "better", or "other" where neither way is better.
         base: value before; NaN of an outcome.
         head: value after; likewise.
@@ -56,16 +56,16 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What a comparison has found.
+class Comparison:
+    """Result of a comparison.
 
     Attributes:
-        base: name of the one side.
-        head: name of the other.
-        cells: how many were compared: those that went well on both sides.
-        numbers: how many numbers of theirs, times included.
-        changes: what is not as it was, regressions first.
-        notes: what else there is to know, a line each.
+        base: name of the base.
+        head: name of the head.
+        cells: number of cells compared, which went well in both.
+        numbers: number of their metrics compared, times included.
+        changes: changes, regressions first.
+        notes: remarks, a line each.
     """
 
     base: str
@@ -82,7 +82,7 @@ class Judgement:
 
     @property
     def broken(self) -> list[Change]:
-        """Those among them that leave nothing to compare: cells that worked and do not now."""
+        """Regressions of cells that worked and now do not."""
         return [one for one in self.regressions if one.metric == "outcome"]
 
     @property
@@ -93,7 +93,7 @@ class Judgement:
         return int(bool(self.regressions))
 
 
-def judge(
+def compare(
     base: Cells,
     head: Cells,
     *,
@@ -102,37 +102,38 @@ def judge(
     waivers: Sequence[Waiver] = (),
     today: date | None = None,
     notes: Sequence[str] = (),
-) -> Judgement:
-    """Compares two sides.
+) -> Comparison:
+    """Compare two revisions.
 
-    Numbers that repeat are compared as `harness.history.differences.differ` says; times by the
-    pairs that were taken of them, and by nothing else.
+    Repeatable metrics are compared by `harness.history.differences.differ`, times only by pairs.
     """
-    both = [name for name in base if name in head and _fine(base[name]) and _fine(head[name])]
-    found = _outcomes(base, head)
+    both = [name for name in base if name in head and _is_ok(base[name]) and _is_ok(head[name])]
+    changes = _outcomes(base, head)
     numbers = 0
     for name in both:
-        count, changes = _numbers(base[name], head[name])
+        count, more = _numbers(base[name], head[name])
         numbers += count
-        found += changes
-    told = list(notes)
+        changes += more
+    lines = list(notes)
     if pairs is not None:
         numbers += len(pairs.seconds)
-        found += [one for name in pairs.seconds if (one := time_change(name, pairs.seconds[name]))]
+        changes += [
+            one for name in pairs.seconds if (one := time_change(name, pairs.seconds[name]))
+        ]
         for name, why in pairs.errors.items():
             if name in pairs.broken:
-                found.append(_outcome(name, "worse", f"it cannot be timed any more: {why}"))
+                changes.append(_outcome(name, "worse", f"cannot be timed any more: {why}"))
             else:
-                told.append(f"No times of {name}: {why}")
+                lines.append(f"No times of {name}: {why}")
     day = today or date.today()
-    changes, more = _waived(found, waivers, day)
+    changes, waiver_notes = _waived(changes, waivers, day)
     order = {"worse": 0, "other": 1, "better": 2}
     changes.sort(key=lambda one: (bool(one.accepted), order[one.verdict], one.metric != "outcome"))
-    return Judgement(*names, len(both), numbers, changes, told + more)
+    return Comparison(*names, len(both), numbers, changes, lines + waiver_notes)
 
 
 def time_change(cell: str, rounds: Sequence[tuple[float, float]]) -> Change | None:
-    """Tells whether a cell has got slower or quicker; None where nobody could say so.
+    """Return whether a cell became slower or faster; None where the test does not show it.
 
     By Wilcoxon's signed-rank test of whether the logarithm of the ratio, of which each round has
     one, is beyond `EFFECT`.
@@ -146,28 +147,28 @@ def time_change(cell: str, rounds: Sequence[tuple[float, float]]) -> Change | No
         if p < P:
             low, high = math.exp(logs.min()), math.exp(logs.max())
             about = f"{ratio:.2f} times, {low:.2f} to {high:.2f} in {len(logs)} rounds, p={p:.2g}"
-            before, after = (float(np.median(side)) for side in zip(*rounds, strict=True))
+            before, after = (float(np.median(one)) for one in zip(*rounds, strict=True))
             return Change(cell, "time", verdict, before, after, about)
     return None
 
 
-def _fine(cell: CellResult) -> bool:
+def _is_ok(cell: CellResult) -> bool:
     return cell.status is Status.OK
 
 
 def _outcomes(base: Cells, head: Cells) -> list[Change]:
-    found = []
+    changes = []
     for name in dict.fromkeys([*base, *head]):
-        before, after = (side.get(name) for side in (base, head))
+        before, after = (cells.get(name) for cells in (base, head))
         if before is None or after is None or before.status is after.status:
-            gone = after is None and before is not None and _fine(before)
+            gone = after is None and before is not None and _is_ok(before)
             if gone:
-                found.append(_outcome(name, "worse", "ok, and is not there any more"))
+                changes.append(_outcome(name, "worse", "was ok, and is missing now"))
             continue
-        verdict: Verdict = "worse" if _fine(before) else "better" if _fine(after) else "other"
+        verdict: Verdict = "worse" if _is_ok(before) else "better" if _is_ok(after) else "other"
         why = f": {after.reason}" if after.reason else ""
-        found.append(_outcome(name, verdict, f"{before.status}, now {after.status}{why}"))
-    return found
+        changes.append(_outcome(name, verdict, f"{before.status}, now {after.status}{why}"))
+    return changes
 
 
 def _outcome(name: str, verdict: Verdict, about: str) -> Change:
@@ -175,24 +176,24 @@ def _outcome(name: str, verdict: Verdict, about: str) -> Change:
 
 
 def _numbers(before: CellResult, after: CellResult) -> tuple[int, list[Change]]:
-    """Returns how many numbers that repeat both have, and those that differ or are gone."""
+    """Return how many repeatable metrics both have, and those that differ or are gone."""
     mine, other = before.samples, after.samples
     names = [name for name, metric in METRICS.items() if not metric.noisy]
     shared = [name for name in names if name in mine and name in other]
-    found = [
+    changes = [
         Change(before.id, name, "worse", _mean(mine[name]), math.nan, "is not measured any more")
         for name in names
         if name in mine and name not in other
     ]
     for name in shared:
-        old, new = (np.array(side[name], dtype=float) for side in (mine, other))
+        old, new = (np.array(samples[name], dtype=float) for samples in (mine, other))
         base, head = float(old.mean()), float(new.mean())
         if len(old) != len(new):  # of other tasks, say
             old, new = np.array([base]), np.array([head])
         if not differ(pd.Series([name] * len(old)), old, new).any():
             continue
-        found.append(Change(before.id, name, _verdict(name, base, head), base, head, ""))
-    return len(shared), found
+        changes.append(Change(before.id, name, _verdict(name, base, head), base, head, ""))
+    return len(shared), changes
 
 
 def _mean(samples: Sequence[float]) -> float:
@@ -201,10 +202,10 @@ def _mean(samples: Sequence[float]) -> float:
 
 def _verdict(name: str, before: float, after: float) -> Verdict:
     named, old, new = pd.Series([name]), np.array([before]), np.array([after])
-    if not differ(named, old, new).any():  # task by task alone
+    if not differ(named, old, new).any():  # only task by task
         return "other"
-    told: dict[str, Verdict] = {"worse": "worse", "better": "better"}
-    return told.get(verdicts(named, old, new)[0], "other")
+    words: dict[str, Verdict] = {"worse": "worse", "better": "better"}
+    return words.get(verdicts(named, old, new)[0], "other")
 
 
 def _waived(
@@ -213,27 +214,27 @@ def _waived(
     valid = [waiver for waiver in waivers if waiver.expires >= today]
     notes = [f"Waiver expired: {waiver}" for waiver in waivers if waiver.expires < today]
     used = set()
-    found = []
+    result = []
     for change in changes:
         fitting = [one for one in valid if one.accepts(change.cell, change.metric)]
         if change.verdict == "worse" and fitting:
             used |= set(fitting)
             change = replace(change, accepted=fitting[0].reason)
-        found.append(change)
+        result.append(change)
     notes += [f"Waiver not needed: {waiver}" for waiver in valid if waiver not in used]
-    return found, notes
+    return result, notes
 
 
-def summed_up(judgement: Judgement) -> str:
-    """Returns the judgement in a line."""
-    compared = f"{judgement.numbers:,} numbers of {judgement.cells:,} cells"
-    if not judgement.numbers:
+def summary(comparison: Comparison) -> str:
+    """Return the comparison in a line."""
+    compared = f"{comparison.numbers:,} numbers of {comparison.cells:,} cells"
+    if not comparison.numbers:
         return "Nothing could be compared."
     counts: Mapping[str, int] = {
-        "worse": len(judgement.regressions),
-        "worse, and accepted": sum(bool(one.accepted) for one in judgement.changes),
-        "better": sum(one.verdict == "better" for one in judgement.changes),
-        "changed": sum(one.verdict == "other" for one in judgement.changes),
+        "worse": len(comparison.regressions),
+        "worse, and accepted": sum(bool(one.accepted) for one in comparison.changes),
+        "better": sum(one.verdict == "better" for one in comparison.changes),
+        "changed": sum(one.verdict == "other" for one in comparison.changes),
     }
-    told = [f"{count} {what}" for what, count in counts.items() if count]
-    return f"{compared} compared: {', '.join(told) if told else 'nothing has changed'}."
+    texts = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"{compared} compared: {', '.join(texts) if texts else 'nothing has changed'}."

@@ -1,4 +1,4 @@
-"""Plug-ins of a commit: its own version of them, not that of the environment."""
+"""Plug-ins of a commit in its own version, not in that of the environment."""
 
 import json
 import os
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from estimators.base.errors import OptionError
-from harness.gate.checkout import Tree
+from harness.gate.checkout import Checkout
 from harness.support.git import git_text
 
-# As `harness.support.plugins.load_plugins` finds modules, with the folder that we are in last.
+# As `harness.support.plugins.load_plugins` finds modules, with the current folder last.
 _WHERE = """
 import importlib.util, json, sys
 sys.path.append(sys.argv[1])
@@ -22,63 +22,63 @@ print(json.dumps(places))
 """
 
 
-def within(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Returns plug-ins so that each commit has its own: files by the way from where we are.
+def relative_plugins(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Return plug-ins such that each commit uses its own: files relative to the current folder.
 
     Raises:
         OptionError: a file is outside the repository.
     """
     top = Path((git_text("rev-parse", "--show-toplevel") or "").strip()).resolve()
-    found = []
+    relative = []
     for name in plugins:
         if not name.endswith(".py"):
-            found.append(name)
+            relative.append(name)
             continue
         path = Path(name).resolve()
         if not path.is_relative_to(top):
             raise OptionError(
                 f"--import {name} is outside the repository: it would be the same at both commits"
             )
-        found.append(os.path.relpath(path, Path.cwd().resolve()))
-    return tuple(found)
+        relative.append(os.path.relpath(path, Path.cwd().resolve()))
+    return tuple(relative)
 
 
-def foreign(tree: Tree, plugins: Sequence[str]) -> list[str]:
-    """Returns the modules that a commit has from the environment.
+def outside_plugins(checkout: Checkout, plugins: Sequence[str]) -> list[str]:
+    """Return the plug-ins that a commit takes from the environment.
 
     Raises:
         OptionError: a plug-in is missing, or is that of this checkout and not of the commit.
     """
     modules = [name for name in plugins if not name.endswith(".py")]
-    here = Path((git_text("rev-parse", "--show-toplevel") or "").strip()).resolve()
-    places = _places(tree, modules) if modules else {}
-    found = []
+    repository = Path((git_text("rev-parse", "--show-toplevel") or "").strip()).resolve()
+    places = _places(checkout, modules) if modules else {}
+    outside = []
     for name in plugins:
         if name.endswith(".py"):
-            if not (tree.work / name).exists():
-                raise OptionError(f"{tree.commit[:8]} lacks --import {name}")
+            if not (checkout.work / name).exists():
+                raise OptionError(f"{checkout.commit[:8]} lacks --import {name}")
             continue
         place = places.get(name)
         if place is None:
-            raise OptionError(f"{tree.commit[:8]} lacks --import {name}")
-        if any(place.is_relative_to(one.resolve()) for one in tree.path):
+            raise OptionError(f"{checkout.commit[:8]} lacks --import {name}")
+        if any(place.is_relative_to(one.resolve()) for one in checkout.path):
             continue
-        if place.is_relative_to(here):
+        if place.is_relative_to(repository):
             raise OptionError(
-                f"{tree.commit[:8]} lacks --import {name}; that of {place} is no part of it"
+                f"{checkout.commit[:8]} lacks --import {name}; that of {place} is no part of it"
             )
-        found.append(name)
-    return found
+        outside.append(name)
+    return outside
 
 
-def _places(tree: Tree, modules: Sequence[str]) -> dict[str, Path]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", _WHERE, str(tree.work), *modules],
-        cwd=tree.work,
-        env=tree.environment,
+def _places(checkout: Checkout, modules: Sequence[str]) -> dict[str, Path]:
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", _WHERE, str(checkout.work), *modules],
+        cwd=checkout.work,
+        env=checkout.environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    told: dict[str, str | None] = json.loads(done.stdout)
-    return {name: Path(place).resolve() for name, place in told.items() if place}
+    places: dict[str, str | None] = json.loads(result.stdout)
+    return {name: Path(place).resolve() for name, place in places.items() if place}

@@ -1,4 +1,4 @@
-"""Tells what the gate has found: on the terminal, in Markdown, in JSON."""
+"""Report a comparison: on the terminal, in Markdown, in JSON."""
 
 import json
 import math
@@ -10,73 +10,75 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.gate.compare import Change, Judgement, summed_up
+from harness.gate.compare import Change, Comparison, summary
 from harness.matrix.metrics import metric_of
+from harness.support.files import put
 from harness.support.markdown import plain
 
 _TITLES = {0: "No regression", 1: "Regression", 2: "Could not be measured"}
 _MOST = 50  # rows of a table; JSON has all
 
 
-def tell(judgement: Judgement, console: Console) -> None:
-    """Prints the changes."""
-    if judgement.changes:
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """Print the changes and a summary."""
+    if comparison.changes:
         table = Table(*_HEAD, box=None, pad_edge=False)
-        for change in judgement.changes[:_MOST]:
-            style = "red" if change in judgement.regressions else ""
+        for change in comparison.changes[:_MOST]:
+            style = "red" if change in comparison.regressions else ""
             table.add_row(*map(Text, _row(change)), style=style)
         console.print(table)
-        if len(judgement.changes) > _MOST:
-            console.print(f"... and {len(judgement.changes) - _MOST} more.")
+        if len(comparison.changes) > _MOST:
+            console.print(f"... and {len(comparison.changes) - _MOST} more.")
         console.print()
-    for note in judgement.notes:
+    for note in comparison.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"{_TITLES[judgement.exit_code]} from {judgement.base} to {judgement.head}. "
-        f"{summed_up(judgement)}",
+        f"{_TITLES[comparison.exit_code]} from {comparison.base} to {comparison.head}. "
+        f"{summary(comparison)}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
 
 
-def write(judgement: Judgement, folder: Path) -> list[Path]:
-    """Writes gate.md, for a pull request, and gate.json, for machines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {"gate.md": markdown(judgement), "gate.json": as_json(judgement)}
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return [folder / name for name in texts]
+def write(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write gate.md, for a pull request, and gate.json, for machines.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    texts = {"gate.md": markdown(comparison), "gate.json": as_json(comparison)}
+    return put(folder, {name: text.encode() for name, text in texts.items()})
 
 
-def markdown(judgement: Judgement) -> str:
-    """Returns what was found as GitHub's Markdown."""
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison as GitHub's Markdown."""
     lines = [
-        f"## {_TITLES[judgement.exit_code]}: {plain(judgement.base)} to {plain(judgement.head)}",
+        f"## {_TITLES[comparison.exit_code]}: {plain(comparison.base)} to {plain(comparison.head)}",
         "",
-        summed_up(judgement),
+        summary(comparison),
     ]
-    if judgement.changes:
+    if comparison.changes:
         lines += ["", f"| {' | '.join(_HEAD)} |", "|" + "---|" * len(_HEAD)]
-        rows = [[plain(text) for text in _row(one)] for one in judgement.changes[:_MOST]]
+        rows = [[plain(text) for text in _row(one)] for one in comparison.changes[:_MOST]]
         lines += [f"| {' | '.join(row)} |" for row in rows]
-        if len(judgement.changes) > _MOST:
-            lines += ["", f"... and {len(judgement.changes) - _MOST} more."]
-    lines += ["", *(f"- {plain(note)}" for note in judgement.notes)] if judgement.notes else []
+        if len(comparison.changes) > _MOST:
+            lines += ["", f"... and {len(comparison.changes) - _MOST} more."]
+    lines += ["", *(f"- {plain(note)}" for note in comparison.notes)] if comparison.notes else []
     return "\n".join(lines) + "\n"
 
 
-def as_json(judgement: Judgement) -> str:
-    """Returns what was found as JSON; a number that is none is null."""
-    told: dict[str, Any] = asdict(judgement) | {"exit_code": judgement.exit_code}
-    told["changes"] = [
+def as_json(comparison: Comparison) -> str:
+    """Return the comparison as JSON, in which null stands for NaN."""
+    document: dict[str, Any] = asdict(comparison) | {"exit_code": comparison.exit_code}
+    document["changes"] = [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in (asdict(change) | {"ratio": change.ratio}).items()
         }
-        for change in judgement.changes
+        for change in comparison.changes
     ]
-    return json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 _HEAD = ("", "cell", "metric", "base", "head", "ratio", "")

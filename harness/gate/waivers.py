@@ -1,4 +1,4 @@
-"""Changes that are meant: a committed file says which cell and metric, why, and until when."""
+"""Waivers of intended changes: cell, metric, reason and last day, in a committed file."""
 
 import tomllib
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from datetime import date
 from fnmatch import fnmatchcase
 from typing import Any
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 
 FILE = "waivers.toml"
-"""Where they are, in the folder in which the gate runs."""
+"""Name of the file, in the folder in which the gate runs."""
 
 _FIELDS = {"cell": str, "metric": str, "reason": str, "expires": date}
 
@@ -31,7 +31,7 @@ class Waiver:
     expires: date
 
     def accepts(self, cell: str, metric: str) -> bool:
-        """Tells whether a change is the one that is meant."""
+        """Return whether it accepts a change."""
         return fnmatchcase(cell, self.cell) and fnmatchcase(metric, self.metric)
 
     def __str__(self) -> str:
@@ -39,10 +39,10 @@ class Waiver:
 
 
 def parse(text: str | bytes) -> list[Waiver]:
-    """Reads a file of waivers.
+    """Parse a file of waivers.
 
     Raises:
-        OptionError: it is not, or a waiver lacks something.
+        UserError: it is no such file, or a waiver lacks something.
 
     Example:
         >>> [one] = parse('''
@@ -56,14 +56,14 @@ def parse(text: str | bytes) -> list[Waiver]:
         True
     """
     try:
-        told = tomllib.loads(text if isinstance(text, str) else text.decode())
+        document = tomllib.loads(text if isinstance(text, str) else text.decode())
     except UnicodeDecodeError:
-        raise OptionError(f"{FILE} is not UTF-8") from None
+        raise UserError(f"{FILE} is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{FILE} is not TOML: {error}") from None
-    entries = told.get("waiver", [])
-    if set(told) - {"waiver"} or not isinstance(entries, list):
-        raise OptionError(f"{FILE} has waivers alone, each a table [[waiver]]")
+        raise UserError(f"{FILE} is not TOML: {error}") from None
+    entries = document.get("waiver", [])
+    if set(document) - {"waiver"} or not isinstance(entries, list):
+        raise UserError(f"{FILE} may only have waivers, each a table [[waiver]]")
     return [_waiver(number, entry) for number, entry in enumerate(entries, start=1)]
 
 
@@ -72,7 +72,7 @@ def _waiver(number: int, entry: Any) -> Waiver:
         value = entry.get(name) if isinstance(entry, dict) else None
         if type(value) is not kind or value == "":
             wanted = "a date, as 2030-01-31" if kind is date else "a text"
-            raise OptionError(f"{FILE}: waiver {number} must have {name!r}, {wanted}")
+            raise UserError(f"{FILE}: waiver {number} must have {name!r}, {wanted}")
     if unknown := set(entry) - set(_FIELDS):
-        raise OptionError(f"{FILE}: waiver {number} has {', '.join(sorted(unknown))}, unknown here")
+        raise UserError(f"{FILE}: waiver {number} has unknown fields: {', '.join(sorted(unknown))}")
     return Waiver(**entry)

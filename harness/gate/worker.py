@@ -1,4 +1,4 @@
-"""What a process does that times cells of one commit, a sample at a time, as it is asked to."""
+"""The worker process that times cells of one commit, one sample for each request."""
 
 import gc
 import json
@@ -17,14 +17,14 @@ from harness.support.plugins import load_plugins
 
 
 def main() -> None:
-    """Answers requests, a line of JSON each, on standard input and output.
+    """Answer requests, a line of JSON each, on standard input and output.
 
     `{"plugins": [...]}` imports modules; `{"cell": NAME}` prepares a cell and warms it up;
-    `{"sample": true}` takes a sample of its time: `{"seconds": ...}`. What goes wrong is
-    `{"error": ...}`.
+    `{"sample": true}` takes a sample of its time: `{"seconds": ...}`. The answer to a request that
+    fails is `{"error": ...}`.
     """
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # what an estimator prints is no answer
+        os.dup2(2, 1)  # output of an estimator is no answer
         series: Series | None = None
         for line in sys.stdin:
             request = json.loads(line)
@@ -34,7 +34,7 @@ def main() -> None:
                     load_plugins(request["plugins"])
                     fixed_flags()
                 elif "cell" in request:
-                    series = None  # the one before need not be there any more
+                    series = None  # frees the one before
                     series = _prepared(request["cell"])
                 elif series is not None:
                     series.sample()

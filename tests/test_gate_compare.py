@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from estimators.base.errors import OptionError
-from harness.gate.compare import EFFECT, Judgement, judge, summed_up, time_change
+from estimators.base.errors import UserError
+from harness.gate.checkout import Checkout
+from harness.gate.compare import EFFECT, Comparison, compare, summary, time_change
 from harness.gate.measuring import Cells
-from harness.gate.pairs import ROUNDS, Pairs
-from harness.gate.report import as_json, markdown, tell, write
+from harness.gate.pairs import ROUNDS, Pairs, _Lost
+from harness.gate.report import as_json, markdown, print_comparison, write
 from harness.gate.waivers import Waiver, parse
 from harness.matrix.outcome import Status
 from harness.store.runs import CellResult, StageResult
@@ -34,20 +35,20 @@ def result(status: Status = Status.OK, reason: str = "", **samples: Any) -> Cell
     return CellResult(NAME, {}, {"score": stage})
 
 
-def judged(base: CellResult, head: CellResult, **more: Any) -> Judgement:
-    return judge({NAME: base}, {NAME: head}, names=("a", "b"), **more)
+def compared(base: CellResult, head: CellResult, **more: Any) -> Comparison:
+    return compare({NAME: base}, {NAME: head}, names=("a", "b"), **more)
 
 
 def test_the_same_is_no_change() -> None:
-    found = judged(result(), result())
+    found = compared(result(), result())
     assert (found.changes, found.exit_code, found.cells) == ([], 0, 1)
     assert found.numbers == len(SAMPLES) - 1, "resident memory is no number that repeats"
-    assert "nothing has changed" in summed_up(found)
+    assert "nothing has changed" in summary(found)
 
 
-@pytest.mark.parametrize(
-    ("changed", "verdict"),
-    [
+def test_any_repeatable_metric_shows_a_change() -> None:
+    changed: dict[str, Any]
+    for changed, verdict in (
         ({"bias": [0.1, 0.31]}, "worse"),
         ({"bias": [0.1, 0.29]}, "better"),
         ({"bias": [0.3, 0.1]}, "other"),  # of each task, though not of their mean
@@ -56,59 +57,50 @@ def test_the_same_is_no_change() -> None:
         ({"retained_memory": [4]}, "worse"),
         ({"curvature": [0.2]}, "other"),
         ({"bias": [math.nan, 0.3]}, "worse"),
-    ],
-    ids=str,
-)
-def test_any_number_that_repeats_tells(changed: dict[str, Any], verdict: str) -> None:
-    found = judged(result(), result(**changed))
-    assert [(one.metric, one.verdict) for one in found.changes] == [(*changed, verdict)]
-    assert found.exit_code == (1 if verdict == "worse" else 0)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
+    ):
+        found = compared(result(), result(**changed))
+        assert [(one.metric, one.verdict) for one in found.changes] == [(*changed, verdict)]
+        assert found.exit_code == (1 if verdict == "worse" else 0), changed
+    same: list[dict[str, Any]] = [
         {"bias": [0.1 * (1 + 1e-9), 0.3]},  # another order of summation
         {"cosine_distance": [1e-3 * (1 + 1e-9), 2e-3]},
         {"resident_memory": [9e6]},
-    ],
-    ids=str,
-)
-def test_rounding_and_noise_tell_nothing(changed: dict[str, Any]) -> None:
-    assert judged(result(), result(**changed)).changes == []
+    ]
+    for changed in same:
+        assert compared(result(), result(**changed)).changes == [], changed
 
 
 def test_a_metric_that_is_gone_is_worse_and_a_new_one_is_welcome() -> None:
     head = result()
     del head.stages["score"].samples["retained_memory"]
-    found = judged(result(retained_memory=[4]), head)
+    found = compared(result(retained_memory=[4]), head)
     (change,) = found.regressions
     assert (change.metric, change.about) == ("retained_memory", "is not measured any more")
     assert (found.numbers, found.exit_code) == (len(SAMPLES) - 2, 1)
-    assert judged(head, result(retained_memory=[4])).changes == []
+    assert compared(head, result(retained_memory=[4])).changes == []
     head.stages["score"].samples.clear()
-    assert judged(head, head).exit_code == 2, "nothing was compared"
+    assert compared(head, head).exit_code == 2, "nothing was compared"
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.CRASHED, Status.DIVERGED, Status.SKIPPED])
-def test_a_cell_that_worked_and_fails_could_not_be_measured(status: Status) -> None:
-    found = judged(result(), result(status, "why"))
-    assert [(one.metric, one.verdict) for one in found.changes] == [("outcome", "worse")]
-    assert "why" in found.changes[0].about
-    assert found.exit_code == 2
-    assert judged(result(status, "why"), result()).changes[0].verdict == "better"
+def test_a_cell_that_worked_and_fails_could_not_be_measured() -> None:
+    for status in (Status.FAILED, Status.CRASHED, Status.DIVERGED, Status.SKIPPED):
+        found = compared(result(), result(status, "why"))
+        assert [(one.metric, one.verdict) for one in found.changes] == [("outcome", "worse")]
+        assert "why" in found.changes[0].about
+        assert found.exit_code == 2, status
+        assert compared(result(status, "why"), result()).changes[0].verdict == "better", status
 
 
 def test_a_cell_that_is_gone_could_not_be_measured() -> None:
     base: Cells = {NAME: result(), OTHER: result()}
-    found = judge(base, {OTHER: result()}, names=("a", "b"))
+    found = compare(base, {OTHER: result()}, names=("a", "b"))
     assert (found.cells, found.exit_code) == (1, 2)
-    assert judge({OTHER: result()}, base, names=("a", "b")).exit_code == 0, "a new one is welcome"
+    assert compare({OTHER: result()}, base, names=("a", "b")).exit_code == 0, "a new one is welcome"
 
 
 def test_nothing_to_compare_is_no_success() -> None:
-    found = judge({}, {NAME: result()}, names=("a", "b"))
-    assert (found.exit_code, summed_up(found)) == (2, "Nothing could be compared.")
+    found = compare({}, {NAME: result()}, names=("a", "b"))
+    assert (found.exit_code, summary(found)) == (2, "Nothing could be compared.")
 
 
 def rounds(ratio: float, noise: float, seed: int) -> list[tuple[float, float]]:
@@ -117,12 +109,12 @@ def rounds(ratio: float, noise: float, seed: int) -> list[tuple[float, float]]:
     return [(0.01, 0.01 * math.exp(one)) for one in logs]
 
 
-@pytest.mark.parametrize(("ratio", "verdict"), [(1.3, "worse"), (0.7, "better")])
-def test_times_that_differ_in_every_round_tell(ratio: float, verdict: str) -> None:
-    change = time_change(NAME, rounds(ratio, 0.05, 0))
-    assert change is not None
-    assert (change.metric, change.verdict) == ("time", verdict)
-    assert change.ratio == pytest.approx(ratio, rel=0.1)
+def test_times_that_differ_in_every_round_are_changes() -> None:
+    for ratio, verdict in ((1.3, "worse"), (0.7, "better")):
+        change = time_change(NAME, rounds(ratio, 0.05, 0))
+        assert change is not None
+        assert (change.metric, change.verdict) == ("time", verdict)
+        assert change.ratio == pytest.approx(ratio, rel=0.1)
 
 
 def test_small_and_inconstant_differences_of_time_tell_nothing() -> None:
@@ -139,10 +131,21 @@ def test_same_code_is_hardly_ever_found_slower() -> None:
 
 def test_times_are_changes_and_their_errors_notes() -> None:
     pairs = Pairs({NAME: rounds(2.0, 0.05, 1)}, {OTHER: "the process ended"})
-    found = judged(result(), result(), pairs=pairs)
+    found = compared(result(), result(), pairs=pairs)
     assert [(one.metric, one.verdict) for one in found.changes] == [("time", "worse")]
     assert any("the process ended" in note for note in found.notes)
     assert found.exit_code == 1
+
+
+def test_a_head_that_cannot_be_timed_could_not_be_measured() -> None:
+    lost = Pairs()
+    base, head = (Checkout(name, "", Path(), (), Path()) for name in "ab")
+    lost.drop([NAME], _Lost("ended", base), head)
+    found = compared(result(), result(), pairs=lost)
+    assert (found.exit_code, found.changes) == (0, [])
+    assert len(found.notes) == 1
+    lost.drop([NAME], _Lost("ended", head), head)
+    assert compared(result(), result(), pairs=lost).exit_code == 2
 
 
 WAIVER = Waiver("sinusoid/*/binom*", "bias", "one term less on purpose", date(2030, 1, 31))
@@ -151,21 +154,21 @@ WORSE = result(bias=[0.2, 0.3])
 
 def test_a_waiver_accepts_what_it_names_and_nothing_else() -> None:
     on = date(2030, 1, 31)
-    found = judged(result(), WORSE, waivers=[WAIVER], today=on)
+    found = compared(result(), WORSE, waivers=[WAIVER], today=on)
     assert (found.exit_code, found.changes[0].accepted) == (0, WAIVER.reason)
-    assert "1 worse, and accepted" in summed_up(found)
-    both = judged(result(), result(bias=[0.2, 0.3], flops=[2e6]), waivers=[WAIVER], today=on)
+    assert "1 worse, and accepted" in summary(found)
+    both = compared(result(), result(bias=[0.2, 0.3], flops=[2e6]), waivers=[WAIVER], today=on)
     assert [one.metric for one in both.regressions] == ["flops"]
 
 
 def test_a_waiver_holds_until_its_day() -> None:
-    found = judged(result(), WORSE, waivers=[WAIVER], today=date(2030, 2, 1))
+    found = compared(result(), WORSE, waivers=[WAIVER], today=date(2030, 2, 1))
     assert found.exit_code == 1
     assert any("expired" in note for note in found.notes)
 
 
 def test_a_waiver_that_nothing_needs_is_told() -> None:
-    found = judged(result(), result(), waivers=[WAIVER], today=date(2029, 1, 1))
+    found = compared(result(), result(), waivers=[WAIVER], today=date(2029, 1, 1))
     assert (found.exit_code, len(found.notes)) == (0, 1)
     assert "not needed" in found.notes[0]
 
@@ -173,55 +176,45 @@ def test_a_waiver_that_nothing_needs_is_told() -> None:
 ENTRY = '[[waiver]]\ncell = "*"\nmetric = "bias"\nreason = "why"\nexpires = 2030-01-31\n'
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("[[waiver", "is not TOML"),
-        (ENTRY.replace("why", "für").encode("latin-1"), "is not UTF-8"),
-        ("[waiver]\ncell = 'a'", "each a table"),
-        ("name = 1", "each a table"),
-        (ENTRY.replace('reason = "why"\n', ""), "waiver 1 must have 'reason', a text"),
-        (ENTRY.replace('"why"', '""'), "must have 'reason'"),
+def test_files_that_are_no_waivers_are_refused() -> None:
+    texts: list[tuple[str | bytes, str]] = [
+        ("[[waiver", "TOML"),
+        (ENTRY.replace("why", "für").encode("latin-1"), "UTF-8"),
+        ("[waiver]\ncell = 'a'", "table"),
+        ("name = 1", "table"),
+        (ENTRY.replace('reason = "why"\n', ""), "waiver 1.*'reason'"),
+        (ENTRY.replace('"why"', '""'), "'reason'"),
         (ENTRY.replace("2030-01-31", '"soon"'), "'expires', a date"),
         (ENTRY.replace("2030-01-31", "2030-01-31T10:00:00"), "'expires', a date"),
-        (ENTRY + "metrics = 1", "has metrics, unknown here"),
-    ],
-)
-def test_what_is_no_waiver_is_told(text: str | bytes, told: str) -> None:
-    with pytest.raises(OptionError, match=told):
-        parse(text)
+        (ENTRY + "metrics = 1", "metrics"),
+    ]
+    for text, named in texts:
+        with pytest.raises(UserError, match=named):
+            parse(text)
 
 
-def test_files_have_what_the_terminal_has(tmp_path: Any) -> None:
+def test_reports(tmp_path: Path, file_regression: Any) -> None:
+    """Terminal, Markdown and JSON in one golden file."""
     head = result(bias=[0.2, 0.3], flops=[2e6], hvps=[4])
-    found = judged(result(), head, waivers=[WAIVER], notes=["a | note of @you"])
-    console = Console(record=True, width=200)
-    tell(found, console)
-    shown = console.export_text()
-    for path in write(found, tmp_path / "new"):
-        assert path.read_text(encoding="utf-8")
-    for word in ("FLOPs", "worse", "better", WAIVER.reason, "Regression from a to b"):
-        assert word in shown
-    text = markdown(found)
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + len(found.changes)
-    assert {line.replace(r"\|", "").count("|") for line in table} == {8}
-    assert r"a \| note of @" in text
-    told = json.loads(as_json(found))
-    assert told["exit_code"] == 1
-    assert {one["metric"]: one["ratio"] for one in told["changes"]}["hvps"] == pytest.approx(0.5)
+    day = date(2030, 1, 31)
+    found = compared(result(), head, waivers=[WAIVER], today=day, notes=["a | note of @you"])
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_comparison(found, console)
+    files = [path.read_text(encoding="utf-8") for path in write(found, tmp_path / "new")]
+    assert files == [markdown(found), as_json(found)]
+    file_regression.check("\n".join([console.export_text(), *files]), extension=".txt")
 
 
 def test_what_looks_like_markup_is_told_as_it_is(tmp_path: Path) -> None:
     odd = r"a \[/b] and [/red] and [bold]"
-    found = judged(result(), result(Status.FAILED, odd))
+    found = compared(result(), result(Status.FAILED, odd))
     console = Console(width=300, record=True, file=io.StringIO())
-    tell(found, console)
+    print_comparison(found, console)
     assert odd in console.export_text()
     write(found, tmp_path)
 
 
 def test_json_has_no_number_that_is_none() -> None:
-    found = judged(result(), result(Status.FAILED, "why"))
+    found = compared(result(), result(Status.FAILED, "why"))
     (change,) = json.loads(as_json(found))["changes"]
     assert (change["base"], change["ratio"], change["metric"]) == (None, None, "outcome")

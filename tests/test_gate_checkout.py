@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.gate import checkout
 from tests.support.repositories import git
 
@@ -70,7 +70,7 @@ def test_links_out_of_a_repository_are_left_out(
     assert {one.name for one in tree.work.iterdir()} == {"file.txt", "inside"}
     (tmp_path / "file").touch()
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OptionError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         checkout.install(checkout.resolve("HEAD"))
 
 
