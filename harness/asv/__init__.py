@@ -1,1 +1,1 @@
-"""Runs airspeed velocity, and reads its result files."""
+"""Run airspeed velocity."""

@@ -1,4 +1,4 @@
-"""Runs asv on commits and shows how far it is."""
+"""Run asv on commits and show its progress."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import UserError
 from harness.store.runs import last_progress
 from harness.support.git import git_text, shallow
 from harness.support.progress import Show, progress_bar
@@ -19,21 +19,21 @@ from harness.support.progress import Show, progress_bar
 _PERCENT = re.compile(r"\[\s*([\d.]+)%\]\s*\W*(.*)")
 _ASV_RANGES = ("NEW", "ALL", "EXISTING")
 _NONE_LEFT = "No commit hashes selected"  # asv ends with 1 then
-_MEASURED = 0.85  # of the bar; the rest is what asv does afterwards
+_MEASURED = 0.85  # of the bar; the rest is asv's look-ups
 
 
 HEAD = "HEAD^!"
-"""The current commit, as git's ranges have it."""
+"""The current commit as a range of git."""
 
 
 def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
-    """Measures commits in asv's own environment, which is made if it is missing.
+    """Measure commits in asv's environment, which is created if it is missing.
 
     Returns:
-        The journals of the runs, oldest first; none where all had results.
+        The journals of the runs, oldest first; none if all commits have results.
 
     Raises:
-        OptionError: this is no checkout with a suite, there are no such commits, or asv could not
+        UserError: this is no checkout with a suite, there are no such commits, or asv could not
             measure them.
     """
     count = _check_checkout(console, commits)
@@ -60,21 +60,19 @@ def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
             show(1.0, 1.0, "done")
     except KeyboardInterrupt:
         process.wait()
-        raise OptionError(
-            f"stopped; what was finished is in {runs}, and the same command goes on from there"
+        raise UserError(
+            f"stopped; results so far are in {runs}, and the same command goes on from there"
         ) from None
     reader.join()
-    made = _written_since(before, runs)
-    # Exit code 2: asv went through, and a cell has failed; the table says which, and why.
+    journals = _written_since(before, runs)
+    # Exit code 2: asv came to its end and a cell has failed; the table says which, and why.
     none_left = process.returncode == 0 or any(_NONE_LEFT in line for line in log)
-    if not made and commits != HEAD and none_left:
+    if not journals and commits != HEAD and none_left:
         return []
-    if process.returncode not in (0, 2) or not made:
+    if process.returncode not in (0, 2) or not journals:
         console.print("".join(log), markup=False, highlight=False)
-        raise OptionError(
-            f"asv ended with exit code {process.returncode}; its last lines are above"
-        )
-    return made
+        raise UserError(f"asv ended with exit code {process.returncode}; its last lines are above")
+    return journals
 
 
 def _stamps(runs: Path) -> dict[Path, int]:
@@ -82,37 +80,37 @@ def _stamps(runs: Path) -> dict[Path, int]:
 
 
 def _written_since(before: dict[Path, int], runs: Path) -> list[Path]:
-    """Returns the journals that are new or, where a run goes on, longer than before."""
+    """Return the journals that are new or, where a run went on, longer than before."""
     return [path for path, stamp in _stamps(runs).items() if before.get(path) != stamp]
 
 
 def _check_checkout(console: Console, commits: str) -> int:
-    """Tells what will be measured; returns how many commits that are.
+    """Print what will be measured; return the number of commits.
 
     Raises:
-        OptionError: this is no checkout with a suite, or there are no such commits.
+        UserError: this is no checkout with a suite, or there are no such commits.
     """
     if not Path("asv.conf.json").exists():
-        raise OptionError("no asv.conf.json here; run this in the folder of the checkout")
+        raise UserError("no asv.conf.json here; run this in the folder of the checkout")
     head = git_text("rev-parse", "--short", "HEAD")
     if head is None:
-        raise OptionError(
+        raise UserError(
             "asv measures commits, and this folder is no git checkout with one; "
             "`metagrad run quick` measures the files as they are"
         )
-    what, count = f"commit {head.strip()}", 1
+    text, count = f"commit {head.strip()}", 1
     if commits not in (HEAD, *_ASV_RANGES):
         listed = git_text("rev-list", "--count", "--end-of-options", commits, "--")
         if listed is None or not int(listed):
-            raise OptionError(f"no commits {commits!r} in this repository{shallow()}")
+            raise UserError(f"no commits {commits!r} in this repository{shallow()}")
         count = int(listed)
-        what = f"commits {commits}, {count} in all,"
+        text = f"{count} commits of {commits}"
     elif commits != HEAD:
-        what = f"commits of {commits}"
-    console.print(f"Measuring {what} in asv's own environment.", highlight=False, markup=False)
+        text = f"commits of {commits}"
+    console.print(f"Measuring {text} in asv's environment.", highlight=False, markup=False)
     if changed := git_text("status", "--porcelain"):
         console.print(
-            f"{len(changed.splitlines())} uncommitted changes are no part of it; "
+            f"{len(changed.splitlines())} uncommitted changes are not part of it; "
             "`metagrad run quick` measures the files as they are.",
             style="yellow",
         )
@@ -124,7 +122,7 @@ def _asv(*arguments: str) -> None:
         [sys.executable, "-m", "asv", *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise OptionError(f"asv {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())
+        raise UserError(f"asv {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())
 
 
 def _read(process: "subprocess.Popen[str]", log: deque[str]) -> None:
@@ -134,17 +132,17 @@ def _read(process: "subprocess.Popen[str]", log: deque[str]) -> None:
 
 
 def _show(show: Show, journals: list[Path], log: deque[str], count: int) -> None:
-    """Tells the stage: asv's environment, then the matrix, then asv's own benchmarks.
+    """Show the stage: asv's environment, then the matrix, then asv's benchmarks.
 
-    Of several commits each begins with the environment, and has a journal of its own.
+    Each of several commits starts with the environment, and has a separate journal.
     """
-    # Lines without a name tell how far asv is with one that has been told.
+    # Lines without a name are the progress of a benchmark named before.
     reached = [match for line in list(log) if (match := _PERCENT.match(line)) and match[2]]
     percent = max((float(match[1]) / 100 for match in reached), default=0.0)
     doing = reached[-1][2] if reached else ""
     progress = last_progress(journals[-1]) if journals else None
     if progress is None:
-        stage = "exact gradients" if journals else "asv makes its environment, about a minute"
+        stage = "exact gradients" if journals else "asv creates its environment, about a minute"
         show(0.0, None, stage)
     elif count > 1:
         before = len(journals) - 1
