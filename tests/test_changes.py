@@ -1,7 +1,6 @@
 """Where levels changed along the commits."""
 
 import math
-import time
 
 import numpy as np
 import pandas as pd
@@ -230,12 +229,3 @@ def test_metrics_from_elsewhere_are_taken_for_noisy() -> None:
 def test_the_same_is_found_again() -> None:
     table = series("time", {f"estimator {seed}": stepped(seed, 40, 1.4) for seed in range(5)})
     pd.testing.assert_frame_equal(changes(table), changes(table.sample(frac=1, random_state=1)))
-
-
-def test_many_series_take_seconds() -> None:
-    flat: dict[str, Line] = {f"estimator {i}": [float(i)] * 200 for i in range(100)}
-    loud = {f"estimator {i}": noise(i, 200) for i in range(25)}
-    table = pd.concat([series("flops", flat), series("time", loud)], ignore_index=True)
-    start = time.process_time()
-    assert len(changes(table)) <= 2
-    assert time.process_time() - start < 2.0  # a quarter of that on a quiet machine

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from estimators import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.history.compare import COLUMNS, compare
 from tests.support.series import commit, series
 
@@ -124,12 +124,12 @@ def test_machines_are_compared_with_themselves() -> None:
 def test_commits_may_be_shortened() -> None:
     table = sides("flops", {"maml": 1.0}, {"maml": 2.0})
     assert compare(table, commit(0)[:12], commit(1)[:7])["differs"].item()
-    with pytest.raises(OptionError, match="no results of commit 'deadbeef'"):
+    with pytest.raises(UserError, match="no results of commit 'deadbeef'"):
         compare(table, "deadbeef", commit(1))
-    with pytest.raises(OptionError, match="no results of commit ''"):
+    with pytest.raises(UserError, match="no results of commit ''"):
         compare(table, "", commit(1))
     same = table.assign(commit=["aa1", "aa2"])
     with pytest.raises(OptionError, match="2 commits with results begin with 'aa'"):
         compare(same, "aa", "aa1")
-    with pytest.raises(OptionError, match="no results of commit"):
+    with pytest.raises(UserError, match="no results of commit"):
         compare(table.assign(changes="0123"), commit(0), commit(1))

@@ -123,6 +123,7 @@ def test_small_and_inconstant_differences_of_time_tell_nothing() -> None:
     assert time_change(NAME, slow_once) is None
 
 
+@pytest.mark.slow
 def test_same_code_is_hardly_ever_found_slower() -> None:
     """Rounds that differ by 10 %, which is more than they do on a busy machine."""
     found = [time_change(NAME, rounds(1.0, 0.1, seed)) for seed in range(2000)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.commands.options import Only, Store, console
 
 if TYPE_CHECKING:
@@ -18,37 +18,37 @@ _FORMS = ("table", "json")
 def regressions(
     store: Store = Path("results"),
     metric: Annotated[
-        list[str] | None, typer.Option(help="Metrics alone, as `metagrad list` has; repeatable.")
+        list[str] | None, typer.Option(help="Only these metrics (`metagrad list`); repeatable.")
     ] = None,
     only: Only = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="List changes that are not for the worse, too.")
+        bool, typer.Option("--all", help="Also list changes that are not regressions.")
     ] = False,
     lasting: Annotated[
-        bool, typer.Option("--lasting", help="List those alone that were not made up for since.")
+        bool, typer.Option("--lasting", help="Only regressions that are still present.")
     ] = False,
     form: Annotated[
-        str, typer.Option("--format", metavar="table|json", help="What to write.")
+        str, typer.Option("--format", metavar="table|json", help="Output format.")
     ] = "table",
 ) -> int:
-    """List the commits at which a stored number got worse, newest first.
+    """List the commits at which a stored metric got worse, newest first.
 
-    Of the repository in the current folder and what is checked out there, each machine by itself;
-    results of other branches are left out. p and noise are as in the dashboard, "exact" stands
-    where numbers repeat.
-    Exit code 0: no regression lasts; 1: one does; 2: too little is stored to tell.
+    Of the commit that is checked out in the current folder and its history, for each machine;
+    results of other branches are left out. p and noise are those of the dashboard, "exact" stands
+    for repeatable metrics.
+    Exit code 0: no regression lasts; 1: one does; 2: there are too few results.
     """
     from harness.history.changes import changes
     from harness.history.messages import as_json, print_changes
 
     if form not in _FORMS:
-        raise OptionError(f"unknown format {form!r}; there is {', '.join(_FORMS)}")
+        raise OptionError(f"unknown format {form!r}; give {' or '.join(_FORMS)}")
     rows = _selected(_of_branch(_history(store)), metric or [], only or [])
     commits = _commits(rows)
-    found = changes(rows)
-    worse = found["verdict"] == "worse"
-    last = int((worse & found["lasting"]).sum())
-    shown = found[(worse | everything) & (found["lasting"] | (not lasting))]
+    table = changes(rows)
+    worse = table["verdict"] == "worse"
+    last = int((worse & table["lasting"]).sum())
+    shown = table[(worse | everything) & (table["lasting"] | (not lasting))]
     if form == "json":
         typer.echo(as_json(shown, commits))
         return int(last > 0)
@@ -62,10 +62,10 @@ def regressions(
 
 
 def _history(store: Path) -> "pd.DataFrame":
-    """Reads the series of a store, and tells of what cannot be read.
+    """Read the series of a store; warn about files that cannot be read.
 
     Raises:
-        StoreError: there is nothing in it.
+        StoreError: there are no results.
     """
     from harness.history.series import stored_history
     from harness.store.table import StoreError, load, long_table
@@ -84,7 +84,7 @@ def _history(store: Path) -> "pd.DataFrame":
 
 
 def _of_branch(series: "pd.DataFrame") -> "pd.DataFrame":
-    """Leaves out, and tells, what was measured on other branches: nothing there is lasting."""
+    """Leave out results of other branches, with a warning."""
     from harness.history.commits import on_other_branches
 
     others = on_other_branches(series["commit"], Path.cwd())
@@ -96,7 +96,7 @@ def _of_branch(series: "pd.DataFrame") -> "pd.DataFrame":
 def _selected(
     series: "pd.DataFrame", metrics: Sequence[str], conditions: Sequence[str]
 ) -> "pd.DataFrame":
-    """Keeps the series of some metrics and cells.
+    """Select the series of some metrics and cells.
 
     Raises:
         OptionError: a metric is not known, or a condition cannot be read or matches nothing.
@@ -116,7 +116,7 @@ def _selected(
 
 
 def _fitting(series: "pd.DataFrame", conditions: Sequence[str]) -> set[str]:
-    """Returns the names of the cells of the matrix that fit."""
+    """Return the names of the cells that match."""
     from harness.cell import AXES, Cell
     from harness.matrix.plan import Planned
     from harness.matrix.selection import select
@@ -131,10 +131,10 @@ def _fitting(series: "pd.DataFrame", conditions: Sequence[str]) -> set[str]:
 
 
 def _commits(series: "pd.DataFrame") -> int:
-    """Counts the commits that have a number.
+    """Count the commits that have a number.
 
     Raises:
-        OptionError: no number was measured at two of them.
+        UserError: no metric was measured at two of them.
     """
     from harness.history import KEY
 
@@ -142,8 +142,8 @@ def _commits(series: "pd.DataFrame") -> int:
     counts = measured.groupby(list(KEY))["commit"].nunique()
     commits = int(measured["commit"].nunique())
     if not (counts > 1).any():
-        raise OptionError(
-            f"no number was measured at two commits on one machine; {commits} commits have "
+        raise UserError(
+            f"no metric was measured at two commits on one machine; {commits} commits have "
             "results without uncommitted changes"
         )
     return commits

@@ -1,4 +1,4 @@
-"""Where a metric changed its level along the commits."""
+"""Find the commits at which a metric changed its level."""
 
 from itertools import pairwise
 
@@ -19,27 +19,27 @@ COLUMNS = (
 
 
 def changes(series: pd.DataFrame) -> pd.DataFrame:
-    """Finds the commits at which a metric changed its level, for better or worse.
+    """Find the commits at which a metric changed its level, for better or worse.
 
-    A metric that repeats exactly has changed wherever two neighbouring values differ (see
-    `differ`). In the others the levels are those of asv's step detection; as there, values with a
-    narrow interval weigh more. A step between them is told if it is larger than the noise and than
-    5 % and has two or more commits on either side. asv takes a single step in a short history for
-    a drift; so where it finds none, a step is told that is four times the noise. What begins at
-    the newest commit is told when a second one has it; `compare` looks at two commits.
+    A repeatable metric has changed wherever two neighbouring values differ (see `differ`). Levels
+    of the others are those of asv's step detection; as there, values with a narrow interval weigh
+    more. A step is reported if it is larger than the noise and than 5 % and has two or more commits
+    on either side. asv treats a single step in a short history as a drift; so where it finds none,
+    a step of four times the noise is reported. A step at the newest commit is reported once a
+    second commit has it; `compare` compares two commits.
 
     Returns:
         A row for each change, newest commit first, the largest first within it. "commit" is the
         first that was measured with the new level, "previous" the last with the old one, and
-        "unmeasured" how many commits of the history stand between them: the change may be in one
-        of those as well. "before" and "after" are the levels, for a noisy metric medians; "ratio"
-        is after / before. "verdict" is "better", "worse" or, for a metric of which neither way is
-        better, "other". "lasting" is whether asv's regression detection names the step: it has not
-        been made up for since, or in a change for the better not been lost. "noise" is the step in
-        units of the noise, which is the largest of the mean absolute deviations from the two
-        levels and half the median interval within a run. "p" is that of a Mann-Whitney test between
-        the values of the commits before and after: not between samples, since those of one run
-        share its luck. Both are NaN for a metric that repeats.
+        "unmeasured" the number of commits between them: the change may be in one of those as well.
+        "before" and "after" are the levels, for a noisy metric medians; "ratio" is after / before.
+        "verdict" is "better", "worse" or, for a metric of which neither way is better, "other".
+        "lasting" is whether asv's regression detection reports the step, that is, whether it has
+        not been undone since. "noise" is the step in units of the noise, which is the largest of
+        the mean absolute deviations from the two levels and half the median interval within a run.
+        "p" is that of a Mann-Whitney test between the values of the commits before and after: not
+        between samples, since those of one run are not independent. Both are NaN for a repeatable
+        metric.
     """
     rows = series[(series["changes"] == "") & series["value"].notna()]
     rows = rows.sort_values([*KEY, "position"], kind="stable", ignore_index=True)
@@ -49,17 +49,17 @@ def changes(series: pd.DataFrame) -> pd.DataFrame:
     is_noisy = noisy(rows["metric"])
     moves = differ(rows["metric"], np.roll(values, 1), values)
     moves[starts] = False
-    found: list[Step] = []
+    steps: list[Step] = []
     offsets: list[int] = []
     for start, end in pairwise([*starts.tolist(), len(rows)]):
         part = slice(start, end)
         if is_noisy[start]:
-            steps = noisy_steps(values[part], low[part], high[part])
+            more = noisy_steps(values[part], low[part], high[part])
         else:
-            steps = exact_steps(values[part], moves[part]) if moves[part].any() else []
-        found += steps
-        offsets += [start] * len(steps)
-    return _table(rows, found, np.array(offsets, dtype=np.intp))
+            more = exact_steps(values[part], moves[part]) if moves[part].any() else []
+        steps += more
+        offsets += [start] * len(more)
+    return _table(rows, steps, np.array(offsets, dtype=np.intp))
 
 
 def _table(rows: pd.DataFrame, steps: list[Step], offsets: np.ndarray) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Two commits side by side."""
+"""Compare two commits side by side."""
 
 from math import comb
 
@@ -6,73 +6,70 @@ import numpy as np
 import pandas as pd
 from scipy.stats import mannwhitneyu
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
 from harness.cell import AXES
 from harness.history import KEY
 from harness.history.differences import Flags, Floats, differ, noisy, ratios, verdicts
 
 P = 0.002
-"""Samples differ below this; asv's own threshold."""
+"""Samples differ if p is below this; asv's threshold."""
 
 _CELL = [name for name in KEY if name != "metric"]
-_TOLD = ["outcome", "reason", "value", "low", "high", "samples"]
+_FIELDS = ["outcome", "reason", "value", "low", "high", "samples"]
 _SIDES = ("_base", "_head")
 COLUMNS = (
     *KEY,
     *AXES,
     *("unit", "where", "differs", "verdict", "ratio", "p"),
-    *(f"{name}{side}" for side in _SIDES for name in _TOLD),
+    *(f"{name}{side}" for side in _SIDES for name in _FIELDS),
 )
 
 
 def compare(series: pd.DataFrame, base: str, head: str) -> pd.DataFrame:
-    """Puts two commits side by side, machine by machine.
+    """Compare two commits, machine by machine.
 
-    A metric that repeats differs where `differ` says so. A noisy one differs where a Mann-Whitney
+    A repeatable metric differs where `differ` says so. A noisy one differs where a Mann-Whitney
     test of the samples gives p below 0.002, as in asv; where samples are missing or too few for
-    that, where the intervals do not overlap. Without either nobody can tell. This is about two
-    runs: on a shared machine the same code may take half as long again in the next one.
+    that, where the intervals do not overlap. This compares two runs: on a shared machine the same
+    code may take half as long again in the next one.
 
     Returns:
         Columns `COLUMNS`: a row for each machine, cell and metric of the cells that both commits
         have, and a row with metric "" for each cell that only one has, or of which nothing was
-        measured, or whose outcome changed. "where" is "both", or "base" or "head" for what only
-        that one has. "differs" is whether values or outcomes do; then "verdict" is "better",
+        measured, or whose outcome changed. "where" is "both", or "base" or "head" for rows of only
+        that one. "differs" is whether values or outcomes do; then "verdict" is "better",
         "worse" or "other", else "". "ratio" is head / base, "p" that of the test, NaN where there
-        was none. Changed outcomes come first, then what differs, then what is the same, the
-        largest ratio first, then what only one commit has.
+        was none. Changed outcomes come first, then differing, then equal rows, the largest ratio
+        first, then rows of only one commit.
 
     Raises:
-        OptionError: a commit has no results, or several begin like that.
+        OptionError: several commits begin like that.
+        UserError: a commit has no results.
     """
     rows = series[series["changes"] == ""]
     old, new = (rows[rows["commit"] == _commit(rows, text)] for text in (base, head))
     table = pd.concat([_cells(old, new), _metrics(old, new)], ignore_index=True)
     size = np.abs(np.log(table["ratio"].abs().replace(0.0, np.inf))).fillna(0.0)
-    told = table["where"].where(table["where"] == "both", "one")
-    table = table.assign(size=size, told=told, outcome=table["metric"] != "")
-    order = ["told", "differs", "outcome", "size", *KEY]
+    commits = table["where"].where(table["where"] == "both", "one")
+    table = table.assign(size=size, commits=commits, outcome=table["metric"] != "")
+    order = ["commits", "differs", "outcome", "size", *KEY]
     up = [True, False, True, False, *[True] * len(KEY)]
     return table.sort_values(order, ascending=up, ignore_index=True)[list(COLUMNS)]
 
 
 def _commit(rows: pd.DataFrame, text: str) -> str:
     known = list(rows["commit"].unique())
-    begin = [one for one in known if text and one.startswith(text)]
-    found = [text] if text in known else begin
-    if len(found) == 1:
-        return str(found[0])
-    if found:
-        raise OptionError(f"{len(found)} commits with results begin with {text!r}; write more")
-    raise OptionError(f"no results of commit {text!r} without uncommitted changes")
+    matching = [text] if text in known else [one for one in known if text and one.startswith(text)]
+    if len(matching) == 1:
+        return str(matching[0])
+    if matching:
+        raise OptionError(f"{len(matching)} commits with results begin with {text!r}; write more")
+    raise UserError(f"no results of commit {text!r} without uncommitted changes")
 
 
 def _cells(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row for each cell of which the metrics do not tell all."""
-    # Where both a run and asv tell of a cell, the run knows how it ended.
-    one, other = (
-        part.sort_values("run", ascending=False).drop_duplicates(_CELL) for part in (old, new)
-    )
+    """Return a row for each cell with a changed outcome, without metrics, or of one commit."""
+    one, other = (part.drop_duplicates(_CELL) for part in (old, new))
     table = _beside(one, other, _CELL)
     before, after = table["outcome_base"], table["outcome_head"]
     differs = (table["where"] == "both") & (before != after)
@@ -91,13 +88,13 @@ def _cells(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _metrics(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row for each metric of the cells that both commits have."""
+    """Return a row for each metric of the cells that both commits have."""
     both = old[_CELL].drop_duplicates().merge(new[_CELL].drop_duplicates())
     one, other = (part[part["metric"] != ""].merge(both) for part in (old, new))
     table = _beside(one, other, list(KEY))
-    alone = table["where"] != "both"
+    of_one = table["where"] != "both"
     ended = pd.concat([old, new]).groupby(_CELL)["outcome"].nunique().rename("ends").reset_index()
-    table = table[~alone | (table.merge(ended, how="left")["ends"] == 1)].reset_index(drop=True)
+    table = table[~of_one | (table.merge(ended, how="left")["ends"] == 1)].reset_index(drop=True)
     names = ("value", "low", "high")
     before, b_low, b_high = (table[f"{name}_base"].to_numpy(dtype=float) for name in names)
     after, a_low, a_high = (table[f"{name}_head"].to_numpy(dtype=float) for name in names)
@@ -113,7 +110,7 @@ def _metrics(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(old: pd.DataFrame, new: pd.DataFrame, on: list[str]) -> pd.DataFrame:
-    names = [*on, *_TOLD, *(["metric"] if "metric" not in on else [])]
+    names = [*on, *_FIELDS, *(["metric"] if "metric" not in on else [])]
     table = old[names].merge(new[names], on=on, how="outer", suffixes=_SIDES, indicator="where")
     where = table["where"].astype(str).map({"left_only": "base", "right_only": "head"})
     about = pd.concat([new, old])
@@ -128,7 +125,7 @@ def _beside(old: pd.DataFrame, new: pd.DataFrame, on: list[str]) -> pd.DataFrame
 
 
 def _p_values(table: pd.DataFrame, wanted: Flags) -> Floats:
-    """Returns p of a Mann-Whitney test of the samples, NaN where it could not be below `P`."""
+    """Return p of a Mann-Whitney test of the samples, NaN where it could not be below `P`."""
     sizes = np.array(
         [
             [len(one) if isinstance(one, list) else 0 for one in table[f"samples{side}"]]

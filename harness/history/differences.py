@@ -1,4 +1,4 @@
-"""When two values of a metric differ: exactly where it repeats, by statistics where it is noisy."""
+"""Whether values of a repeatable metric differ, and whether a change is better or worse."""
 
 from typing import Any
 
@@ -8,12 +8,11 @@ import pandas as pd
 from harness.matrix.metrics import METRICS
 
 RELATIVE = 1e-6
-"""A number that repeats has changed beyond this. The same code gives the same number again on one
-machine, so none is needed for that; but code that sums in another order moves float64 in its last
-digits, and no accuracy has changed."""
+"""Relative tolerance of repeatable metrics. The same code repeats them exactly on one machine; code
+that sums in another order changes the last digits of float64, which is no change of accuracy."""
 
 ABSOLUTE = 1e-12
-"""Nor has a number changed by less than this: such relative errors are rounding."""
+"""Absolute tolerance: relative errors below it are rounding."""
 
 _ANGLES = ("cosine_distance", "batch_cosine_distance")
 
@@ -22,17 +21,17 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def noisy(metrics: "pd.Series[str]") -> Flags:
-    """Tells which metrics vary from run to run; of unknown ones it is to be expected."""
+    """Return which metrics vary from run to run; unknown ones are assumed to."""
     repeats = [name for name, metric in METRICS.items() if not metric.noisy]
     return ~metrics.isin(repeats).to_numpy(dtype=bool)
 
 
 def differ(metrics: "pd.Series[str]", before: Floats, after: Floats) -> Flags:
-    """Tells which values of metrics that repeat are others than before.
+    """Return which values of repeatable metrics have changed.
 
     Counts, which are whole numbers, must be equal; other numbers may differ by `RELATIVE`, or by
-    `ABSOLUTE`. NaN differs from any number. A distance between directions is taken for the
-    relative error that makes it, whose square it is.
+    `ABSOLUTE`. NaN differs from any number. A distance between directions is converted to the
+    relative error that causes it, of which it is the square.
     """
     angles = metrics.isin(_ANGLES).to_numpy(dtype=bool)
     before, after = (np.where(angles, np.sqrt(np.abs(2 * one)), one) for one in (before, after))
@@ -46,7 +45,7 @@ def differ(metrics: "pd.Series[str]", before: Floats, after: Floats) -> Flags:
 
 
 def verdicts(metrics: "pd.Series[str]", before: Floats, after: Floats) -> list[str]:
-    """Returns "better" or "worse", or "other" where neither way is better; NaN is the worst."""
+    """Return "better" or "worse", or "other" where neither direction is better; NaN is worst."""
     risen = (after > before) ^ _are(metrics, "higher")
     words = np.where(np.isnan(after) | (risen & ~np.isnan(before)), "worse", "better")
     return [str(word) for word in np.where(_are(metrics, "neither"), "other", words)]
@@ -58,6 +57,6 @@ def _are(metrics: "pd.Series[str]", better: str) -> Flags:
 
 
 def ratios(before: Floats, after: Floats) -> Floats:
-    """Returns after / before, infinite where only the latter is 0."""
+    """Return after / before, infinite where only the latter is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(after / before)

@@ -1,4 +1,4 @@
-"""Tells of changes along the commits: in a terminal, and to other programs."""
+"""Print changes along the commits, or write them as JSON."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ from harness.support.units import number_text
 SCHEMA = 1
 """Version of the JSON document."""
 
-_GONE = {"worse": "made up for", "better": "lost since", "other": "gone since"}
+_GONE = {"worse": "undone since", "better": "lost since", "other": "gone since"}
 _FIELDS = (
     *("verdict", "commit", "subject", "machine", "fingerprint", "cell", "metric", "unit"),
     *("before", "after", "ratio", "p", "noise", "lasting", "previous", "unmeasured"),
@@ -23,12 +23,12 @@ _FIELDS = (
 
 
 def print_changes(changes: pd.DataFrame, console: Console) -> None:
-    """Prints a row for each change."""
+    """Print a row for each change."""
     names = changes[["machine", "fingerprint"]].drop_duplicates()["machine"]
     several = set(names[names.duplicated()])
     table = Table(box=None, pad_edge=False)
     for head in ("", "commit", "subject", "machine", "cell", "metric"):
-        # What tells rows apart is folded on a narrow screen, not cut.
+        # Columns that distinguish rows are folded on a narrow screen, not cut.
         table.add_column(head, no_wrap=head == "commit", overflow="fold")
     for head in ("before", "after", "ratio", "p / noise"):
         table.add_column(head, justify="right")
@@ -42,7 +42,7 @@ def print_changes(changes: pd.DataFrame, console: Console) -> None:
 
 
 def as_json(changes: pd.DataFrame, commits: int) -> str:
-    """Returns changes as JSON; a number that is none is null."""
+    """Return changes as JSON, in which null stands for NaN."""
     # Column by column: rows of a frame would make floats of its integers.
     columns = {name: changes[name].to_list() for name in _FIELDS}
     rows: list[dict[str, Any]] = [
@@ -71,7 +71,7 @@ def _texts(row: dict[Any, Any], *, named: bool) -> tuple[object, ...]:
 
 
 def _pair(before: float, after: float, unit: str) -> tuple[str, str]:
-    """Returns two numbers as people read them, with all digits where those would hide a change."""
+    """Return two numbers for people, with all digits where fewer would hide a change."""
     short = number_text(before, unit), number_text(after, unit)
     if short[0] != short[1]:
         return short
