@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import psutil
@@ -24,7 +24,7 @@ HEAVIEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the built-in estimators: tests put the registry back to what it was.
+    """Register the built-in estimators: tests put the registry back to what it was.
 
     Commands that tests interrupt must not inherit that the shell ignores Ctrl-C, as it does for
     what it runs in the background.
@@ -49,7 +49,8 @@ def use_session_folder(config: pytest.Config) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     session = root / f"mgt-{os.getpid()}"
     session.mkdir(exist_ok=True)
-    config.add_cleanup(partial(shutil.rmtree, session, ignore_errors=True))
+    # After multiprocessing's own folder in it, which that removes with a priority of -100.
+    Finalize(None, shutil.rmtree, (session, True), exitpriority=-200)
     config.option.basetemp = config.option.basetemp or str(session / "p")
     os.environ["TMPDIR"] = tempfile.tempdir = str(session)
 
@@ -73,7 +74,7 @@ def _main_module_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plugins_forgotten() -> Iterator[None]:
-    """Forgets the plug-in files that a test loads into this process."""
+    """Forget the plug-in files that a test loads into this process."""
     from estimators.base.registry import ESTIMATORS
 
     factories, modules = dict(ESTIMATORS._factories), set(sys.modules)

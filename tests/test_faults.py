@@ -26,14 +26,15 @@ MOST = 600  # MiB, of the runner with its imports, and of what it may add to tha
 
 def place(code: str) -> str:
     lines = FAULTY.read_text(encoding="utf-8").splitlines()
-    (number,) = (number for number, line in enumerate(lines, start=1) if line.strip() == code)
-    return f" (faulty.py:{number} in go_wrong)"
+    (index,) = (index for index, line in enumerate(lines) if line.strip() == code)
+    names = [line[4:].partition("(")[0] for line in lines[:index] if line.startswith("def ")]
+    return f" (faulty.py:{index + 1} in {names[-1]})"
 
 
 # Status, and begin and end of the reason.
 LATE = f"not done after {TIME_LIMIT} s"
 LARGE = f"it took more than {1024 * MEMORY_LIMIT:,} MiB"
-SWELLING = place('taken.append(torch.ones(size // 4) if self.tensors else b"\\1" * size)')
+SWELLING = place('taken.append(torch.ones(size // 4) if tensors else b"\\1" * size)')
 DIED = "the worker process ended by"
 FAULTS = {
     "spins": (Status.TIMEOUT, LATE, place("sum(itertools.repeat(0))")),

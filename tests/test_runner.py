@@ -39,7 +39,7 @@ TIRES = f"tires(calls={5 + TASKS})"  # scoring calls it 4 times and once a task;
 
 # Status, begin of the reason, and a word of the traceback.
 FAULTS = {
-    "raises": (Status.FAILED, "KeyError: 'no such\\nparameter' (faulty.py:", "go_wrong"),
+    "raises": (Status.FAILED, "KeyError: 'no such\\nparameter' (faulty.py:", "in raises"),
     "raises-unpicklable": (Status.FAILED, "TwoPartError: ", "TwoPartError"),
     "nan": (Status.DIVERGED, "the estimate of task 0 is not finite", ""),
     "segfaults": (
@@ -47,11 +47,11 @@ FAULTS = {
         "the worker process ended by SIGSEGV (faulty.py:",
         "Segmentation fault",
     ),
-    "spins": (Status.TIMEOUT, "not done after 6 s (faulty.py:", "go_wrong"),
+    "spins": (Status.TIMEOUT, "not done after 6 s (faulty.py:", "in spins"),
     "quits": (Status.CRASHED, "the worker process ended by exit code 3", ""),
-    "exits": (Status.FAILED, "SystemExit: 4", "go_wrong"),
+    "exits": (Status.FAILED, "SystemExit: 4", "in exits"),
     "hungry": (Status.OUT_OF_MEMORY, "MemoryError: no room for 1 PiB", ""),
-    TIRES: (Status.FAILED, "RuntimeError: tired after 7 calls", "go_wrong"),
+    TIRES: (Status.FAILED, "RuntimeError: tired after 7 calls", "in tires"),
 }
 
 

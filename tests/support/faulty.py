@@ -1,4 +1,4 @@
-"""A plug-in whose estimators go wrong in every way there is; `metagrad run --import` takes it."""
+"""A plug-in of estimators that go wrong in every way there is, for `metagrad run --import`."""
 
 import ctypes
 import itertools
@@ -9,7 +9,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,30 +25,47 @@ seen_by = ""
 """Set by tests in their own process; a fresh worker must not see it."""
 
 
+@dataclass(frozen=True)
 class Faulty(Estimator):
     """First-order MAML, after something has gone wrong."""
 
-    def go_wrong(self) -> None:
-        """Goes wrong, or not."""
+    go_wrong: Callable[[], object]
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         self.go_wrong()
         return create("fomaml").estimate(problem, params)
 
 
-@register("good")
-@dataclass(frozen=True)
-class Good(Faulty):
-    """Nothing is wrong with it."""
+def fault(function: Callable[..., None]) -> Callable[..., None]:
+    """Register an estimator that first calls this function; its arguments are the options."""
+
+    @wraps(function)
+    def build(**options: Any) -> Faulty:
+        return Faulty(partial(function, **options))
+
+    register(function.__name__.replace("_", "-"))(build)
+    return function
 
 
-@register("raises")
-@dataclass(frozen=True)
-class Raises(Faulty):
-    """Fails as a bug would."""
+def first_time(name: str) -> bool:
+    """Return whether this process asks for a name for the first time."""
+    first = name not in _names
+    _names.add(name)
+    return first
 
-    def go_wrong(self) -> None:
-        raise KeyError("no such\nparameter")
+
+_names: set[str] = set()
+
+
+@fault
+def good() -> None:
+    """Do nothing wrong."""
+
+
+@fault
+def raises() -> None:
+    """Fail as a bug would."""
+    raise KeyError("no such\nparameter")
 
 
 class TwoPartError(Exception):
@@ -56,223 +75,125 @@ class TwoPartError(Exception):
         super().__init__(one + other)
 
 
-@register("raises-unpicklable")
-@dataclass(frozen=True)
-class RaisesUnpicklable(Faulty):
-    """Fails with an error that does not survive the way to the runner."""
+@fault
+def raises_unpicklable() -> None:
+    """Fail with an error that does not survive the way to the runner."""
+    raise TwoPartError("one", "other")
 
-    def go_wrong(self) -> None:
-        raise TwoPartError("one", "other")
 
+@fault
+def segfaults() -> None:
+    """Crash as native code does."""
+    ctypes.string_at(0)
 
-@register("nan")
-@dataclass(frozen=True)
-class Nan(Faulty):
-    """Returns what is no number."""
 
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        gradient = scaled(math.nan, right.gradient)
-        return MetaGradient(gradient, right.outer_loss, right.adapted, hvps=0, serial_depth=0)
+@fault
+def quits() -> None:
+    """End the process without a word."""
+    os._exit(3)
 
 
-@register("segfaults")
-@dataclass(frozen=True)
-class Segfaults(Faulty):
-    """Crashes as native code does."""
+@fault
+def exits() -> None:
+    """End as a script does."""
+    raise SystemExit(4)
 
-    def go_wrong(self) -> None:
-        ctypes.string_at(0)
 
+@fault
+def hungry() -> None:
+    """Ask for more memory than there is."""
+    raise MemoryError("no room for 1 PiB")
 
-@register("quits")
-@dataclass(frozen=True)
-class Quits(Faulty):
-    """Ends its process without a word."""
 
-    def go_wrong(self) -> None:
-        os._exit(3)
+@fault
+def tires(calls: int) -> None:
+    """Fail in a process after so many calls."""
+    if next(_calls) >= calls:
+        raise RuntimeError(f"tired after {calls} calls")
 
 
-@register("exits")
-@dataclass(frozen=True)
-class Exits(Faulty):
-    """Ends as a script does."""
+_calls = itertools.count()
 
-    def go_wrong(self) -> None:
-        raise SystemExit(4)
 
+@fault
+def witness(path: str) -> None:
+    """Append a line of JSON to a file: the process, its parent and what it has seen."""
+    line = {"pid": os.getpid(), "parent": os.getppid(), "seen_by": seen_by}
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
-@register("hungry")
-@dataclass(frozen=True)
-class Hungry(Faulty):
-    """Asks for more memory than there is."""
 
-    def go_wrong(self) -> None:
-        raise MemoryError("no room for 1 PiB")
+@fault
+def spins() -> None:
+    """Loop for ever in native code, which never gives the interpreter's lock back."""
+    sum(itertools.repeat(0))
 
 
-@register("tires")
-@dataclass(frozen=True)
-class Tires(Faulty):
-    """Works so many times in a process, and then no more.
+@fault
+def stubborn() -> None:
+    """Never end, even when signals demand it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    quiet, _ = os.pipe()
+    ctypes.PyDLL(None).read(quiet, ctypes.create_string_buffer(1), 1)
 
-    Attributes:
-        calls: how many times.
-    """
 
-    calls: int
+@fault
+def swells(*, tensors: bool = False) -> None:
+    """Take memory without end, from torch or from Python."""
+    size = 50 * 2**20
+    taken: list[object] = []
+    while True:
+        taken.append(torch.ones(size // 4) if tensors else b"\1" * size)
 
-    def go_wrong(self) -> None:
-        global _calls
-        _calls += 1
-        if _calls > self.calls:
-            raise RuntimeError(f"tired after {self.calls} calls")
 
+@fault
+def huge() -> None:
+    """Want one tensor that no machine has the room for."""
+    torch.empty(2**50, dtype=torch.uint8)
 
-_calls = 0
 
+@fault
+def prints(mebibytes: int) -> None:
+    """Print so much, once in each process and without any line break."""
+    for stream in (sys.stdout, sys.stderr) if first_time("prints") else ():
+        for _ in range(mebibytes // 2):
+            stream.write("-" * 2**19)
+            stream.flush()
+            os.write(stream.fileno(), b"=" * 2**19)
 
-@register("witness")
-@dataclass(frozen=True)
-class Witness(Faulty):
-    """Writes down where it runs.
 
-    Attributes:
-        path: a file to which it appends a line of JSON at each call.
-    """
+@fault
+def forks() -> None:
+    """Leave a child behind that holds on to all that it was born with."""
+    if first_time("forks") and not os.fork():
+        time.sleep(1000)
+        os._exit(0)
 
-    path: str
 
-    def go_wrong(self) -> None:
-        line = {"pid": os.getpid(), "parent": os.getppid(), "seen_by": seen_by}
-        with Path(self.path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+@fault
+def threads() -> None:
+    """Leave a thread behind that the interpreter would wait for."""
+    if first_time("threads"):
+        threading.Thread(target=time.sleep, args=(1000,)).start()
 
 
-@register("spins")
-@dataclass(frozen=True)
-class Spins(Faulty):
-    """Loops for ever in native code, which never gives the interpreter's lock back."""
+@fault
+def closes() -> None:
+    """Close files of others."""
+    os.closerange(0, 1024)
 
-    def go_wrong(self) -> None:
-        sum(itertools.repeat(0))
 
+@fault
+def aborts() -> None:
+    """End as a failed assertion in native code does."""
+    os.abort()
 
-@register("stubborn")
-@dataclass(frozen=True)
-class Stubborn(Faulty):
-    """Never ends, not when it is asked to either."""
 
-    def go_wrong(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        quiet, _ = os.pipe()
-        ctypes.PyDLL(None).read(quiet, ctypes.create_string_buffer(1), 1)
-
-
-@register("swells")
-@dataclass(frozen=True)
-class Swells(Faulty):
-    """Takes memory without end.
-
-    Attributes:
-        tensors: from torch rather than from Python.
-    """
-
-    tensors: bool = False
-
-    def go_wrong(self) -> None:
-        size = 50 * 2**20
-        taken: list[object] = []
-        while True:
-            taken.append(torch.ones(size // 4) if self.tensors else b"\1" * size)
-
-
-@register("huge")
-@dataclass(frozen=True)
-class Huge(Faulty):
-    """Wants one tensor that no machine has the room for."""
-
-    def go_wrong(self) -> None:
-        torch.empty(2**50, dtype=torch.uint8)
-
-
-@register("prints")
-@dataclass(frozen=True)
-class Prints(Faulty):
-    """Prints, once in each process, without any line break.
-
-    Attributes:
-        mebibytes: how much, on standard output and standard error together.
-    """
-
-    mebibytes: int
-
-    def go_wrong(self) -> None:
-        for stream in (sys.stdout, sys.stderr) if first_time("prints") else ():
-            for _ in range(self.mebibytes // 2):
-                stream.write("-" * 2**19)
-                stream.flush()
-                os.write(stream.fileno(), b"=" * 2**19)
-
-
-def first_time(what: str) -> bool:
-    """Whether this process does something for the first time."""
-    first = what not in _done
-    _done.add(what)
-    return first
-
-
-_done: set[str] = set()
-
-
-@register("forks")
-@dataclass(frozen=True)
-class Forks(Faulty):
-    """Leaves a child behind that holds on to all that it was born with."""
-
-    def go_wrong(self) -> None:
-        if first_time("forks") and not os.fork():
-            time.sleep(1000)
-            os._exit(0)
-
-
-@register("threads")
-@dataclass(frozen=True)
-class Threads(Faulty):
-    """Leaves a thread behind that the interpreter would wait for."""
-
-    def go_wrong(self) -> None:
-        if first_time("threads"):
-            threading.Thread(target=time.sleep, args=(1000,)).start()
-
-
-@register("closes")
-@dataclass(frozen=True)
-class Closes(Faulty):
-    """Closes what is not its own."""
-
-    def go_wrong(self) -> None:
-        os.closerange(0, 1024)
-
-
-@register("aborts")
-@dataclass(frozen=True)
-class Aborts(Faulty):
-    """Ends as a failed assertion in native code does."""
-
-    def go_wrong(self) -> None:
-        os.abort()
-
-
-@register("kills-itself")
-@dataclass(frozen=True)
-class KillsItself(Faulty):
-    """Ends as if somebody had ended it."""
-
-    def go_wrong(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+@fault
+def kills_itself() -> None:
+    """End as if somebody had ended it."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class SpeechlessError(Exception):
@@ -282,75 +203,61 @@ class SpeechlessError(Exception):
         raise RuntimeError("no words for it")
 
 
-@register("raises-speechless")
+@fault
+def raises_speechless() -> None:
+    """Fail with an error whose message cannot be read."""
+    raise SpeechlessError
+
+
+@fault
+def raises_at_length() -> None:
+    """Fail with an error of 10 MB."""
+    raise ValueError("what a long\nstory " * 555_556)
+
+
+@fault
+def wants_no_cuda() -> None:
+    """Fail where CUDA is in use in this process, or was in the one it was forked from."""
+    cuda: Any = torch.cuda
+    if cuda.is_initialized() or cuda._is_in_bad_fork():
+        raise RuntimeError("CUDA is in use")
+
+
+@fault
+def dawdles(seconds: float) -> None:
+    """Take so long at each call that something can happen meanwhile."""
+    time.sleep(seconds)
+
+
+@fault
+def leaks() -> None:
+    """Keep 4 KiB of every call."""
+    _leaked.append(torch.zeros(1024))
+
+
+_leaked: list[torch.Tensor] = []
+
+
+@register("nan")
 @dataclass(frozen=True)
-class RaisesSpeechless(Faulty):
-    """Fails with an error that has no message and fails itself when asked for it."""
+class Nan(Estimator):
+    """Returns a gradient that is not a number."""
 
-    def go_wrong(self) -> None:
-        raise SpeechlessError
-
-
-@register("raises-at-length")
-@dataclass(frozen=True)
-class RaisesAtLength(Faulty):
-    """Fails with an error of 10 MB."""
-
-    def go_wrong(self) -> None:
-        raise ValueError("what a long\nstory " * 555_556)
+    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+        right = create("fomaml").estimate(problem, params)
+        gradient = scaled(math.nan, right.gradient)
+        return MetaGradient(gradient, right.outer_loss, right.adapted, hvps=0, serial_depth=0)
 
 
 @register("returns")
 @dataclass(frozen=True)
-class Returns(Faulty):
-    """Returns what is no estimate.
-
-    Attributes:
-        what: None; or in place of the number of HVPs, a word, or a number of an unusual type.
-    """
+class Returns(Estimator):
+    """Returns None, or a word or a number of an unusual type as the number of HVPs."""
 
     what: str
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
+        right = create("fomaml").estimate(problem, params)
         odd: dict[str, Any] = {"word": "three", "tensor": torch.tensor(3), "numpy": np.int64(3)}
         returned = replace(right, hvps=odd[self.what]) if self.what in odd else None
         return cast(MetaGradient, returned)
-
-
-@register("wants-no-cuda")
-@dataclass(frozen=True)
-class WantsNoCuda(Faulty):
-    """Fails where CUDA is in use in this process, or was in the one it was forked from."""
-
-    def go_wrong(self) -> None:
-        cuda: Any = torch.cuda
-        if cuda.is_initialized() or cuda._is_in_bad_fork():
-            raise RuntimeError("CUDA is in use")
-
-
-@register("dawdles")
-@dataclass(frozen=True)
-class Dawdles(Faulty):
-    """Takes its time, so that something can happen meanwhile.
-
-    Attributes:
-        seconds: at each call.
-    """
-
-    seconds: float
-
-    def go_wrong(self) -> None:
-        time.sleep(self.seconds)
-
-
-kept: list[torch.Tensor] = []
-
-
-@register("leaks")
-@dataclass(frozen=True)
-class Leaks(Faulty):
-    """Keeps 4 KiB of every call."""
-
-    def go_wrong(self) -> None:
-        kept.append(torch.zeros(1024))
