@@ -92,7 +92,7 @@ def test_run_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(
 
 def test_full_disk_for_temporary_files_is_told_and_no_result(tmp_path: Path, disk: Path) -> None:
     def in_need() -> bool:
-        return bool([*disk.glob("metagrad-*")])
+        return bool([*disk.glob("metagrad.*")])
 
     with Command(tmp_path, *ARGUMENTS, tmp=disk) as command:
         command.wait_for(in_need)

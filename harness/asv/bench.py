@@ -27,15 +27,7 @@ HEAD = "HEAD^!"
 
 
 def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
-    """Measure commits in asv's environment, which is created if it is missing.
-
-    Returns:
-        The journals of the runs, oldest first; none if all commits have results.
-
-    Raises:
-        UserError: this is no checkout with a suite, there are no such commits, or asv could not
-            measure them.
-    """
+    """Measure commits with asv; return the journals, oldest first: none if all have results."""
     count = _check_checkout(console, commits)
     _asv("machine", "--yes")
     runs = store / "runs"
@@ -85,11 +77,7 @@ def _written_since(before: dict[Path, int], runs: Path) -> list[Path]:
 
 
 def _check_checkout(console: Console, commits: str) -> int:
-    """Print what will be measured; return the number of commits.
-
-    Raises:
-        UserError: this is no checkout with a suite, or there are no such commits.
-    """
+    """Print what will be measured; return the number of commits."""
     if not Path("asv.conf.json").exists():
         raise UserError("no asv.conf.json here; run this in the folder of the checkout")
     head = git_text("rev-parse", "--short", "HEAD")

@@ -22,21 +22,13 @@ _KEPT = 20  # checkouts; the least recently used ones are deleted
 
 @dataclass(frozen=True)
 class Checkout:
-    """A commit that is ready to be measured.
-
-    Attributes:
-        commit: full hash.
-        subject: first line of its message.
-        work: folder of its files, in which commands for it are run.
-        path: folders from which Python imports its modules, first to last.
-        results: folder of its measurements.
-    """
+    """A commit that is ready to be measured."""
 
     commit: str
-    subject: str
-    work: Path
-    path: tuple[Path, ...]
-    results: Path
+    subject: str  # first line of its message
+    work: Path  # folder in which commands for it are run
+    path: tuple[Path, ...]  # folders from which Python imports, first to last
+    results: Path  # folder of its measurements
 
     def has(self, package: str) -> bool:
         """Return whether it contains a package, which then is not this environment's."""
@@ -52,11 +44,7 @@ class Checkout:
 
 
 def resolve(ref: str) -> str:
-    """Return the hash of a commit of the repository of the current folder.
-
-    Raises:
-        UserError: there is no repository, or no such commit in it.
-    """
+    """Return the hash of a commit of the repository of the current folder."""
     if git("rev-parse", "--git-dir") is None:
         raise UserError("this folder is in no git repository; --base and --head name its commits")
     commit = git_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
@@ -133,11 +121,7 @@ def _leads_out(member: tarfile.TarInfo) -> bool:
 
 
 def _install(top: Path, prefix: Path, target: Path) -> None:
-    """Install the project to which a folder of the repository belongs, if it is one.
-
-    Raises:
-        UserError: it cannot be installed.
-    """
+    """Install the project to which a folder of the repository belongs, if it is one."""
     target.mkdir()
     around = [prefix, *prefix.parents]
     project = next((one for one in around if (top / one / "pyproject.toml").exists()), None)

@@ -29,25 +29,15 @@ Verdict = Literal["worse", "better", "other"]
 
 @dataclass(frozen=True)
 class Change:
-    """A number or an outcome that has changed.
-
-    Attributes:
-        cell: name of the cell.
-        metric: name of the metric; "outcome" where the cell ends differently.
-        verdict: "worse", "better", or "other" where neither way is better.
-        base: value before; NaN of an outcome.
-        head: value after; likewise.
-        about: one line.
-        accepted: the reason of the waiver that accepts it; empty where none does.
-    """
+    """A number or an outcome that has changed."""
 
     cell: str
-    metric: str
+    metric: str  # "outcome" where the cell ends differently
     verdict: Verdict
-    base: float
+    base: float  # NaN of an outcome
     head: float
-    about: str
-    accepted: str = ""
+    about: str  # one line
+    accepted: str = ""  # reason of the waiver that accepts it
 
     @property
     def ratio(self) -> float:
@@ -57,22 +47,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Result of a comparison.
-
-    Attributes:
-        base: name of the base.
-        head: name of the head.
-        cells: number of cells compared, which went well in both.
-        numbers: number of their metrics compared, times included.
-        changes: changes, regressions first.
-        notes: remarks, a line each.
-    """
+    """Result of a comparison."""
 
     base: str
     head: str
-    cells: int
-    numbers: int
-    changes: list[Change]
+    cells: int  # compared: those that went well in both
+    numbers: int  # of their metrics compared, times included
+    changes: list[Change]  # regressions first
     notes: list[str] = field(default_factory=list)
 
     @property

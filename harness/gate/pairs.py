@@ -25,17 +25,12 @@ _START = 120.0  # seconds for a process to import all that it needs
 
 @dataclass
 class Pairs:
-    """Times of the same cells at two commits.
+    """Times of the same cells at two commits, and errors by cell."""
 
-    Attributes:
-        seconds: by cell, for each round the median of the base's samples and of the head's.
-        errors: by cell, why it has no times.
-        broken: those of them that could be timed at the base.
-    """
-
+    # For each round, the median of the base's samples and of the head's.
     seconds: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     errors: dict[str, str] = field(default_factory=dict)
-    broken: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)  # cells that could be timed at the base
 
     def drop(self, cells: Sequence[str], lost: "_Lost", head: Checkout) -> None:
         """Drop cells that a worker could not time; the base is timed first."""
@@ -47,11 +42,7 @@ class Pairs:
 
 
 class _Lost(Exception):
-    """A worker does not answer any more.
-
-    Attributes:
-        checkout: the commit whose code it has.
-    """
+    """The worker of a checkout does not answer any more."""
 
     def __init__(self, what: str, checkout: Checkout) -> None:
         super().__init__(what)
@@ -150,11 +141,7 @@ class _Worker:
         self.request({"plugins": list(plugins)}, _START)
 
     def request(self, message: dict[str, Any], limit: float) -> dict[str, Any]:
-        """Return the answer to a request.
-
-        Raises:
-            _Lost: there is none, or it is an error.
-        """
+        """Return the answer to a request."""
         self.send(message)
         return self.receive(limit)
 

@@ -23,11 +23,7 @@ print(json.dumps(places))
 
 
 def relative_plugins(plugins: Sequence[str]) -> tuple[str, ...]:
-    """Return plug-ins such that each commit uses its own: files relative to the current folder.
-
-    Raises:
-        OptionError: a file is outside the repository.
-    """
+    """Return plug-ins such that each commit uses its own: files relative to the current folder."""
     top = Path((git_text("rev-parse", "--show-toplevel") or "").strip()).resolve()
     relative = []
     for name in plugins:
@@ -44,11 +40,7 @@ def relative_plugins(plugins: Sequence[str]) -> tuple[str, ...]:
 
 
 def outside_plugins(checkout: Checkout, plugins: Sequence[str]) -> list[str]:
-    """Return the plug-ins that a commit takes from the environment.
-
-    Raises:
-        OptionError: a plug-in is missing, or is that of this checkout and not of the commit.
-    """
+    """Return the plug-ins that a commit takes from the environment."""
     modules = [name for name in plugins if not name.endswith(".py")]
     repository = Path((git_text("rev-parse", "--show-toplevel") or "").strip()).resolve()
     places = _places(checkout, modules) if modules else {}

@@ -42,11 +42,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write gate.md, for a pull request, and gate.json, for machines.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Write gate.md, for a pull request, and gate.json, for machines."""
     texts = {"gate.md": markdown(comparison), "gate.json": as_json(comparison)}
     return put(folder, {name: text.encode() for name, text in texts.items()})
 

@@ -19,12 +19,7 @@ from harness.support.progress import progress_bar
 
 @dataclass(frozen=True)
 class StoredResults:
-    """Results, and the environments of their runs.
-
-    Attributes:
-        cells: results by cell.
-        environments: those of all runs.
-    """
+    """Results, and the environments of their runs."""
 
     cells: Cells
     environments: list[dict[str, Any]]
@@ -37,27 +32,16 @@ class StoredResults:
 
 @dataclass(frozen=True)
 class Revision:
-    """The base or the head of a comparison.
+    """The base or the head of a comparison."""
 
-    Attributes:
-        name: for people.
-        checkout: the commit; None for stored results.
-        stored: results; None for a commit.
-        outside: plug-ins that the commit takes from the environment.
-    """
-
-    name: str
+    name: str  # for people
     checkout: Checkout | None = None
     stored: StoredResults | None = None
-    outside: Sequence[str] = ()
+    outside: Sequence[str] = ()  # plug-ins that the commit takes from the environment
 
 
 def open_revision(ref: str, plugins: Sequence[str], console: Console) -> Revision:
-    """Read stored results (a file, or a folder of results), or install a commit.
-
-    Raises:
-        UserError: there is no such commit or it cannot be installed; results cannot be read.
-    """
+    """Read stored results (a file, or a folder of results), or install a commit."""
     if ref and (Path(ref).is_file() or (Path(ref) / "runs").is_dir()):
         return Revision(ref, stored=read_stored(Path(ref)))
     commit = resolve(ref)
@@ -68,11 +52,7 @@ def open_revision(ref: str, plugins: Sequence[str], console: Console) -> Revisio
 
 
 def read_stored(path: Path) -> StoredResults:
-    """Read the results of a run, or of all runs in a folder.
-
-    Raises:
-        UserError: they cannot be read, or are of several machines.
-    """
+    """Read the results of a run, or of all runs in a folder."""
     if path.is_dir():
         runs, problems = read_runs(path)
         if problems:
@@ -97,11 +77,7 @@ def _environments(run: Run) -> list[dict[str, Any]]:
 def results(
     revision: Revision, selection: Sequence[str], plugins: tuple[str, ...], console: Console
 ) -> Cells:
-    """Return the results of a revision; measure those that are missing.
-
-    Raises:
-        UserError: it could not be measured to the end.
-    """
+    """Return the results of a revision; measure those that are missing."""
     if revision.stored:
         return revision.stored.cells
     assert revision.checkout
@@ -117,11 +93,7 @@ def results(
 
 
 def check_pair(base: Revision, head: Revision) -> list[str]:
-    """Return remarks on two revisions that are to be compared, a line each.
-
-    Raises:
-        UserError: a plug-in is part of only one of them.
-    """
+    """Return remarks on two revisions that are to be compared, a line each."""
     if base.stored and head.stored:
         return _differences(base.stored, head.stored)
     notes = []

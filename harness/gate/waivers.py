@@ -16,19 +16,12 @@ _FIELDS = {"cell": str, "metric": str, "reason": str, "expires": date}
 
 @dataclass(frozen=True)
 class Waiver:
-    """One change that is accepted.
+    """One change that is accepted."""
 
-    Attributes:
-        cell: pattern of the names of cells, with * for anything.
-        metric: name, or pattern.
-        reason: why.
-        expires: last day on which it holds.
-    """
-
-    cell: str
-    metric: str
+    cell: str  # pattern, with * for anything
+    metric: str  # name or pattern
     reason: str
-    expires: date
+    expires: date  # last day on which it holds
 
     def accepts(self, cell: str, metric: str) -> bool:
         """Return whether it accepts a change."""

@@ -21,39 +21,23 @@ _CLEAR = 4.0  # times the noise; with less, drifts of the machine would be found
 
 
 class Level(NamedTuple):
-    """Neighbouring values around one level, with the fields of asv's steps.
-
-    Attributes:
-        left: index of the first value.
-        right: index after the last value.
-        value: the level.
-        least: the smallest value.
-        error: mean absolute deviation from the level.
-    """
+    """Neighbouring values around one level, with the fields of asv's steps."""
 
     left: int
-    right: int
+    right: int  # index after the last value
     value: float
-    least: float
-    error: float
+    least: float  # the smallest value
+    error: float  # mean absolute deviation from the level
 
 
 class Step(NamedTuple):
-    """A step from one level to the next.
-
-    Attributes:
-        before: the level before.
-        after: the level after.
-        noise: size in units of the noise; NaN where there is none.
-        p: of a Mann-Whitney test; NaN where none is needed.
-        lasting: whether asv's regression detection reports it.
-    """
+    """A step from one level to the next."""
 
     before: Level
     after: Level
-    noise: float
-    p: float
-    lasting: bool
+    noise: float  # size in units of the noise; NaN where there is none
+    p: float  # of a Mann-Whitney test; NaN where none is needed
+    lasting: bool  # whether asv's regression detection reports it
 
 
 def exact_steps(values: Floats, moves: Flags) -> list[Step]:

@@ -41,10 +41,6 @@ def compare(series: pd.DataFrame, base: str, head: str) -> pd.DataFrame:
         "worse" or "other", else "". "ratio" is head / base, "p" that of the test, NaN where there
         was none. Changed outcomes come first, then differing, then equal rows, the largest ratio
         first, then rows of only one commit.
-
-    Raises:
-        OptionError: several commits begin like that.
-        UserError: a commit has no results.
     """
     rows = series[series["changes"] == ""]
     old, new = (rows[rows["commit"] == _commit(rows, text)] for text in (base, head))

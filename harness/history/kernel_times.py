@@ -27,19 +27,12 @@ _UNSERIALIZABLE = "UNSERIALIZABLE["  # how pytest-benchmark writes a parameter t
 
 @dataclass(frozen=True)
 class KernelTimes:
-    """One file of pytest-benchmark.
+    """One file of pytest-benchmark."""
 
-    Attributes:
-        machine: host name.
-        commit: hash of the commit that was measured, without uncommitted changes.
-        started: when, in UTC.
-        rows: columns of the table of `read_kernels` but "run", for each benchmark.
-    """
-
-    machine: str
+    machine: str  # host name
     commit: str
     started: datetime
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, Any]]  # columns of the table of `read_kernels` but "run"
 
 
 def kernel_files(store: Path) -> list[Path]:
@@ -71,11 +64,7 @@ def read_kernels(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def parse_kernels(content: bytes) -> KernelTimes:
-    """Parse a file of pytest-benchmark.
-
-    Raises:
-        ValueError: it is no such file, has no benchmark, or was not measured at a commit.
-    """
+    """Parse a file of pytest-benchmark."""
     document = parse_event(content) or {}
     commit_info, machine_info = (_object(document, key) for key in ("commit_info", "machine_info"))
     benchmarks, machine = document.get("benchmarks"), machine_info.get("node")

@@ -29,18 +29,13 @@ _SAME_MACHINE = ("arch", "cpu", "num_cpu")  # memory and system change with ever
 
 @dataclass
 class Merged:
-    """Result of a merge.
+    """Result of a merge."""
 
-    Attributes:
-        added: number of files, by kind and machine.
-        present: number of files that were in the store already.
-        left_out: files that are not in the store now, and why.
-        same_name: number of machines by name, where several in the store have one name.
-    """
-
-    added: Counter[tuple[str, str]] = field(default_factory=Counter)
-    present: int = 0
+    added: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and machine
+    present: int = 0  # files that were in the store already
+    # Files that are not in the store now, and why.
     left_out: list[Problem] = field(default_factory=list)
+    # Machines by name, where several have one name.
     same_name: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -63,7 +58,6 @@ def merge(sources: Sequence[Path], store: Path) -> Merged:
     another machine of the same name are left out, since asv tells machines apart by name only.
 
     Raises:
-        OptionError: a source is missing, has no results or is the store.
         UserError: the store cannot be written. Files copied before stay; the merge can be repeated.
     """
     for source in sources:
@@ -274,16 +268,7 @@ class _Merging:
 
 
 def _place_profile(draft: Path, target: Path) -> str | None:
-    """Move a profile into a store that has none of its cell, or an older one.
-
-    Returns:
-        The machine on which it was made; None if the store has it, or a newer one.
-
-    Raises:
-        ValueError: the draft is not a whole profile; or there is something else, or the profile of
-            another machine, in its place.
-        OSError: it cannot be read or written.
-    """
+    """Move a profile into a store; return its machine, or None if the store has one as new."""
     from harness.profiling.folder import read_profile, read_summary, replaced_when_whole
 
     new, old = read_profile(draft).summary, None

@@ -16,14 +16,7 @@ _FOLDER = ".merge"
 
 @contextmanager
 def staging(store: Path) -> Generator[Path]:
-    """Yield an empty folder of the store for drafts, which no reader of the store looks at.
-
-    The store is locked against other merges. Drafts of a process that was killed are removed.
-
-    Raises:
-        UserError: another merge into the store is at work.
-        OSError: the store cannot be written.
-    """
+    """Lock a store against other merges; yield an empty folder for drafts, hidden from readers."""
     store.mkdir(parents=True, exist_ok=True)
     handle = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -44,12 +37,7 @@ def staging(store: Path) -> Generator[Path]:
 
 
 def read_regular(path: Path) -> tuple[bytes, int]:
-    """Return content and time of modification (ns) of a file; refuse links, and pipes that block.
-
-    Raises:
-        ValueError: it is not a regular file.
-        OSError: it cannot be read.
-    """
+    """Return content and time of modification (ns) of a file; refuse links, pipes and devices."""
     if path.is_symlink():
         raise ValueError("a symbolic link, which is not followed")
     # The name may have become a link since; and a pipe without a writer would be waited for.
@@ -65,11 +53,7 @@ def read_regular(path: Path) -> tuple[bytes, int]:
 
 
 def place(target: Path, content: bytes, modified: int, drafts: Path) -> None:
-    """Write a file with a time of modification (ns); replace an older one.
-
-    Raises:
-        OSError: it cannot be written; an older file is left as it is.
-    """
+    """Write a file with a time of modification (ns); replace an older one."""
     with atomic_file(target, synced=True, drafts=drafts) as file:
         file.write(content)
         file.flush()

@@ -30,25 +30,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Events:
-    """The events of a journal.
-
-    Attributes:
-        start: the first one, which has a known schema.
-        others: the rest, with the numbers of their lines.
-        faults: lines that are broken, a sentence each.
-    """
+    """The events of a journal."""
 
     start: dict[str, Any]
-    others: list[tuple[int, dict[str, Any]]]
-    faults: list[str]
+    others: list[tuple[int, dict[str, Any]]]  # with the numbers of their lines
+    faults: list[str]  # broken lines, a sentence each
 
 
 def parse_events(content: bytes, kind: str, schema: int) -> Events:
-    """Parse the journal of a run or training; a torn last line, left by a kill, does not count.
-
-    Raises:
-        ValueError: it is no such journal, or has a schema above the given one.
-    """
+    """Parse the journal of a run or training; a torn last line, left by a kill, does not count."""
     *lines, torn = content.split(b"\n")
     if torn and not lines:
         raise ValueError("it has no whole line")
@@ -69,11 +59,9 @@ def parse_events(content: bytes, kind: str, schema: int) -> Events:
 def read_journals(
     paths: Iterable[Path], parse: Callable[[str, bytes], _T], kind: str
 ) -> tuple[list[_T], list[Problem]]:
-    """Read journals with a function of their name and content.
+    """Read journals with a function of their name and content; return the problems as well.
 
-    Returns:
-        Its results, and what could not be read. A file whose process was killed before its first
-        line counts as nothing.
+    A file whose process was killed before its first line counts as nothing.
     """
     results: list[_T] = []
     problems: list[Problem] = []
@@ -118,11 +106,7 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
 
 
 def check(fields: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
-    """Check that fields are there and have their types; an integer is also a float.
-
-    Raises:
-        ValueError: one is missing, of another type, or an integer of more than 64 bits.
-    """
+    """Check that fields are there and have their types; an integer is also a float."""
     for name, kind in kinds.items():
         value = fields.get(name)
         found = type(value)
@@ -133,21 +117,13 @@ def check(fields: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
 
 
 def check_start(start: Mapping[str, Any]) -> None:
-    """Check the fields of a first event that every journal has.
-
-    Raises:
-        ValueError: one is missing or of another type.
-    """
+    """Check the fields of a first event that every journal has."""
     check(start, {"at": str, "environment": dict})
     check(start["environment"], {"commit": str, "changes": str, "machine": str})
 
 
 def check_samples(samples: Mapping[str, Sequence[float]]) -> None:
-    """Check that each metric has a list of numbers.
-
-    Raises:
-        ValueError: one has not.
-    """
+    """Check that each metric has a list of numbers."""
     for name, values in samples.items():
         if type(values) is not list or not values or not set(map(type, values)) <= _NUMBERS:
             raise ValueError(f"samples of {name} are no list of numbers")

@@ -38,7 +38,6 @@ def export(
     Raises:
         OptionError: the format is unknown, or the file exists.
         UserError: it cannot be written.
-        StoreError: the store is missing, cannot be read, or holds no run.
         BrokenPipeError: the reader of standard output has gone.
     """
     form = form or ("csv" if out == STDOUT else out.suffix.removeprefix("."))

@@ -24,45 +24,25 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run.
+    """Progress of a run."""
 
-    Attributes:
-        done: seconds of work done, as estimated beforehand.
-        total: seconds of work in all, likewise.
-        doing: the last piece of work that ended.
-    """
-
-    done: float
+    done: float  # seconds of work, as estimated beforehand
     total: float
-    doing: str
+    doing: str  # the last piece of work that ended
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one stage of a cell.
-
-    Attributes:
-        cell: the cell.
-        samples: by metric.
-        notes: remarks on the samples, a sentence each.
-    """
+    """Result of one stage of a cell."""
 
     cell: "Cell"
     outcome: Outcome
-    samples: Samples = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    samples: Samples = field(default_factory=dict)  # by metric
+    notes: Sequence[str] = ()  # remarks on the samples, a sentence each
 
 
 class EventFile:
-    """A file to which events are appended, locked while it is open.
-
-    Attributes:
-        path: the file.
-
-    Raises:
-        BlockingIOError: another process writes to it.
-        OSError: it cannot be written.
-    """
+    """A file to which events are appended; locked, with BlockingIOError where it is already."""
 
     def __init__(self, path: Path, *, new: bool) -> None:
         self.path = path
@@ -78,22 +58,15 @@ class EventFile:
 
     @classmethod
     def create_in(cls, folder: Path) -> Self:
-        """Create a file with a unique name, which begins with the time.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Create a file with a unique name, which begins with the time."""
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}.jsonl"
         return cls(folder / name, new=True)
 
     def set_aside(self, is_sound: Callable[[bytes], bool]) -> Path | None:
-        """Move broken lines, and a torn last one, to the file NAME.torn beside it.
+        """Move broken lines, and a torn last one, to NAME.torn; return that file if there are any.
 
         A failing disk leaves the former, a process that was killed the latter.
-
-        Returns:
-            That file; None when there is nothing to move.
         """
         *lines, torn = self.path.read_bytes().split(b"\n")
         broken = [line for line in lines if not is_sound(line)] + ([torn] if torn else [])
@@ -149,11 +122,7 @@ class Journal(EventFile):
 
     @classmethod
     def create(cls, store: Path) -> Self:
-        """Create the journal of a new run.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Create the journal of a new run."""
         return cls.create_in(store / "runs")
 
     def start(self, environment: dict[str, Any], cells: int, **more: Any) -> None:

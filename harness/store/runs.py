@@ -20,29 +20,17 @@ _RESULT = {"id": str, "cell": dict, "status": str, "reason": str, "samples": dic
 
 @dataclass(frozen=True)
 class StageResult:
-    """Result of one stage of a cell.
-
-    Attributes:
-        status: outcome.
-        reason: one line, empty when all went well.
-        traceback: of the error, if there is one.
-        samples: by metric.
-        notes: remarks on the samples.
-        seconds: wall time of the piece of work, which several cells may have shared.
-        limits: "seconds" and bytes of "memory" that it had.
-        machine: name in the journal of the machine that did it; "" for the run's own.
-        transient: see `Outcome`.
-    """
+    """Result of one stage of a cell."""
 
     status: Status
-    reason: str
+    reason: str  # one line, empty when all went well
     traceback: str
     samples: Samples
     notes: list[str]
-    seconds: float
-    limits: dict[str, float]
-    machine: str = ""
-    transient: bool = False
+    seconds: float  # wall time of the work, which several cells may have shared
+    limits: dict[str, float]  # "seconds" and bytes of "memory"
+    machine: str = ""  # name in the journal; "" for the run's own
+    transient: bool = False  # see `Outcome`
 
 
 def _rank(stage: str) -> int:
@@ -51,17 +39,11 @@ def _rank(stage: str) -> int:
 
 @dataclass
 class CellResult:
-    """All results of one cell in a run.
-
-    Attributes:
-        id: the cell's name.
-        axes: values of its axes, by key.
-        stages: results by stage; the newest where a stage was repeated.
-    """
+    """All results of one cell in a run."""
 
     id: str
     axes: dict[str, Any]
-    stages: dict[str, StageResult] = field(default_factory=dict)
+    stages: dict[str, StageResult] = field(default_factory=dict)  # the newest of a repeated stage
 
     @property
     def end(self) -> StageResult:
@@ -101,27 +83,16 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: of its journal, without the suffix.
-        schema: version of the journal.
-        started: ISO 8601 time, UTC.
-        environment: see `harness.environment.environment`.
-        machines: environments of other machines that did work, by their names in the journal.
-        cells: in the order of their first results.
-        faults: lines that could not be read, one sentence each.
-        ended: whether it came to its end.
-    """
-
-    name: str
+    name: str  # of its journal, without the suffix
     schema: int
-    started: str
+    started: str  # ISO 8601 time, UTC
     environment: dict[str, Any]
-    machines: dict[str, dict[str, Any]]
-    cells: list[CellResult]
-    faults: list[str]
-    ended: bool
+    machines: dict[str, dict[str, Any]]  # environments of other machines that did work, by name
+    cells: list[CellResult]  # in the order of their first results
+    faults: list[str]  # lines that could not be read, one sentence each
+    ended: bool  # whether it came to its end
 
     def made_with(self, cell: CellResult) -> dict[str, Any]:
         """Return the environment in which a cell was measured.
@@ -140,12 +111,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Read the journal of a run; see `parse_run`.
-
-    Raises:
-        ValueError: the file is not the journal of a run, or of another schema.
-        OSError: it cannot be read.
-    """
+    """Read the journal of a run; see `parse_run`."""
     return parse_run(path.stem, path.read_bytes())
 
 

@@ -16,17 +16,11 @@ J = TypeVar("J", bound=EventFile)
 
 @dataclass(frozen=True)
 class Previous(Generic[J]):
-    """The newest work of the same plan, code and machine.
+    """The newest work of the same plan, code and machine."""
 
-    Attributes:
-        journal: open, to go on with; None if there is none or if it has ended.
-        ended: the journal's path, if it has ended.
-        lines: messages for the user.
-    """
-
-    journal: J | None = None
-    ended: Path | None = None
-    lines: list[str] = field(default_factory=list)
+    journal: J | None = None  # open, to go on with
+    ended: Path | None = None  # the journal that has ended
+    lines: list[str] = field(default_factory=list)  # messages for the user
 
 
 def digest(facts: Any) -> str:

@@ -54,34 +54,18 @@ def _no_garbage_collection() -> Generator[None]:
 
 
 def load(store: Path) -> tuple[pd.DataFrame, list[Problem]]:
-    """Read all runs of a store.
-
-    Returns:
-        The table of `long_table`, newest run last, and what could not be read.
-
-    Raises:
-        StoreError: the folder is missing, cannot be read, or holds no run.
-    """
+    """Read all runs of a store into the table of `long_table`; return the problems as well."""
     runs, problems = read_runs(store)
     return long_table(runs), problems
 
 
 def load_run(path: Path) -> pd.DataFrame:
-    """Read one run into the table of `long_table`.
-
-    Raises:
-        ValueError: the file is not the journal of a run, or of another schema.
-        OSError: it cannot be read.
-    """
+    """Read one run into the table of `long_table`."""
     return long_table([read_run(path)])
 
 
 def load_sound(store: Path) -> pd.DataFrame:
-    """Read all runs of a store into the table of `long_table`; refuse a broken file.
-
-    Raises:
-        StoreError: the folder is missing, holds no run, or a file in it is broken.
-    """
+    """Read all runs of a store into the table of `long_table`; refuse a broken file."""
     table, problems = load(store)
     if problems:
         raise StoreError(f"{problems[0]}; mend it or move it out of the store")
@@ -89,11 +73,7 @@ def load_sound(store: Path) -> pd.DataFrame:
 
 
 def journals(store: Path) -> list[Path]:
-    """Return the journals of runs, oldest run first.
-
-    Raises:
-        StoreError: the folder is missing, cannot be read, or holds no such file.
-    """
+    """Return the journals of runs, oldest run first."""
     folder = store / "runs"
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
@@ -108,14 +88,7 @@ def journals(store: Path) -> list[Path]:
 
 @_no_garbage_collection()
 def read_runs(store: Path) -> tuple[list[Run], list[Problem]]:
-    """Read all runs of a store.
-
-    Returns:
-        The runs, oldest first, and what could not be read.
-
-    Raises:
-        StoreError: the folder is missing, cannot be read, or holds no run.
-    """
+    """Read all runs of a store, oldest first; return the problems of reading as well."""
     runs, problems = read_journals(journals(store), parse_run, "run")
     problems += [
         Problem(store / "runs" / f"{run.name}.jsonl", fault) for run in runs for fault in run.faults

@@ -83,11 +83,7 @@ class TrainingJournal(EventFile):
 
     @classmethod
     def create(cls, store: Path) -> Self:
-        """Create the journal of a new training.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Create the journal of a new training."""
         return cls.create_in(store / FOLDER)
 
     def start(self, environment: dict[str, Any], training: Training, **more: Any) -> None:
@@ -153,11 +149,7 @@ def _table(records: Sequence[_Record]) -> pd.DataFrame:
 
 
 def parse_training(name: str, content: bytes) -> _Record:
-    """Parse the journal of a training.
-
-    Raises:
-        ValueError: it is not the journal of a training, or of another schema.
-    """
+    """Parse the journal of a training."""
     events = parse_events(content, "training", SCHEMA)
     evaluations: dict[_Key, list[float]] = {}
     faults = events.faults
