@@ -54,6 +54,10 @@ def problem(seed: int, alpha: float, steps: int) -> BilevelProblem:
     return BilevelProblem(inner_loss, outer_loss, alpha, steps)
 
 
+def problems(count: int, alpha: float, steps: int) -> list[BilevelProblem]:
+    return [problem(seed, alpha, steps) for seed in range(count)]
+
+
 def bowl(curvature: float, alpha: float, steps: int, size: int = SIZE) -> BilevelProblem:
     """Return a problem whose inner Hessian is a multiple of the identity."""
 
