@@ -7,7 +7,7 @@ estimators/. An error in multiples of ||g||, for the worst g, is a spectral norm
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ TINY = Fraction(1, 10**12)
 # Errors, as printed. `hessians` is H_0, ..., H_{K-1} along its first axis.
 
 
-def product(hessians: Matrices, alpha: Any) -> Matrices:
+def transition(hessians: Matrices, alpha: Any) -> Matrices:
     """A_0 ... A_{K-1}."""
     identity = np.eye(hessians.shape[-1], dtype=hessians.dtype)
     total: Matrices = identity
@@ -79,10 +79,10 @@ def subset_sum(hessians: Matrices, alpha: Any, order: int) -> Matrices:
 def errors(hessians: Matrices, alpha: Any) -> Iterator[tuple[str, Options, Matrices]]:
     """Yield estimator, options and exact - estimate, for every order and every window."""
     steps = len(hessians)
-    exact = product(hessians, alpha)
+    exact = transition(hessians, alpha)
     yield "fomaml", (), exact - np.eye(hessians.shape[-1], dtype=hessians.dtype)
     for order in range(steps + 1):
-        yield "truncated", (order,), exact - product(hessians[steps - order :], alpha)
+        yield "truncated", (order,), exact - transition(hessians[steps - order :], alpha)
         yield "binom", (order,), exact - subset_sum(hessians, alpha, order)
         for window in range(order, steps + 1):
             hybrid = subset_sum(hessians[steps - window :], alpha, order)
@@ -138,22 +138,19 @@ def multiples_of_identity(_: np.random.Generator, low: float, high: float) -> Ma
     return scale * np.eye(2)
 
 
-@pytest.mark.parametrize(("assumption", "x"), CASES, ids=str)
 @pytest.mark.parametrize(
     "draw", [spread, at_the_ends, one_high, one_low, fan, multiples_of_identity]
 )
 def test_no_error_is_above_its_bound(
-    assumption: Assumption,
-    x: float,
     draw: Callable[[np.random.Generator, float, float], Matrices],
 ) -> None:
-    hessians = draw(np.random.default_rng(0), LEAST[assumption], H)
-    for steps in DEPTHS:
+    for (assumption, x), steps in product(CASES, DEPTHS):
+        hessians = draw(np.random.default_rng(0), LEAST[assumption], H)
         rounding = ROUNDING * (1 + x) ** steps
         for name, options, error in errors(hessians[:steps], x / H):
             bound = BOUNDS[name](assumption, x / H, steps, *options)
             worst = np.linalg.norm(error, 2, axis=(-2, -1)).max()
-            assert worst <= bound * (1 + SLACK) + rounding, (steps, name, options)
+            assert worst <= bound * (1 + SLACK) + rounding, (assumption, x, steps, name, options)
 
 
 @pytest.mark.parametrize("steps", DEPTHS)
@@ -204,36 +201,22 @@ def closed_forms(
     return (1 - rho**steps) / ratio, (rho**order - rho**steps) / ratio, x ** (order + 1) * binom
 
 
-@pytest.mark.parametrize("assumption", LEAST, ids=str)
-@pytest.mark.parametrize("x", [Fraction(1, 2**40), Fraction(1, 32), Fraction(5, 8), Fraction(1)])
-def test_bounds_are_the_closed_forms(assumption: Assumption, x: Fraction) -> None:
-    alpha = float(x / Fraction(H))
-    for steps, order in [*ORDERS, (40, 3), (40, 37)]:
-        found = (
-            fomaml_bound(assumption, alpha, steps),
-            truncated_bound(assumption, alpha, steps, order),
-            binom_bound(assumption, alpha, steps, order),
-        )
-        expected = tuple(float(bound) for bound in closed_forms(assumption, x, steps, order))
-        assert found == pytest.approx(expected, rel=1e-12, abs=0), (steps, order)
-
-
-@pytest.mark.parametrize("assumption", LEAST, ids=str)
-@pytest.mark.parametrize("x", [0.05, 1.0])
-@pytest.mark.parametrize("steps", [0, *DEPTHS])
-def test_estimators_that_coincide_have_the_same_bound(
-    assumption: Assumption, x: float, steps: int
-) -> None:
-    def bound(name: str, *options: int) -> float:
-        return BOUNDS[name](assumption, x / H, steps, *options)
-
-    fomaml = pytest.approx(bound("fomaml"), rel=1e-14, abs=0)
-    assert bound("truncated", 0) == bound("binom", 0) == fomaml
-    assert bound("truncated", steps) == bound("binom", steps) == 0
-    for window in range(steps + 1):
-        assert bound("hybrid", 0, window) == fomaml
-        assert bound("hybrid", window, window) == bound("truncated", window)
-        assert bound("hybrid", window, steps) == bound("binom", window)
+def test_bounds_are_the_closed_forms_and_those_of_hybrid_at_its_ends() -> None:
+    shares = (Fraction(1, 2**40), Fraction(1, 32), Fraction(5, 8), Fraction(1))
+    for assumption, x in product(LEAST, shares):
+        alpha = float(x / Fraction(H))
+        for steps, order in [*ORDERS, (40, 3), (40, 37)]:
+            where = assumption, x, steps, order
+            fomaml, truncated, binom = (
+                pytest.approx(float(bound), rel=1e-12, abs=0)
+                for bound in closed_forms(assumption, x, steps, order)
+            )
+            assert fomaml_bound(assumption, alpha, steps) == fomaml, where
+            assert truncated_bound(assumption, alpha, steps, order) == truncated, where
+            assert binom_bound(assumption, alpha, steps, order) == binom, where
+            assert hybrid_bound(assumption, alpha, steps, 0, order) == fomaml, where
+            assert hybrid_bound(assumption, alpha, steps, order, order) == truncated, where
+            assert hybrid_bound(assumption, alpha, steps, order, steps) == binom, where
 
 
 @pytest.mark.parametrize("x", [0.05, 0.4, 1.0])
@@ -253,30 +236,12 @@ def test_bounds_fall_as_more_is_known_and_as_more_is_taken(x: float) -> None:
             assert bounds == sorted(bounds, reverse=True), (known, steps)
 
 
-@pytest.mark.parametrize("x", [1e-6, 0.05, 1.0, 2.5, 100.0])
-def test_binom_is_never_behind_where_hessians_are_bounded(x: float) -> None:
-    for steps in DEPTHS:
-        bounds = [binom_bound(Bounded(H), x / H, steps, order) for order in range(steps + 1)]
-        assert bounds == sorted(bounds, reverse=True)
-        for order in range(1, steps):
-            assert bounds[order] < truncated_bound(Bounded(H), x / H, steps, order)
-            # Where convex, it is the smaller up to some x.
-            crossing = ((steps - order) / math.comb(steps, order + 1)) ** (1 / order)
-            if x <= 1:
-                convex = binom_bound(Convex(1.0), x, steps, order)
-                other = truncated_bound(Convex(1.0), x, steps, order)
-                assert x == pytest.approx(crossing) or (convex < other) == (x < crossing)
-
-
-def test_great_depths_and_steps_neither_raise_nor_lose_the_bound() -> None:
+def test_bounds_of_great_depths_and_steps_and_of_linear_losses() -> None:
     for bound in (truncated_bound, binom_bound):
         assert bound(Bounded(1.0), 1000.0, 400, 200) == math.inf
         assert bound(Bounded(1.0), 1000.0, 200, 200) == 0
     exact = math.comb(2200, 1101) * Fraction(1, 4) ** 1101
     assert binom_bound(Convex(1.0), 0.25, 2200, 1100) == pytest.approx(float(exact), rel=1e-11)
-
-
-def test_linear_losses_have_no_error() -> None:
     for known in (Bounded(0.0), Convex(0.0)):
         assert hybrid_bound(known, 10.0, 5, 2, 3) == binom_bound(known, 10.0, 5, 0) == 0
 
