@@ -1,6 +1,7 @@
 """`meta_backward` is torch's own backward, for step sizes by parameter too."""
 
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import pytest
 import torch
@@ -18,17 +19,15 @@ from estimators import (
     meta_backward,
 )
 from estimators.base.meta_batch import Batching
-from tests.support.modules import seeded
-from tests.support.nets import (
-    COUNT,
+from tests.support.modules import (
     EXACT,
     NETS,
     STEPS,
     Net,
-    assert_mean,
     every_batching,
-    grads,
-    mlp,
+    mlp_net,
+    regression,
+    seeded,
 )
 
 
@@ -66,38 +65,29 @@ def backward(problems: Sequence[BilevelProblem], net: Net, constant: int = 0) ->
 
 
 def assert_same_grads(net: Net, other: Net) -> None:
-    for (name, value), expected in zip(grads(net).items(), grads(other).values(), strict=True):
+    for (name, value), expected in zip(net.grads.items(), other.grads.values(), strict=True):
         assert (value is None) == (expected is None), name
         torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", list(NETS))
-@pytest.mark.parametrize("momentum", [0.0, 0.6])
 @every_batching
-def test_meta_backward_is_backward(name: str, momentum: float, batching: Batching) -> None:
+def test_meta_backward_is_backward(name: str, batching: Batching) -> None:
     net, other = NETS[name](), NETS[name]()
-
-    def problems(of: Net) -> list[BilevelProblem]:
-        return [of.problem(task, momentum=momentum) for task in range(COUNT)]
-
-    for _ in range(2):  # the second time adds to what the first time left
-        result = meta_backward(create("maml"), problems(net), net.module, batching=batching)
-        expected = backward(problems(other), other)
+    for spec, momentum in product(("maml", "adjoint"), (0.0, 0.6)):  # each adds to the last grads
+        problems, others = (each.problems(momentum=momentum) for each in (net, other))
+        result = meta_backward(create(spec), problems, net.module, batching=batching)
+        expected = backward(others, other)
         assert_same_grads(net, other)
         assert float(result) == pytest.approx(float(expected), rel=EXACT)
         assert result.shape == ()
         assert not result.requires_grad
-    for each in (net, other):
-        each.module.zero_grad()
-    meta_backward(create("adjoint"), problems(net), net.module, batching=batching)
-    backward(problems(other), other)
-    assert_same_grads(net, other)
 
 
 @every_batching
 def test_meta_backward_adds_in_place_and_shares_no_memory(batching: Batching) -> None:
-    net = mlp()
-    problems = [net.problem(task) for task in range(COUNT)]
+    net = mlp_net()
+    problems = net.problems()
     for value in net.module.parameters():
         value.grad = torch.ones_like(value)
     own = [value.grad for value in net.module.parameters()]
@@ -109,11 +99,11 @@ def test_meta_backward_adds_in_place_and_shares_no_memory(batching: Batching) ->
         torch.testing.assert_close(value.grad, 1 + expected[name])
         grad.zero_()
     meta_backward(create("fomaml"), problems, net.module, batching=batching)
-    torch.testing.assert_close(grads(net), dict(expected), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(net.grads, dict(expected), rtol=1e-9, atol=1e-12)
 
 
 def frozen() -> Net:
-    net = mlp()
+    net = mlp_net()
     net.module.get_parameter("0.weight").requires_grad_(False)
     return net
 
@@ -121,7 +111,7 @@ def frozen() -> Net:
 def tied() -> Net:
     module = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Linear(3, 2))
     module[2].weight = module[0].weight
-    return Net(seeded(module), functional.mse_loss, (3,))
+    return Net(seeded(module), functional.mse_loss, regression)
 
 
 @every_batching
@@ -130,9 +120,9 @@ def test_frozen_and_tied_parameters_get_the_grads_of_backward(
     build: Callable[[], Net], batching: Batching
 ) -> None:
     net, other = build(), build()
-    problems = [net.problem(task) for task in range(COUNT)]
+    problems = net.problems()
     meta_backward(create("maml"), problems, net.module, batching=batching)
-    backward([other.problem(task) for task in range(COUNT)], other)
+    backward(other.problems(), other)
     assert (net.module.get_parameter("0.weight").grad is None) is (build is frozen)
     assert_same_grads(net, other)
 
@@ -152,73 +142,44 @@ def step_sizes(shapes: dict[str, tuple[int, ...]]) -> Params:
     }
 
 
-META_SGD = ["maml", "maml(checkpoint='sqrt')", "adjoint"]
-
-
-@pytest.mark.parametrize(
-    ("spec", "shapes"),
-    [("maml", "alike"), ("maml", "one for each"), *((spec, "broadcast") for spec in META_SGD)],
-)
-@pytest.mark.parametrize("momentum", [0.0, 0.6])
 @every_batching
-def test_step_sizes_get_their_grad(
-    shapes: str, momentum: float, spec: str, batching: Batching
-) -> None:
-    net, other = mlp(), mlp()
-    sizes, others = step_sizes(SHAPES[shapes]), step_sizes(SHAPES[shapes])
-
-    def problems(of: Net, its: Params) -> list[BilevelProblem]:
-        return [of.problem(task, step_size=its, momentum=momentum) for task in range(COUNT)]
-
-    for _ in range(2):
-        meta_backward(create(spec), problems(net, sizes), net.module, batching=batching)
-        backward(problems(other, others), other)
-        assert_same_grads(net, other)
-        for name, size in sizes.items():
-            grad = size.grad
-            assert grad is not None
-            assert grad.shape == size.shape
-            torch.testing.assert_close(grad, others[name].grad, rtol=1e-9, atol=1e-12)
-
-
-@every_batching
-def test_mean_of_the_step_sizes_gradients(batching: Batching) -> None:
-    net, sizes, maml = mlp(), step_sizes(SHAPES["broadcast"]), create("maml")
-    problems = [net.problem(task, step_size=dict(sizes)) for task in range(COUNT)]
-    result = estimate_batch(maml, problems, net.params, batching=batching)
-    assert_mean(result, maml, problems)
-    assert result.step_size_gradient is not None
-    singles = [maml(problem, net.params).step_size_gradient or {} for problem in problems]
-    for name, value in result.step_size_gradient.items():
-        mean = torch.stack([single[name] for single in singles]).mean(0)
-        torch.testing.assert_close(value, mean, rtol=1e-9, atol=1e-12)
+def test_step_sizes_get_their_grad(batching: Batching) -> None:
+    specs = ("maml", "maml(checkpoint='sqrt')", "adjoint")
+    for momentum, (spec, shapes) in product(
+        (0.0, 0.6),
+        (("maml", "alike"), ("maml", "one for each"), *((spec, "broadcast") for spec in specs)),
+    ):
+        net, other = mlp_net(), mlp_net()
+        sizes, others = step_sizes(SHAPES[shapes]), step_sizes(SHAPES[shapes])
+        for _ in range(2):
+            problems = net.problems(step_size=sizes, momentum=momentum)
+            meta_backward(create(spec), problems, net.module, batching=batching)
+            backward(other.problems(step_size=others, momentum=momentum), other)
+            assert_same_grads(net, other)
+            for name, size in sizes.items():
+                grad = size.grad
+                assert grad is not None
+                assert grad.shape == size.shape
+                torch.testing.assert_close(grad, others[name].grad, rtol=1e-9, atol=1e-12)
 
 
 @every_batching
 def test_truncated_gives_step_sizes_the_grad_of_the_last_steps(batching: Batching) -> None:
-    net, other = mlp(), mlp()
+    net, other = mlp_net(), mlp_net()
     sizes, others = step_sizes(SHAPES["alike"]), step_sizes(SHAPES["alike"])
     sizes["0.bias"].requires_grad_(False)
-    problems = [net.problem(task, step_size=sizes) for task in range(COUNT)]
+    problems = net.problems(step_size=sizes)
     meta_backward(create("truncated(order=2)"), problems, net.module, batching=batching)
-    backward([other.problem(t, step_size=others) for t in range(COUNT)], other, STEPS - 2)
+    backward(other.problems(step_size=others), other, STEPS - 2)
     assert_same_grads(net, other)
     assert sizes.pop("0.bias").grad is None
     for name, size in sizes.items():
         torch.testing.assert_close(size.grad, others[name].grad, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("spec", ["binom(order=2)", "reptile", "imaml(lam=2.0)"])
-def test_estimators_for_plain_descent_refuse_step_sizes(spec: str) -> None:
-    net, sizes = mlp(), step_sizes(SHAPES["alike"])
-    with pytest.raises(OptionError, match="step size for each parameter"):
-        meta_backward(create(spec), [net.problem(0, step_size=sizes)], net.module)
-    assert all(value.grad is None for value in net.module.parameters())
-
-
 @every_batching
 def test_problems_must_share_their_step_sizes(batching: Batching) -> None:
-    net = mlp()
+    net = mlp_net()
     one, other = (net.problem(task, step_size=step_sizes(SHAPES["alike"])) for task in range(2))
     for problems in ([one, other], [one, net.problem(1)], [net.problem(1), one]):
         with pytest.raises(OptionError, match="share their step sizes"):
@@ -228,11 +189,11 @@ def test_problems_must_share_their_step_sizes(batching: Batching) -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_step_sizes_may_be_computed_from_what_is_learnt() -> None:
-    net, other = mlp(), mlp()
+    net, other = mlp_net(), mlp_net()
 
     def learnt(of: Net, logarithm: Tensor) -> list[BilevelProblem]:
         sizes = {name: 0.1 * logarithm.exp() for name in of.params}
-        return [of.problem(task, step_size=sizes) for task in range(COUNT)]
+        return of.problems(step_size=sizes)
 
     mine, its = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2))
     meta_backward(create("maml"), learnt(net, mine), net.module)
@@ -241,7 +202,7 @@ def test_step_sizes_may_be_computed_from_what_is_learnt() -> None:
 
 
 def test_hooks_are_called_as_by_backward() -> None:
-    net = mlp()
+    net = mlp_net()
     seen: list[Tensor] = []
     weight = net.module.get_parameter("0.weight")
     weight.register_post_accumulate_grad_hook(seen.append)  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """A meta-batch is the mean of its problems."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,10 +11,8 @@ from torch.nn import functional
 
 from estimators import (
     BilevelProblem,
-    Estimator,
     MetaBatch,
     OptionError,
-    Params,
     available,
     create,
     estimate_batch,
@@ -26,8 +24,8 @@ from estimators.base.meta_batch import Batching
 from estimators.base.module_loss import Batch
 from harness.probes.memory import peak_memory
 from harness.tasks import TASKS
-from tests.support.modules import seeded
-from tests.support.nets import (
+from tests.support.modules import (
+    BATCHINGS,
     COUNT,
     NETS,
     STEPS,
@@ -35,9 +33,10 @@ from tests.support.nets import (
     assert_close,
     assert_mean,
     every_batching,
-    every_net,
-    grads,
     mlp,
+    mlp_net,
+    regression,
+    seeded,
 )
 from tests.support.oracle import flatten, relative_error
 from tests.support.probes import calibrated
@@ -67,18 +66,14 @@ MOMENTUM = ("maml", "adjoint", "fomaml", "truncated(order=2)")
 TOGETHER = [spec for spec in SPECS if spec not in SEPARABLE]
 
 
-def test_the_specs_are_of_both_kinds() -> None:
-    assert {"maml", "adjoint", "binom(order=2)", "binom-calibrated(order=2)"} <= set(SEPARABLE)
-    assert {"imaml(lam=2.0)", "hf-maml", "adjoint(engine='finite-difference')"} <= set(TOGETHER)
-
-
-@every_net
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_both_batchings_are_the_mean_of_estimates(spec: str, net: Net) -> None:
+def test_both_batchings_are_the_mean_of_estimates(spec: str) -> None:
     estimator = create(spec)
-    for momentum in (0.0, 0.7) if spec in MOMENTUM else (0.0,):
-        problems = [net.problem(task, momentum=momentum) for task in range(COUNT)]
+    for net, momentum in product((build() for build in NETS.values()), (0.0, 0.7)):
+        if momentum and spec not in MOMENTUM:
+            continue
+        problems = net.problems(momentum=momentum)
         loop = estimate_batch(estimator, problems, net.params)
         assert_mean(loop, estimator, problems)
         if spec in SEPARABLE:
@@ -89,21 +84,22 @@ def test_both_batchings_are_the_mean_of_estimates(spec: str, net: Net) -> None:
 
 @every_batching
 def test_meta_batches_of_one_problem_and_of_depth_zero(batching: Batching) -> None:
-    net, maml = mlp(), create("maml")
+    net, maml = mlp_net(), create("maml")
     problem = net.problem(0)
     result = estimate_batch(maml, [problem], net.params, batching=batching)
     assert_close(result.gradient, maml(problem, net.params).gradient)
     assert result.step_size_gradient is None
-    problems = [net.problem(task, steps=0) for task in range(COUNT)]
+    problems = net.problems(steps=0)
     assert_mean(estimate_batch(maml, problems, net.params, batching=batching), maml, problems)
 
 
-@pytest.mark.parametrize("spec", TOGETHER)
-def test_vmap_is_refused_where_problems_would_depend_on_each_other(spec: str) -> None:
-    net = mlp()
-    problems = [net.problem(task) for task in range(COUNT)]
-    with pytest.raises(OptionError, match=r'cannot take .* use batching="loop"'):
-        estimate_batch(create(spec), problems, net.params, batching="vmap")
+def test_vmap_is_refused_where_problems_would_depend_on_each_other() -> None:
+    assert {"maml", "adjoint", "binom(order=2)", "binom-calibrated(order=2)"} <= set(SEPARABLE)
+    assert {"imaml(lam=2.0)", "hf-maml", "adjoint(engine='finite-difference')"} <= set(TOGETHER)
+    net = mlp_net()
+    for spec in TOGETHER:
+        with pytest.raises(OptionError, match='"loop"'):
+            estimate_batch(create(spec), net.problems(), net.params, batching="vmap")
 
 
 def relabelled(batch: Batch) -> Batch:
@@ -114,12 +110,12 @@ def other_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets[:, :1]).abs().sqrt().sum()
 
 
-NET = mlp()
+NET = mlp_net()
 ODD = {
     "steps": NET.problem(1, steps=STEPS + 1),
     "step size": NET.problem(1, step_size=0.2),
     "momentum": NET.problem(1, momentum=0.5),
-    "module": NET.problem(1, module=mlp().module),
+    "module": NET.problem(1, module=mlp()),
     "criterion": NET.problem(1, criterion=other_loss),
     "support inputs": NET.problem(1, support=NET.batch(2, points=5)),
     "query inputs": NET.problem(1, query=NET.batch(3, points=7)),
@@ -133,13 +129,13 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("odd", ODD.values(), ids=list(ODD))
-def test_problems_that_differ_in_more_than_data_are_for_a_loop_only(odd: BilevelProblem) -> None:
+def test_problems_that_differ_in_more_than_data_are_for_a_loop_only() -> None:
     usual, maml = [NET.problem(0), NET.problem(2)], create("maml")
-    for problems in ([odd, *usual], [*usual, odd]):
-        with pytest.raises(OptionError, match='"vmap"'):
-            estimate_batch(maml, problems, NET.params, batching="vmap")
-    assert_mean(estimate_batch(maml, problems, NET.params), maml, problems)
+    for odd in ODD.values():
+        for problems in ([odd, *usual], [*usual, odd]):
+            with pytest.raises(OptionError, match='"vmap"'):
+                estimate_batch(maml, problems, NET.params, batching="vmap")
+        assert_mean(estimate_batch(maml, problems, NET.params), maml, problems)
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -157,29 +153,24 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 @every_batching
-@pytest.mark.parametrize("spec", ["maml", "binom(order=2)", "reptile"])
-def test_parameters_are_left_as_they_are(spec: str, batching: Batching) -> None:
-    net = mlp()
-    params = dict(net.module.named_parameters())
-    before = {name: value.detach().clone() for name, value in params.items()}
-    problems = [net.problem(task) for task in range(COUNT)]
-    with torch.no_grad():
-        result = estimate_batch(create(spec), problems, params, batching=batching)
-    for name, value in params.items():
-        assert torch.equal(value, before[name])
-        assert value.grad is None
-        assert value.requires_grad
-        assert not result.gradient[name].requires_grad
+def test_parameters_are_left_as_they_are(batching: Batching) -> None:
+    for spec in ("maml", "binom(order=2)", "reptile"):
+        net = mlp_net()
+        params = dict(net.module.named_parameters())
+        before = {name: value.detach().clone() for name, value in params.items()}
+        with torch.no_grad():
+            result = estimate_batch(create(spec), net.problems(), params, batching=batching)
+        for name, value in params.items():
+            assert torch.equal(value, before[name])
+            assert value.grad is None
+            assert value.requires_grad
+            assert not result.gradient[name].requires_grad
 
 
-@pytest.mark.parametrize("spec", ["maml", "binom(order=2)", "binom-calibrated(order=2)"])
-@pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_training_lowers_the_outer_loss(spec: str) -> None:
+def test_training_lowers_the_outer_loss() -> None:
     family = TASKS.create("sinusoid")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1)).double()
-    optimiser, estimator = torch.optim.Adam(module.parameters(), lr=0.01), create(spec)
+    module = seeded(nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1)))
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.01)
 
     def problems(first: int, count: int) -> list[BilevelProblem]:
         tasks = [family.sample(seed) for seed in range(first, first + count)]
@@ -188,122 +179,77 @@ def test_training_lowers_the_outer_loss(spec: str) -> None:
             for t in tasks
         ]
 
-    held_out = problems(10_000, 25)
-
     def score() -> float:
+        held_out = problems(10_000, 25)
         result = estimate_batch(create("fomaml"), held_out, trainable(module), batching="vmap")
         return float(result.outer_loss)
 
     before = score()
     for step in range(40):
         optimiser.zero_grad()
-        meta_backward(estimator, problems(6 * step, 6), module, batching="vmap")
+        meta_backward(create("maml"), problems(6 * step, 6), module, batching="vmap")
         optimiser.step()
     assert score() < 0.9 * before
 
 
-@pytest.mark.parametrize("spec", ["maml", "binom(order=2)", "adjoint"])
-def test_memory_of_a_loop_is_that_of_one_problem(spec: str) -> None:
-    module = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2))
-    net = Net(seeded(module), functional.mse_loss, (3,))
+def test_memory_of_a_loop_is_that_of_one_problem() -> None:
+    module = seeded(nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2)))
+    net = Net(module, functional.mse_loss, regression)
     data = [(net.batch(2 * task, 200), net.batch(2 * task + 1, 200)) for task in range(8)]
     problems = [net.problem(0, support=support, query=query) for support, query in data]
 
-    def peak(count: int, batching: Batching) -> int:
+    def peak(spec: str, count: int, batching: Batching) -> int:
         def work() -> MetaBatch:
             return estimate_batch(create(spec), problems[:count], net.params, batching=batching)
 
         work()
         return peak_memory(work, "cpu")
 
-    one, two, all_of_them = (peak(count, "loop") for count in (1, 2, 8))
-    assert all_of_them == two
-    assert two < 1.05 * one
-    assert peak(8, "vmap") > 4 * one
-
-
-@dataclass(frozen=True)
-class Unready(Estimator):
-    """Remember its calibration problems."""
-
-    seen: list[tuple[list[BilevelProblem], Params]]
-
-    @property
-    def needs_calibration(self) -> bool:
-        return len(self.seen) < 1
-
-    def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
-        self.seen.append((list(problems), params))
-
-    def estimate(self, problem: BilevelProblem, params: Params):  # type: ignore[no-untyped-def]
-        assert self.seen, "estimates come after calibration"
-        return create("fomaml")(problem, params)
-
-
-def test_an_estimator_that_needs_it_is_calibrated_first_on_all_problems() -> None:
-    net, unready = mlp(), Unready([])
-    problems = [net.problem(task) for task in range(COUNT)]
-    for _ in range(2):
-        estimate_batch(unready, problems, dict(net.module.named_parameters()))
-    ((seen, params),) = unready.seen
-    assert seen == problems
-    assert_close(params, net.params)
-    assert not any(value.requires_grad for value in params.values())
-
-
-@every_batching
-def test_first_use_calibrates_and_later_uses_do_not(batching: Batching) -> None:
-    net, estimator, by_hand = mlp(), calibrated(2), calibrated(2)
-    problems = [net.problem(task, step_size=0.4) for task in range(COUNT)]
-    others = [net.problem(task, step_size=0.4) for task in range(COUNT, 2 * COUNT)]
-    by_hand.calibrate(problems, net.params)
-    meta_backward(estimator, problems, net.module, batching=batching)
-    assert estimator.calibration == by_hand.calibration is not None
-    assert not estimator.needs_calibration
-    for (name, grad), value in zip(
-        grads(net).items(),
-        estimate_batch(by_hand, problems, net.params).gradient.values(),
-        strict=True,
-    ):
-        torch.testing.assert_close(grad, value, rtol=1e-9, atol=1e-12, msg=name)
-    estimate_batch(estimator, others, net.params, batching=batching)
-    assert estimator.calibration == by_hand.calibration
+    for spec in ("maml", "binom(order=2)"):
+        one, two, all_of_them = (peak(spec, count, "loop") for count in (1, 2, 8))
+        assert all_of_them == two, spec
+        assert two < 1.05 * one, spec
+        assert peak(spec, 8, "vmap") > 4 * one, spec
 
 
 @every_batching
 @pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_it_is_calibrated_again_when_it_has_to_be_with_gradients_off_too(
+def test_it_is_calibrated_on_all_problems_first_and_when_it_has_to_be_again(
     batching: Batching,
 ) -> None:
-    net, estimator, by_hand = mlp(), calibrated(2, refit_every=1), calibrated(2)
-    problems = [net.problem(task, step_size=0.4) for task in range(COUNT)]
+    net, estimator, by_hand = mlp_net(), calibrated(2, refit_every=2), calibrated(2)
+    problems = net.problems(step_size=0.4)
     others = [net.problem(task, step_size=0.4) for task in range(COUNT, 2 * COUNT)]
-    estimate_batch(estimator, problems, net.params, batching=batching)
-    first = estimator.calibration
+    by_hand.calibrate(problems, net.params)
+    meta_backward(estimator, problems, net.module, batching=batching)
+    assert estimator.calibration == by_hand.calibration is not None
+    expected = estimate_batch(by_hand, problems, net.params).gradient
+    torch.testing.assert_close(net.grads, dict(expected), rtol=1e-9, atol=1e-12)
+    while not estimator.needs_calibration:
+        estimate_batch(estimator, others, net.params, batching=batching)
+        assert estimator.calibration == by_hand.calibration
     with torch.no_grad():
         estimate_batch(estimator, others, net.params, batching=batching)
     by_hand.calibrate(others, net.params)
-    assert first != estimator.calibration == by_hand.calibration
+    assert estimator.calibration == by_hand.calibration
 
 
 @pytest.mark.parametrize("name", list(NETS))
-@pytest.mark.parametrize("spec", ["maml", "binom(order=2)"])
-@every_batching
-def test_autocast_around_meta_backward(name: str, spec: str, batching: Batching) -> None:
-    net = NETS[name]()
-    net.module.float()
-
+def test_autocast_around_meta_backward(name: str) -> None:
     def single(batch: Batch) -> Batch:
         inputs, targets = batch
         return inputs.float(), targets.float() if targets.is_floating_point() else targets
 
-    problems = [
-        net.problem(t, support=single(net.batch(2 * t)), query=single(net.batch(2 * t + 1)))
-        for t in range(COUNT)
-    ]
-    expected = estimate_batch(create(spec), problems, net.params).gradient
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = meta_backward(create(spec), problems, net.module, batching=batching)
-    found = {n: value.grad for n, value in net.module.named_parameters() if value.grad is not None}
-    assert {value.dtype for value in found.values()} == {torch.float32} == {loss.dtype}
-    assert 0 < relative_error(found, flatten(expected)) < 0.2
+    for spec, batching in product(("maml", "binom(order=2)"), BATCHINGS):
+        net = NETS[name]()
+        net.module.float()
+        problems = [
+            net.problem(t, support=single(net.batch(2 * t)), query=single(net.batch(2 * t + 1)))
+            for t in range(COUNT)
+        ]
+        expected = estimate_batch(create(spec), problems, net.params).gradient
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = meta_backward(create(spec), problems, net.module, batching=batching)
+        grads = {key: value for key, value in net.grads.items() if value is not None}
+        assert {value.dtype for value in grads.values()} == {torch.float32} == {loss.dtype}
+        assert 0 < relative_error(grads, flatten(expected)) < 0.2, (spec, batching)
