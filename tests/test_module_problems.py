@@ -119,9 +119,10 @@ def test_running_statistics_are_refused_while_they_change() -> None:
             problem_of(module)
         with pytest.raises(OptionError, match=type(layer).__name__):
             problem_of(layer)
-    module, fresh = conv_net(nn.BatchNorm2d(3)), conv_net()
-    module[1].track_running_stats = False  # type: ignore[index]
-    assert_same("maml", image_problem(module), image_problem(fresh), trainable(fresh))
+    norm = nn.BatchNorm2d(3)
+    norm.track_running_stats = False
+    fresh = conv_net()
+    assert_same("maml", image_problem(conv_net(norm)), image_problem(fresh), trainable(fresh))
 
 
 def normalised(norm: nn.Module, p: Params, x: Tensor) -> Tensor:
