@@ -197,18 +197,6 @@ def test_help_names_the_commands(call: Call) -> None:
     assert {"run", "train", "check", "list", "summary", "bench", "report"} <= set(out.split())
 
 
-def test_shared_options_mean_the_same_everywhere(call: Call) -> None:
-    shared = ("--estimator", "--task", "--model", "--depth", "--step-size", "--seed", "--device")
-    lines: dict[str, set[str]] = {option: set() for option in shared}
-    for command in ("run", "train"):
-        for line in call(f"{command} --help")[1].splitlines():
-            words = line.strip("│ ").split()
-            if words and words[0] in lines:
-                lines[words[0]].add(" ".join(words))
-    for option, found in lines.items():
-        assert len(found) == 1, option
-
-
 def test_a_run_ends_in_a_table_and_in_the_store(folder: Path) -> None:
     (folder / "mine.py").write_text(THIRD_PARTY, encoding="utf-8")
     named = "--estimator fomaml --estimator 'binom(order=2)' --estimator halved"

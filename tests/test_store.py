@@ -174,6 +174,6 @@ def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, harness.store.table; print('torch' in sys.modules)"
+    code = "import sys, harness.store.table, harness.store.trainings; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,22 +1,25 @@
-"""`metagrad train`: killed, interrupted, repeated, misused."""
+"""`metagrad train` and its presets: killed, interrupted, repeated, misused."""
 
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from estimators.base.errors import OptionError
+from estimators.base.registry import ESTIMATORS
 from harness.commands.train import train
 from harness.store.trainings import trainings
+from harness.training.plan import configs, preset, presets
 from tests.support.invocation import invoke
+from tests.support.trainings import numbers
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -58,14 +61,6 @@ def weights(store: Path) -> dict[str, torch.Tensor]:
     return saved["params"] | {f"best {name}": value for name, value in saved["best_params"].items()}
 
 
-def numbers(store: Path) -> dict[Any, list[float]]:
-    """All that a store has of a training, but for how long it took."""
-    table = trainings(store)[0]
-    table = table[table["metric"] != "step_time"]
-    keys = zip(table["step"], table["split"], table["metric"], strict=True)
-    return dict(zip(keys, table["samples"], strict=True))
-
-
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_and_started_again_it_comes_to_the_same_end(folder: Path, kills: int) -> None:
     steps = ("--steps", str(40 * kills), "--bias-every", "40")
@@ -102,7 +97,7 @@ def test_interrupted_it_says_what_is_done(folder: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_a_finished_training_is_not_repeated(folder: Path) -> None:
+def test_a_finished_training_is_not_repeated_and_a_broken_checkpoint_stays(folder: Path) -> None:
     arguments = ("--estimator", "fomaml", *TINY, "--steps", "20", "--seed", "0", "--seed", "1")
     code, out, _ = invoke(train, *arguments)
     assert code == 0
@@ -116,6 +111,17 @@ def test_a_finished_training_is_not_repeated(folder: Path) -> None:
     assert sorted((folder / "results/trainings").iterdir()) == before
     invoke(train, *arguments, "--fresh")
     assert len([*(folder / "results/trainings").iterdir()]) == 2 * len(before)
+    once = ("--estimator", "fomaml", *TINY, "--steps", "20", "--store", "other")
+    invoke(train, *once)
+    (journal,) = (folder / "other/trainings").glob("*.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]))  # as if it had been killed before its end
+    file = journal.with_suffix(".pt")
+    file.write_bytes(b"something else")
+    code, _, err = invoke(train, *once)
+    assert code == 2
+    assert str(file.name) in err
+    assert (journal.read_text(), file.read_bytes()) == ("".join(lines[:-1]), b"something else")
 
 
 def test_a_diverged_training_has_its_exit_code_and_is_not_repeated(folder: Path) -> None:
@@ -124,6 +130,7 @@ def test_a_diverged_training_has_its_exit_code_and_is_not_repeated(folder: Path)
         code, _, err = invoke(train, "--estimator", "fomaml", *wild)
         assert code == 2
         assert "fomaml, seed 0: diverged" in err
+        assert re.search(r"step \d+", err)
         (path,) = (folder / "results/trainings").glob("*.jsonl")
     assert str(path.relative_to(folder)) in err
     events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
@@ -133,6 +140,8 @@ def test_a_diverged_training_has_its_exit_code_and_is_not_repeated(folder: Path)
 def test_mistakes_are_found_before_anything_is_written(folder: Path) -> None:
     conv4 = ("--model", "conv4-32")
     for arguments, fact in [
+        (("depe",), "deep"),
+        (("--depth", "5"), "--estimator and --task and --model"),
         (("--estimator", "nomaml", *TINY), "nomaml"),
         (("--estimator", "binom(order=9)", *TINY), "order=9"),
         (("--estimator", "fomaml", *TINY, "--bias-every", "30"), "30"),
@@ -147,16 +156,17 @@ def test_mistakes_are_found_before_anything_is_written(folder: Path) -> None:
         assert not [*folder.iterdir()], arguments
 
 
-def test_a_broken_checkpoint_is_an_error_and_stays(folder: Path) -> None:
-    arguments = ("--estimator", "fomaml", *TINY, "--steps", "20")
-    invoke(train, *arguments)
-    (journal,) = (folder / "results/trainings").glob("*.jsonl")
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(lines[:-1]))  # as if it had been killed before its end
-    file = journal.with_suffix(".pt")
-    file.write_bytes(b"something else")
-    before = journal.read_bytes()
-    code, _, err = invoke(train, *arguments)
-    assert code == 2
-    assert str(file.name) in err
-    assert (journal.read_bytes(), file.read_bytes()) == (before, b"something else")
+def test_presets_and_options_that_replace_their_values() -> None:
+    for name in presets():
+        values = preset(name)
+        settings = len(values["settings"]) * len(values["depths"])
+        count = len(values["seeds"]) * settings * len(values["estimators"])
+        assert len(configs(values)) == count, name
+    accuracy = {config.cell.estimator.partition("(")[0] for config in configs(preset("accuracy"))}
+    assert accuracy == {*ESTIMATORS.available()} - {"adjoint"}  # which equals maml
+    options = {"settings": [("sinusoid", "mlp-40-40")], "estimators": ["maml"], "seeds": [4]}
+    both = configs(preset("larger") | options | {"steps": 7, "dtypes": ["float32", "float64"]})
+    assert [config.cell.dtype for config in both] == ["float32", "float64"]
+    for config in both:
+        assert (config.cell.task, config.cell.seed) == ("sinusoid", 4)
+        assert (config.steps, config.bias_every) == (7, 200)

@@ -17,7 +17,8 @@ from harness.training.config import TrainingConfig
 from harness.training.distributed import Ranks
 from harness.training.parallel import train_one
 from tests.support.invocation import invoke
-from tests.test_train_command import ROOT, TINY, last_step, numbers, weights
+from tests.support.trainings import numbers
+from tests.test_train_command import ROOT, TINY, last_step, weights
 from tests.test_training import cell_of
 
 

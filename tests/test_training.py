@@ -11,7 +11,6 @@ import torch
 from estimators import create
 from estimators.base.errors import OptionError, UserError
 from harness.cell import Cell
-from harness.matrix.outcome import Diverged
 from harness.matrix.problems import TASKS_A_SEED, Sampler
 from harness.models.mlp import Mlp
 from harness.store.trainings import trainings
@@ -22,7 +21,7 @@ from harness.training.config import TrainingConfig as Config
 from harness.training.evaluation import evaluate
 from harness.training.session import TestResult, begin, end_of
 from harness.training.trainer import Trainer
-from tests.support.trainings_by_hand import adapted, linear, loss_of, mlp, trained
+from tests.support.trainings import adapted, linear, loss_of, mlp, numbers, trained
 
 SHORT: dict[str, Any] = {"steps": 12, "validate_every": 4, "validation_tasks": 3, "test_tasks": 5}
 
@@ -53,19 +52,9 @@ def biases(store: Path, config: Config) -> list[float]:
     return values
 
 
-def recorded(store: Path) -> dict[Any, list[float]]:
-    """All that a store has of a training, but for how long it took."""
-    table = trainings(store)[0]
-    table = table[table["metric"] != "step_time"]
-    keys = zip(table["step"], table["split"], table["metric"], strict=True)
-    return dict(zip(keys, table["samples"], strict=True))
-
-
 def test_exact_training_is_that_written_by_hand(tmp_path: Path) -> None:
     images = {"task": "glyphs(ways=3, shots=2, queries=4)", "model": "linear"}
-    for number, (cell, forward) in enumerate(
-        [(cell_of(), mlp), (cell_of(seed=3), mlp), (cell_of(**images), linear)]
-    ):
+    for number, (cell, forward) in enumerate([(cell_of(seed=3), mlp), (cell_of(**images), linear)]):
         trainer, _ = finished(tmp_path / str(number), Config(cell, **SHORT))
         sampler = Sampler.of(cell, dtype=torch.float64, device="cpu")
         weights: list[torch.Tensor] = list(sampler.module.parameters())
@@ -136,13 +125,15 @@ def test_bias_is_that_of_the_estimator_in_use(tmp_path: Path) -> None:
     assert fitted[0] < 0.5 * plain[0]  # it is calibrated before it is measured
 
 
-def test_stopped_at_any_step_it_comes_to_the_same_end(
+def test_neither_stops_nor_measuring_bias_change_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Bias does not count as use of an estimator that is fitted again every few calls."""
     monkeypatch.setattr("harness.training.trainer._SAVE_EVERY", -1.0)  # saved at every step
     cell = cell_of("binom-calibrated(order=2, refit_every=5)")
     config = Config(cell, **SHORT, bias_every=8, bias_tasks=2, patience=9)
     whole, path = finished(tmp_path / "whole", config)
+    without_bias, _ = finished(tmp_path / "plain", Config(cell, **SHORT))
     for _ in range(40):
         session = begin(tmp_path / "stopped", config)
         if session.journal is None:
@@ -156,22 +147,14 @@ def test_stopped_at_any_step_it_comes_to_the_same_end(
         with suppress(OSError):
             session.journal.close()
     assert session.end == end_of(path)
-    assert recorded(tmp_path / "stopped") == recorded(tmp_path / "whole")
+    assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
     state, expected = trainer.state, whole.state
     for name in ("best_step", "validations_since_best"):
         assert getattr(state, name) == getattr(expected, name)
     for name, value in expected.params.items():
         assert torch.equal(state.params[name], value)
+        assert torch.equal(without_bias.state.params[name], value)
         assert torch.equal(state.best_params[name], expected.best_params[name])
-
-
-def test_measuring_bias_changes_nothing(tmp_path: Path) -> None:
-    """It does not count as use of an estimator that is fitted again every few calls."""
-    cell = cell_of("binom-calibrated(order=2, refit_every=5, probes=3)")
-    plain, _ = finished(tmp_path / "plain", Config(cell, **SHORT))
-    measured, _ = finished(tmp_path / "bias", Config(cell, **SHORT, bias_every=4, bias_tasks=2))
-    for name, value in plain.state.params.items():
-        assert torch.equal(measured.state.params[name], value)
 
 
 @pytest.mark.slow
@@ -182,17 +165,6 @@ def test_a_compiled_estimator(tmp_path: Path) -> None:
         torch.testing.assert_close(trainer.state.params[name], value, rtol=1e-9, atol=1e-12)
     table = trainings(tmp_path / "c")[0]
     assert (table.loc[table["metric"] == "peak_memory", "value"] > 1000).all()
-
-
-def test_a_validation_that_is_not_finite_is_not_the_best(tmp_path: Path) -> None:
-    trainer, _ = finished(tmp_path, Config(cell_of("fomaml"), **SHORT))
-    best = trainer.state.best_step
-    trainer.state.step = 99
-    trainer._score({"outer_loss": [float("nan")]})
-    assert trainer.state.best_step == best
-    trainer.state.best_score = float("-inf")
-    trainer._score({"outer_loss": [5.0]})
-    assert trainer.state.best_step == 99
 
 
 def test_frozen_parameters_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,24 +220,9 @@ def test_sgd_as_outer_optimiser(tmp_path: Path) -> None:
         torch.testing.assert_close(value, before[name] - 0.5 * gradient[name])
 
 
-def test_divergence_names_the_step(tmp_path: Path) -> None:
-    config = Config(cell_of("fomaml"), **SHORT | {"steps": 400}, optimiser="sgd", learning_rate=1e6)
-    trainer, session = trainer_of(tmp_path, config)
-    with pytest.raises(Diverged, match=r"step \d+"):
-        trainer.train()
-    session.journal.failed("it is too much")
-    assert begin(tmp_path, config).end == "it is too much"
-
-
-def test_defaults_are_the_papers_hyperparameters() -> None:
-    config = Config(cell_of("imaml(lam=100.0)"))
-    assert config.rate == pytest.approx(5e-4)
-    assert Config(cell_of("truncated(order=2)")).rate == pytest.approx(1e-3)
-    assert (config.steps, config.meta_batch, config.test_depth) == (20_000, 4, 10)
-    assert (config.cell.step_size, config.test_tasks, config.optimiser) == (0.01, 600, "adam")
-
-
-def test_options_out_of_range_are_errors() -> None:
+def test_options() -> None:
+    rates = [Config(cell_of(name)).rate for name in ("imaml(lam=100.0)", "truncated(order=2)")]
+    assert rates == [5e-4, 1e-3]  # of the paper
     wrong: dict[str, list[Any]] = {
         "steps": [0, 200_000],
         "meta_batch": [0],
@@ -280,8 +237,15 @@ def test_options_out_of_range_are_errors() -> None:
                 Config(cell_of(), **{name: value})
 
 
-def test_another_checkpoint_is_refused_and_stays(tmp_path: Path) -> None:
+def test_a_finished_training_and_other_checkpoints(tmp_path: Path) -> None:
     trainer, path = finished(tmp_path, Config(cell_of("fomaml"), **SHORT))
+    best = trainer.state.best_step
+    trainer.state.step = 99
+    trainer._score({"outer_loss": [float("nan")]})
+    assert trainer.state.best_step == best
+    trainer.state.best_score = float("-inf")
+    trainer._score({"outer_loss": [5.0]})
+    assert trainer.state.best_step == 99
     file = path.with_suffix(".pt")
     whole = file.read_bytes()
     digest, params = trainer.state.training, trainer.state.params

@@ -15,12 +15,12 @@ from statistics import median
 import torch
 from torch.func import functional_call
 
-from estimators import Params
 from harness.cell import Cell
 from harness.matrix.problems import Sampler
 from harness.training.config import TrainingConfig
 from harness.training.session import begin
 from harness.training.trainer import Trainer
+from tests.support.trainings import Weights, trained
 
 ESTIMATORS = ("maml", "fomaml", "binom(order=1)", "binom(order=2)")
 # Programs of Conv4 take minutes to compile.
@@ -34,37 +34,21 @@ Work = Callable[[int], None]
 
 
 def by_hand(cell: Cell) -> Work:
-    """Returns what takes so many steps of the plain loop."""
-    sampler = Sampler.of(cell, dtype=torch.float32, device="cpu")
-    module, family = sampler.module, sampler.family
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
-    taken = 0
+    """Return a function that takes so many steps of the plain loop."""
+    module = Sampler.of(cell, dtype=torch.float32, device="cpu").module
+    names = [name for name, _ in module.named_parameters()]
+
+    def forward(weights: Weights, inputs: torch.Tensor) -> torch.Tensor:
+        return functional_call(module, dict(zip(names, weights, strict=True)), (inputs,))  # type: ignore[no-any-return]
 
     def steps(count: int) -> None:
-        nonlocal taken
-        for step in range(taken, taken + count):
-            optimizer.zero_grad()
-            for number in range(4):
-                task = family.sample(4 * step + number)
-                (x, y), (u, v) = task.support, task.query
-                phi: Params = dict(module.named_parameters())
-                for _ in range(cell.depth):
-                    loss = family.loss(functional_call(module, phi, (_f(x),)), _f(y))
-                    slopes = torch.autograd.grad(loss, [*phi.values()], create_graph=True)
-                    phi = {
-                        name: value - cell.step_size * slope
-                        for (name, value), slope in zip(phi.items(), slopes, strict=True)
-                    }
-                outer = family.loss(functional_call(module, phi, (_f(u),)), _f(v))
-                torch.autograd.backward(outer / 4)
-            optimizer.step()
-        taken += count
+        trained(forward, [*module.parameters()], task=cell.task, steps=count)
 
     return steps
 
 
 def by_trainer(cell: Cell, folder: Path, count: int) -> Work:
-    """Returns what takes so many steps of the harness, journal and checkpoints left out."""
+    """Return a function that takes so many steps of the harness, without its files."""
     config = TrainingConfig(cell, steps=10_000, validation_tasks=1, validate_every=10_000)
     session = begin(folder, config, fresh=True)
     assert session.journal
@@ -81,7 +65,7 @@ def by_trainer(cell: Cell, folder: Path, count: int) -> Work:
 
 
 def main(*tasks: str) -> None:
-    """Prints how many times as many steps a second each estimator takes."""
+    """Print how many times as many steps a second each estimator takes."""
     for task in tasks or SETTINGS:
         model, count, estimators = SETTINGS[task]
         with tempfile.TemporaryDirectory() as folder:
@@ -106,10 +90,6 @@ def main(*tasks: str) -> None:
 
 def _cell(estimator: str, task: str, model: str) -> Cell:
     return Cell.of(estimator=estimator, task=task, model=model, depth=5)
-
-
-def _f(data: torch.Tensor) -> torch.Tensor:
-    return data.float() if data.is_floating_point() else data
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """Meta-training as one would write it down: unrolled MAML, a task after the other, Adam outside."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
 from harness.matrix.problems import TASKS_A_SEED
+from harness.store.trainings import trainings
 from harness.tasks import TASKS
 
 Weights = list[Tensor]
@@ -53,19 +56,27 @@ def trained(
     rate: float = 1e-3,
     seed: int = 0,
 ) -> Weights:
-    """Four tasks a step, those that the seed and the step stand for; in the weights' dtype."""
+    """Train with four tasks a step, in the weights' dtype."""
     weights = [one.detach().clone().requires_grad_() for one in weights]
     optimizer = torch.optim.Adam(weights, lr=rate)
     family = TASKS.create(task)
     for step in range(steps):
         optimizer.zero_grad()
         for number in range(4):
-            found = family.sample(seed * TASKS_A_SEED + 4 * step + number)
+            drawn = family.sample(seed * TASKS_A_SEED + 4 * step + number)
             support, query = (
                 (x.to(weights[0].dtype), y.to(weights[0].dtype) if y.is_floating_point() else y)
-                for x, y in (found.support, found.query)
+                for x, y in (drawn.support, drawn.query)
             )
             phi = adapted(forward, weights, support, depth, alpha)
             torch.autograd.backward(loss_of(forward(phi, query[0]), query[1]) / 4)
         optimizer.step()
     return [one.detach() for one in weights]
+
+
+def numbers(store: Path) -> dict[Any, list[float]]:
+    """Return the samples of a store's trainings, except those of time, by step and metric."""
+    table = trainings(store)[0]
+    table = table[table["metric"] != "step_time"]
+    keys = zip(table["step"], table["split"], table["metric"], strict=True)
+    return dict(zip(keys, table["samples"], strict=True))
