@@ -5,12 +5,11 @@ from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
-import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad, grad
-from torch.func import functional_call, jvp, vjp, vmap
 from torch.func import grad as gradient_of
+from torch.func import jvp, vjp, vmap
 from torch.nn import functional
 
 from estimators.base.differentiation import value_and_gradient
@@ -103,22 +102,6 @@ def test_convolutions_their_gradients_and_the_gradients_of_these() -> None:
         assert counts == (count, 2 * count, 2 * count, 3 * count, 7 * count), name
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("two groups", 2 * (6 * 2 * 9) * (2 * 16)),  # numbers in the kernel, terms of each
-        ("depthwise", 2 * (8 * 1 * 9) * (2 * 16)),
-        ("transposed", 2 * (4 * 5 * 9) * (2 * 36)),
-        ("transposed in groups", 2 * (4 * 3 * 9) * (2 * 36)),
-    ],
-)
-def test_gradient_by_the_kernel_alone(name: str, count: int) -> None:
-    function, image, kernel, _ = CONVOLUTIONS[name]
-    weights = ones(*kernel)
-    output = function(torch.ones(image), weights)
-    assert count_flops(lambda: grad(output, weights, torch.ones_like(output))) == count
-
-
 def gradient_and_its_gradient(function: Function, image: Shape, kernel: Shape) -> None:
     images, weights = ones(*image), ones(*kernel)
     output = function(images, weights)
@@ -190,25 +173,6 @@ def test_vmap_over_a_linear_layer() -> None:
     assert count_flops(lambda: pairs(torch.ones(7, 4), weights)) == 7 * 2 * 4 * 3
 
 
-def test_vmap_over_a_module() -> None:
-    # 2 images, 4 channels of 6 x 6; 6 channels of 4 x 4; 96 numbers, 3 of a linear layer.
-    module = nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
-    images = torch.ones(2, 4, 6, 6)
-    params = {name: value.detach() for name, value in module.named_parameters()}
-    tasks = {name: torch.stack([value] * 5) for name, value in params.items()}
-
-    def loss(params: dict[str, Tensor], images: Tensor) -> Tensor:
-        return squared(lambda: functional_call(module, params, (images,)))
-
-    # The images have no gradient: two for the convolution and three for the linear layer.
-    count = 2 * (2 * 2 * 6 * 16 * 4 * 9) + 3 * (2 * 2 * 96 * 3)
-    slope = gradient_of(loss)
-    assert count_flops(lambda: slope(params, images)) == count
-    assert count_flops(lambda: vmap(slope, (0, None))(tasks, images)) == 5 * count
-    apart = images.expand(5, *images.shape)
-    assert count_flops(lambda: vmap(slope)(tasks, apart)) == 5 * count
-
-
 def test_forward_and_backward_directions() -> None:
     rows, weights = torch.ones(5, 4), torch.ones(3, 4)
     count = 2 * 5 * 4 * 3
@@ -233,26 +197,22 @@ def two_layers(first: Tensor, second: Tensor) -> Tensor:
 FIRST, SECOND = 2 * 10 * 3 * 5, 2 * 10 * 5 * 2
 
 
-@pytest.mark.parametrize(
-    ("transform", "count"),
-    [
-        (value, FIRST + SECOND),
+def test_gradient_and_hvp_of_an_mlp() -> None:
+    weights = torch.ones(5, 3), torch.ones(2, 5)
+    tasks = [torch.stack([part] * 4) for part in weights]
+    for transform, count in {
+        value: FIRST + SECOND,
         # By the weights, and of the second layer by its inputs too.
-        (gradient, 2 * FIRST + 3 * SECOND),
+        gradient: 2 * FIRST + 3 * SECOND,
         # The gradient's gradient: of the first layer, x W and x' d each send one back to what
         # depends on the weights; of the second, h W, h' d and d W' send two.
-        (reverse_over_reverse, (2 + 2) * FIRST + (3 + 6) * SECOND),
+        reverse_over_reverse: (2 + 2) * FIRST + (3 + 6) * SECOND,
         # Each of the gradient's products has a tangent by either factor; that of the data is
         # zero, yet torch multiplies with it.
-        (forward_over_reverse, 3 * (2 * FIRST + 3 * SECOND)),
-    ],
-)
-def test_gradient_and_hvp_of_an_mlp(transform: Function, count: int) -> None:
-    weights = torch.ones(5, 3), torch.ones(2, 5)
-    assert count_flops(lambda: transform(partial(squared, two_layers), *weights)) == count
-    tasks = [torch.stack([part] * 4) for part in weights]
-    batched = vmap(partial(transform, partial(squared, two_layers)))
-    assert count_flops(lambda: batched(*tasks)) == 4 * count
+        forward_over_reverse: 3 * (2 * FIRST + 3 * SECOND),
+    }.items():
+        one = partial(transform, partial(squared, two_layers))
+        assert (counted(one, *weights), counted(vmap(one), *tasks)) == (count, 4 * count), transform
 
 
 def test_hvp_of_an_mlp_by_autograd() -> None:
@@ -268,8 +228,8 @@ def test_hvp_of_an_mlp_by_autograd() -> None:
             pairs = [dual(*pair) for pair in zip(weights, tangents, strict=True)]
             grad(squared(two_layers, *pairs), pairs)
 
-    assert count_flops(backward_twice) == 4 * 300 + 9 * 200
-    assert count_flops(forward_of_backward) == 3 * (2 * 300 + 3 * 200)
+    assert count_flops(backward_twice) == 4 * FIRST + 9 * SECOND
+    assert count_flops(forward_of_backward) == 3 * (2 * FIRST + 3 * SECOND)
 
 
 def test_products() -> None:
@@ -329,19 +289,14 @@ def mlp_flops(samples: int, widths: list[int]) -> tuple[int, int, int]:
     return forward, forward + forward + rest, 2 * products[0] + 6 * rest
 
 
-def test_flops_of_an_mlp() -> None:
+def test_flops_of_estimators_on_an_mlp() -> None:
+    forward, gradient, backward = mlp_flops(10, [1, 40, 40, 1])
+    assert (forward, gradient, backward) == (33_600, 100_000, 198_400)
     cell = Cell.of(estimator="maml", depth=5, **SINUSOID)
     problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
-    forward, gradient, _ = mlp_flops(10, [1, 40, 40, 1])
-    assert (forward, gradient) == (33_600, 100_000)
     assert count_flops(lambda: problem.inner_loss(params)) == forward
     point = leaves(params)
     assert count_flops(lambda: value_and_gradient(problem.inner_loss, point)) == gradient
-
-
-def test_flops_of_exact_estimators_on_an_mlp() -> None:
-    _, gradient, backward = mlp_flops(10, [1, 40, 40, 1])
-    assert backward == 198_400
     unrolled = 5 * (gradient + backward) + gradient
     assert count_flops(work_of("maml", 5, SINUSOID)) == unrolled == 1_592_000
     assert count_flops(work_of("adjoint", 5, SINUSOID)) == unrolled + 5 * gradient

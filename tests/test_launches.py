@@ -3,20 +3,18 @@
 from collections.abc import Callable
 from functools import cache, partial
 
-import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import grad
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from estimators import create
-from harness.cell import Cell
-from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
 from harness.probes.launches import count_launches
+from tests.support.probe_works import SINUSOID, work_of
 
 X, FIRST, SECOND = torch.ones(10, 3), torch.ones(5, 3), torch.ones(2, 5)
+STACK = torch.ones(2, 4, 3)
 
 
 def loss(first: Tensor, second: Tensor) -> Tensor:
@@ -68,17 +66,8 @@ def test_vmap_launches_once_for_all_tasks() -> None:
     assert count_launches(lambda: forward(torch.ones(7, 4), torch.ones(7, 4))) == 1 + 2
 
 
-def resized() -> object:
-    return torch.empty(3).resize_(100).squeeze_()
-
-
-def compared() -> object:
-    return X.is_same_size(FIRST), X.shape, X.sum().item(), X.is_floating_point()
-
-
-@pytest.mark.parametrize(
-    ("work", "count"),
-    [
+def test_which_operators_count() -> None:
+    cases: list[tuple[Callable[[], object], int]] = [
         (lambda: torch.empty(3), 0),
         (lambda: torch.empty_like(X), 0),
         (lambda: X.new_empty(2, 2), 0),
@@ -94,25 +83,21 @@ def compared() -> object:
         (lambda: X.detach().unbind(), 0),
         (lambda: X.to(torch.float32), 0),
         (lambda: X.to(torch.float64), 1),
-        (resized, 0),
-        (compared, 1),  # the sum
+        (lambda: torch.empty(3).resize_(100).squeeze_(), 0),
+        (lambda: (X.is_same_size(FIRST), X.shape, X.sum().item()), 1),  # the sum
+        # Ends in `_unsafe_view`, which says of itself that it is no view.
+        (lambda: STACK @ torch.ones(3, 4), 2),
         (lambda: torch.add(X, 1, out=torch.empty(0)), 1),
         (lambda: torch._foreach_add([X, X], 1), 1),
         (lambda: functional.linear(X, FIRST, torch.ones(5)), 2),  # addmm, and the ones
-        (lambda: torch.matmul(torch.ones(2, 4, 3), torch.ones(3)), 3),
+        (lambda: torch.matmul(STACK, torch.ones(3)), 2),
         (lambda: torch.tensor([1.0, 2.0]), 0),
-    ],
-)
-def test_what_counts(work: Callable[[], object], count: int) -> None:
-    assert count_launches(work) == count
-    with torch.inference_mode():
-        assert count_launches(work) == count
-
-
-def test_a_view_of_a_batched_product_is_none() -> None:
-    # einsum and matmul end in `_unsafe_view`, which says of itself that it is no view.
-    rows, matrix = torch.ones(2, 5, 4), torch.ones(4, 3)
-    assert count_launches(lambda: rows @ matrix) == 1
+        (lambda: count_flops(lambda: torch.tanh(X @ FIRST.t())), 2),  # both at once
+    ]
+    for number, (work, count) in enumerate(cases):
+        assert count_launches(work) == count, number
+        with torch.inference_mode():
+            assert count_launches(work) == count, number
 
 
 @cache
@@ -149,26 +134,15 @@ def profiled_launches(work: Callable[[], object]) -> int:
     return count
 
 
-@pytest.mark.parametrize(
-    ("estimator", "task", "model"),
-    [
-        ("fomaml", "sinusoid", "mlp-40-40"),
-        ("maml", "sinusoid", "mlp-40-40"),
-        ("adjoint", "sinusoid", "mlp-40-40"),
-        ("maml", "glyphs:5way-1shot", "conv4-16"),
-    ],
-)
-def test_launches_are_those_of_the_profiler(estimator: str, task: str, model: str) -> None:
-    cell = Cell.of(estimator=estimator, task=task, model=model, depth=2)
-    work = partial(create(estimator), *bilevel_problem(cell, 0, dtype=torch.float32, device="cpu"))
-    work()
-    launches = count_launches(work)
-    assert launches > 50
-    assert launches == profiled_launches(work)
-    assert {count_launches(work) for _ in range(3)} == {launches}
-
-
-def test_launches_of_a_module() -> None:
-    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    assert count_launches(lambda: module(X)) == 3  # addmm, relu, addmm
-    assert count_launches(lambda: count_flops(lambda: module(X))) == 3
+def test_launches_are_those_of_the_profiler() -> None:
+    for estimator, setting in (
+        ("fomaml", SINUSOID),
+        ("maml", SINUSOID),
+        ("adjoint", SINUSOID),
+        ("maml", {"task": "glyphs:5way-1shot", "model": "conv4-16"}),
+    ):
+        work = work_of(estimator, 2, setting)
+        work()
+        launches = profiled_launches(work)
+        assert launches > 50
+        assert {count_launches(work) for _ in range(3)} == {launches}, (estimator, setting)
