@@ -1,6 +1,7 @@
 """Errors and angles against arithmetic on short vectors, and the split of a batch's error."""
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,7 @@ from harness.cell import Cell
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem
-from harness.probes.bias import (
-    BatchError,
-    bias,
-    cosine_distance,
-    error_bound,
-    relative_error,
-)
+from harness.probes.bias import BatchError, bias, cosine_distance, error_bound, relative_error
 from harness.probes.references import load_reference, save_reference
 from harness.probes.target import Target
 
@@ -39,9 +34,8 @@ def vectors(estimate: list[float], exact: list[float]) -> tuple[Params, Params]:
     return spread(estimate), spread(exact)
 
 
-@pytest.mark.parametrize(
-    ("estimate", "exact", "error", "distance"),
-    [
+def test_error_and_angle() -> None:
+    for estimate, exact, error, distance in (
         ([3.0, 4.0, 0.0], [3.0, 4.0, 0.0], 0.0, 0.0),
         ([6.0, 8.0, 0.0], [3.0, 4.0, 0.0], 1.0, 0.0),
         ([-3.0, -4.0, 0.0], [3.0, 4.0, 0.0], 2.0, 2.0),
@@ -54,15 +48,10 @@ def vectors(estimate: list[float], exact: list[float]) -> tuple[Params, Params]:
         # 1 - cos is 5e-17 here: below the rounding of 1, and so lost if it were subtracted.
         ([1.0, 1e-8, 0.0], [1.0, 0.0, 0.0], 1e-8, 5e-17),
         ([1e9, 1e9 + 1, 0.0], [1e9, 1e9, 0.0], 1 / (math.sqrt(2) * 1e9), 0.125e-18),
-    ],
-    ids=str,
-)
-def test_error_and_angle(
-    estimate: list[float], exact: list[float], error: float, distance: float
-) -> None:
-    pair = vectors(estimate, exact)
-    assert relative_error(*pair) == pytest.approx(error, rel=1e-6, abs=1e-300)
-    assert cosine_distance(*pair) == pytest.approx(distance, rel=1e-5, abs=1e-30)
+    ):
+        pair = vectors(estimate, exact)
+        assert relative_error(*pair) == pytest.approx(error, rel=1e-6, abs=1e-300), estimate
+        assert cosine_distance(*pair) == pytest.approx(distance, rel=1e-5, abs=1e-30), estimate
 
 
 class Scaled(Estimator):
@@ -84,29 +73,19 @@ def reference(tmp_path: Path) -> tuple[Cell, Path]:
     return cell, tmp_path / "exact.pt"
 
 
-@pytest.mark.parametrize(
-    ("factor", "error", "distance"), [(1.0, 0, 0), (1.25, 0.25, 0), (-0.5, 1.5, 2), (0.0, 1, 1)]
-)
-def test_wrong_estimates_get_the_score_they_deserve(
-    reference: tuple[Cell, Path], factor: float, error: float, distance: float
-) -> None:
-    samples = bias(Target(*reference, Scaled(factor)))
-    assert "own_bias" not in samples
-    assert "bound" not in samples
-    assert samples["bias"] == pytest.approx([error] * 4, abs=1e-12)
-    assert samples["cosine_distance"] == pytest.approx([distance] * 4, abs=1e-12)
-
-
-def test_own_objective_is_scored_beside(reference: tuple[Cell, Path]) -> None:
+def test_estimates_are_scored(reference: tuple[Cell, Path]) -> None:
+    for factor, error, distance in ((1.0, 0, 0), (1.25, 0.25, 0), (-0.5, 1.5, 2), (0.0, 1, 1)):
+        samples = bias(Target(*reference, Scaled(factor)))
+        assert not samples.keys() & {"own_bias", "bound"}
+        assert samples["bias"] == pytest.approx([error] * 4, abs=1e-12)
+        assert samples["cosine_distance"] == pytest.approx([distance] * 4, abs=1e-12)
+    for factor in (math.nan, math.inf):
+        with pytest.raises(Diverged, match="task 0"):
+            bias(Target(*reference, Scaled(factor)))
+    # An objective that an estimator has for itself is scored beside.
     samples = bias(Target(*reference, create("imaml")))
     assert len(samples["own_bias"]) == len(samples["bias"]) == 4
     assert max(samples["own_bias"]) < min(samples["bias"])
-
-
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_what_is_not_finite_has_diverged(reference: tuple[Cell, Path], factor: float) -> None:
-    with pytest.raises(Diverged, match="the estimate of task 0 is not finite"):
-        bias(Target(*reference, Scaled(factor)))
 
 
 def test_bound_and_curvature_are_scored_beside(reference: tuple[Cell, Path]) -> None:
@@ -149,21 +128,21 @@ def by_definition(estimates: Vectors, exact: Vectors) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("tasks", [2, 3, 8])
-@pytest.mark.parametrize("shift", [0.0, 0.5, 30.0])
-def test_batch_error_is_as_defined(tasks: int, shift: float) -> None:
-    rng = np.random.default_rng(tasks)
-    exact = rng.standard_normal((tasks, 6)) + 1
-    estimates = exact + shift + rng.standard_normal((tasks, 6))
-    expected = by_definition(estimates, exact)
-    found = batch_of(estimates, exact)
-    assert {name: values[0] for name, values in found.items()} == pytest.approx(expected, rel=1e-9)
-    assert all(len(values) == 1 for values in found.values())
-    if expected["systematic_bias"]:
-        parts = expected["systematic_bias"] ** 2 + expected["error_spread"] ** 2 / tasks
-        assert found["batch_bias"][0] ** 2 == pytest.approx(parts)
-    else:
-        assert found["systematic_bias"] == [0]
+def test_batch_error_is_as_defined() -> None:
+    for tasks, shift in product((2, 3, 8), (0.0, 0.5, 30.0)):
+        rng = np.random.default_rng(tasks)
+        exact = rng.standard_normal((tasks, 6)) + 1
+        estimates = exact + shift + rng.standard_normal((tasks, 6))
+        expected = by_definition(estimates, exact)
+        samples = batch_of(estimates, exact)
+        values = {name: value for name, (value,) in samples.items()}
+        assert values == pytest.approx(expected, rel=1e-9), (tasks, shift)
+        if expected["systematic_bias"]:
+            parts = expected["systematic_bias"] ** 2 + expected["error_spread"] ** 2 / tasks
+            assert values["batch_bias"] ** 2 == pytest.approx(parts), (tasks, shift)
+        else:
+            assert values["systematic_bias"] == 0
+        assert {value for (value,) in batch_of(exact, exact).values()} == {0}
 
 
 def test_systematic_bias_has_a_floor() -> None:
@@ -178,16 +157,6 @@ def test_one_task_has_no_spread() -> None:
     samples = batch_of(np.array([[3.0, 4.0, 1.0]]), np.array([[3.0, 4.0, 0.0]]))
     assert list(samples) == ["batch_bias", "batch_cosine_distance"]
     assert samples["batch_bias"] == pytest.approx([0.2])
-
-
-def test_exact_estimates_have_no_batch_error() -> None:
-    exact = np.random.default_rng(0).standard_normal((5, 6))
-    assert batch_of(exact, exact) == {
-        "batch_bias": [0],
-        "batch_cosine_distance": [0],
-        "systematic_bias": [0],
-        "error_spread": [0],
-    }
 
 
 def test_errors_that_are_nearly_the_same_do_not_cancel() -> None:

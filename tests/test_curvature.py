@@ -1,8 +1,8 @@
 """The largest curvature against eigenvalues of dense Hessians, and bounds against real errors."""
 
 import math
-from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd.functional import hessian
 
-from estimators import (
-    BilevelProblem,
-    OptionError,
-    Params,
-    create,
-    module_problem,
-    trainable,
-)
+from estimators import BilevelProblem, OptionError, Params, create, module_problem, trainable
 from estimators.base.differentiation import Loss
 from estimators.base.tree import dot
 from estimators.hvp import count_hvps
@@ -68,9 +61,8 @@ def regression(init: str, depth: int, index: int) -> tuple[BilevelProblem, Param
     return problem, trainable(module)
 
 
-@pytest.mark.parametrize(
-    "problem_by_number",
-    [
+def test_largest_curvature_is_that_of_dense_hessians() -> None:
+    for of_number in (
         partial(problem_of, "quadratic", "linear", 3),
         partial(problem_of, "quadratic(dimension=1)", "linear", 4),
         partial(problem_of, "quadratic(dimension=2)", "linear", 3),
@@ -79,19 +71,14 @@ def regression(init: str, depth: int, index: int) -> tuple[BilevelProblem, Param
         partial(regression, "torch", 3),
         partial(regression, "torch", 0),
         partial(regression, "maml", 2),
-    ],
-    ids=lambda made: "-".join(map(str, made.args)),
-)
-def test_largest_curvature_is_that_of_dense_hessians(
-    problem_by_number: Callable[[int], tuple[BilevelProblem, Params]],
-) -> None:
-    for index in range(3):
-        problem, params = problem_by_number(index)
-        expected = max(along(problem, params))
-        assert expected > 0
-        found = largest_curvature(problem, params)
-        assert found == pytest.approx(expected, rel=EXACT)
-        assert found <= expected * (1 + 1e-12)
+    ):
+        for index in range(3):
+            problem, params = of_number(index)
+            expected = max(along(problem, params))
+            assert expected > 0
+            found = largest_curvature(problem, params)
+            assert found == pytest.approx(expected, rel=EXACT), of_number
+            assert found <= expected * (1 + 1e-12), of_number
 
 
 def test_curvature_is_taken_where_it_is_largest_of_first_middle_and_last() -> None:
@@ -131,14 +118,10 @@ def nothing_curved(params: Params) -> Tensor:
     return torch.relu(params["w"] - 100).square().sum()  # differentiable, and 0 all around
 
 
-@pytest.mark.parametrize("loss", [linear, nothing_curved])
-@pytest.mark.parametrize("depth", [0, 3])
-def test_no_curvature(loss: Callable[[Params], Tensor], depth: int) -> None:
-    problem = BilevelProblem(loss, loss, step_size=0.1, steps=depth)
-    assert largest_curvature(problem, {"w": torch.ones(5, dtype=torch.float64)}) == 0
-
-
-def test_curvature_that_is_not_finite() -> None:
+def test_curvature_of_zero_and_one_that_is_not_finite() -> None:
+    for loss, depth in product((linear, nothing_curved), (0, 3)):
+        flat = BilevelProblem(loss, loss, step_size=0.1, steps=depth)
+        assert largest_curvature(flat, {"w": torch.ones(5, dtype=torch.float64)}) == 0
     problem, params = problem_of("quadratic(drift=10)", "linear", 30, 0)
     wild = BilevelProblem(problem.inner_loss, problem.outer_loss, step_size=5.0, steps=30)
     assert largest_curvature(wild, params) == math.inf
@@ -190,30 +173,23 @@ def test_an_eigenvalue_that_the_start_knows_nothing_of_is_missed_from_below() ->
         assert abs(value) <= 1.5 * (1 + 1e-12)
 
 
-# Bounds.
-
-
-@pytest.mark.parametrize(
-    ("estimator", "bound"),
-    [
-        ("fomaml", 1.1**5 - 1),
-        ("truncated(order=2)", 1.1**5 - 1.1**2),
-        ("binom(order=2)", 10 * 0.001 + 5 * 0.0001 + 0.00001),
-        ("hybrid(order=2, window=3)", 1.1**5 - 1.1**3 + 0.001),
-        ("truncated(order=5)", 0),
-        ("maml", None),
-        ("adjoint", None),
-        ("imaml", None),
-        ("reptile", None),
-        ("binom-released(order=2)", None),
-        ("binom-calibrated(order=2)", None),
-    ],
-)
-def test_bounds_by_hand(estimator: str, bound: float | None) -> None:
-    cell = Cell.of(estimator=estimator, task="sinusoid", model="mlp-40-40", depth=5)
-    found = error_bound(cell, create(estimator), 0.1)
-    assert found == (bound if bound is None else pytest.approx(bound, rel=1e-9, abs=1e-15))
-    assert error_bound(cell, create(estimator), math.inf) == (None if bound is None else math.inf)
+def test_bounds_by_hand() -> None:
+    bounds = {
+        "fomaml": 1.1**5 - 1,
+        "truncated(order=2)": 1.1**5 - 1.1**2,
+        "binom(order=2)": 10 * 0.001 + 5 * 0.0001 + 0.00001,
+        "hybrid(order=2, window=3)": 1.1**5 - 1.1**3 + 0.001,
+        "truncated(order=5)": 0,
+    }
+    unbounded = ["maml", "adjoint", "imaml", "reptile", "binom-released(order=2)"]
+    unbounded.append("binom-calibrated(order=2)")
+    for name in (*bounds, *unbounded):
+        cell = Cell.of(estimator=name, task="sinusoid", model="mlp-40-40", depth=5)
+        pair = [error_bound(cell, create(name), curvature) for curvature in (0.1, math.inf)]
+        if name in bounds:
+            assert pair == [pytest.approx(bounds[name], rel=1e-9, abs=1e-15), math.inf], name
+        else:
+            assert pair == [None, None], name
 
 
 BOUNDED = ["fomaml", "truncated(order=2)", "binom(order=1)", "binom(order=3)"]
@@ -232,33 +208,23 @@ def error_and_bound(
     return relative_error(result.gradient, exact), bound * math.sqrt(dot(g, g) / dot(exact, exact))
 
 
-@pytest.mark.parametrize("estimator", BOUNDED)
-@pytest.mark.parametrize("drift", [0.0, 1.0])
-@pytest.mark.parametrize("step_size", [0.005, 0.02, 0.08])
-def test_errors_on_convex_tasks_stay_below_their_bounds(
-    estimator: str, drift: float, step_size: float
-) -> None:
-    cell = Cell.of(
-        estimator=estimator,
-        task=f"quadratic(drift={drift})",
-        model="linear",
-        depth=5,
-        step_size=step_size,
-    )
-    for index in range(4):
-        problem, params = bilevel_problem(cell, index, dtype=torch.float64, device="cpu")
-        error, bound = error_and_bound(estimator, problem, params, cell)
-        assert 0 < error <= bound
+def test_errors_on_convex_tasks_stay_below_their_bounds() -> None:
+    for name, drift, step_size in product(BOUNDED, (0.0, 1.0), (0.005, 0.02, 0.08)):
+        parts = {"estimator": name, "task": f"quadratic(drift={drift})", "model": "linear"}
+        cell = Cell.of(**parts, depth=5, step_size=step_size)
+        for index in range(4):
+            problem, params = bilevel_problem(cell, index, dtype=torch.float64, device="cpu")
+            error, bound = error_and_bound(name, problem, params, cell)
+            assert 0 < error <= bound, cell.id
 
 
-@pytest.mark.parametrize("estimator", BOUNDED)
-@pytest.mark.parametrize("curvature", [0.5, 10.0])
-def test_the_most_negative_curvature_attains_the_bounds(estimator: str, curvature: float) -> None:
+def test_the_most_negative_curvature_attains_the_bounds() -> None:
     def hill(params: Params) -> Tensor:
         return -0.5 * curvature * (params["w"] ** 2).sum()
 
-    cell = Cell.of(estimator=estimator, task="quadratic", model="linear", depth=5, step_size=0.1)
-    problem = BilevelProblem(hill, lambda params: params["w"].sum(), step_size=0.1, steps=5)
-    theta = {"w": torch.arange(1.0, 8.0, dtype=torch.float64)}
-    error, bound = error_and_bound(estimator, problem, theta, cell)
-    assert error == pytest.approx(bound, rel=1e-6)
+    for name, curvature in product(BOUNDED, (0.5, 10.0)):
+        cell = Cell.of(estimator=name, task="quadratic", model="linear", depth=5, step_size=0.1)
+        problem = BilevelProblem(hill, lambda params: params["w"].sum(), step_size=0.1, steps=5)
+        theta = {"w": torch.arange(1.0, 8.0, dtype=torch.float64)}
+        error, bound = error_and_bound(name, problem, theta, cell)
+        assert error == pytest.approx(bound, rel=1e-6), (name, curvature)

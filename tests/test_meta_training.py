@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,22 +45,22 @@ def use_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Chain:
-    """Meta-training of a cell's model, which tells the steps that it took."""
+    """Meta-training of a cell's model, and the steps that were taken the last time."""
 
     def __init__(self, cell: Cell = CELL) -> None:
         self.cell = cell
-        self.asked: list[int] = []
+        self.steps: list[int] = []
 
     def batch(self, step: int) -> list[BilevelProblem]:
-        self.asked.append(step)
+        self.steps.append(step)
         indices = range(META_BATCH * step, META_BATCH * (step + 1))
         return bilevel_problems(self.cell, indices, dtype=torch.float64, device="cpu")[0]
 
     def to(self, steps: int, origin: str = "here") -> Params:
         _, theta = bilevel_problems(self.cell, [], dtype=torch.float64, device="cpu")
-        self.asked = []
+        self.steps = []
         trained = pretrain(theta, self.batch, steps=steps, origin=origin)
-        assert self.asked.pop(0) == 0  # looked at in any case, to tell chains apart
+        assert self.steps.pop(0) == 0  # looked at in any case, to tell chains apart
         return trained
 
 
@@ -106,31 +107,31 @@ def test_going_on_ends_where_going_through_does(
 ) -> None:
     chain = Chain()
     through = chain.to(STEPS)
-    assert chain.asked == list(range(STEPS))
+    assert chain.steps == list(range(STEPS))
     assert same(chain.to(STEPS), through)
-    assert chain.asked == []
+    assert chain.steps == []
     use_cache(tmp_path / "other", monkeypatch)
     chain.to(7)
     assert same(chain.to(STEPS), through)
-    assert chain.asked == list(range(7, STEPS))
+    assert chain.steps == list(range(7, STEPS))
     use_cache(tmp_path / "file", monkeypatch)
     (tmp_path / "file").touch()
     assert same(chain.to(STEPS), through)
-    assert chain.asked == list(range(STEPS))
+    assert chain.steps == list(range(STEPS))
 
 
 def test_every_checkpoint_is_that_of_a_run_which_ends_there() -> None:
     chain = Chain()
     chain.to(STEPS)
     at_five = chain.to(5)
-    assert chain.asked == []
+    assert chain.steps == []
     assert same(at_five, chain.to(5, origin="elsewhere"))
-    assert chain.asked == list(range(5))
+    assert chain.steps == list(range(5))
     chain.to(9)
-    assert chain.asked == list(range(5, 9))
+    assert chain.steps == list(range(5, 9))
 
 
-def test_what_was_killed_goes_on_from_the_last_checkpoint() -> None:
+def test_what_was_killed_goes_on_from_the_last_sound_checkpoint(store: Path) -> None:
     class Killed(Chain):
         def batch(self, step: int) -> list[BilevelProblem]:
             if step == 8:
@@ -141,46 +142,29 @@ def test_what_was_killed_goes_on_from_the_last_checkpoint() -> None:
         Killed().to(STEPS)
     chain = Chain()
     end = chain.to(STEPS)
-    assert chain.asked == list(range(5, STEPS))
+    assert chain.steps == list(range(5, STEPS))
     assert same(end, chain.to(STEPS, origin="elsewhere"))
-
-
-def test_broken_checkpoint_is_computed_anew(store: Path) -> None:
-    chain = Chain()
-    end = chain.to(STEPS)
-    (last,) = store.glob("*-12.pt")
-    last.write_bytes(last.read_bytes()[:-10])
+    for last in store.glob("*-12.pt"):  # broken checkpoints are computed anew
+        last.write_bytes(last.read_bytes()[:-10])
     assert same(chain.to(STEPS), end)
-    assert chain.asked == list(range(10, STEPS))
+    assert chain.steps == list(range(10, STEPS))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"depth": 3},
-        {"step_size": 0.02},
-        {"seed": 1},
-        {"model": "mlp-100-100"},
-        {"task": "sinusoid(queries=11)"},
-    ],
-    ids=str,
-)
-def test_other_runs_share_no_checkpoint(change: dict[str, object]) -> None:
-    Chain().to(2)
-    other = Chain(replace(CELL, **change))  # type: ignore[arg-type]
-    other.to(2)
-    assert other.asked == [0, 1]
-
-
-def test_changed_code_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_runs_and_changed_code_share_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = Chain()
     chain.to(2)
+    changes: list[dict[str, Any]] = [{"depth": 3}, {"step_size": 0.02}, {"seed": 1}]
+    changes += [{"model": "mlp-100-100"}, {"task": "sinusoid(queries=11)"}]
+    for change in changes:
+        other = Chain(replace(CELL, **change))
+        other.to(2)
+        assert other.steps == [0, 1], change
     names = {source.name for source in pretraining._SOURCES}
     assert names == {"estimators", "pretraining.py"}
     more = (*pretraining._SOURCES, Path(__file__))
     monkeypatch.setattr(pretraining, "_SOURCES", more)
     chain.to(2)
-    assert chain.asked == [0, 1]
+    assert chain.steps == [0, 1]
 
 
 def test_what_vmap_cannot_take_is_taken_in_a_loop() -> None:
@@ -202,16 +186,9 @@ def test_what_vmap_cannot_take_is_taken_in_a_loop() -> None:
 
 
 def test_what_does_not_stay_finite_has_diverged(store: Path) -> None:
-    wild = Cell.of(
-        estimator="maml",
-        task="quadratic(drift=10)",
-        model="linear",
-        depth=20,
-        step_size=5.0,
-        trained=3,
-    )
-    message = "exact meta-training: the meta-gradient of step 0 is not finite"
-    with pytest.raises(Diverged, match=message):
+    parts = {"estimator": "maml", "task": "quadratic(drift=10)", "model": "linear"}
+    wild = Cell.of(**parts, depth=20, step_size=5.0, trained=3)
+    with pytest.raises(Diverged, match=r"meta-training: .* step 0 "):
         bilevel_problem(wild, 0, dtype=torch.float64, device="cpu")
     assert not store.exists()
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,45 +61,41 @@ def test_gradients_and_curvature_are_exact(tmp_path: Path) -> None:
         assert gradient["1.weight"].dtype == torch.float64
         torch.testing.assert_close(gradient, expected)
 
-
-@pytest.mark.parametrize("trained", [0, 2])
-def test_second_time_takes_no_product_and_is_the_same(trained: int, tmp_path: Path) -> None:
-    cell = replace(CELL, trained=trained)
-    first, products = taken(cell, tmp_path / "first.pt")
-    assert products > 3 * 2
-    other_kind = replace(cell, estimator="fomaml", dtype="float64" if not trained else "float32")
-    again, products = taken(other_kind, tmp_path / "again.pt")
-    assert products == 0
-    assert same(first, again)
+    # Of a trained cell it is taken where training led.
+    cell = replace(CELL, trained=2)
+    reference, _ = taken(cell, tmp_path / "trained.pt")
+    problem, theta = bilevel_problem(cell, 0, dtype=torch.float64, device="cpu")
+    _, start = bilevel_problem(CELL, 0, dtype=torch.float64, device="cpu")
+    assert all(not torch.equal(theta[name], start[name]) for name in theta)
+    torch.testing.assert_close(reference.gradients[0], create("maml")(problem, theta).gradient)
+    assert np.isfinite(reference.curvature).all()
 
 
-def test_eviction_leaves_what_a_run_has(tmp_path: Path, store: Path) -> None:
-    first, _ = taken(CELL, tmp_path / "exact.pt")
-    for file in store.iterdir():
-        file.unlink()
-    assert same(first, load_reference(tmp_path / "exact.pt", "cpu"))
+def test_second_time_takes_no_product_and_is_the_same(tmp_path: Path, store: Path) -> None:
+    for trained, dtype in ((0, "float64"), (2, "float32")):
+        cell = replace(CELL, trained=trained)
+        first, products = taken(cell, tmp_path / "first.pt")
+        assert products > 3 * 2
+        other_kind = replace(cell, estimator="fomaml", dtype=dtype)
+        again, products = taken(other_kind, tmp_path / "again.pt")
+        assert products == 0
+        assert same(first, again)
+        for file in store.iterdir():  # eviction leaves the files of a run
+            file.unlink()
+        assert same(first, load_reference(tmp_path / "first.pt", "cpu"))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"task": "sinusoid(shots=9)"},
-        {"model": "mlp-40-40"},
-        {"model": "mlp-100-100(init='torch')"},
-        {"depth": 3},
-        {"step_size": 0.011},
-        {"seed": 1},
-        {"num_tasks": 4},
-        {"trained": 1},
-        {"trained": 2},
-    ],
-    ids=str,
-)
-def test_another_group_is_computed(change: dict[str, Any], tmp_path: Path) -> None:
+def test_another_group_is_computed(tmp_path: Path) -> None:
     first, _ = taken(CELL, tmp_path / "first.pt")
-    other, products = taken(replace(CELL, **change), tmp_path / "other.pt")
-    assert products > 0
-    assert len(other.gradients) > 3 or not same(first, other)
+    changes: list[dict[str, Any]] = [
+        *({"task": "sinusoid(shots=9)"}, {"model": "mlp-40-40"}, {"depth": 3}, {"num_tasks": 4}),
+        *({"model": "mlp-100-100(init='torch')"}, {"step_size": 0.011}, {"seed": 1}),
+        *({"trained": 1}, {"trained": 2}),
+    ]
+    for change in changes:
+        other, products = taken(replace(CELL, **change), tmp_path / "other.pt")
+        assert products > 0, change
+        assert len(other.gradients) > 3 or not same(first, other), change
 
 
 def other_loss(patch: pytest.MonkeyPatch) -> None:
@@ -152,40 +147,23 @@ def other_torch(patch: pytest.MonkeyPatch) -> None:
 
 
 def other_code(patch: pytest.MonkeyPatch) -> None:
+    names = {source.name for source in references._SOURCES}
+    assert names == {"estimators", "curvature.py", "references.py"}
     patch.setattr(references, "_SOURCES", (*references._SOURCES, Path(__file__)))
 
 
-@pytest.mark.parametrize(
-    ("change", "moves"),
-    [
-        (other_loss, True),
-        (other_query_of_the_last_task, True),
-        (other_activation, True),
-        (other_theta, True),
-        (other_torch, False),
-        (other_code, False),
-    ],
-)
 def test_a_change_behind_the_same_name_is_computed(
-    change: Callable[[pytest.MonkeyPatch], None],
-    moves: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, products = taken(CELL, tmp_path / "first.pt")
-    with monkeypatch.context() as patch:
-        change(patch)
-        other, more = taken(CELL, tmp_path / "other.pt")
-        assert more > 0
-        assert same(first, other) is not moves
-    _, products = taken(CELL, tmp_path / "again.pt")
-    assert products == 0
-
-
-def test_key_has_the_code_that_computes() -> None:
-    names = {source.name for source in references._SOURCES}
-    assert names == {"estimators", "curvature.py", "references.py"}
-    assert all(source.exists() for source in references._SOURCES)
+    first, _ = taken(CELL, tmp_path / "first.pt")
+    moving = (other_loss, other_query_of_the_last_task, other_activation, other_theta)
+    for change in (*moving, other_torch, other_code):
+        with monkeypatch.context() as patch:
+            change(patch)
+            other, products = taken(CELL, tmp_path / "other.pt")
+            assert products > 0, change
+            assert same(first, other) == (change not in moving), change
+        assert taken(CELL, tmp_path / "again.pt")[1] == 0, change
 
 
 def test_broken_file_is_computed_anew(tmp_path: Path, store: Path) -> None:
@@ -233,13 +211,3 @@ def test_reference_that_is_not_finite_has_diverged(tmp_path: Path, store: Path) 
         save_reference(wild.group, tmp_path / "exact.pt")
     assert not (tmp_path / "exact.pt").exists()
     assert not store.exists()
-
-
-def test_reference_of_a_trained_cell_is_taken_where_training_led(tmp_path: Path) -> None:
-    cell = replace(CELL, trained=2)
-    reference, _ = taken(cell, tmp_path / "exact.pt")
-    problem, theta = bilevel_problem(cell, 0, dtype=torch.float64, device="cpu")
-    _, start = bilevel_problem(CELL, 0, dtype=torch.float64, device="cpu")
-    assert all(not torch.equal(theta[name], start[name]) for name in theta)
-    torch.testing.assert_close(reference.gradients[0], create("maml")(problem, theta).gradient)
-    assert np.isfinite(reference.curvature).all()

@@ -1,15 +1,17 @@
-"""Timing on a clock that the work itself moves, and what is told of a busy machine."""
+"""Timing on a clock that the work itself moves, and what is noted of a busy machine."""
 
 import gc
 import random
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +86,7 @@ def test_phases_add_up_to_the_whole(clock: Clock) -> None:
     assert not plain.phases
 
 
-def test_phases_of_one_run_where_a_sample_has_many(clock: Clock) -> None:
+def test_phases_of_one_run_where_a_sample_repeats_it(clock: Clock) -> None:
     (timing,) = interleaved_times(
         [estimate(clock, 0.0001, 0.0002, 0.0007)], samples=2, device="cpu"
     )
@@ -94,7 +96,7 @@ def test_phases_of_one_run_where_a_sample_has_many(clock: Clock) -> None:
     assert timing.phases["meta-gradient"] == pytest.approx([0.0007] * 2)
 
 
-def test_phase_of_some_samples_alone_is_0_in_the_others(clock: Clock) -> None:
+def test_phase_of_only_some_samples_is_0_in_the_others(clock: Clock) -> None:
     plain = clock.work(0.1)
     calls: list[int] = []
 
@@ -110,9 +112,8 @@ def test_phase_of_some_samples_alone_is_0_in_the_others(clock: Clock) -> None:
     assert timing.phases["meta-gradient"] == pytest.approx([0.1, 0, 0])
 
 
-@pytest.mark.parametrize(
-    ("seconds", "calls"),
-    [
+def test_warm_up_lasts_until_calls_get_no_faster(clock: Clock) -> None:
+    cases = [
         ([0.1], 3),  # steady from the start
         ([9.0, 0.1], 3),  # one slow call, such as a compilation
         ([0.5, 0.3, 0.2, 0.1, 0.1], 6),
@@ -123,15 +124,14 @@ def test_phase_of_some_samples_alone_is_0_in_the_others(clock: Clock) -> None:
         ([9.0, 1.5], 3),  # dear work is not repeated for long
         ([3.4, 3.0], 2),  # nor at all, and a cold call says nothing of it
         ([9.0, 3.0], 2),
-    ],
-)
-def test_warm_up_lasts_until_calls_get_no_faster(
-    clock: Clock, seconds: list[float], calls: int
-) -> None:
-    (timing,) = interleaved_times([clock.work(*seconds)], samples=3, device="cpu")
-    assert timing.warm_up == calls
-    assert timing.seconds == pytest.approx([seconds[-1]] * 3)
-    assert not any("faster" in note for note in timing.notes)
+    ]
+    for seconds, calls in cases:
+        clock.now = 0.0  # as sums of times are rounded
+        (timing,) = interleaved_times([clock.work(*seconds)], samples=3, device="cpu")
+        assert timing.warm_up == calls, seconds
+        assert timing.seconds == pytest.approx([seconds[-1]] * 3), seconds
+        assert not any("faster" in note for note in timing.notes), seconds
+    assert not settled([1.0, 1.0, 1.0, 0.8, 2.0, 2.0])  # a slow one among the last
 
 
 def test_warm_up_has_an_end(clock: Clock) -> None:
@@ -139,25 +139,8 @@ def test_warm_up_has_an_end(clock: Clock) -> None:
     (timing,) = interleaved_times([clock.work(*falling)], samples=3, device="cpu")
     assert 2.0 <= sum(falling[1 : timing.warm_up]) < 2.0 + falling[timing.warm_up - 1]
     assert f"still got faster after {timing.warm_up} calls to warm up" in timing.notes
-
-
-def test_two_dear_calls_after_the_first_tell_of_a_fall(clock: Clock) -> None:
-    (timing,) = interleaved_times([clock.work(1.0, 1.8, 1.5)], samples=3, device="cpu")
-    assert timing.warm_up == 3
-    assert "still got faster after 3 calls to warm up" in timing.notes
-
-
-def test_rule_for_warming_up() -> None:
-    assert not settled([])
-    assert not settled([1.0])
-    assert settled([1.0, 1.0])
-    assert not settled([1.0, 0.8])
-    assert settled([1.0, 0.8, 0.8])
-    assert not settled([0.001] * 2)
-    assert settled([0.001] * 3)
-    one_slow_among_the_last = [1.0, 1.0, 1.0, 0.8, 2.0, 2.0]
-    assert not settled(one_slow_among_the_last)
-    assert settled([*one_slow_among_the_last, 2.0])
+    (dear,) = interleaved_times([clock.work(1.0, 1.8, 1.5)], samples=3, device="cpu")
+    assert "still got faster after 3 calls to warm up" in dear.notes
 
 
 def test_real_estimates_have_three_phases_and_an_inner_gradient_has_none() -> None:
@@ -171,18 +154,17 @@ def test_real_estimates_have_three_phases_and_an_inner_gradient_has_none() -> No
     assert all(second > 0 for each in maml.phases.values() for second in each)
 
 
-def test_changed_number_of_threads_is_told_and_undone(clock: Clock) -> None:
+def test_changed_number_of_threads_is_noted_and_undone(clock: Clock) -> None:
     threads = torch.get_num_threads()
 
     def rude() -> None:
         torch.set_num_threads(threads + 1)
         clock.now += 1.0
 
-    (told, quiet) = interleaved_times([rude, clock.work(1.0)], samples=2, device="cpu")
+    noted, quiet = interleaved_times([rude, clock.work(1.0)], samples=2, device="cpu")
     assert torch.get_num_threads() == threads
-    note = f"{threads + 1} threads were set in place of {threads}; undone each time"
-    assert told.notes.count(note) == 1
-    assert note not in quiet.notes
+    assert sum(f"{threads + 1} threads" in note for note in noted.notes) == 1
+    assert not any("threads" in note for note in quiet.notes)
 
 
 def test_samples_are_taken_in_turns() -> None:
@@ -200,6 +182,30 @@ def test_samples_are_taken_in_turns() -> None:
     assert all(second >= 0.006 for mine in times for second in mine.seconds)
 
 
+def test_garbage_collector_rests_and_is_left_as_it_was() -> None:
+    states: list[bool] = []
+
+    def work() -> None:
+        states.append(gc.isenabled())
+        time.sleep(0.006)
+
+    for collecting in (True, False):
+        if not collecting:
+            gc.disable()
+        try:
+            states.clear()
+            (timing,) = interleaved_times([work], samples=2, device="cpu")
+            # Two of the calls are for phases.
+            assert states == [collecting] * timing.warm_up + [False] * 4
+            assert gc.isenabled() is collecting
+            with pytest.raises(ZeroDivisionError):
+                interleaved_times([lambda: 1 / 0], samples=2, device="cpu")
+            assert gc.isenabled() is collecting
+        finally:
+            gc.enable()
+    assert gc.get_freeze_count() == 0
+
+
 def test_short_work_is_repeated_within_a_sample() -> None:
     calls: list[str] = []
     works: list[Work] = [partial(calls.append, name) for name in "ab"]
@@ -212,63 +218,21 @@ def test_short_work_is_repeated_within_a_sample() -> None:
     assert turns == [*warm_up, *watched * 3, *[("a", one.runs), ("b", other.runs)] * 4]
 
 
-def test_garbage_collector_rests_and_comes_back() -> None:
-    states: list[bool] = []
-
-    def work() -> None:
-        states.append(gc.isenabled())
-        time.sleep(0.006)
-
-    (timing,) = interleaved_times([work], samples=2, device="cpu")
-    assert states == [True] * timing.warm_up + [False] * 4  # two of them for phases
-    assert gc.isenabled()
-
-
-@pytest.mark.parametrize("collecting", [True, False])
-def test_garbage_collector_is_left_as_it_was(clock: Clock, *, collecting: bool) -> None:
-    frozen = gc.get_freeze_count()
-    if not collecting:
-        gc.disable()
-    try:
-        interleaved_times([clock.work(1.0)], samples=2, device="cpu")
-        assert gc.isenabled() is collecting
-        with pytest.raises(ZeroDivisionError):
-            interleaved_times([lambda: 1 / 0], samples=2, device="cpu")
-        assert gc.isenabled() is collecting
-    finally:
-        gc.enable()
-    assert gc.get_freeze_count() == frozen == 0
-
-
-STEADY = [1.0, 1.02, 0.99, 1.01, 0.98, 1.0, 1.03]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "notes"),
-    [
-        (STEADY, []),
-        ([1.0] * 7, []),
-        ([1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06], []),  # drift, not worth telling
-        ([1.3, 1.0, 1.0, 1.01, 1.02, 0.99, 1.3], []),  # two outliers leave the quartiles alone
-        (
-            [1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3],
-            ["samples drifted: the last third took 1.24 times the first"],
-        ),
-        (
-            [1.3, 1.25, 1.2, 1.15, 1.1, 1.05, 1.0],
-            ["samples drifted: the last third took 0.80 times the first"],
-        ),
-        (  # bimodal
-            [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0],
-            ["samples scattered: their quartiles are 100% of the median apart"],
-        ),
-        ([1.0, 1.2, 1.4, 1.6, 1.8], []),  # too few to tell
-    ],
-    ids=str,
-)
-def test_samples_tell_of_drift_and_scatter(seconds: list[float], notes: list[str]) -> None:
-    assert sample_notes(seconds) == notes
-    assert sample_notes([1e-6 * each for each in seconds]) == notes
+def test_samples_tell_of_drift_and_scatter() -> None:
+    cases = [
+        ([1.0, 1.02, 0.99, 1.01, 0.98, 1.0, 1.03], ""),
+        ([1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06], ""),  # drift, not worth telling
+        ([1.3, 1.0, 1.0, 1.01, 1.02, 0.99, 1.3], ""),  # two outliers leave the quartiles alone
+        ([1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3], "drifted .* 1.24 times"),
+        ([1.3, 1.25, 1.2, 1.15, 1.1, 1.05, 1.0], "drifted .* 0.80 times"),
+        ([1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0], "scattered .* 100%"),  # bimodal
+        ([1.0, 1.2, 1.4, 1.6, 1.8], ""),  # too few to tell
+    ]
+    for seconds, note in cases:
+        for unit in (1.0, 1e-6):
+            notes = sample_notes([unit * each for each in seconds])
+            assert len(notes) == bool(note), (seconds, notes)
+            assert re.search(note.replace(" ", ".*"), "".join(notes)), (seconds, notes)
 
 
 def test_chance_is_seldom_taken_for_drift() -> None:
@@ -282,34 +246,26 @@ def test_chance_is_seldom_taken_for_drift() -> None:
 QUIET = Reading(at=10.0, processors=4, busy=50.0, stolen=5.0, own=8.0, megahertz=3000.0)
 
 
-@pytest.mark.parametrize(
-    ("changes", "notes"),
-    [
-        ({"busy": 51.0}, []),
-        ({"busy": 51.2}, []),
-        ({"busy": 52.64}, ["others used 41% of the processors while this was timed"]),
-        ({"stolen": 5.4}, ["the hypervisor took 10% of the processors while this was timed"]),
-        ({"overheated": 3}, ["processors were throttled for heat 3 times while this was timed"]),
-        ({"throttled": 2}, ["the control group's CPU quota was used up 2 times meanwhile"]),
-        ({"megahertz": 2400.0}, ["the clock fell from 3000 to 2400 MHz meanwhile"]),
-        ({"megahertz": 3600.0}, []),
-    ],
-)
-def test_readings_of_the_machine_tell(changes: dict[str, float], notes: list[str]) -> None:
+def test_readings_of_the_machine_tell() -> None:
     # One second on four processors, of which this process had one for itself.
-    after = replace(QUIET, **{"at": 11.0, "busy": 51.0, "own": 9.0, **changes})  # type: ignore[arg-type]
-    assert machine_notes(QUIET, after) == notes
-
-
-def test_a_few_ticks_say_nothing() -> None:
-    after = replace(QUIET, at=10.02, busy=50.04, stolen=5.04)
-    assert machine_notes(QUIET, after) == []
-
-
-def test_waiting_is_told_from_two_in_a_hundred_on() -> None:
-    assert waiting_notes(0.01, 1.0) == []
-    assert waiting_notes(0.305, 1.0) == ["waited for a processor 30% of the time"]
-    assert waiting_notes(0.0, 0.0) == []
+    after = replace(QUIET, at=11.0, busy=51.0, own=9.0)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"busy": 51.0}, ""),
+        ({"busy": 51.2}, ""),
+        ({"busy": 52.64}, "others 41%"),
+        ({"stolen": 5.4}, "hypervisor 10%"),
+        ({"overheated": 3}, "heat 3 times"),
+        ({"throttled": 2}, "CPU quota 2 times"),
+        ({"megahertz": 2400.0}, "clock 3000 2400 MHz"),
+        ({"megahertz": 3600.0}, ""),
+        ({"at": 10.02, "busy": 50.04, "stolen": 5.04, "own": 8.0}, ""),  # a few ticks
+    ]
+    for changes, note in cases:
+        notes = machine_notes(QUIET, replace(after, **changes))
+        assert len(notes) == bool(note), (changes, notes)
+        assert re.search(note.replace(" ", ".*"), "".join(notes)), (changes, notes)
+    assert waiting_notes(0.01, 1.0) == waiting_notes(0.0, 0.0) == []
+    assert "30%" in waiting_notes(0.305, 1.0)[0]
 
 
 def test_counters_of_throttling_are_read(tmp_path: Path) -> None:
@@ -328,15 +284,6 @@ def test_counters_of_throttling_are_read(tmp_path: Path) -> None:
         (folder / "cpu.stat").write_text(f"usage_usec 7\nnr_periods 5\nnr_throttled {count}\n")
     assert read(tmp_path).throttled == 5
     assert not seconds_waited(tmp_path)
-
-
-def test_readings_only_grow() -> None:
-    readings = [read() for _ in range(3)]
-    for before, after in pairwise(readings):
-        assert after.at > before.at
-        assert after.busy >= before.busy
-        assert after.own >= before.own
-    assert readings[0].processors >= 1
 
 
 @pytest.fixture
@@ -359,7 +306,7 @@ def others() -> Generator[None]:
 
 @pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="needs Linux")
 @pytest.mark.usefixtures("others")
-def test_busy_processors_are_told() -> None:
+def test_busy_processors_are_noted() -> None:
     matrix = torch.ones(200, 200)
 
     def work() -> None:
@@ -373,7 +320,7 @@ def test_busy_processors_are_told() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_kernels_are_waited_for_and_told_by_phase() -> None:
+def test_kernels_are_waited_for_and_timed_by_phase() -> None:
     matrix = torch.ones(4096, 4096, device="cuda")
 
     def work() -> None:
@@ -388,7 +335,7 @@ def test_kernels_are_waited_for_and_told_by_phase() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_phases_are_told_from_the_backward_pass_of_a_gpu() -> None:
+def test_phases_are_timed_in_the_backward_pass_of_a_gpu() -> None:
     cell = Cell.of(estimator="maml", task="sinusoid", model="mlp-40-40", depth=3, device="cuda:0")
     problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cuda:0")
     work: Work = partial(create("maml"), problem, params)
