@@ -15,15 +15,10 @@ from tests.support.series import commit, noise, series
 Line = list[float | str | None]
 
 
-def found(table: pd.DataFrame) -> list[tuple[str, float, float]]:
+def levels(table: pd.DataFrame) -> list[tuple[str, float, float]]:
     """Commit, level before and after of each change, oldest first."""
     rows = changes(table).sort_values("position")
     return [(r["commit"], r["before"], r["after"]) for r in rows.to_dict("records")]
-
-
-def differs(metric: str, before: float, after: float) -> bool:
-    (told,) = differ(pd.Series([metric]), np.array([before]), np.array([after]))
-    return bool(told)
 
 
 def test_asv_uses_its_compiled_extension() -> None:
@@ -32,9 +27,8 @@ def test_asv_uses_its_compiled_extension() -> None:
     assert type(step_detect.get_mu_dist([1.0], [1.0])).__name__ == "RangeMedian"
 
 
-@pytest.mark.parametrize(
-    ("metric", "before", "after", "expected"),
-    [
+def test_repeatable_metrics_differ_beyond_a_tolerance() -> None:
+    for metric, before, after, expected in (
         ("flops", 1e9, 1e9 + 1, True),
         ("peak_memory", 4096.0, 4096.0, False),
         ("bias", 0.3, 0.3 * (1 + 0.9e-6), False),
@@ -49,11 +43,10 @@ def test_asv_uses_its_compiled_extension() -> None:
         ("bias", 0.5, math.inf, True),
         ("bias", 0.5, math.nan, True),
         ("bias", math.nan, math.nan, False),
-    ],
-)
-def test_metrics_that_repeat(metric: str, before: float, after: float, expected: bool) -> None:
-    assert differs(metric, before, after) is expected
-    assert differs(metric, after, before) is expected
+    ):
+        for one, other in ((before, after), (after, before)):
+            (result,) = differ(pd.Series([metric]), np.array([one]), np.array([other]))
+            assert result == expected, (metric, one, other)
 
 
 def test_a_small_step_of_a_count_is_a_change() -> None:
@@ -67,47 +60,45 @@ def test_a_small_step_of_a_count_is_a_change() -> None:
     assert math.isnan(row["noise"])
 
 
-def test_a_change_at_the_newest_commit_and_back() -> None:
-    assert found(series("hvps", {"maml": [5, 5, 6]})) == [(commit(2), 5, 6)]
-    table = changes(series("hvps", {"maml": [5, 5, 6, 5]}))
-    assert table["verdict"].to_list() == ["better", "worse"]  # the newest first
-    assert table["lasting"].to_list() == [True, False]
+def test_only_the_last_change_of_a_level_lasts() -> None:
+    assert levels(series("hvps", {"maml": [5, 5, 6]})) == [(commit(2), 5, 6)]
+    lines: list[tuple[list[float], list[list[object]]]] = [
+        ([5, 5, 6, 5], [["better", True], ["worse", False]]),  # the newest first
+        ([5, 4, 4, 5, 5], [["worse", True], ["better", False]]),
+    ]
+    for line, expected in lines:
+        table = changes(series("hvps", {"maml": line}))
+        assert table[["verdict", "lasting"]].to_numpy().tolist() == expected
 
 
-def test_what_was_won_and_lost_again() -> None:
-    table = changes(series("hvps", {"maml": [5, 4, 4, 5, 5]}))
-    assert table[["verdict", "lasting"]].to_numpy().tolist() == [["worse", True], ["better", False]]
-
-
-@pytest.mark.parametrize("name", [name for name, one in METRICS.items() if not one.noisy])
-def test_direction(name: str) -> None:
-    up, down = (changes(series(name, {"maml": line})) for line in ([1.5, 2.5], [2.5, 1.5]))
+def test_direction() -> None:
     words = {"lower": ("worse", "better"), "higher": ("better", "worse"), "neither": ("other",) * 2}
-    assert (up["verdict"].item(), down["verdict"].item()) == words[METRICS[name].better]
+    for name, metric in METRICS.items():
+        if not metric.noisy:
+            tables = [changes(series(name, {"maml": line})) for line in ([1.5, 2.5], [2.5, 1.5])]
+            assert tuple(one["verdict"].item() for one in tables) == words[metric.better], name
 
 
-def test_commits_that_were_not_measured_are_told() -> None:
+def test_unmeasured_commits_are_counted() -> None:
     line: Line = [5.0, 5.0, None, "failed", 7.0, None]
     others: Line = [1.0] * 6
     (row,) = changes(series("hvps", {"maml": line, "fomaml": others})).to_dict("records")
     assert (row["previous"], row["commit"], row["unmeasured"]) == (commit(1), commit(4), 2)
-
-
-def test_commits_that_nothing_measured_count_where_git_knows_them() -> None:
     table = series("hvps", {"maml": [5.0, 7.0]})
-    table["number"] = pd.array([10, 14], dtype="Int64")
-    assert changes(table)["unmeasured"].item() == 3
-    table["number"] = pd.array([10, None], dtype="Int64")
-    assert changes(table)["unmeasured"].item() == 0
+    for newer, expected in ((14, 3), (None, 0)):  # by git's numbers, where it knows both
+        table["number"] = pd.array([10, newer], dtype="Int64")
+        assert changes(table)["unmeasured"].item() == expected
 
 
-def test_nothing_to_find() -> None:
+def test_series_without_a_change() -> None:
     lines: list[Line] = [[], [5.0], [5.0, math.nan], ["failed", 5.0], ["failed"] * 2, [5.0] * 9]
     for line in lines:
         for metric in ("hvps", "time"):
             table = changes(series(metric, {"maml": line}))
             assert table.empty
             assert tuple(table.columns) == COLUMNS
+    table = series("hvps", {"maml": [5.0, 9.0, 5.0]})
+    assert changes(table.assign(changes=["", "0123", ""])).empty, "uncommitted changes"
 
 
 def test_series_do_not_run_into_one_another() -> None:
@@ -120,13 +111,7 @@ def test_series_do_not_run_into_one_another() -> None:
         ]
     )
     for mixed in (table, table.sample(frac=1, random_state=0)):
-        assert found(mixed) == [(commit(1), 8.0, 9.0)]
-
-
-def test_uncommitted_changes_do_not_count() -> None:
-    table = series("hvps", {"maml": [5.0, 9.0, 5.0]})
-    assert len(changes(table)) == 2
-    assert changes(table.assign(changes=["", "0123", ""])).empty
+        assert levels(mixed) == [(commit(1), 8.0, 9.0)]
 
 
 def stepped(seed: int, count: int, factor: float, spread: float = 0.05) -> list[float]:
@@ -135,50 +120,49 @@ def stepped(seed: int, count: int, factor: float, spread: float = 0.05) -> list[
     return values[:half] + [factor * value for value in values[half:]]
 
 
-@pytest.mark.parametrize("factor", [1.2, 1 / 1.2])
-def test_a_noisy_step_is_found_where_it_is(factor: float) -> None:
-    places = []
-    for seed in range(10):
-        for row in changes(series("time", {"maml": stepped(seed, 200, factor)})).to_dict("records"):
-            places.append(row["position"])
+def test_a_noisy_step_is_located() -> None:
+    for factor in (1.2, 1 / 1.2):
+        for seed in range(10):
+            (row,) = changes(series("time", {"maml": stepped(seed, 200, factor)})).to_dict(
+                "records"
+            )
+            assert abs(row["position"] - 100) <= 1
             assert row["ratio"] == pytest.approx(factor, rel=0.05)
             assert row["verdict"] == ("worse" if factor > 1 else "better")
             assert row["p"] < 1e-9
             assert row["noise"] > 2
             assert row["lasting"]
-    assert len(places) == 10  # one in each, and no more
-    assert sum(abs(place - 100) <= 1 for place in places) == 10
 
 
-def test_a_large_noisy_step_is_found_in_a_short_history() -> None:
-    hits = [found(series("time", {"maml": stepped(seed, 12, 1.5)})) for seed in range(20)]
-    assert sum([place for place, *_ in one] == [commit(6)] for one in hits) >= 18
+def test_how_many_commits_a_noisy_step_takes() -> None:
+    def hits(runs: int, count: int, factor: float, spread: float) -> int:
+        """Return in how many series the step is the only change."""
+        lines = [stepped(seed, count, factor, spread) for seed in range(runs)]
+        return sum(len(levels(series("time", {"maml": line}))) == 1 for line in lines)
+
+    assert hits(20, 12, 1.5, 0.05) >= 18
+    assert hits(10, 200, 1.2, 0.1) >= 7  # a step within the noise needs many
+    assert hits(20, 12, 1.2, 0.1) <= 3
 
 
-def test_a_step_within_the_noise_takes_many_commits() -> None:
-    hits = [found(series("time", {"maml": stepped(seed, 200, 1.2, 0.1)})) for seed in range(10)]
-    assert sum(len(one) == 1 for one in hits) >= 7
-    few = [found(series("time", {"maml": stepped(seed, 12, 1.2, 0.1)})) for seed in range(20)]
-    assert sum(len(one) == 1 for one in few) <= 3
-
-
-def test_a_step_below_five_per_cent_is_not_told() -> None:
-    for step, told in ((1.03, 0), (1.07, 1)):
+def test_a_step_below_five_per_cent_is_no_change() -> None:
+    for step, count in ((1.03, 0), (1.07, 1)):
         line = [1.0, 1.001] * 30 + [step, step + 0.001] * 30
-        assert len(changes(series("time", {"maml": line}))) == told
-
-
-def alarms(spread: float, drift: float) -> int:
-    """Changes that are told of 740 series of runs of the same code."""
-    told = 0
-    for count in (2, 3, 4, 6, 8, 12, 20, 50, 200):
-        seeds = range(100 if count < 50 else 20)
-        lines = {f"estimator {seed}": noise(1000 + seed, count, spread, drift) for seed in seeds}
-        told += len(changes(series("time", lines)))
-    return told
+        assert len(changes(series("time", {"maml": line}))) == count
 
 
 def test_false_alarms_are_few() -> None:
+    def alarms(spread: float, drift: float) -> int:
+        """Return the number of changes in 740 series of runs of the same code."""
+        total = 0
+        for count in (2, 3, 4, 6, 8, 12, 20, 50, 200):
+            seeds = range(100 if count < 50 else 20)
+            lines = {
+                f"estimator {seed}": noise(1000 + seed, count, spread, drift) for seed in seeds
+            }
+            total += len(changes(series("time", lines)))
+        return total
+
     assert sum(alarms(spread, 0.0) for spread in (0.05, 0.1, 0.25)) <= 2
     # Where one run is like the one before, a stretch of slow ones looks like a change.
     assert alarms(0.1, 0.7) <= 15
@@ -206,9 +190,6 @@ def test_wide_intervals_count_for_little() -> None:
     assert changes(table)["commit"].to_list() == [commit(16), commit(12)]
     table.loc[table["position"].between(12, 15), "high"] = 200.0
     assert changes(table).empty
-
-
-def test_a_step_within_the_spread_of_each_run_is_not_told() -> None:
     table = series("time", {"maml": stepped(3, 200, 1.2)})
     assert len(changes(table)) == 1
     assert changes(table.assign(low=0.7 * table["value"], high=1.3 * table["value"])).empty
@@ -220,12 +201,10 @@ def test_a_series_without_noise_still_has_steps() -> None:
     assert row["noise"] > 10
 
 
-def test_metrics_from_elsewhere_are_taken_for_noisy() -> None:
-    line = [5.0, 5.1] * 10
-    assert changes(series("headline.Headline.time_sinusoid", {"maml": line})).empty
-    assert len(changes(series("hvps", {"maml": line}))) == 19
+def test_unknown_metrics_are_assumed_to_be_noisy() -> None:
+    assert changes(series("headline.Headline.time_sinusoid", {"maml": [5.0, 5.1] * 10})).empty
 
 
-def test_the_same_is_found_again() -> None:
+def test_the_order_of_rows_does_not_matter() -> None:
     table = series("time", {f"estimator {seed}": stepped(seed, 40, 1.4) for seed in range(5)})
     pd.testing.assert_frame_equal(changes(table), changes(table.sample(frac=1, random_state=1)))

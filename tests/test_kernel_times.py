@@ -13,7 +13,7 @@ from harness.history.compare import compare
 from harness.history.kernel_times import parse_kernels, read_kernels
 from harness.history.series import history
 from harness.store.table import load
-from tests.support.histories import NO_RUNS, SCORES, A, B, C, cell, write_run
+from tests.support.histories import NO_RUNS, SCORES, A, B, cell, write_run
 from tests.support.kernel_files import HERE, changed, of_commit, timed, write
 from tests.support.repositories import three_commits
 
@@ -27,8 +27,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str
 
 
 @pytest.fixture(scope="module")
-def told(repository: tuple[Path, list[str]]) -> dict[str, Any]:
+def times(repository: tuple[Path, list[str]]) -> dict[str, Any]:
     return timed(repository[0])
+
+
+def write_times(store: Path, times: dict[str, Any], *medians: tuple[str, float]) -> None:
+    """Write a file for each commit and median, day after day."""
+    for day, (commit, median) in enumerate(medians, 1):
+        write(store / "benchmarks" / f"{day}.json", of_commit(times, commit, median, day=day))
 
 
 def kernels(folder: Path) -> pd.DataFrame:
@@ -46,15 +52,15 @@ def problem(folder: Path) -> str:
 
 
 def test_each_kernel_of_a_real_file_is_a_row(
-    tmp_path: Path, repository: tuple[Path, list[str]], told: dict[str, Any]
+    tmp_path: Path, repository: tuple[Path, list[str]], times: dict[str, Any]
 ) -> None:
-    write(tmp_path / "benchmarks" / "x.json", told)
+    write(tmp_path / "benchmarks" / "x.json", times)
     table = kernels(tmp_path)
     assert set(table["metric"]) == {
         *(ESTIMATE, "test_tiny.test_estimate(glyphs)"),
         *("test_tiny.test_alone", "test_tiny.test_odd"),
     }
-    stats = {one["fullname"]: one["stats"] for one in told["benchmarks"]}
+    stats = {one["fullname"]: one["stats"] for one in times["benchmarks"]}
     assert set(table["cell"]) == set(stats)
     for row in table.to_dict("records"):
         its = stats[row["cell"]]
@@ -69,11 +75,10 @@ def test_each_kernel_of_a_real_file_is_a_row(
 
 
 def test_they_are_in_the_order_of_the_commits(
-    tmp_path: Path, repository: tuple[Path, list[str]], told: dict[str, Any]
+    tmp_path: Path, repository: tuple[Path, list[str]], times: dict[str, Any]
 ) -> None:
     folder, hashes = repository
-    for day, (commit, median) in enumerate(zip(reversed(hashes), (3.0, 2.0, 1.0), strict=True), 1):
-        write(tmp_path / "benchmarks" / f"{day}.json", of_commit(told, commit, median, day=day))
+    write_times(tmp_path, times, *zip(reversed(hashes), (3.0, 2.0, 1.0), strict=True))
     table = history(NO_RUNS, kernels(tmp_path), folder)
     rows = table[table["cell"] == MAML]
     assert rows["value"].to_list() == [1.0, 2.0, 3.0]
@@ -82,53 +87,43 @@ def test_they_are_in_the_order_of_the_commits(
 
 
 def test_they_belong_to_the_machine_that_made_the_runs(
-    tmp_path: Path, told: dict[str, Any]
+    tmp_path: Path, times: dict[str, Any]
 ) -> None:
     write_run(tmp_path, A, {cell(): SCORES}, machine=HERE)
-    write(tmp_path / "benchmarks" / "x.json", of_commit(told, B, 1.0))
+    write_times(tmp_path, times, (B, 1.0))
     table = history(load(tmp_path)[0], kernels(tmp_path), tmp_path)
     assert set(zip(table["machine"], table["fingerprint"], strict=True)) == {(HERE, "f00d")}
-    # A run of the same commit and estimator tells of a cell, and no kernel takes its place.
     assert {"bias", "time", ESTIMATE} <= set(table["metric"])
 
 
-def test_a_step_is_found(tmp_path: Path, told: dict[str, Any]) -> None:
-    for number in range(8):
-        median = 1.0 + 0.01 * (number % 2) + (number > 3)
-        write(
-            tmp_path / "benchmarks" / f"{number}.json",
-            of_commit(told, f"{number}" * 40, median, day=number + 1),
-        )
-    table = changes(history(NO_RUNS, kernels(tmp_path), tmp_path))
-    assert len(table) == len(told["benchmarks"])
-    assert set(table["commit"]) == {"4" * 40}
-    assert set(table["verdict"]) == {"worse"}
-
-
-def test_quartiles_decide_between_two_commits(tmp_path: Path, told: dict[str, Any]) -> None:
-    for day, (commit, median) in enumerate(((A, 1.0), (B, 1.1), (C, 2.0)), 1):
-        write(tmp_path / "benchmarks" / f"{day}.json", of_commit(told, commit, median, day=day))
+def test_changes_of_kernels(tmp_path: Path, times: dict[str, Any]) -> None:
+    medians = [(f"{number}" * 40, 1.0 + 0.01 * (number % 2) + (number > 3)) for number in range(8)]
+    write_times(tmp_path, times, *medians)
     table = history(NO_RUNS, kernels(tmp_path), tmp_path)
-    assert not compare(table, A, B)["differs"].any()
-    assert compare(table, A, C)["differs"].all()
+    steps = changes(table)
+    assert len(steps) == len(times["benchmarks"])
+    assert set(steps["commit"]) == {"4" * 40}
+    assert set(steps["verdict"]) == {"worse"}
+    # Between two commits, the quartiles decide.
+    assert not compare(table, "0" * 40, "1" * 40)["differs"].any()
+    assert compare(table, "0" * 40, "4" * 40)["differs"].all()
 
 
 def test_of_a_commit_timed_twice_the_later_counts_kernel_by_kernel(
-    tmp_path: Path, told: dict[str, Any]
+    tmp_path: Path, times: dict[str, Any]
 ) -> None:
-    later = of_commit(told, A, 2.0, day=2)
+    later = of_commit(times, A, 2.0, day=2)
     later["benchmarks"] = [one for one in later["benchmarks"] if one["fullname"] == MAML]
-    write(tmp_path / "benchmarks" / "a.json", later)
-    write(tmp_path / "benchmarks" / "b.json", of_commit(told, A, 1.0, day=1))
+    write(tmp_path / "benchmarks" / "0.json", later)
+    write_times(tmp_path, times, (A, 1.0))
     table = history(NO_RUNS, kernels(tmp_path), tmp_path)
     assert not table.duplicated("cell").any()
-    values = dict(zip(table["cell"], table["value"], strict=True))
-    others = {one["fullname"]: 1.0 for one in told["benchmarks"]}
-    assert values == others | {MAML: 2.0}
+    others = {one["fullname"]: 1.0 for one in times["benchmarks"]}
+    assert dict(zip(table["cell"], table["value"], strict=True)) == others | {MAML: 2.0}
 
 
 def test_files_that_are_no_times_of_a_commit_are_refused(
-    tmp_path: Path, told: dict[str, Any]
+    tmp_path: Path, times: dict[str, Any]
 ) -> None:
     median = "benchmarks.0.stats.median"
     odd: list[tuple[str, Any, str]] = [
@@ -144,7 +139,7 @@ def test_files_that_are_no_times_of_a_commit_are_refused(
         ("benchmarks.0.stats.rounds", 2**63, "rounds"),
     ]
     for path, value, named in odd:
-        write(tmp_path / "benchmarks" / "x.json", changed(told, path, value))
+        write(tmp_path / "benchmarks" / "x.json", changed(times, path, value))
         assert named in problem(tmp_path), (path, value)
     file = tmp_path / "benchmarks" / "x.json"
     for content in (b"", b"x", b"[]", b"\xff", b'{"a": 1e999', b"{" * 10**5):
@@ -155,7 +150,7 @@ def test_files_that_are_no_times_of_a_commit_are_refused(
     assert "Is a directory" in problem(tmp_path)
 
 
-def test_odd_facts_that_are_not_needed_do_no_harm(tmp_path: Path, told: dict[str, Any]) -> None:
+def test_odd_facts_that_are_not_needed_do_no_harm(tmp_path: Path, times: dict[str, Any]) -> None:
     for path, value in (
         ("commit_info.time", None),
         ("commit_info.time", "0001-01-01T00:00:00+14:00"),
@@ -166,12 +161,12 @@ def test_odd_facts_that_are_not_needed_do_no_harm(tmp_path: Path, told: dict[str
         ("benchmarks.0.fullname", ""),
         ("datetime", "2026-01-01T00:00:00"),
     ):
-        write(tmp_path / "benchmarks" / "x.json", changed(told, path, value))
+        write(tmp_path / "benchmarks" / "x.json", changed(times, path, value))
         table = kernels(tmp_path)
-        assert len(history(NO_RUNS, table, tmp_path)) == len(told["benchmarks"]), (path, value)
+        assert len(history(NO_RUNS, table, tmp_path)) == len(times["benchmarks"]), (path, value)
 
 
-def test_depth_is_that_of_the_parameters(told: dict[str, Any]) -> None:
-    found = changed(told, "benchmarks.0.params", {"depth": 5, "estimator": "maml"})
-    row = parse_kernels(json.dumps(found).encode()).rows[0]
+def test_depth_is_that_of_the_parameters(times: dict[str, Any]) -> None:
+    content = json.dumps(changed(times, "benchmarks.0.params", {"depth": 5, "estimator": "maml"}))
+    row = parse_kernels(content.encode()).rows[0]
     assert (row["depth"], row["metric"]) == (5, "test_tiny.test_estimate(5)")

@@ -2,9 +2,6 @@
 
 import json
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +31,22 @@ from tests.support.profile_files import write_profile
 from tests.support.store_runs import fingerprint
 from tests.support.stores import environment
 
+AXES: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 2}
+PROFILED = [Cell.of(estimator=name, **AXES) for name in ("fomaml", "maml")]
 
-def test_all_kinds_of_results_come(tmp_path: Path) -> None:
+
+def append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def test_all_kinds_of_results_are_copied_once(tmp_path: Path) -> None:
     source, store = filled(tmp_path / "from"), tmp_path / "store"
     write_run(store, A, {cell(): SCORES}, machine="here")
+    (run,) = journals(store)
+    run.rename(run.with_name("mine.jsonl"))
+    newest = journals(source)[-1]
+    os.utime(newest, (1.0, 1.0))
     before, mine = fingerprint(source), contents(store)
     code, out, err = invoke(command, source, "--store", store)
     assert (code, err) == (0, "")
@@ -47,18 +56,14 @@ def test_all_kinds_of_results_come(tmp_path: Path) -> None:
         f"Into {store}: 6 added, 0 present already, 0 left out.",
     ]
     assert fingerprint(source) == before
-    expected = contents(source)
+    expected, files = contents(source), contents(store)
     kernels = expected.pop("benchmarks/any-name.json")
-    found = contents(store)
-    (name,) = (path for path in found if path.startswith("benchmarks/2026"))
-    assert found == mine | expected | {name: kernels}
+    (name,) = (path for path in files if path.startswith("benchmarks/2026"))
+    assert files == mine | expected | {name: kernels}
+    assert (store / "runs" / newest.name).stat().st_mtime_ns == 10**9
     assert not problems(store)
     assert len(load(store)[0]) == len(load(source)[0]) + len(SCORES)
-
-
-def test_what_is_there_already_is_left_as_it_is(tmp_path: Path) -> None:
-    source, store = filled(tmp_path / "from"), tmp_path / "store"
-    merge([source], store)
+    # All of it is present then.
     before = fingerprint(store)
     code, out, err = invoke(command, source, source, "--store", store)
     assert (code, err) == (0, "")
@@ -66,7 +71,7 @@ def test_what_is_there_already_is_left_as_it_is(tmp_path: Path) -> None:
     assert fingerprint(store) == before
 
 
-def test_several_sources_come_at_once(tmp_path: Path) -> None:
+def test_several_sources_at_once(tmp_path: Path) -> None:
     sources = [filled(tmp_path / name, machine=name) for name in ("one", "two")]
     timed = write(tmp_path / "timed.json", of_commit(KERNELS, B, 2.0, machine="three"))
     code, out, _ = invoke(command, *sources, timed, "--store", tmp_path / "store")
@@ -77,16 +82,7 @@ def test_several_sources_come_at_once(tmp_path: Path) -> None:
     assert set(load(tmp_path / "store")[0]["machine"]) == {"one", "two"}
 
 
-def test_the_run_that_was_written_to_last_stays_that(tmp_path: Path) -> None:
-    write_run(tmp_path / "from", A, {cell(): SCORES})
-    (old,) = journals(tmp_path / "from")
-    os.utime(old, (1.0, 1.0))
-    merge([tmp_path / "from"], tmp_path / "store")
-    (copy,) = journals(tmp_path / "store")
-    assert copy.stat().st_mtime_ns == 10**9
-
-
-def test_another_run_of_the_same_name_gets_a_name_of_its_own(tmp_path: Path) -> None:
+def test_another_run_of_the_same_name_gets_a_new_name(tmp_path: Path) -> None:
     one, other, store = (tmp_path / name for name in ("one", "other", "store"))
     write_run(one, A, {cell(): SCORES}, name="x", machine="one")
     write_run(other, A, {cell(): {"hvps": [5.0]}}, name="x", machine="other")
@@ -104,29 +100,31 @@ def test_another_run_of_the_same_name_gets_a_name_of_its_own(tmp_path: Path) -> 
     assert not problems(other)
 
 
-def test_a_run_that_has_gone_on_takes_the_place_of_its_copy(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    path = journal(tmp_path / "from")
+def test_a_run_that_has_gone_on_replaces_its_copy(tmp_path: Path) -> None:
+    path, store = journal(tmp_path / "from"), tmp_path / "store"
     merge([tmp_path / "from"], store)
     (copy,) = journals(store)
     older = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(b'{"event": "end"}\n')
+    append(path, b'{"event": "end"}\n')
+    writing = EventFile(copy, new=False)  # as a run that goes on in the store
+    merged = merge([tmp_path / "from"], store)
+    assert (merged.exit_code, merged.added.total()) == (2, 0)
+    assert [one.path for one in merged.left_out] == [path]
+    assert copy.read_bytes() == older
+    writing.close()
     assert merge([tmp_path / "from"], store).added["runs", "here"] == 1
     assert journals(store) == [copy]
-    assert read_run(copy).ended
+    assert copy.read_bytes() == path.read_bytes()
     path.write_bytes(older)  # and its older state does not come back
     assert merge([tmp_path / "from"], store).present == 1
     assert read_run(copy).ended
 
 
-def test_a_run_that_went_on_in_both_places_is_kept_twice(tmp_path: Path) -> None:
-    path = journal(tmp_path / "from")
-    store = tmp_path / "store"
+def test_a_run_that_went_on_in_both_places_is_there_twice(tmp_path: Path) -> None:
+    path, store = journal(tmp_path / "from"), tmp_path / "store"
     merge([tmp_path / "from"], store)
     for number, one in enumerate((path, journals(store)[0])):
-        with one.open("ab") as file:
-            file.write(b'{"event": "resume", "in": %d}\n' % number)
+        append(one, b'{"event": "resume", "in": %d}\n' % number)
     mine = journals(store)[0].read_bytes()
     for _ in range(2):
         merge([tmp_path / "from"], store)
@@ -134,34 +132,16 @@ def test_a_run_that_went_on_in_both_places_is_kept_twice(tmp_path: Path) -> None
         assert len(journals(store)) == 2
 
 
-def test_a_torn_last_line_does_not_come(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_not_copied(tmp_path: Path) -> None:
     store = tmp_path / "store"
     paths = [journal(tmp_path / "from"), train(tmp_path / "from")]
     whole = [path.read_bytes() for path in paths]
     for path in paths:
-        path.write_bytes(path.read_bytes() + b'{"event": "resu')
+        append(path, b'{"event": "resu')
     assert merge([tmp_path / "from"], store).added.total() == 2
     assert list(contents(store).values()) == whole
     assert not problems(store)
     assert merge([tmp_path / "from"], store).present == 2
-
-
-def test_a_run_that_writes_keeps_its_file(tmp_path: Path) -> None:
-    path = journal(tmp_path / "from")
-    store = tmp_path / "store"
-    merge([tmp_path / "from"], store)
-    with path.open("ab") as file:
-        file.write(b'{"event": "end"}\n')
-    (copy,) = journals(store)
-    before = copy.read_bytes()
-    writing = EventFile(copy, new=False)
-    merged = merge([tmp_path / "from"], store)
-    assert (merged.exit_code, merged.added.total()) == (2, 0)
-    assert reasons(merged) == [f"it has gone on, and so does its copy {copy} just now"]
-    assert copy.read_bytes() == before
-    writing.close()
-    assert merge([tmp_path / "from"], store).exit_code == 0
-    assert copy.read_bytes() == path.read_bytes()
 
 
 def test_a_run_that_has_not_begun_is_nothing(tmp_path: Path) -> None:
@@ -179,15 +159,9 @@ def test_a_run_that_has_not_begun_is_nothing(tmp_path: Path) -> None:
 
 
 SHORT = b'{"event": "start", "schema": 2}\n'
-
-
-OTHER = json.dumps({"event": "start", "schema": 99, "environment": environment(A)}).encode() + b"\n"
-WRONG = (
-    json.dumps({"event": "start", "schema": 2, "at": "", "environment": environment(A)}).encode()
-    + b'\n{"event": "results"}\n'
-)
-
-
+START = {"event": "start", "schema": 2, "at": "", "environment": environment(A)}
+OTHER = json.dumps(START | {"schema": 99}).encode() + b"\n"
+WRONG = json.dumps(START).encode() + b'\n{"event": "results"}\n'
 UNREADABLE = {
     "runs/a.jsonl": b"not JSON\n",
     "runs/b.jsonl": b"no line",
@@ -219,8 +193,7 @@ def test_unreadable_files_stay_out_and_the_rest_is_copied(tmp_path: Path) -> Non
 
 def test_a_run_with_a_broken_line_stays_out(tmp_path: Path) -> None:
     # Commands that need all of a store refuse it for such a line.
-    path = journal(tmp_path / "from")
-    path.write_bytes(path.read_bytes() + b"broken\n")
+    append(journal(tmp_path / "from"), b"broken\n")
     merged = merge([tmp_path / "from"], tmp_path / "store")
     assert (merged.exit_code, reasons(merged)) == (2, ["line 3 is not a JSON object"])
     assert not contents(tmp_path / "store")
@@ -248,56 +221,55 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     assert not any(b"secret" in content for content in contents(store).values())
 
 
-def test_of_a_cell_the_newest_profile_is_kept(tmp_path: Path) -> None:
+def test_of_a_cell_the_newest_whole_profile_is_kept(tmp_path: Path) -> None:
     (source, other), store = (tmp_path / "from", tmp_path / "other"), tmp_path / "store"
-    axes: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 2}
-    fomaml, maml = (Cell.of(estimator=name, **axes) for name in ("fomaml", "maml"))
-    for one in (fomaml, maml):
+    fomaml = PROFILED[0]
+    for one in PROFILED:
         write_profile(source, one, at="2026-01-02T00:00:00+00:00")
     write_profile(other, fomaml, at="2026-01-03T00:00:00+00:00")
-    older, newer = read_profile(folder_of(fomaml, source)), read_profile(folder_of(fomaml, other))
+    older, newer = (read_profile(folder_of(fomaml, one)).summary for one in (source, other))
     (source / "profiles" / ".profile-0123").mkdir()  # one that is being written
-    told = merge([source], store)
-    assert (told.added.total(), told.present, told.left_out) == (2, 0, [])
-    assert read_profile(folder_of(fomaml, store)).summary == older.summary
+    first = merge([source], store)
+    assert (first.added.total(), first.present, first.left_out) == (2, 0, [])
+    assert read_profile(folder_of(fomaml, store)).summary == older
     assert merge([other], store).added.total() == 1
-    kept = read_profile(folder_of(fomaml, store))
-    assert kept.summary == newer.summary
-    assert {path.name for path in kept.folder.iterdir()} == set(FILES)
+    profile = read_profile(folder_of(fomaml, store))
+    assert profile.summary == newer
+    assert {path.name for path in profile.folder.iterdir()} == set(FILES)
     again = merge([source, other], store)
     assert (again.added.total(), again.present, again.left_out) == (0, 3, [])
+
+
+def test_broken_and_foreign_folders_of_profiles_are_left(tmp_path: Path) -> None:
+    (source, other), store = (tmp_path / "from", tmp_path / "other"), tmp_path / "store"
+    fomaml, maml = PROFILED
+    for one in PROFILED:
+        write_profile(source, one)
     (folder_of(maml, source) / "stacks.txt").unlink()
     (folder_of(fomaml, source) / SUMMARY).write_text("{}")
-    shutil.rmtree(folder_of(maml, store))
-    folder_of(maml, store).mkdir()
+    left_out = [problem.path for problem in merge([source], store).left_out]
+    assert left_out == sorted(folder_of(one, source) for one in PROFILED)
+    folder_of(maml, store).mkdir(parents=True)
     (folder_of(maml, store) / "mine.txt").touch()
-    problems = merge([source], store).left_out
-    assert [problem.path for problem in problems] == sorted(
-        folder_of(one, source) for one in (fomaml, maml)
-    )
-    assert merge([other], store).present == 1
-    write_profile(tmp_path / "third", maml)
-    (problem,) = merge([tmp_path / "third"], store).left_out
-    assert "something other" in problem.what
-    assert {path.name for path in (store / "profiles").iterdir()} == {
-        folder_of(one, store).name for one in (fomaml, maml)
-    }
+    write_profile(other, maml)
+    (problem,) = merge([other], store).left_out
+    assert problem.path == folder_of(maml, other)
+    assert [*contents(store)] == [f"profiles/{folder_of(maml, store).name}/mine.txt"]
 
 
 def test_a_profile_of_another_machine_takes_no_place(tmp_path: Path) -> None:
-    axes: dict[str, Any] = {"task": "sinusoid", "model": "mlp-40-40", "depth": 2}
-    cell_here = Cell.of(estimator="maml", **axes)
-    for name in ("mine", "theirs"):
-        write_profile(tmp_path / name, cell_here, at=f"2026-01-0{1 + (name == 'theirs')}T00:00:00")
-    file = folder_of(cell_here, tmp_path / "theirs") / SUMMARY
-    told = json.loads(file.read_text())
-    told["environment"] |= {"fingerprint": "beef", "machine": "gpu-box"}
-    file.write_text(json.dumps(told))
-    before = fingerprint(tmp_path / "mine")
-    code, _, err = invoke(command, tmp_path / "theirs", "--store", tmp_path / "mine")
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    write_profile(mine, PROFILED[1], at="2026-01-01T00:00:00")
+    write_profile(theirs, PROFILED[1], at="2026-01-02T00:00:00")
+    file = folder_of(PROFILED[1], theirs) / SUMMARY
+    summary = json.loads(file.read_text())
+    summary["environment"] |= {"fingerprint": "beef", "machine": "gpu-box"}
+    file.write_text(json.dumps(summary))
+    before = fingerprint(mine)
+    code, _, err = invoke(command, theirs, "--store", mine)
     assert code == 2
-    assert "the store has a profile of its cell, made on" in err
-    assert fingerprint(tmp_path / "mine") == before
+    assert str(file.parent) in err
+    assert fingerprint(mine) == before
 
 
 def test_machines_of_one_name_are_told(tmp_path: Path) -> None:
@@ -325,31 +297,12 @@ def test_wrong_sources_and_stores_are_refused(
         *(("store/../store", "store", "store"), ("missing", "store", "missing")),
         *(("empty", "store", "profiles"), ("file.txt", "store", "no results in file.txt")),
         *(("store", "file.txt", "file.txt"), ("store", "file.txt/below", "Not a directory")),
+        ("store missing", "new", "missing"),  # nothing comes of the others
     ):
         with pytest.raises(UserError) as raised:
-            invoke(command, source, "--store", store)
+            invoke(command, *source.split(), "--store", store)
         assert named in str(raised.value), (source, store)
         assert fingerprint(tmp_path) == before, (source, store)
-
-
-def test_a_slip_in_one_source_brings_nothing_of_the_others(tmp_path: Path) -> None:
-    source = filled(tmp_path / "from")
-    with pytest.raises(UserError, match="there is no"):
-        merge([source, tmp_path / "missing"], tmp_path / "store")
-    assert not (tmp_path / "store").exists()
-
-
-def test_the_command_line_ends_with_its_code(tmp_path: Path) -> None:
-    """As a user calls it, in a process of its own."""
-    source = filled(tmp_path / "from")
-    code = "import sys; from harness.commands.merge import merge; from pathlib import Path; "
-    code += "sys.exit(merge([Path('from')], Path('store')))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("Into store: 6 added, 0 present already, 0 left out.\n")
-    assert len(contents(tmp_path / "store")) == len(contents(source))
 
 
 def test_files_of_asv_are_copied_where_there_are_none(tmp_path: Path) -> None:
