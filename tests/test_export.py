@@ -7,21 +7,21 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from pandas.testing import assert_frame_equal
 
-from estimators.base.errors import OptionError, UserError
+from estimators.base.errors import UserError
 from harness.cell import AXES
 from harness.commands.export import export as command
 from harness.matrix.outcome import Outcome, Status
 from harness.store.export import export
 from harness.store.journal import Journal, Result
 from harness.store.runs import read_run
-from harness.store.table import COLUMNS, StoreError, load_sound
+from harness.store.table import COLUMNS, load_sound
 from tests.support.invocation import invoke
-from tests.support.store_runs import START, cell, results, write_events
+from tests.support.store_runs import START, cell, fingerprint, results, write_events
 from tests.support.stores import MARKUP, environment, write_run, write_store
 
 NUMBERS = ("value", "low", "high")
@@ -44,16 +44,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def without_samples(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="samples")
+
+
 def test_parquet_is_the_table(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "table.parquet"
     assert export(store, out) == []
-    table = load_sound(store)
-    read = pd.read_parquet(out)
+    table, read = load_sound(store), pd.read_parquet(out)
     assert read.columns.to_list() == list(COLUMNS)
-    pd.testing.assert_frame_equal(read.drop(columns="samples"), table.drop(columns="samples"))
+    assert_frame_equal(without_samples(read), without_samples(table), check_exact=True)
     samples = pq.read_table(out)["samples"].to_pylist()
-    assert any(same(one, [math.nan]) for one in samples)
-    assert same(samples, table["samples"].to_list())
+    assert "[nan]" in map(str, samples)
+    assert str(samples) == str(table["samples"].to_list())  # NaN being NaN
 
 
 def test_csv_is_the_table(store: Path, tmp_path: Path) -> None:
@@ -65,11 +68,10 @@ def test_csv_is_the_table(store: Path, tmp_path: Path) -> None:
         out, dtype=texts, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, "")
     )
     assert read.columns.to_list() == list(COLUMNS)
+    assert_frame_equal(without_samples(read), without_samples(table), check_exact=True)
     samples = [json.loads(text) if text else None for text in read["samples"]]
-    pd.testing.assert_frame_equal(read.drop(columns="samples"), table.drop(columns="samples"))
     assert samples == [strict(one) for one in table["samples"]]
-    assert TRICKY in set(read["reason"])
-    assert MARKUP in set(read["reason"])
+    assert {TRICKY, MARKUP} <= set(read["reason"])
 
 
 def test_json_is_the_table_and_what_has_no_column(store: Path, tmp_path: Path) -> None:
@@ -95,35 +97,22 @@ def test_json_is_the_table_and_what_has_no_column(store: Path, tmp_path: Path) -
 
 
 def strict(value: Any) -> Any:
-    """Returns what strict JSON makes of a value."""
+    """Return the value that strict JSON has in place of a value."""
     if isinstance(value, list):
         return [strict(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Compares lists of samples, NaN being NaN."""
-    if isinstance(found, list) and isinstance(expected, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    return bool(found == expected or (found != found and expected != expected))
-
-
-def test_standard_output_is_what_a_file_is(store: Path, tmp_path: Path) -> None:
+def test_standard_output_and_formats(store: Path, tmp_path: Path) -> None:
     for form in ("csv", "json"):
-        out = tmp_path / f"x.{form}"
-        export(store, out)
-        code, stdout, stderr = invoke(command, "--store", store, "--format", form)
-        assert (code, stderr) == (0, "")
-        assert stdout == out.read_text(encoding="utf-8")
-
-
-def test_the_format_goes_before_the_suffix(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "x.csv"
-    assert invoke(command, "--store", store, "--out", out, "--format", "json") == (0, "", "")
+        out = tmp_path / f"{form}.csv"  # an option goes before the suffix
+        words = ("--store", store, "--format", form)
+        assert invoke(command, *words, "--out", out) == (0, "", "")
+        assert invoke(command, *words) == (0, out.read_text(encoding="utf-8"), "")
     assert json.loads(out.read_text(encoding="utf-8"))["schema"] == 1
 
 
-def test_cells_without_samples_alone_can_be_exported(tmp_path: Path) -> None:
+def test_a_store_without_samples_can_be_exported(tmp_path: Path) -> None:
     write_events(tmp_path / "runs" / "x.jsonl", [START, results(status="skipped", samples={})])
     for form in ("csv", "parquet", "json"):
         assert export(tmp_path, tmp_path / f"x.{form}") == []
@@ -135,26 +124,16 @@ def test_cells_without_samples_alone_can_be_exported(tmp_path: Path) -> None:
     assert set(AXES) < set(pq.read_table(tmp_path / "x.parquet").column_names)
 
 
-def test_broken_files_are_told_and_left_out(tmp_path: Path) -> None:
+def test_broken_files_are_left_out_with_a_message(tmp_path: Path) -> None:
     write_run(tmp_path, "a" * 40, {"fomaml": 0.2})
     whole = len(load_sound(tmp_path))
-    (tmp_path / "runs" / "bad.jsonl").write_text("not JSON\n")
+    bad = tmp_path / "runs" / "bad.jsonl"
+    bad.write_text("not JSON\n")
     out = tmp_path / "x.csv"
     code, stdout, stderr = invoke(command, "--store", tmp_path, "--out", out)
     assert (code, stdout) == (1, "")
-    assert stderr.count("\n") == 1
-    assert stderr.startswith(f"metagrad: {tmp_path / 'runs' / 'bad.jsonl'}: not a run that can be ")
+    assert [str(bad) in line for line in stderr.splitlines()] == [True]
     assert len(pd.read_csv(out)) == whole
-
-
-def test_a_file_is_not_replaced_unless_forced(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "x.csv"
-    out.write_text("mine")
-    with pytest.raises(OptionError, match=r"x\.csv.*--force"):
-        invoke(command, "--store", store, "--out", out)
-    assert out.read_text() == "mine"
-    assert invoke(command, "--store", store, "--out", out, "--force")[0] == 0
-    assert len(pd.read_csv(out)) == len(load_sound(store))
 
 
 def test_wrong_options_are_refused(
@@ -162,21 +141,20 @@ def test_wrong_options_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder.csv").mkdir()
+    Path("x.csv").write_text("mine")
+    before = fingerprint(tmp_path)
     for arguments, named in (
-        *((["--out", "x.txt"], "'txt'"), (["--out", "x"], "''"), (["--format", "xml"], "'xml'")),
-        (["--format", "parquet"], "parquet"),
-        (["--out", "folder.csv", "--force"], "folder.csv: Is a directory"),
+        *(("--out x.txt", "'txt'"), ("--out x", "''"), ("--format xml", "'xml'")),
+        *(("--format parquet", "parquet"), ("--out x.csv", "--force")),
+        ("--out folder.csv --force", "folder.csv: Is a directory"),
+        ("--store empty --out y.csv", "no results in empty"),
     ):
         with pytest.raises(UserError) as raised:
-            invoke(command, "--store", store, *arguments)
+            invoke(command, "--store", store, *arguments.split())
         assert named in str(raised.value)
-        assert [one.name for one in tmp_path.iterdir()] == ["folder.csv"], arguments
-
-
-def test_an_empty_store_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no results in"):
-        export(tmp_path, tmp_path / "x.csv")
-    assert not list(tmp_path.iterdir())
+        assert fingerprint(tmp_path) == before, arguments
+    assert invoke(command, "--store", store, "--out", "x.csv", "--force")[0] == 0
+    assert len(pd.read_csv("x.csv")) == len(load_sound(store))
 
 
 def test_a_full_disk_leaves_the_older_file(store: Path, tmp_path: Path) -> None:
@@ -196,7 +174,7 @@ def test_a_full_disk_leaves_the_older_file(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full in this system")
-def test_standard_output_to_a_full_disk_is_told(store: Path) -> None:
+def test_standard_output_to_a_full_disk_is_an_error(store: Path) -> None:
     with (
         suppress(OSError),  # of what is left to write when the file is closed
         Path("/dev/full").open("w", encoding="utf-8") as full,
@@ -204,11 +182,3 @@ def test_standard_output_to_a_full_disk_is_told(store: Path) -> None:
         pytest.raises(UserError, match="standard output: No space left"),
     ):
         export(store)
-
-
-def test_numbers_keep_all_digits(store: Path, tmp_path: Path) -> None:
-    numbers = load_sound(store)["value"].to_numpy()
-    for form, read in (("csv", pd.read_csv), ("parquet", pd.read_parquet)):
-        out = tmp_path / f"x.{form}"
-        export(store, out)
-        np.testing.assert_array_equal(read(out)["value"].to_numpy(), numbers)

@@ -56,27 +56,22 @@ def test_long_table(tmp_path: Path) -> None:
     assert fingerprint(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("stages", "end"),
-    [
+def test_a_cell_ends_as_the_first_bad_one_of_its_stages(tmp_path: Path) -> None:
+    cases: list[tuple[list[tuple[str, Outcome]], Outcome]] = [
         ([("score", OK), ("time", OK)], OK),
         ([("score", FAILED), ("time", LATE)], FAILED),
         ([("time", LATE), ("score", OK)], LATE),
         ([("score", FAILED), ("score", OK)], OK),
         ([("score", OK), ("time", OK), ("score", FAILED)], FAILED),
         ([("score", OK), ("of-a-later-version", LATE)], LATE),
-    ],
-    ids=range(6),
-)
-def test_a_cell_ends_as_the_first_bad_one_of_its_stages(
-    tmp_path: Path, stages: list[tuple[str, Outcome]], end: Outcome
-) -> None:
-    journal = Journal.create(tmp_path)
-    journal.start(ENVIRONMENT, cells=1)
-    for stage, outcome in stages:
-        journal.results(stage, [Result(cell(), outcome)])
-    (found,) = read_run(journal.path).cells
-    assert (found.status, found.reason) == (end.status, end.reason)
+    ]
+    for stages, end in cases:
+        journal = Journal.create(tmp_path)
+        journal.start(ENVIRONMENT, cells=1)
+        for stage, outcome in stages:
+            journal.results(stage, [Result(cell(), outcome)])
+        (result,) = read_run(journal.path).cells
+        assert (result.status, result.reason) == (end.status, end.reason), stages
 
 
 def test_of_a_repeated_stage_the_newest_counts(tmp_path: Path) -> None:
@@ -95,43 +90,32 @@ def one(metric: str, samples: list[float]) -> Any:
     return row
 
 
-def test_mean_has_students_interval() -> None:
-    found = one("bias", [1.0, 2.0, 3.0, 6.0])
+def test_samples_are_summarized_by_metric() -> None:
+    row = one("bias", [1.0, 2.0, 3.0, 6.0])
     # Mean 3; squares 4 + 1 + 0 + 9 = 14 over 3; standard error sqrt(14 / 3 / 4); t(.975; 3).
     half = 3.182446305284263 * math.sqrt(14 / 12)
-    assert found.value == 3
-    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-11)
-    assert found.samples == [1.0, 2.0, 3.0, 6.0]
-
-
-def test_median_has_quartiles() -> None:
-    found = one("time", [7.0, 1.0, 2.0, 4.0, 3.0, 5.0])
-    assert (found.low, found.value, found.high) == (2.25, 3.5, 4.75)
+    assert row.value == 3
+    assert (row.low, row.high) == pytest.approx((3 - half, 3 + half), rel=1e-11)
+    assert row.samples == [1.0, 2.0, 3.0, 6.0]
+    row = one("time", [7.0, 1.0, 2.0, 4.0, 3.0, 5.0])
+    assert (row.low, row.value, row.high) == (2.25, 3.5, 4.75)
+    for metric in ("bias", "flops", "peak_memory"):
+        row = one(metric, [5.0])
+        assert (row.value, math.isnan(row.low), math.isnan(row.high)) == (5, True, True), metric
 
 
 def test_summaries_do_not_mix_rows() -> None:
     metrics = ["time", "bias", "bias", "", "time", "of-a-later-version", "bias", "flops"]
     samples = [[3.0, 1.0, 8.0], [4.0], [1.0, 3.0], None, [6.0], [2.0, 4.0], [5.0, 5.0], [9.0]]
-    found = summaries(metrics, samples)
-    assert found["metric"].to_list() == metrics
-    assert found["samples"].to_list() == samples
-    assert found["unit"].to_list() == ["s", "", "", "", "s", "", "", "FLOP"]
+    table = summaries(metrics, samples)
+    assert table["metric"].to_list() == metrics
+    assert table["samples"].to_list() == samples
+    assert table["unit"].to_list() == ["s", "", "", "", "s", "", "", "FLOP"]
     row: Any
-    for row in found.itertuples():
-        if row.samples is None:
-            assert math.isnan(row.value)
-        else:
-            alone = one(row.metric, row.samples)
-            numbers = (row.value, row.low, row.high)
-            assert numbers == pytest.approx((alone.value, alone.low, alone.high), nan_ok=True)
-
-
-@pytest.mark.parametrize("metric", ["bias", "flops", "peak_memory"])
-def test_single_value_has_no_interval(metric: str) -> None:
-    found = one(metric, [5.0])
-    assert found.value == 5
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    for row in table.itertuples():
+        single = one(row.metric, row.samples or [math.nan])
+        numbers = (row.value, row.low, row.high)
+        assert numbers == pytest.approx((single.value, single.low, single.high), nan_ok=True)
 
 
 def test_runs_are_in_the_order_of_their_start(tmp_path: Path) -> None:
