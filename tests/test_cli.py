@@ -1,11 +1,10 @@
 """The command `metagrad`: its output, and its answers to mistakes."""
 
-import hashlib
 import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from harness.matrix.plan import presets
 from harness.models import MODELS
 from harness.store.table import load_sound
 from harness.tasks import TASKS
+from tests.support.repositories import git
 
 COMMAND = Path(sys.executable).with_name("metagrad")
 SINUSOID = "--task sinusoid --model mlp-40-40"
@@ -43,22 +43,16 @@ class Halved(Estimator):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins_forgotten: None) -> Path:
     """An empty folder to work in; estimators of plug-ins are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("METAGRAD_STORE", raising=False)
-    factories, modules = dict(ESTIMATORS._factories), set(sys.modules)
-    yield tmp_path
-    ESTIMATORS._factories.clear()
-    ESTIMATORS._factories.update(factories)
-    for name in set(sys.modules) - modules:
-        if (file := getattr(sys.modules[name], "__file__", None)) and str(tmp_path) in file:
-            del sys.modules[name]
+    return tmp_path
 
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Runs the command line in this process; returns exit code, stdout and stderr."""
+    """Run the command line in this process; return exit code, stdout and stderr."""
 
     def call(arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["metagrad", *shlex.split(arguments)])
@@ -71,12 +65,10 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return call
 
 
-def fingerprint(folder: Path) -> dict[str, str]:
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-        for path in folder.rglob("*")
-        if "__pycache__" not in path.parts  # Python's own
-    }
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return all that a folder holds, except Python's own caches."""
+    paths = [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
+    return {path: path.read_bytes() if path.is_file() else b"" for path in paths}
 
 
 def write_broken_files(folder: Path) -> None:
@@ -90,7 +82,6 @@ def write_broken_files(folder: Path) -> None:
 
 MISTAKES = [
     ("frobnicate", "frobnicate"),
-    ("run quik", "quick"),
     ("run --no-such-option", "--no-such-option"),
     ("run --depth deep", "--depth"),
     ("run --samples 2", "2"),
@@ -98,26 +89,15 @@ MISTAKES = [
     ("run --time-limit 0", "--time-limit 0"),
     ("run --memory-limit -1", "--memory-limit -1"),
     (f"{SMALL} --estimator fomalm", "fomaml"),
-    (f"{SMALL} --estimator binom", "'order'"),
     (f"{SMALL} --estimator 'binom(ordr=1)'", "order"),
     (f"{SMALL} --estimator 'binom(order=x)'", "binom(order=x)"),
-    (f"{SMALL} --estimator 'binom(order=2)'", "order=2"),
-    (f"{SMALL} --estimator 'truncated(order=-1)'", "order=-1"),
     ("run --task sinus --model linear", "sinusoid"),
-    ("run --task 'sinusoid(shots=0)' --model linear", "shots=0"),
-    ("run --task sinusoid --model mpl", "mpl"),
     ("run --task sinusoid --model conv4-16", "conv4-16"),
     ("run --task sinusoid", "--model"),
-    (f"{SMALL} --device tpu", "tpu"),
     (f"{SMALL} --dtype half", "half"),
-    (f"{SMALL} --step-size -0.1", "-0.1"),
     (f"{SMALL} --step-size 0", "0.0"),
-    (f"{SMALL} --step-size nan", "nan"),
-    (f"{SMALL} --depth -1", "depth -1"),
-    (f"{SMALL} --seed -1", "seed -1"),
     (f"{SMALL} --tasks 0", "0"),
     (f"{SMALL} --store a-file", "a-file: Not a directory"),
-    (f"{SMALL} --store a-file/below", "a-file/below: Not a directory"),
     (f"{SMALL} --import nowhere.py", "nowhere.py"),
     (f"{SMALL} --import no_such_module", "no_such_module"),
     (f"{SMALL} --import broken.py", "SyntaxError"),
@@ -129,9 +109,7 @@ MISTAKES = [
     ("summary --store broken", "broken/runs/x.jsonl"),
     ("check fomalm", "fomaml"),
     ("check binom", "'order'"),
-    ("check 'binom(order=x)'", "binom(order=x)"),
     ("check fomaml --time-limit 0", "--time-limit 0"),
-    ("check fomaml --import raises.py", "KeyError: 'inside'"),
     ("bench", "asv.conf.json"),
 ]
 """Commands, and the part of the answer that says what is wrong with them."""
@@ -139,13 +117,13 @@ MISTAKES = [
 
 def test_mistakes_are_answered_in_one_line(folder: Path, call: Call) -> None:
     write_broken_files(folder)
-    before = fingerprint(folder)
+    before = contents(folder)
     for arguments, fact in MISTAKES:
         code, out, err = call(arguments)
         assert (code, out, err.count("\n")) == (2, "", 1), arguments
         assert err.startswith("metagrad: "), arguments
         assert fact in err, arguments
-        assert fingerprint(folder) == before, arguments
+        assert contents(folder) == before, arguments
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -158,7 +136,7 @@ def test_an_absent_device_is_an_error_before_orders_above_the_depth(
         "--device cuda": "cuda:0",  # orders of the preset are above the depth
     }.items():
         code, _, err = call(f"{SMALL} {options}")
-        assert (code, fingerprint(folder)) == (2, {})
+        assert (code, contents(folder)) == (2, {})
         assert str(missing_device(device)) in err
 
 
@@ -171,30 +149,25 @@ def test_a_plugin_may_have_the_name_of_another_module(folder: Path, call: Call) 
 
 
 def test_changes_in_other_encodings_do_not_matter(folder: Path, call: Call) -> None:
-    author = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
     (folder / "old.txt").write_bytes(b"caf\xe9\n")
-    for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-q", "-m", "old"]):
-        subprocess.run(["git", *command], check=True)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "old"]):
+        git(folder, *command)
     (folder / "old.txt").write_bytes(b"caf\xe9 au lait\n")
     code, out, _ = call("doctor --json")
     assert code == 0
     assert "commit" in json.loads(out)
 
 
-def test_list_names_everything(folder: Path, call: Call) -> None:
+def test_help_and_list_name_everything(folder: Path, call: Call) -> None:
     (folder / "mine.py").write_text(THIRD_PARTY, encoding="utf-8")
     code, out, err = call("list --import mine.py")
     assert (code, err) == (0, "")
     words = set(out.split())
+    commands = {"run", "train", "check", "list", "summary", "bench", "report"}
+    assert commands <= set(call("--help")[1].split())
     names = {*ESTIMATORS.available(), *TASKS.available(), *MODELS.available(), *presets()}
     assert names | set(METRICS) <= words
     assert {"halved", "order:int", "factor:float=0.5"} <= {word.rstrip(",") for word in words}
-
-
-def test_help_names_the_commands(call: Call) -> None:
-    code, out, _ = call("--help")
-    assert code == 0
-    assert {"run", "train", "check", "list", "summary", "bench", "report"} <= set(out.split())
 
 
 def test_a_run_ends_in_a_table_and_in_the_store(folder: Path) -> None:

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +26,14 @@ def profile(tmp_path: Path) -> Profile:
     return read_profile(write_profile(tmp_path, cell_of(3)))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def with_profiles(store: Path) -> Iterator[Path]:
-    yield store
-    shutil.rmtree(store / "profiles", ignore_errors=True)
-
-
 def rows_of(chart: Chart) -> list[dict[str, Any]]:
-    """Returns the rows of a chart that keeps to the schema, largest table first."""
+    """Return the rows of a chart that keeps to the schema, largest table first."""
     tables = chart.to_dict()["datasets"].values()
     rows: list[dict[str, Any]] = max(tables, key=len)
     return rows
 
 
-def test_memory_has_a_step_for_each_event_and_marks_the_peak(profile: Profile) -> None:
+def test_memory_by_event_with_its_peak_and_shares_of_phases(profile: Profile) -> None:
     chart = profiles.memory_timeline(profile)
     rows = rows_of(chart)
     assert [row["live"] for row in rows] == [100, 300, 200, 700, 0]
@@ -54,6 +41,8 @@ def test_memory_has_a_step_for_each_event_and_marks_the_peak(profile: Profile) -
     (peak,) = min(chart.to_dict()["datasets"].values(), key=len)
     assert (peak["event"], peak["live"]) == (3, 700)
     assert re.search(r"700 B.*meta-gradient", json.dumps(chart.to_dict()))
+    shares = {row["phase"]: row["share"] for row in rows_of(profiles.time_by_phase(profile))}
+    assert shares == {INNER: 0.75, META: 0.25}
 
 
 def test_a_long_timeline_keeps_its_peaks(profile: Profile) -> None:
@@ -65,11 +54,6 @@ def test_a_long_timeline_keeps_its_peaks(profile: Profile) -> None:
     assert len(rows) <= 600
     assert max(row["live"] for row in rows) == pytest.approx(9000 / 1024)
     assert [row["event"] for row in rows if row["live"] > 1] == [pytest.approx(77_777, abs=170)]
-
-
-def test_shares_of_phases_add_up(profile: Profile) -> None:
-    shares = {row["phase"]: row["share"] for row in rows_of(profiles.time_by_phase(profile))}
-    assert shares == {INNER: 0.75, META: 0.25}
 
 
 def test_flames_stand_under_their_callers(profile: Profile) -> None:
@@ -100,56 +84,49 @@ def test_names_that_look_like_numbers_are_names(profile: Profile) -> None:
     assert tensors.iloc[0].to_list() == ["1", "2", "40", "float32", 2, 700]
 
 
-def test_the_report_has_a_part_for_each_profile(with_profiles: Path) -> None:
-    before = static.render(with_profiles).page
-    assert 'id="profiles"' not in before
-    write_profile(with_profiles, cell_of(3))
-    bare = write_profile(with_profiles, cell_of(4))
+def test_the_report_shows_each_profile_and_names_broken_ones(tmp_path: Path) -> None:
+    write_store(tmp_path)
+    write_profile(tmp_path, cell_of(3))
+    bare = write_profile(tmp_path, cell_of(4))
     for name in ("memory.csv", "tensors.csv"):  # one that allocates nothing
         (bare / name).write_text((bare / name).read_text().splitlines()[0] + "\n")
-    page = static.render(with_profiles).page
-    assert page.count('id="profiles"') == page.count('href="#profiles"') == 1
-    assert f"<summary>{cell_of(3).id}</summary>" in page
-    assert f"<summary>{cell_of(4).id}</summary>" in page
-    charts = '<script type="application/json">'
-    assert page.count(charts) == before.count(charts) + 2 * 3
-    assert page.count(">10 x 40<") == 1
-    assert "ccccccc" in page
-    assert MARKUP not in page
-    assert "a note &lt;script&gt;" in page
-    assert "<script>alert" not in page
-    assert len(re.findall(r"<script[ >]", page)) == page.count("</script>")
-
-
-def test_only_the_newest_profiles_are_shown(with_profiles: Path) -> None:
-    for depth in range(1, profiles.MOST + 3):
-        write_profile(with_profiles, cell_of(depth), at=f"2026-01-{depth:02}T00:00:00+00:00")
-    found, faults = profiles.stored(with_profiles)
-    depths = [Cell.parse(one.summary["cell"]).depth for one in found]
-    assert depths == list(range(profiles.MOST + 2, 2, -1))
-    assert faults == []
-
-
-def test_broken_profiles_are_one_line_each_and_the_others_stay(with_profiles: Path) -> None:
-    write_profile(with_profiles, cell_of(3))
     contents = {
         "profile.json": json.dumps({"schema": SCHEMA}),
         "memory.csv": "",
         "stacks.txt": "no number\n",
     }
     broken = []
-    for depth, (name, content) in enumerate(contents.items(), start=4):
-        broken.append(write_profile(with_profiles, cell_of(depth)))
+    for depth, (name, content) in enumerate(contents.items(), start=5):
+        broken.append(write_profile(tmp_path, cell_of(depth)))
         (broken[-1] / name).write_text(content)
-    (with_profiles / "profiles" / ".profile-0123").mkdir()  # one that is being written
-    found, faults = profiles.stored(with_profiles)
-    assert [one.summary["cell"] for one in found] == [cell_of(3).id]
+    (tmp_path / "profiles" / ".profile-0123").mkdir()  # one that is being written
+    shown, faults = profiles.stored(tmp_path)
+    assert {one.summary["cell"] for one in shown} == {cell_of(3).id, cell_of(4).id}
     assert len(faults) == 3
-    page = static.render(with_profiles).page
-    assert page.count(">10 x 40<") == 1
+    page = static.render(tmp_path).page
     for folder in broken:
         assert any(folder.name in fault for fault in faults)
         assert folder.name in page
+    assert page.count('id="profiles"') == page.count('href="#profiles"') == 1
+    section = page[page.index('id="profiles"') :]
+    for depth in (3, 4):
+        assert f"<summary>{cell_of(depth).id}</summary>" in section
+    assert section.count('<script type="application/json">') >= 2 * 3
+    assert section.count(">10 x 40<") == 1
+    assert "ccccccc" in section
+    assert MARKUP not in page
+    assert "a note &lt;script&gt;" in section
+    assert "<script>alert" not in page
+    assert len(re.findall(r"<script[ >]", page)) == page.count("</script>")
+
+
+def test_only_the_newest_profiles_are_shown(tmp_path: Path) -> None:
+    for depth in range(1, profiles.MOST + 3):
+        write_profile(tmp_path, cell_of(depth), at=f"2026-01-{depth:02}T00:00:00+00:00")
+    shown, faults = profiles.stored(tmp_path)
+    depths = [Cell.parse(one.summary["cell"]).depth for one in shown]
+    assert depths == list(range(profiles.MOST + 2, 2, -1))
+    assert faults == []
 
 
 ABSENT = object()
