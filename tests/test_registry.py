@@ -8,10 +8,9 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-import torch
 
 import estimators
-from estimators import BilevelProblem, OptionError, Params, available, create
+from estimators import OptionError, available, create
 from estimators.base import registry
 from estimators.base.registry import ESTIMATORS, Registry, Spec
 
@@ -22,10 +21,6 @@ MODULES = [estimators.__name__] + [
 WITH_EXAMPLES = [
     name for name in MODULES if "Example:" in inspect.getsource(importlib.import_module(name))
 ]
-
-
-def half_square(params: Params) -> torch.Tensor:
-    return 0.5 * params["w"].square().sum()
 
 
 def ball(radius: float) -> str:
@@ -44,128 +39,67 @@ def shapes() -> Registry[str]:
     return made
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "options"),
-    [
-        ("maml", "maml", {}),
-        ("maml()", "maml", {}),
-        ("  binom ( order = 2, ) ", "binom", {"order": 2}),
-        ("a-b:c_1(x=-1.5e3, y='(,)', z=None, t=True)", "a-b:c_1", None),
-    ],
-)
-def test_specification_is_read(text: str, name: str, options: dict[str, object] | None) -> None:
-    spec = Spec.parse(text)
-    assert spec.name == name
-    assert spec.options == (
-        {"x": -1500.0, "y": "(,)", "z": None, "t": True} if options is None else options
-    )
+def test_specification_is_read_and_written_in_one_way() -> None:
+    spec = Spec.parse("a-b:c_1(x=-1.5e3, y='(,)', z=None, t=True)")
+    assert spec == Spec("a-b:c_1", {"x": -1500.0, "y": "(,)", "z": None, "t": True})
+    for text, canonical in (
+        ("maml()", "maml"),
+        (" binom ( order=2, ) ", "binom(order=2)"),
+        ("imaml(lam=5, cg_steps=3)", "imaml(cg_steps=3, lam=5.0)"),
+        ("imaml(lam=100, cg_steps=5)", "imaml"),
+        ("imaml(tolerance=1e-10, lam=2.50)", "imaml(lam=2.5)"),
+    ):
+        assert ESTIMATORS.canonical(text) == canonical
+        assert ESTIMATORS.canonical(canonical) == canonical
+        assert create(canonical) == create(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "()",
-        "binom(",
-        "binom)",
-        "binom order",
-        "binom(2)",
-        "binom(*[2])",
-        "binom(**{'order': 2})",
-        "binom(order)",
-        "binom(order=)",
-        "binom(order:=2)",
-        "binom(order=1, order=2)",
-        "binom(order=1)(order=2)",
-        "binom(order=1).x(order=2)",
-        "binom(order=two)",
-        "binom(order=1 if True else 2)",
-        "binom(order=f'{1}')",
-        "binom(order={[]})",
-        "binom(order=" + "-" * 100_000 + "1)",
-        "binom(order=1\0)",
-    ],
-    ids=lambda text: ascii(text[:40]),
-)
-def test_other_text_is_refused(text: str) -> None:
-    with pytest.raises(OptionError, match="cannot read"):
-        create(text)
-
-
-def test_code_in_text_is_refused_and_not_run(
+def test_other_text_is_refused_and_code_in_it_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for text in (
-        "binom(order=__import__('os').system('touch ran'))",
-        "binom(order=open('ran', 'w'))",
-        "binom(order=[open('ran', 'w') for _ in '1'])",
-        "binom(order=(lambda: open('ran', 'w'))())",
-        "binom(open('ran', 'w'))",
-    ):
+    wrong = ["", "()", "binom(", "binom)", "binom order", "binom(order=1)(order=2)"]
+    wrong += ["binom(order=1).x(order=2)", "binom(open('ran', 'w'))"]
+    arguments = ["2", "*[2]", "**{'order': 2}", "order", "order=", "order:=2", "order=1, order=2"]
+    values = ["two", "1 if True else 2", "f'{1}'", "{[]}", "-" * 100_000 + "1", "1\0"]
+    values += ["__import__('os').system('touch ran')", "open('ran', 'w')"]
+    values += ["[open('ran', 'w') for _ in '1']", "(lambda: open('ran', 'w'))()"]
+    arguments += [f"order={value}" for value in values]
+    for text in wrong + [f"binom({argument})" for argument in arguments]:
         with pytest.raises(OptionError, match="cannot read"):
             create(text)
         assert not list(tmp_path.iterdir()), text
 
 
-@pytest.mark.parametrize(
-    ("text", "canonical"),
-    [
-        ("maml()", "maml"),
-        (" binom ( order=2 ) ", "binom(order=2)"),
-        ("imaml(lam=5, cg_steps=3)", "imaml(cg_steps=3, lam=5.0)"),
-        ("imaml(lam=100, cg_steps=5)", "imaml"),
-        ("imaml(tolerance=1e-10, lam=2.50)", "imaml(lam=2.5)"),
-    ],
-)
-def test_canonical_text(text: str, canonical: str) -> None:
-    assert ESTIMATORS.canonical(text) == canonical
-    assert ESTIMATORS.canonical(canonical) == canonical
-    assert create(canonical) == create(text)
-
-
 def test_options_may_be_given_apart_from_the_text_but_not_twice() -> None:
     assert create("imaml(lam=5)", cg_steps=3) == create("imaml(lam=5.0, cg_steps=3)")
     assert create("imaml", lam=5) != create("imaml")
-    with pytest.raises(OptionError, match="'order' is given twice"):
+    with pytest.raises(OptionError, match="'order'"):
         create("binom(order=1)", order=1)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("binomm(order=1)", "unknown estimator 'binomm'; did you mean binom?"),
-        ("fomalm", "did you mean fomaml or "),
-        ("zzz", "unknown estimator 'zzz'; there is adjoint, anil, binom, "),
-        ("binom(ordr=1)", "binom: unknown option 'ordr'; did you mean order?"),
-        ("maml(order=1)", "maml: unknown option 'order'; there is checkpoint, compiled"),
-        ("binom", r"binom: option 'order' is missing: binom\(order=\.\.\.\)"),
+def test_mistakes_are_named() -> None:
+    for text, message in (
+        ("binomm(order=1)", "'binomm'.* binom[?]"),
+        ("fomalm", "'fomalm'.* fomaml or "),
+        ("zzz", "'zzz'.* adjoint, anil, binom, "),
+        ("binom(ordr=1)", "binom: .*'ordr'.* order[?]"),
+        ("maml(order=1)", "maml: .*'order'.* checkpoint, compiled"),
+        ("binom", r"binom: .*'order'.* binom\(order=\.\.\.\)"),
         ("binom(order=1.0)", "binom: order=1.0 must be a whole number"),
         ("binom(order='1')", "binom: order='1' must be a whole number"),
         ("binom(order=True)", "binom: order=True must be a whole number"),
         ("binom(order=None)", "binom: order=None must be a whole number"),
         ("imaml(lam='5')", "imaml: lam='5' must be a number"),
         ("imaml(lam=True)", "imaml: lam=True must be a number"),
-        ("binom(order=-1)", r"binom: order=-1 is outside 0\.\.K"),
-        ("truncated(order=-1)", r"truncated: order=-1 is outside 0\.\.K"),
+        ("binom(order=-1)", r"binom: order=-1 .*0\.\.K"),
+        ("truncated(order=-1)", r"truncated: order=-1 .*0\.\.K"),
         ("imaml(lam=0)", "imaml: lam=0.0 must be positive"),
         ("imaml(lam=-1)", "imaml: lam=-1.0 must be positive"),
         ("imaml(cg_steps=0)", "imaml: cg_steps=0 must be 1 or more"),
-    ],
-)
-def test_mistakes_are_named(text: str, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        create(text)
-
-
-def test_order_beyond_the_depth_is_refused() -> None:
-    for name in ("binom", "truncated"):
-        estimator = create(name, order=3)
-        assert estimator.unsupported_reason(3) is None
-        with pytest.raises(OptionError, match=rf"{name}: order=3 is outside 0\.\.2"):
-            estimator(BilevelProblem(half_square, half_square, 0.1, 2), {"w": torch.ones(2)})
-    with pytest.raises(OptionError, match="steps=-1"):
-        BilevelProblem(half_square, half_square, 0.1, -1)
+    ):
+        with pytest.raises(OptionError, match=message):
+            create(text)
 
 
 def test_every_module_on_the_shelf_is_registered() -> None:
@@ -177,26 +111,19 @@ def test_every_module_on_the_shelf_is_registered() -> None:
     assert modules <= set(ESTIMATORS.built_in_modules()) <= set(MODULES)
 
 
-def test_preset_options_are_fixed(shapes: Registry[str]) -> None:
+def test_preset_options_are_fixed_and_the_canonical_name_fixes_most(shapes: Registry[str]) -> None:
     assert shapes.available() == ["box", "flat-box"]
     assert list(shapes.options("flat-box")) == ["width", "label"]
     assert shapes.create("flat-box(width=1)") == "box 1 x 0.5"
     assert shapes.create("box(width=1, label='crate')") == "crate 1 x 2.0"
-    with pytest.raises(OptionError, match="flat-box: unknown option 'depth'"):
-        shapes.create("flat-box(width=1, depth=3.0)")
-    with pytest.raises(OptionError, match="box: label=3 must be a string"):
-        shapes.create("box(width=1, label=3)")
-
-
-def test_canonical_name_is_the_one_that_fixes_most(shapes: Registry[str]) -> None:
     assert shapes.canonical("box(width=1, depth=0.5)") == "flat-box(width=1)"
     assert shapes.canonical("flat-box(width=1)") == "flat-box(width=1)"
     assert shapes.canonical("box(width=1, depth=2)") == "box(width=1)"
-    assert shapes.create("box(width=1, depth=0.5)") == "box 1 x 0.5"
-
-
-def test_name_is_registered_once(shapes: Registry[str]) -> None:
-    with pytest.raises(OptionError, match="shape 'box' is registered already"):
+    with pytest.raises(OptionError, match=r"flat-box: .*'depth'"):
+        shapes.create("flat-box(width=1, depth=3.0)")
+    with pytest.raises(OptionError, match="box: label=3 must be a string"):
+        shapes.create("box(width=1, label=3)")
+    with pytest.raises(OptionError, match="'box' is registered already"):
         shapes.register("box")
 
 
@@ -216,7 +143,7 @@ def test_other_distributions_add_theirs(
     assert shapes.canonical("ball(radius=2)") == "ball(radius=2.0)"
     assert shapes.create("ball(radius=2)") == "ball 2.0"
     assert shapes.create("box(width=1)") == "box 1 x 2.0"
-    with pytest.raises(OptionError, match="shape 'broken' of no_such_module:shape cannot be load"):
+    with pytest.raises(OptionError, match="'broken' of no_such_module:shape"):
         shapes.create("broken")
 
 
