@@ -71,30 +71,27 @@ def test_stacked_points_are_multiplied_and_counted_one_by_one(engine: str, name:
         assert relative_error(product, dense @ flatten(vector)) < TOLERANCE[engine]
 
 
-class Unspeakable:
-    """A loss that is not to be written out for a name, which for tensors takes milliseconds."""
+def test_summed_loss_is_called_and_not_written_out_which_takes_milliseconds() -> None:
+    class Square:
+        def __call__(self, params: Params) -> torch.Tensor:
+            return params["w"].square().sum()
 
-    def __call__(self, params: Params) -> torch.Tensor:
-        return params["w"].square().sum()
+        def __repr__(self) -> str:
+            raise AssertionError("it was written out")
 
-    def __repr__(self) -> str:
-        raise AssertionError("it was written out")
-
-
-def test_summed_loss_is_called_and_not_written_out() -> None:
     points = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}]
-    assert int(summed(Unspeakable())(stack(points))) == 14
+    assert int(summed(Square())(stack(points))) == 14
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_inner_count_does_not_reach_the_outer_one(engine: str) -> None:
+def test_inner_count_does_not_reach_the_outer_one() -> None:
     found, (vector,) = case("quartic"), vectors("quartic", 1)
-    with count_hvps() as outer:
-        hvp(found.inner_loss, found.params, vector, engine=engine)
-        with count_hvps() as inner:
+    for engine in ENGINES:
+        with count_hvps() as outer:
             hvp(found.inner_loss, found.params, vector, engine=engine)
-        hvp(found.inner_loss, found.params, vector, engine=engine)
-    assert (outer.products, inner.products) == (2, 1)
+            with count_hvps() as inner:
+                hvp(found.inner_loss, found.params, vector, engine=engine)
+            hvp(found.inner_loss, found.params, vector, engine=engine)
+        assert (outer.products, inner.products) == (2, 1), engine
 
 
 @every_pair
@@ -151,32 +148,28 @@ def test_batched_cascades_take_the_products_of_the_formulas(batching: str, steps
             assert relative_error(result.gradient, gradient) < 1e-10, spec
 
 
-def loss_of(error: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    return lambda params: error(params["w"].tanh(), torch.ones(3))
+def problem_of(error: Callable[[Tensor, Tensor], Tensor]) -> BilevelProblem:
+    def loss(params: Params) -> Tensor:
+        return error(params["w"].tanh(), torch.ones(3))
+
+    return BilevelProblem(loss, loss, 0.1, 2)
 
 
-@pytest.mark.parametrize(
-    ("error", "operation"),
-    [
-        (functional.mse_loss, "mse_?loss"),
-        (functional.huber_loss, "huber_?loss"),
-        (lambda x, y: functional.multi_margin_loss(x, y[0].long()), "multi_?margin_?loss"),
-    ],
-    ids=["mse", "huber", "multi-margin"],
-)
-def test_forward_mode_names_what_it_cannot_do(
-    error: Callable[[Tensor, Tensor], Tensor], operation: str
-) -> None:
-    loss = loss_of(error)
-    problem = BilevelProblem(loss, loss, 0.1, 2)
-    message = f"(?i)engine='forward': .*{operation}.* use engine='reverse'"
-    with pytest.raises(OptionError, match=message):
-        create("adjoint(engine='forward')")(problem, {"w": torch.ones(3)})
+def test_forward_mode_names_what_it_cannot_do() -> None:
+    errors: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "mse_?loss": functional.mse_loss,
+        "huber_?loss": functional.huber_loss,
+        "multi_?margin_?loss": lambda x, y: functional.multi_margin_loss(x, y[0].long()),
+    }
+    for operation, error in errors.items():
+        message = f"(?i)engine='forward': .*{operation}.* engine='reverse'"
+        with pytest.raises(OptionError, match=message):
+            create("adjoint(engine='forward')")(problem_of(error), {"w": torch.ones(3)})
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
+def test_estimators_take_the_engine_that_they_are_given() -> None:
+    problem = problem_of(functional.huber_loss)
+    for spec in (
         "adjoint",
         "binom(order=1, batching='loop')",
         "binom-calibrated(order=1)",
@@ -185,14 +178,10 @@ def test_forward_mode_names_what_it_cannot_do(
         "imaml(lam=1.0)",
         "mixed",
         "neumann(terms=1, lam=1.0)",
-    ],
-)
-def test_estimators_take_the_engine_that_they_are_given(spec: str) -> None:
-    loss = loss_of(functional.huber_loss)
-    problem = BilevelProblem(loss, loss, 0.1, 2)
-    create(spec)(problem, {"w": torch.ones(3)})
-    with pytest.raises(OptionError, match="engine='forward'"):
-        create(spec, engine="forward")(problem, {"w": torch.ones(3)})
+    ):
+        create(spec)(problem, {"w": torch.ones(3)})
+        with pytest.raises(OptionError, match="engine='forward'"):
+            create(spec, engine="forward")(problem, {"w": torch.ones(3)})
 
 
 def test_unknown_engines_and_batchings_are_refused() -> None:
@@ -218,33 +207,29 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("planted")
-@pytest.mark.parametrize(
-    ("name", "spec", "taken"),
-    [
-        ("mlp", "binom(order=2)", [("func", 2)] * 4),
-        ("mlp", "binom(order=1)", [("func", 2), ("func", 2), ("func", 1)]),
-        ("mlp", "binom(order=3)", [("func", 1)] * 5),
-        ("mlp", "hybrid(order=2, window=3)", [("func", 1)] * 3),
-        ("mlp", "binom-released(order=1, batching='vmap')", [("func", 5)]),
-        ("mlp", "binom(order=2, engine='reverse')", [("reverse", 2)] * 4),
-        ("convolution", "binom(order=1)", [("finite-difference", n) for n in (3, 2)]),
-        ("convolution", "binom(order=4)", [("finite-difference", 2)] * 4),
-        ("convolution", "binom(order=2)", [("finite-difference", n) for n in (3, 1, 3, 1)]),
-        ("convolution", "binom(order=2, batching='loop')", [("finite-difference", 1)] * 5),
-    ],
-)
-def test_auto_is_what_the_table_says(
-    name: str, spec: str, taken: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
+def test_auto_is_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
 
     def recorded(loss: Loss, params: Params, *, engine: str, points: int = 1) -> Hessian:
         calls.append((engine, points))
         return hessian_at(loss, params, engine=engine, points=points)
 
     monkeypatch.setattr(cascade, "hessian_at", recorded)
-    estimate(spec, name, DEPTH)
-    assert calls == taken
+    for name, spec, engine, points in (
+        ("mlp", "binom(order=2)", "func", [2] * 4),
+        ("mlp", "binom(order=1)", "func", [2, 2, 1]),
+        ("mlp", "binom(order=3)", "func", [1] * 5),
+        ("mlp", "hybrid(order=2, window=3)", "func", [1] * 3),
+        ("mlp", "binom-released(order=1, batching='vmap')", "func", [5]),
+        ("mlp", "binom(order=2, engine='reverse')", "reverse", [2] * 4),
+        ("convolution", "binom(order=1)", "finite-difference", [3, 2]),
+        ("convolution", "binom(order=4)", "finite-difference", [2] * 4),
+        ("convolution", "binom(order=2)", "finite-difference", [3, 1, 3, 1]),
+        ("convolution", "binom(order=2, batching='loop')", "finite-difference", [1] * 5),
+    ):
+        calls.clear()
+        estimate(spec, name, DEPTH)
+        assert calls == [(engine, count) for count in points], (name, spec)
 
 
 def test_table_that_is_shipped_names_engines_and_batchings_that_exist() -> None:
@@ -257,13 +242,11 @@ def test_table_that_is_shipped_names_engines_and_batchings_that_exist() -> None:
 
 
 @pytest.mark.usefixtures("planted")
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_table_tells_models_by_kernels_and_size_and_has_no_row_for_some_devices(
-    device: str,
-) -> None:
-    small = {"w": torch.zeros(99, 200, device=device), "b": torch.zeros(200, device=device)}
-    for kernel in ((2, 2, 2), (2, 2, 2, 2)):
-        params = {**small, "kernel": torch.zeros(kernel, device=device)}
-        assert measured_default(params) == CONVOLUTIONAL
-    assert measured_default(small) == SMALL
-    assert measured_default({**small, "c": torch.zeros(1, device=device)}) == DENSE
+def test_table_goes_by_kernels_and_size_and_has_no_row_for_some_devices() -> None:
+    for device in ("cpu", "meta"):
+        small = {"w": torch.zeros(99, 200, device=device), "b": torch.zeros(200, device=device)}
+        for kernel in ((2, 2, 2), (2, 2, 2, 2)):
+            params = {**small, "kernel": torch.zeros(kernel, device=device)}
+            assert measured_default(params) == CONVOLUTIONAL
+        assert measured_default(small) == SMALL
+        assert measured_default({**small, "c": torch.zeros(1, device=device)}) == DENSE

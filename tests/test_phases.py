@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators import BilevelProblem, Estimator, MetaGradient, Params, create
+from estimators import BilevelProblem, MetaGradient, Params, create
 from estimators.base.phases import Phase, phase, watched
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
@@ -38,35 +38,23 @@ def test_innermost_phase_counts_and_the_enclosing_one_comes_back() -> None:
             with phase(Phase.META_GRADIENT):
                 pass
 
-    assert changes(work) == "oiomom"
-
-
-def test_phase_ends_with_an_exception_and_watching_with_its_block() -> None:
-    def work() -> None:
+    def failing() -> None:
         with pytest.raises(ZeroDivisionError), phase(Phase.INNER_LOOP):
             raise ZeroDivisionError
 
-    assert changes(work) == "im"
-    seen: list[Phase] = []
-    with watched(seen.append):
-        pass
-    work()
-    assert not seen
-
-
-def test_inner_watcher_takes_over_and_gives_back() -> None:
     outer: list[Phase] = []
     with watched(outer.append):
-        assert changes(lambda: phase(Phase.INNER_LOOP).__enter__()) == "i"
-        assert not outer
+        assert changes(work) == "oiomom"
+        assert changes(failing) == "im"
+        assert not outer  # an inner watcher takes over, and gives back
         with phase(Phase.OUTER_GRADIENT):
             pass
+    work()
     assert outer == [Phase.OUTER_GRADIENT, Phase.META_GRADIENT]
 
 
-@pytest.mark.parametrize(
-    ("estimators", "depth", "phases"),
-    [
+def test_every_estimator_reports_its_phases() -> None:
+    for estimators, depth, phases in (
         (("maml", "adjoint", "fomaml", "anil"), 0, "om"),
         (("maml", "adjoint", "fomaml", "anil", "reptile", "imaml"), 3, "im" * 3 + "om"),
         (("truncated(order=0)", "truncated(order=2)", "binom(order=2)"), 3, "im" * 3 + "om"),
@@ -74,14 +62,10 @@ def test_inner_watcher_takes_over_and_gives_back() -> None:
         (("hybrid(order=1, window=2)", "neumann(terms=2, lam=50.0)"), 3, "im" * 3 + "om"),
         (("maml(checkpoint='sqrt')",), 3, "im" * 3 + "om" + "im" * 3),  # steps are taken again
         (("mixed",), 3, "im" * 3 + "om" * 3),
-    ],
-)
-def test_every_estimator_reports_its_phases(
-    estimators: tuple[str, ...], depth: int, phases: str
-) -> None:
-    arguments = sinusoid(depth)
-    for spec in estimators:
-        assert changes(partial(create(spec), *arguments)) == phases, spec
+    ):
+        arguments = sinusoid(depth)
+        for spec in estimators:
+            assert changes(partial(create(spec), *arguments)) == phases, (spec, depth)
 
 
 class Observed(torch.autograd.Function):
@@ -140,36 +124,28 @@ def test_outer_gradient_ends_in_the_middle_of_one_backward_pass(
     assert now == [Phase.META_GRADIENT]
 
 
-class Foreign(Estimator):
-    """An estimator that somebody else writes with `BilevelProblem`."""
-
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        for phi in problem.trajectory(params):
-            end = {name: value + 0 for name, value in phi.items()}  # ours, not the inner loop's
-        outer_loss, g = problem.outer_gradient(end)
-        return MetaGradient(g, outer_loss, end, hvps=0, serial_depth=0)
-
-
-def test_estimators_of_others_report_their_phases_too() -> None:
-    assert changes(lambda: Foreign()(*sinusoid(2))) == "imimom"
-
-
 def test_work_between_inner_steps_is_no_inner_loop() -> None:
     problem, params = sinusoid(2)
     now = [Phase.META_GRADIENT]
-    with watched(lambda which: now.append(which)):
+    with watched(now.append):
         between = [now[-1] for _ in problem.states(params)]
     assert between == [Phase.META_GRADIENT] * 3
 
+    def estimator_of_others() -> None:
+        *_, end = problem.trajectory(params)
+        problem.outer_gradient(end)
 
-@pytest.mark.parametrize("estimator", ["maml", "truncated(order=1)", "anil", "binom(order=1)"])
-def test_watching_changes_no_bit(estimator: str) -> None:
-    work, arguments = create(estimator), sinusoid(3)
-    alone = work(*arguments)
-    with watched(lambda which: None):
-        seen = work(*arguments)
-    for one, other in ((alone.gradient, seen.gradient), (alone.adapted, seen.adapted)):
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert changes(estimator_of_others) == "imimom"
+
+
+def test_watching_changes_no_bit() -> None:
+    arguments = sinusoid(3)
+    for spec in ("maml", "truncated(order=1)", "anil", "binom(order=1)"):
+        unwatched = create(spec)(*arguments)
+        with watched(lambda which: None):
+            seen = create(spec)(*arguments)
+        for one, other in ((unwatched.gradient, seen.gradient), (unwatched.adapted, seen.adapted)):
+            assert all(torch.equal(one[name], other[name]) for name in one), spec
 
 
 def test_other_threads_are_not_watched() -> None:
@@ -183,10 +159,9 @@ def test_other_threads_are_not_watched() -> None:
     assert changes(run) == ""
 
 
-@pytest.mark.parametrize("estimator", ["maml", "adjoint"])
-def test_nothing_is_reported_while_torch_compiles(estimator: str) -> None:
+def test_nothing_is_reported_while_torch_compiles() -> None:
     problem, params = sinusoid(2, torch.float64)
-    estimate = create(estimator).estimate
+    estimate = create("maml").estimate
     traced: Any = torch.compile(estimate, fullgraph=True, backend="eager")
     with torch.enable_grad():
         expected = estimate(problem, params).gradient

@@ -9,21 +9,17 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from estimators import (
-    BilevelProblem,
-    Params,
-    create,
-    trainable,
-)
+from estimators import BilevelProblem, Params, create, trainable
 from estimators.base.module_loss import Batch, Criterion
 from tests.support.modules import SPECS, conv_net, images, mlp, problem_of, regression
 from tests.support.oracle import flatten, relative_error
 
 PRODUCTS = {"mm", "addmm", "bmm", "convolution", "convolution_backward"}
+TOLERANCE = {"mlp": 0.05, "conv": 0.1}
 
 
 class ProductTypes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees in which types matrix products and convolutions are computed."""
+    """Note in which types matrix products and convolutions are computed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -52,10 +48,6 @@ def net_in_precision(net: str, dtype: torch.dtype) -> tuple[BilevelProblem, Para
     return problem_of(module, criterion, support, query), trainable(module)
 
 
-def tolerance(net: str) -> float:
-    return {"mlp": 0.05, "conv": 0.1}[net]
-
-
 @pytest.mark.parametrize("spec", MIXED)
 @pytest.mark.parametrize("net", ["mlp", "conv"])
 def test_autocast_computes_products_in_bfloat16_and_the_rest_in_float32(
@@ -72,21 +64,11 @@ def test_autocast_computes_products_in_bfloat16_and_the_rest_in_float32(
         assert result.gradient[name].dtype == result.adapted[name].dtype == torch.float32
         assert value.dtype == torch.float32
     error = relative_error(result.gradient, flatten(expected.gradient))
-    assert 0 < error < tolerance(net)
+    assert 0 < error < TOLERANCE[net]
     assert result.outer_loss.dtype == torch.float32
     assert float(result.outer_loss) == pytest.approx(float(expected.outer_loss), rel=0.05)
-
-
-@pytest.mark.parametrize("spec", ["maml", "binom(order=2)"])
-def test_autocast_ends_with_its_block(spec: str) -> None:
-    problem, params = net_in_precision("mlp", torch.float32)
-    expected = create(spec)(problem, params)
-    with torch.autocast("cpu", torch.bfloat16):
-        create(spec)(problem, params)
-    with ProductTypes() as products:
-        result = create(spec)(problem, params)
-    assert products.seen == {torch.float32}
-    assert torch.equal(flatten(result.gradient), flatten(expected.gradient))
+    again = create(spec)(problem, params)  # where autocast has ended
+    assert torch.equal(flatten(again.gradient), flatten(expected.gradient))
 
 
 @pytest.mark.parametrize("spec", MIXED)
@@ -100,4 +82,4 @@ def test_parameters_may_be_bfloat16_throughout(spec: str, net: str) -> None:
     tensors = [*result.gradient.values(), *result.adapted.values(), result.outer_loss]
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
     found = {name: value.float() for name, value in result.gradient.items()}
-    assert relative_error(found, flatten(expected.gradient)) < tolerance(net)
+    assert relative_error(found, flatten(expected.gradient)) < TOLERANCE[net]
