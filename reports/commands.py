@@ -55,6 +55,7 @@ def reproduce(
     from harness.commands.reproduce import EXPERIMENTS, SCALES, measure, needed
     from harness.commands.train import refuse_missing_data
     from reports.reproduction.write import write
+    from reports.tables.text import as_text
 
     chosen = next((one for one in SCALES if one == scale), None)
     if chosen is None:
@@ -72,7 +73,7 @@ def reproduce(
     for piece in pieces:
         if piece.name in wanted:
             print(f"{piece.name}: {piece.title}")
-            for line in piece.notes:
+            for line in [*piece.notes, *map(", ".join, as_text(piece.agreement))]:
                 print(f"  {line}")
     missing = sorted(set(wanted) - {piece.name for piece in pieces})
     if missing:

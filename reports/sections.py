@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from reports import figures
-from reports.figures import Chart
+from reports.figures import accuracy, bias, cost, history, parallel, tradeoffs
+from reports.figures.style import Chart
 from reports.tables import break_even, text
 from reports.tables.accuracy import (
     JUDGED,
     curves,
     differences,
+    differences_table,
     setting_text,
     settings,
     test_results,
@@ -165,13 +166,13 @@ def _environments(view: View) -> Iterator[Block]:
 
 def _along_training(view: View) -> Iterator[Block]:
     if not view.training.empty and view.training["trained"].nunique() > 1:
-        yield partial(figures.bias_along_training, view.training)
+        yield partial(bias.bias_along_training, view.training)
 
 
 def _over_models(view: View) -> Iterator[Block]:
     if not view.models.empty and view.models["model"].nunique() > 1:
-        for cost in ("time", "peak_memory"):
-            yield partial(figures.cost_against_model, view.models, cost)
+        for metric in ("time", "peak_memory"):
+            yield partial(cost.cost_against_model, view.models, metric)
 
 
 def _break_even(view: View) -> Iterator[Block]:
@@ -179,19 +180,19 @@ def _break_even(view: View) -> Iterator[Block]:
     depths = break_even.break_evens(compared)
     if not depths.empty:
         yield break_even.ABOUT
-        yield partial(figures.time_over_exact, compared, depths)
+        yield partial(parallel.time_over_exact, compared, depths)
         yield break_even.break_even_table(depths)
 
 
 def _history(view: View) -> Iterator[Block]:
-    history, setting = view.snapshot.history, setting_of(view.here)
-    rows = history.of_setting(setting, view.families)
+    numbers, setting = view.snapshot.history, setting_of(view.here)
+    rows = numbers.of_setting(setting, view.families)
     if rows.empty or (not view.metric and rows["commit"].nunique() < 2):
         return
-    changes = history.changes(setting, tuple(view.families))
+    changes = numbers.changes(setting, tuple(view.families))
     for metric in [view.metric] if view.metric else _OVER_COMMITS:
         of_metric = rows[rows["metric"].isin((metric, ""))]
-        yield partial(figures.history, of_metric, changes[changes["metric"] == metric])
+        yield partial(history.over_commits, of_metric, changes[changes["metric"] == metric])
     if not changes.empty:
         yield "Commits at which a metric changed its level, newest first:"
         yield changes_table(changes)
@@ -205,11 +206,12 @@ def _trainings(view: View) -> Iterator[Block]:
         yield outer
         for metric in [name for name in JUDGED if (setting["metric"] == name).any()]:
             compared = differences(setting, metric)
-            yield partial(figures.learning_curves, curves(setting, metric, "validation"))
-            yield partial(figures.learning_curves, curves(setting, metric, "train"))
-            yield partial(figures.test_accuracy, test_results(setting, metric))
-            yield partial(figures.paired_differences, compared)
-            yield list(compared["text"])
+            yield partial(accuracy.learning_curves, curves(setting, metric, "validation"))
+            yield partial(accuracy.learning_curves, curves(setting, metric, "train"))
+            yield partial(accuracy.test_accuracy, test_results(setting, metric))
+            yield partial(accuracy.paired_differences, compared)
+            if not compared.empty:
+                yield differences_table(compared, metric)
 
 
 def _reproduction(view: View) -> Iterator[Block]:
@@ -225,6 +227,9 @@ def _reproduction(view: View) -> Iterator[Block]:
             yield [*piece.notes]
             yield from piece.charts
             yield piece.table
+            if not piece.agreement.empty:
+                yield "Beside the paper:"
+                yield piece.agreement
 
 
 def _profiles(view: View) -> Iterator[Block]:
@@ -263,18 +268,18 @@ def profile_blocks(profile: "Profile") -> Iterator[Block]:
 # Figures without a title come first: after a titled section they would continue it.
 SECTIONS = (
     Section("Overview", "depth", _recommendation),
-    _figure("Overview", figures.bias_against_memory, "here", "bias", "peak_memory"),
-    _figure("Overview", figures.bias_against_time, "here", "time_ratio"),
-    _figure("Bias", figures.bias_against_order, "here", "bias", "bound"),
-    _figure("Bias", figures.bias_against_depth, "setting"),
-    _figure("Bias", figures.bias_by_task, "errors"),
-    _figure("Bias", figures.cosine, "here", "cosine_distance"),
-    _figure("Cost", figures.work_against_depth, "setting", "time_ratio"),
-    _figure("Cost", figures.memory_against_depth, "setting", "peak_memory"),
-    _figure("Cost", figures.time_against_depth, "setting", "time"),
-    _figure("Cost", figures.work_and_serial_depth, "here", "hvps"),
-    _figure("Cost", figures.time_against_serial_depth, "here", "serial_depth"),
-    _figure("Cost", figures.phases, "here", "time_inner_loop"),
+    _figure("Overview", tradeoffs.bias_against_memory, "here", "bias", "peak_memory"),
+    _figure("Overview", tradeoffs.bias_against_time, "here", "time_ratio"),
+    _figure("Bias", bias.bias_against_order, "here", "bias", "bound"),
+    _figure("Bias", bias.bias_against_depth, "setting"),
+    _figure("Bias", bias.bias_by_task, "errors"),
+    _figure("Bias", bias.cosine, "here", "cosine_distance"),
+    _figure("Cost", cost.work_against_depth, "setting", "time_ratio"),
+    _figure("Cost", cost.memory_against_depth, "setting", "peak_memory"),
+    _figure("Cost", cost.time_against_depth, "setting", "time"),
+    _figure("Cost", cost.work_and_serial_depth, "here", "hvps"),
+    _figure("Cost", parallel.time_against_serial_depth, "here", "serial_depth"),
+    _figure("Cost", cost.phases, "here", "time_inner_loop"),
     Section("Overview", "depth", _by_memory, "First choice within a budget of memory"),
     Section("Overview", "store", _findings, "Findings at the newest commit"),
     Section("Overview", "store", _contents, "In the store"),

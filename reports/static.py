@@ -15,7 +15,7 @@ from harness.store.events import Problem
 from harness.store.table import StoreError
 from harness.support.files import put
 from harness.support.markdown import code, plain
-from reports.figures import Chart
+from reports.figures.style import Chart
 from reports.sections import SECTIONS, Answer, Block, Command, joined, parts_of
 from reports.tables import cells, text
 from reports.tables.advice import by_memory, verdict
@@ -28,14 +28,7 @@ _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 @dataclass(frozen=True)
 class Report:
-    """A report on the newest commit of a store.
-
-    Attributes:
-        commit: its label.
-        page: HTML.
-        summary: Markdown.
-        problems: files that could not be read, and are left out.
-    """
+    """A page of HTML and a summary in Markdown; files with problems are left out of them."""
 
     commit: str
     page: str
@@ -44,26 +37,14 @@ class Report:
 
 
 def write(store: Path, out: Path) -> tuple[list[Path], Report]:
-    """Write OUT/index.html and OUT/summary.md for the newest commit of a store.
-
-    Returns:
-        The files (older ones are replaced only when the new ones are whole) and their content.
-
-    Raises:
-        StoreError: the store is missing or empty, or no file in it can be read.
-        UserError: the folder cannot be written.
-    """
+    """Write OUT/index.html and OUT/summary.md for the newest commit of a store."""
     report = render(store)
     pages = {"index.html": report.page, "summary.md": report.summary}
     return put(out, {name: text.encode() for name, text in pages.items()}), report
 
 
 def render(store: Path) -> Report:
-    """Make the report.
-
-    Raises:
-        StoreError: the store is missing or empty, or no file in it can be read.
-    """
+    """Make the report on the newest commit of a store that has any."""
     snapshot = read(store)
     table = cells.latest(snapshot.cells)
     if table.empty:

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports import figures
-from reports.figures.parallel import options_text
+from reports.figures.parallel import options_text, time_against_serial_depth, time_over_exact
 from reports.tables.break_even import (
     break_even_depth,
     break_even_table,
@@ -132,7 +131,7 @@ def test_figure_has_a_panel_for_each_model_and_marks_break_evens() -> None:
     rows = cells(vmap=[20.0, 5.0], adjoint=[15.0, 13.0], maml=[10.0, 10.0])
     other = rows.assign(model="mlp-100-100", cell="other " + rows["cell"])
     table = compared(in_few_parts(pd.concat([rows, other], ignore_index=True)))
-    chart = figures.time_over_exact(table, break_evens(table))
+    chart = time_over_exact(table, break_evens(table))
     spec = chart.to_dict()
     json.dumps(spec, allow_nan=False)  # as a browser reads it
     assert spec["facet"]["sort"] == ["mlp-40-40", "mlp-100-100"]
@@ -151,25 +150,25 @@ def test_figure_has_a_panel_for_each_model_and_marks_break_evens() -> None:
 
 def test_figure_says_that_exact_maml_is_missing() -> None:
     rows = cells((5,), vmap=[20.0])
-    chart = figures.time_over_exact(compared(rows), break_evens(compared(rows)))
+    chart = time_over_exact(compared(rows), break_evens(compared(rows)))
     assert "Exact MAML was not timed" in str(chart.to_dict())
 
 
 def test_exact_maml_alone_is_drawn_without_a_break_even() -> None:
     table = compared(cells(maml=[10.0, 10.0]))
-    drawn = data(figures.time_over_exact(table, break_evens(table)))
+    drawn = data(time_over_exact(table, break_evens(table)))
     assert [row["over_exact"] for row in drawn] == [1, 1]
     assert not any(row.get("break_even") for row in drawn)
 
 
 def test_times_stand_over_serial_depth_with_their_options() -> None:
     rows = cells((5,), vmap=[20.0], adjoint=[21.0], maml=[10.0]).assign(serial_depth=[2, 5, 5])
-    chart = figures.time_against_serial_depth(rows)
+    chart = time_against_serial_depth(rows)
     assert [row["serial_depth"] for row in data(chart)] == [2, 5, 5]
     (names,) = layers(chart, "text")
     assert names["encoding"]["text"]["field"] == "options"
     assert [row["options"] for row in data(chart, "text")] == ["2, vmap"]
-    assert "No cell here" in str(figures.time_against_serial_depth(rows.head(0)).to_dict())
+    assert "No cell here" in str(time_against_serial_depth(rows.head(0)).to_dict())
 
 
 def test_options_are_written_in_short() -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from harness.store.summary import print_summary
 from harness.store.table import load_sound
 from reports import static
-from reports.figures import phases, time_against_depth, work_and_serial_depth
+from reports.figures.cost import phases, time_against_depth, work_and_serial_depth
 from reports.tables.cells import cells, sections
 from reports.tables.text import readable
 from tests.support.app_pages import FIGURES, PAGES, figures, opened

@@ -7,13 +7,16 @@ import pandas as pd
 import pytest
 
 from harness.store.table import load_sound
-from reports import figures
+from reports.figures.bias import bias_against_order
+from reports.figures.cost import memory_against_depth, time_against_depth
+from reports.figures.style import PALETTE, look
+from reports.figures.tradeoffs import bias_against_memory, bias_against_time
 from reports.tables import cells as tables
 from reports.tables import text
 from tests.support.stores import BIASES, COMMITS, NOTE, write_run, write_store
 
-AT_DEPTH = (figures.bias_against_time, figures.bias_against_memory, figures.bias_against_order)
-OVER_DEPTH = (figures.time_against_depth, figures.memory_against_depth)
+AT_DEPTH = (bias_against_time, bias_against_memory, bias_against_order)
+OVER_DEPTH = (time_against_depth, memory_against_depth)
 
 
 @pytest.fixture(scope="module")
@@ -119,17 +122,17 @@ def test_depth_figures_hold_all_depths(figure: Any, rows: pd.DataFrame) -> None:
 
 
 def test_axes_carry_units(here: pd.DataFrame, rows: pd.DataFrame) -> None:
-    assert titles(figures.bias_against_time(here).to_dict())[0] == "time / inner gradient (×)"
-    assert titles(figures.bias_against_memory(here).to_dict())[0] == "peak memory (MiB)"
-    assert titles(figures.bias_against_order(here).to_dict())[0] == "order L"
-    assert titles(figures.time_against_depth(rows).to_dict()) == (
+    assert titles(bias_against_time(here).to_dict())[0] == "time / inner gradient (×)"
+    assert titles(bias_against_memory(here).to_dict())[0] == "peak memory (MiB)"
+    assert titles(bias_against_order(here).to_dict())[0] == "order L"
+    assert titles(time_against_depth(rows).to_dict()) == (
         "depth K (inner steps)",
         "time (ms)",
     )
 
 
 def test_exact_estimators_stand_on_the_bottom_line(here: pd.DataFrame) -> None:
-    drawn = {p["estimator"]: p for p in points(figures.bias_against_time(here).to_dict())}
+    drawn = {p["estimator"]: p for p in points(bias_against_time(here).to_dict())}
     assert drawn["maml"]["bias_drawn"] == drawn["adjoint"]["bias_drawn"]
     assert drawn["maml"]["bias_drawn"] < min(
         point["bias_drawn"] for name, point in drawn.items() if name not in ("maml", "adjoint")
@@ -146,8 +149,8 @@ def test_intervals_only_where_there_are_some(here: pd.DataFrame) -> None:
             if one["mark"]["type"] == "rule"
         ]
 
-    assert bars(figures.bias_against_time) == ["y2", "x2"]
-    assert bars(figures.bias_against_memory) == ["y2"]
+    assert bars(bias_against_time) == ["y2", "x2"]
+    assert bars(bias_against_memory) == ["y2"]
 
 
 @pytest.mark.parametrize("figure", AT_DEPTH + OVER_DEPTH)
@@ -157,13 +160,13 @@ def test_nothing_measured_is_said(figure: Any, rows: pd.DataFrame) -> None:
 
 
 def test_style_is_that_of_the_name_alone(here: pd.DataFrame) -> None:
-    assert len({figures.look(name) for name in figures.PALETTE}) == len(figures.PALETTE)
-    assert figures.look("someone:new") == figures.look("someone:new")
+    assert len({look(name) for name in PALETTE}) == len(PALETTE)
+    assert look("someone:new") == look("someone:new")
     for part in (here, here[here["family"] == "binom"]):
-        spec = figures.bias_against_time(part).to_dict()
+        spec = bias_against_time(part).to_dict()
         scale = spec["layer"][0]["encoding"]["color"]["scale"]
         colours = dict(zip(scale["domain"], scale["range"], strict=True))
-        assert colours["binom"] == figures.PALETTE["binom"][0]
+        assert colours["binom"] == PALETTE["binom"][0]
 
 
 def test_a_thicket_of_orders_is_thinned(here: pd.DataFrame) -> None:
@@ -172,7 +175,7 @@ def test_a_thicket_of_orders_is_thinned(here: pd.DataFrame) -> None:
         binom.assign(order=order, estimator=f"binom(order={order})") for order in range(1, 10)
     )
     many["order"] = many["order"].astype("Int64")
-    drawn = points(figures.time_against_depth(many).to_dict())
+    drawn = points(time_against_depth(many).to_dict())
     assert {point["order"] for point in drawn} == {1, 2, 4, 8}
 
 

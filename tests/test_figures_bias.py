@@ -7,8 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports import figures
-from reports.figures.bias import spread
+from reports.figures.bias import (
+    bias_against_depth,
+    bias_against_order,
+    bias_along_training,
+    bias_by_task,
+    cosine,
+    spread,
+)
 from reports.figures.lines import apart
 from tests.support.figure_rows import data, heading, layers, make_rows
 
@@ -31,7 +37,7 @@ TRAINING = make_rows(
 
 
 def test_theory_allows_bias_up_to_a_dashed_line_of_each_estimator() -> None:
-    chart = figures.bias_against_order(ORDERS)
+    chart = bias_against_order(ORDERS)
     dashed = next(one for one in layers(chart, "line") if "strokeDash" in one["mark"])
     assert dashed["encoding"]["y"]["field"] == "bound"
     assert dashed["encoding"]["detail"]["field"] == "line"
@@ -47,7 +53,7 @@ def test_theory_allows_bias_up_to_a_dashed_line_of_each_estimator() -> None:
 
 
 def test_the_band_of_a_bound_is_its_interval_where_that_can_be_drawn() -> None:
-    chart = figures.bias_against_order(ORDERS)
+    chart = bias_against_order(ORDERS)
     (band,) = layers(chart, "area")
     assert band["encoding"]["y2"]["field"] == "bound_high"
     lows = {(row["family"], row["order"]): row["bound_low"] for row in data(chart, "area")}
@@ -63,7 +69,7 @@ def test_variants_of_an_estimator_have_a_line_each() -> None:
         bias=[1.0, 1.0, 0.2, 0.1, 0.0, 0.3, 0.2],
         bound=[6.0, 6.0, 3.0, 1.0, math.nan, 3.0, 1.0],
     )
-    chart = figures.bias_against_order(rows)
+    chart = bias_against_order(rows)
     dashed, line = layers(chart, "line")
     for one in (dashed, line):
         assert one["encoding"]["detail"]["field"] == "line"
@@ -77,7 +83,7 @@ def test_variants_of_an_estimator_have_a_line_each() -> None:
 
 
 def test_bounds_far_above_all_bias_do_not_flatten_it() -> None:
-    chart = figures.bias_against_order(ORDERS.assign(bound=1e12, bound_high=1e13))
+    chart = bias_against_order(ORDERS.assign(bound=1e12, bound_high=1e13))
     (dots,) = layers(chart, "point")
     assert dots["encoding"]["y"]["scale"]["domain"][1] <= 1e4
     assert "(clipped)" in heading(chart)[1]
@@ -85,7 +91,7 @@ def test_bounds_far_above_all_bias_do_not_flatten_it() -> None:
 
 
 def test_a_bound_with_an_endless_interval_is_drawn_without_it() -> None:
-    chart = figures.bias_against_order(ORDERS.assign(bound=2.0, bound_high=math.inf))
+    chart = bias_against_order(ORDERS.assign(bound=2.0, bound_high=math.inf))
     assert not layers(chart, "area")
     (dots,) = layers(chart, "point")
     assert dots["encoding"]["y"]["scale"]["domain"][1] <= 10
@@ -93,14 +99,14 @@ def test_a_bound_with_an_endless_interval_is_drawn_without_it() -> None:
 
 @pytest.mark.parametrize("bound", [math.nan, 0.0, math.inf])
 def test_without_a_bound_none_is_drawn(bound: float) -> None:
-    chart = figures.bias_against_order(ORDERS.assign(bound=bound))
+    chart = bias_against_order(ORDERS.assign(bound=bound))
     assert not layers(chart, "area")
     assert "bound" not in heading(chart)[1]
 
 
 def test_bias_over_depth_has_every_depth() -> None:
     rows = make_rows("maml", "binom(order=1)", depths=(1, 5, 20), bias=[0.0, 0.3])
-    chart = figures.bias_against_depth(rows)
+    chart = bias_against_depth(rows)
     drawn = {(row["estimator"], row["depth"]): row["bias_drawn"] for row in data(chart)}
     assert len(drawn) == 6
     assert drawn["binom(order=1)", 20] == pytest.approx(0.3)
@@ -110,7 +116,7 @@ def test_bias_over_depth_has_every_depth() -> None:
 
 
 def test_curvature_stands_below_bias_on_the_same_steps() -> None:
-    chart = figures.bias_along_training(TRAINING)
+    chart = bias_along_training(TRAINING)
     spec = chart.to_dict()
     assert spec["width"] == "container"
     assert {(row["estimator"], row["trained"]) for row in data(chart)} == {
@@ -132,10 +138,10 @@ def test_curvature_stands_below_bias_on_the_same_steps() -> None:
 
 
 def test_bias_along_training_needs_no_curvature_but_steps() -> None:
-    chart = figures.bias_along_training(TRAINING.assign(curvature=math.nan))
+    chart = bias_along_training(TRAINING.assign(curvature=math.nan))
     assert len(data(chart)) == 9
     assert "lambda" not in heading(chart)[1]
-    same = figures.bias_along_training(TRAINING[TRAINING["trained"] == 100])
+    same = bias_along_training(TRAINING[TRAINING["trained"] == 100])
     assert "do not differ in meta-training" in str(same.to_dict())
 
 
@@ -152,7 +158,7 @@ def samples_of(values: dict[str, list[float]]) -> pd.DataFrame:
 
 def test_every_task_is_a_point_and_medians_are_marked() -> None:
     values = {"fomaml": [3.0, 1.0, 2.0], "maml": [0.0, 1e-17, 0.0], "binom(order=1)": [1e-3, 0.1]}
-    chart = figures.bias_by_task(samples_of(values))
+    chart = bias_by_task(samples_of(values))
     drawn = pd.DataFrame(data(chart))
     assert drawn.groupby("estimator")["bias"].agg(list).to_dict() == values
     assert (drawn["bias_drawn"] > 0).all()
@@ -183,7 +189,7 @@ def test_angles_are_one_row_each() -> None:
         cosine_distance_low=[0.4, 0.0, -0.02],
         cosine_distance_high=[0.6, 1e-32, 0.04],
     )
-    chart = figures.cosine(rows)
+    chart = cosine(rows)
     (dots,) = layers(chart, "point")
     assert dots["encoding"]["y"]["sort"] == ["maml", "fomaml", "reptile"]
     assert dots["encoding"]["x"]["title"] == "1 - cosine; exact: below 1e-24"
@@ -197,8 +203,8 @@ def test_angles_are_one_row_each() -> None:
 @pytest.mark.parametrize(
     "figure",
     [
-        *(figures.bias_against_order, figures.bias_against_depth, figures.bias_along_training),
-        figures.cosine,
+        *(bias_against_order, bias_against_depth, bias_along_training),
+        cosine,
     ],
 )
 def test_nothing_measured_is_said(figure: Any) -> None:
@@ -211,7 +217,7 @@ def test_nothing_measured_is_said(figure: Any) -> None:
 
 def test_without_samples_there_are_none_by_task() -> None:
     for samples in (samples_of({"fomaml": []}), samples_of({"fomaml": [math.nan]})):
-        assert "No cell here" in str(figures.bias_by_task(samples).to_dict())
+        assert "No cell here" in str(bias_by_task(samples).to_dict())
 
 
 def test_labels_at_the_ends_of_lines_keep_apart() -> None:

@@ -7,8 +7,16 @@ import pandas as pd
 import pytest
 
 from estimators.base.phases import Phase
-from reports import figures
-from reports.figures.cost import in_gradients
+from reports.figures.cost import (
+    cost_against_model,
+    in_gradients,
+    memory_against_depth,
+    phases,
+    time_against_depth,
+    work_against_depth,
+    work_and_serial_depth,
+)
+from reports.figures.samples import samples_in_order
 from reports.figures.style import PHASES
 from tests.support.figure_rows import data, heading, layers, make_rows
 
@@ -37,7 +45,7 @@ def test_costs_in_gradients_follow_the_estimator_and_its_counted_products() -> N
 
 def test_work_stands_over_its_floor() -> None:
     rows = make_rows("maml", "someone:new", depths=(5, 10), time_ratio=[20.0, 9.0])
-    chart = figures.work_against_depth(rows)
+    chart = work_against_depth(rows)
     dashed = next(one for one in layers(chart, "line") if "strokeDash" in one["mark"])
     assert dashed["encoding"]["y"]["field"] == "floor"
     assert dashed["encoding"]["y"]["title"] == "time / inner gradient (×)"
@@ -47,7 +55,7 @@ def test_work_stands_over_its_floor() -> None:
     assert drawn["maml", 10] == 31
     assert drawn["someone:new", 5] is None
     assert "dashed: cost model" in heading(chart)[1]
-    unknown = figures.work_against_depth(rows[rows["estimator"] == "someone:new"])
+    unknown = work_against_depth(rows[rows["estimator"] == "someone:new"])
     assert "cost model" not in heading(unknown)[1]
 
 
@@ -57,7 +65,7 @@ def test_models_stand_at_their_size(cost: str) -> None:
     small[cost] = [2.0, 1.0]
     alike = small.assign(model="mlp-40-40(init='torch')")
     large = small.assign(model="mlp-100-100", baseline_memory=8.0)
-    chart = figures.cost_against_model(pd.concat([small, alike, large]), cost)
+    chart = cost_against_model(pd.concat([small, alike, large]), cost)
     (dots,) = layers(chart, "point")
     x = dots["encoding"]["x"]
     assert x["title"] == "model, at its baseline memory (MiB)"
@@ -73,7 +81,7 @@ def test_models_stand_at_their_size(cost: str) -> None:
 
 def test_products_and_serial_ones_stand_side_by_side() -> None:
     rows = make_rows("maml", "fomaml", "binom(order=2)", hvps=[5, 0, 8], serial_depth=[5, 0, 2])
-    chart = figures.work_and_serial_depth(rows)
+    chart = work_and_serial_depth(rows)
     counts = {(row["estimator"], row["kind"]): row["count"] for row in data(chart, "bar")}
     assert counts["binom(order=2)", "HVPs"] == 8
     assert counts["binom(order=2)", "serial HVPs"] == 2
@@ -87,7 +95,7 @@ def test_products_and_serial_ones_stand_side_by_side() -> None:
 
 def test_phases_add_up_and_have_the_colours_of_profiles() -> None:
     assert [*PHASES] == [str(phase) for phase in Phase]
-    chart = figures.phases(TIMES)
+    chart = phases(TIMES)
     (bar,) = layers(chart, "bar")
     assert bar["encoding"]["y"]["sort"] == ["fomaml", "maml"]
     assert bar["encoding"]["x"]["title"] == "time (ms)"
@@ -114,21 +122,21 @@ def test_samples_have_a_panel_for_each_metric() -> None:
             "value": [5.0, 6.0, 7.0, 20.0, 21.0],
         }
     )
-    chart = figures.samples_in_order(taken)
+    chart = samples_in_order(taken)
     first, second = layers(chart, "line")
     assert first["encoding"]["y"]["title"] == "time (ms)"
     assert second["encoding"]["y"]["title"] == "time / inner gradient (×)"
     ranges = [one["encoding"]["y"]["scale"]["range"] for one in (first, second)]
     assert max(ranges[0]) < min(ranges[1])
     assert [row["value"] for row in data(chart, "line", 1)] == [20.0, 21.0]
-    assert "No cell here" in str(figures.samples_in_order(taken.head(0)).to_dict())
+    assert "No cell here" in str(samples_in_order(taken.head(0)).to_dict())
 
 
 @pytest.mark.parametrize(
     "figure",
     [
-        *(figures.time_against_depth, figures.memory_against_depth, figures.work_against_depth),
-        *(figures.cost_against_model, figures.work_and_serial_depth, figures.phases),
+        *(time_against_depth, memory_against_depth, work_against_depth),
+        *(cost_against_model, work_and_serial_depth, phases),
     ],
 )
 def test_nothing_measured_is_said(figure: Any) -> None:

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from harness.matrix.metrics import METRICS
-from reports import figures
+from reports.figures.bias import bias_against_depth, bias_against_order
 from reports.figures.scales import on_axis
+from reports.figures.tradeoffs import bias_against_memory, bias_against_time, tradeoff
 from reports.tables.pareto import EXACT, pareto
 from tests.support.figure_rows import data, heading, layers, make_rows
 
@@ -56,7 +57,7 @@ def test_nothing_is_on_the_front_of_nothing() -> None:
 
 
 def test_what_is_beaten_is_faded_and_the_front_goes_in_steps() -> None:
-    chart = figures.tradeoff(ROWS, "time_ratio", "bias")
+    chart = tradeoff(ROWS, "time_ratio", "bias")
     front = {row["estimator"] for row in data(chart) if row["front"]}
     assert front == {"maml", "fomaml", "truncated(order=1)"}
     (dots,) = layers(chart, "point")
@@ -69,7 +70,7 @@ def test_what_is_beaten_is_faded_and_the_front_goes_in_steps() -> None:
 
 
 def test_there_is_no_front_where_less_is_not_better() -> None:
-    chart = figures.tradeoff(ROWS.assign(curvature=0.5), "curvature", "bias")
+    chart = tradeoff(ROWS.assign(curvature=0.5), "curvature", "bias")
     assert not any(row["front"] for row in data(chart))
     assert len(layers(chart, "line")) == 1
     assert "Pareto" not in heading(chart)[1]
@@ -78,7 +79,7 @@ def test_there_is_no_front_where_less_is_not_better() -> None:
 @pytest.mark.parametrize("by", ["depth", "model"])
 def test_small_multiples_have_a_titled_panel_and_a_front_each(by: str) -> None:
     slower = ROWS.assign(time_ratio=2 * ROWS["time_ratio"], depth=10, model="mlp-100-100")
-    chart = figures.tradeoff(pd.concat([ROWS, slower]), "time_ratio", "bias", by=by)
+    chart = tradeoff(pd.concat([ROWS, slower]), "time_ratio", "bias", by=by)
     spec = chart.to_dict()
     titles = {"depth": ["K = 5", "K = 10"], "model": ["mlp-40-40", "mlp-100-100"]}[by]
     assert spec["facet"]["sort"] == titles
@@ -90,7 +91,7 @@ def test_small_multiples_have_a_titled_panel_and_a_front_each(by: str) -> None:
 
 def test_lines_join_orders_that_differ_in_nothing_else() -> None:
     names = ("hybrid(order=1, window=4)", "hybrid(order=2, window=4)", "hybrid(order=1, window=5)")
-    rows = data(figures.bias_against_time(make_rows(*names, bias=0.1, time_ratio=2.0)))
+    rows = data(bias_against_time(make_rows(*names, bias=0.1, time_ratio=2.0)))
     assert [row["series"] for row in rows] == [*2 * ["hybrid(window=4)"], "hybrid(window=5)"]
 
 
@@ -99,7 +100,7 @@ def test_lines_join_orders_that_differ_in_nothing_else() -> None:
 def test_zeros_stay_on_log_axes(x: str, y: str) -> None:
     rows = make_rows("a", "b", "c")
     rows[x], rows[y] = [0.0, 1.0, 3.0], [2.0, 0.0, 0.5]
-    chart = figures.tradeoff(rows, x, y)
+    chart = tradeoff(rows, x, y)
     drawn = data(chart)
     assert len(drawn) == 3
     (dots,) = layers(chart, "point")
@@ -115,7 +116,7 @@ def test_zeros_stay_on_log_axes(x: str, y: str) -> None:
 
 
 def test_a_linear_axis_draws_what_is_there() -> None:
-    chart = figures.tradeoff(ROWS, "hvps", "bias", x_log=False, y_log=False)
+    chart = tradeoff(ROWS, "hvps", "bias", x_log=False, y_log=False)
     rows = {row["estimator"]: row for row in data(chart)}
     assert rows["fomaml"]["hvps_drawn"] == 0
     assert rows["truncated(order=1)"]["bias_drawn_low"] < 0
@@ -149,7 +150,7 @@ def test_ticks_span_the_numbers_and_are_few(values: list[float]) -> None:
 
 
 def test_subtitle_says_what_bars_are_or_why_there_are_none() -> None:
-    title, below = heading(figures.bias_against_time(ROWS))
+    title, below = heading(bias_against_time(ROWS))
     assert title == "Bias against time / inner gradient"
     assert below.splitlines() == [
         "sinusoid, mlp-40-40",
@@ -158,9 +159,9 @@ def test_subtitle_says_what_bars_are_or_why_there_are_none() -> None:
         "bias: bars are the 95 % interval over tasks",
         "time / inner gradient: bars are the quartiles",
     ]
-    below = heading(figures.tradeoff(ROWS, "peak_memory", "resident_memory"))[1]
+    below = heading(tradeoff(ROWS, "peak_memory", "resident_memory"))[1]
     assert below == ""  # nothing was measured
-    below = heading(figures.bias_against_memory(ROWS))[1]
+    below = heading(bias_against_memory(ROWS))[1]
     assert below.endswith("peak memory: deterministic, no error bars")
 
 
@@ -171,12 +172,12 @@ def test_every_metric_can_stand_on_either_axis(name: str) -> None:
         rows[name] = [1.0, 2.0]
     for x, y in ((name, "bias"), ("bias", name)):
         for log in (True, False):
-            chart = figures.tradeoff(rows, x, y, x_log=log, y_log=log)
+            chart = tradeoff(rows, x, y, x_log=log, y_log=log)
             assert len(data(chart)) == 2
             (dots,) = layers(chart, "point")
             shown = dots["encoding"]["x" if x == name else "y"]["title"]
             assert shown.startswith(METRICS[name].title)
-    assert len(data(figures.tradeoff(rows, name, name))) == 2
+    assert len(data(tradeoff(rows, name, name))) == 2
 
 
 @pytest.mark.parametrize("log", [True, False])
@@ -189,7 +190,7 @@ def test_numbers_near_the_largest_float_have_an_axis(most: float, log: bool) -> 
         bias_high=[0.0, 1e-2, math.inf],
         time_ratio=[1.0, 2.0, 3.0],
     )
-    chart = figures.tradeoff(rows, "time_ratio", "bias", y_log=log)
+    chart = tradeoff(rows, "time_ratio", "bias", y_log=log)
     drawn = {row["estimator"]: row for row in data(chart)}
     assert drawn["binom(order=1)"]["bias"] == most
     assert drawn["binom(order=1)"]["bias_drawn_low"] is None  # it has no end to draw
@@ -198,8 +199,8 @@ def test_numbers_near_the_largest_float_have_an_axis(most: float, log: bool) -> 
         ends = layers(chart, "point")[0]["encoding"]["y"]["scale"]["domain"]
         places = [row["bias_drawn"] for row in drawn.values()]
         assert 0 < ends[0] <= min(places) < max(places) <= ends[1] < math.inf
-    assert len(data(figures.bias_against_order(rows))) == 3
-    assert len(data(figures.bias_against_depth(rows))) == 3
+    assert len(data(bias_against_order(rows))) == 3
+    assert len(data(bias_against_depth(rows))) == 3
 
 
 @pytest.mark.parametrize("value", [5e-324, 1e-300, 1e-201, 1.0, 9.9e307, 1.7e308])

@@ -9,14 +9,14 @@ import pytest
 import vl_convert
 
 from harness.history.changes import changes
-from reports.figures.history import history
+from reports.figures.history import over_commits
 from tests.support.series import commit, noise, series
 
 ORDERED = ("truncated(order=1)", "truncated(order=2)")
 
 
 def drawn(rows: pd.DataFrame) -> dict[str, Any]:
-    spec: dict[str, Any] = history(rows, changes(rows)).to_dict()
+    spec: dict[str, Any] = over_commits(rows, changes(rows)).to_dict()
     shown = vl_convert.vegalite_to_svg(json.dumps(spec | {"width": 600}))
     assert shown.startswith("<svg")
     return spec

@@ -12,7 +12,8 @@ import pytest
 from harness.cell import Cell
 from harness.profiling.folder import SCHEMA, Profile, profile_of, read_profile
 from reports import static
-from reports.figures import Chart, profiles
+from reports.figures import profiles
+from reports.figures.style import Chart
 from tests.support.profile_files import INNER, META, OUTER, write_profile
 from tests.support.stores import MARKUP, write_store
 

@@ -42,32 +42,23 @@ def made(store: Path) -> dict[str, Piece]:
     return {piece.name: piece for piece in made_of(store)}
 
 
-def test_everything_has_what_makes_it() -> None:
+def test_experiments_measure_what_their_figures_show() -> None:
     assert list(PIECES) == list(EXPERIMENTS)
-    for name in EXPERIMENTS:
-        for scale in SCALES:
-            sources = EXPERIMENTS[name][scale]
-            assert name == "fig2" or sources.planned() or sources.configs()
-
-
-def test_what_is_shared_is_measured_once() -> None:
-    assert len(needed(NAMES, "quick")) == 3
-    assert needed(["fig2"], "quick") == []
-    assert needed(["table1", "fig5"], "paper") == [Sources(trainings="paper")]
-
-
-def test_the_papers_hyperparameters_at_its_scale() -> None:
-    for recipe in EXPERIMENTS["table1"]["paper"].configs():
-        assert recipe == TrainingConfig(recipe.cell, bias_every=2000)
-        assert (recipe.steps, recipe.cell.depth, recipe.test_depth) == (20_000, 5, 10)
-        assert recipe.cell.model == "conv4-32"
-
-
-def test_what_fig5_shows_is_trained_at_both_scales() -> None:
     for scale in SCALES:
+        for name in EXPERIMENTS:
+            sources = EXPERIMENTS[name][scale]
+            assert name == "fig2" or sources.planned() or sources.configs(), (name, scale)
         trained = {one.cell.estimator for one in EXPERIMENTS["fig5"][scale].configs()}
         assert {"maml", "fomaml", "truncated(order=2)", "binom(order=2)"} <= trained
         assert any(name.startswith("imaml") for name in trained)
+    # What several need is measured once.
+    assert len(needed(NAMES, "quick")) == 3
+    assert needed(["fig2"], "quick") == []
+    assert needed(["table1", "fig5"], "paper") == [Sources(trainings="paper")]
+    for config in EXPERIMENTS["table1"]["paper"].configs():  # the paper's hyperparameters
+        assert config == TrainingConfig(config.cell, bias_every=2000)
+        assert (config.steps, config.cell.depth, config.test_depth) == (20_000, 5, 10)
+        assert config.cell.model == "conv4-32"
 
 
 def shown(store: Path) -> dict[str, Piece]:
@@ -107,9 +98,9 @@ def test_any_checkpoint_may_be_missing(tmp_path: Path) -> None:
         tmp_path, "fig3a", lambda cell: cell.trained > 0 and cell.estimator != "binom(order=2)"
     )
     found = shown(tmp_path)
-    assert found["fig3a"].notes[0].startswith("After 100 steps")
-    assert "at every of L = 1, 3, 4" not in found["fig3b"].notes[0]  # binom is worse there
-    assert "binom is better than truncated at no order" in found["fig3b"].notes[0]
+    assert found["fig3a"].agreement["steps"].min() == 100
+    row = found["fig3b"].agreement.iloc[0]  # after training, where binom is worse
+    assert (row["beside"], row["lower at L"], row["of L"]) == ("truncated", "none", "1, 3, 4")
 
 
 @pytest.mark.slow
@@ -173,44 +164,47 @@ def test_bounds_are_those_of_theory(made: dict[str, Piece]) -> None:
         # Eq. 12c over the same at L=0: C(K, L+1) x^(L+1) / (K x); truncated: (K-L) x / (K x).
         assert found["binom", order] == pytest.approx(math.comb(5, order + 1) * 0.5**order / 5)
         assert found["truncated", order] == pytest.approx((5 - order) / 5)
-    assert "convex, alpha H = 0.9: binom's bound is the lower one at L = 4." in made["fig2"].notes
+    agreement = made["fig2"].agreement.set_index(["assumption", "alpha H"])
+    assert agreement.loc[("convex", 0.9), "lower at L"] == "4"
 
 
-def test_errors_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
+def test_errors_beside_those_of_the_paper(
+    made: dict[str, Piece], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     piece = made["fig3a"]
     rows = piece.table.set_index("estimator")
     assert rows.loc["binom(order=4)", "median, 0 steps"] == pytest.approx(1e-4)
-    assert rows.loc["truncated(order=4)", "paper, about"] == pytest.approx(0.1)
-    assert [line.count("agrees") for line in piece.notes] == [3, 0]
     assert rows.loc["binom(order=1)", "median, 800 steps"] == pytest.approx(10)
+    assert rows.loc["truncated(order=4)", "paper, about"] == pytest.approx(0.1)
     assert set(piece.data["mini_batch"]) == set(range(1, 26))
-
-
-def test_disagreement_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = piece.agreement.set_index(["steps", "median error of"])["verdict"]
+    assert [*verdicts[0]] == ["agrees"] * 3
     monkeypatch.setattr(reproduced, "_error", lambda family, order, trained: 0.1)
     reproduced.write_cells(tmp_path, "fig3a")
-    told = {piece.name: piece for piece in made_of(tmp_path)}["fig3a"].notes
-    assert "binom(order=4) has median 0.1, in the paper about 0.0001: differs by" in told[0]
+    other = {piece.name: piece for piece in made_of(tmp_path)}["fig3a"].agreement
+    (row,) = other[other["median error of"] == "binom(order=4)"].to_dict("records")
+    assert (row["paper, about"], row["verdict"]) == (1e-4, "differs")
+    assert row["here"] == pytest.approx(0.1)
 
 
 def test_what_training_does_to_the_error(made: dict[str, Piece]) -> None:
-    first, *_, last, about = made["fig3b"].notes
-    assert "binom is better than truncated at every order" in first
-    assert "binom is better than fomaml at every order" in first
-    assert "binom is better than truncated at no order" in last
-    assert "binom is better than fomaml at no order (10 to 10 times" in last
-    assert about.startswith("Measured at 01234567")
-    table = made["fig3b"].table
-    assert len(table) == 4 * 4
-    assert list(table.columns[-6:]) == [f"L={order}" for order in range(6)]
-    assert (table["L=5"] == 0).all()
+    piece = made["fig3b"]
+    agreement = piece.agreement.set_index(["steps", "line", "beside"])
+    for other in ("truncated", "fomaml"):
+        for steps, lower in ((0, "1, 2, 3, 4"), (800, "none")):
+            assert agreement.loc[(steps, "binom", other), "lower at L"] == lower, (other, steps)
+    assert agreement.loc[(800, "binom", "fomaml"), "largest ratio"] == pytest.approx(10)
+    assert piece.notes[-1].startswith("Measured at 01234567")
+    assert len(piece.table) == 4 * 4
+    assert list(piece.table.columns[-6:]) == [f"L={order}" for order in range(6)]
+    assert (piece.table["L=5"] == 0).all()
 
 
 def test_costs_beside_exact_maml(made: dict[str, Piece]) -> None:
     rows = made["fig4"].data.set_index("estimator")
     assert rows.loc["binom(order=2)", "time_of_maml"] == pytest.approx(1.5)
     assert rows.loc["binom(order=2)", "memory_of_maml"] == pytest.approx(0.4)
-    assert "not measured" in made["fig4"].notes[1]
+    assert "not measured" in made["fig4"].notes[0]
 
 
 def test_utilisation_where_the_driver_tells_it(tmp_path: Path) -> None:
@@ -235,20 +229,24 @@ def test_utilisation_where_the_driver_tells_it(tmp_path: Path) -> None:
 
 def test_accuracies_beside_those_of_the_paper(made: dict[str, Piece]) -> None:
     table = made["table1"].table.set_index("estimator")
-    estimators = {recipe.cell.estimator for recipe in EXPERIMENTS["table1"]["quick"].configs()}
+    estimators = {config.cell.estimator for config in EXPERIMENTS["table1"]["quick"].configs()}
     assert set(table.index) == estimators
     assert table.loc["maml", "accuracy (%)"] == "80.30 ± 0.20"
     assert table.loc["fomaml", "less that of maml"] == "-2.00 ± 0.00"
     assert table.loc["fomaml", "paper: miniimagenet, 5way-1shot"] == "44.57"
     assert set(paper.ACCURACY) <= estimators
-    assert "agrees: fomaml (-2.00 points, paper -1.93)" in made["table1"].notes[-2]
-    assert made["table1"].notes[-1] == "Trained at 01234567 on here."
+    agreement = made["table1"].agreement.set_index("estimator").loc["fomaml"]
+    assert agreement["less maml (points)"] == pytest.approx(-2)
+    assert agreement["paper, miniimagenet:5way-1shot"] == pytest.approx(-1.93)
+    assert agreement["sign"] == "agrees"
+    assert made["table1"].notes == ["Trained at 01234567 on here."]
 
 
 def test_the_hybrid_and_its_bias(made: dict[str, Piece]) -> None:
     table = made["table2"].table.set_index("estimator")
     assert table.loc["hybrid(order=1, window=4)", "bias at the start"] == pytest.approx(1.1)
     assert table.loc["hybrid(order=1, window=4)", "bias at the end"] == pytest.approx(1.6)
+    assert (table.loc[["fomaml", "hybrid(order=1, window=4)"], "verdict"] == "worse").all()
     assert len(table) == 6
 
 

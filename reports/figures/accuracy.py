@@ -9,7 +9,7 @@ import pandas as pd
 from harness.matrix.metrics import metric_of
 from reports.figures import marks, style
 from reports.figures.style import GREY, Chart, Rows
-from reports.tables.accuracy import EXACT
+from reports.tables.accuracy import EXACT, difference_title, setting_text
 
 _NOTHING = "No training here has these numbers."
 _LINE = 60  # characters that fit below a title where two figures share a page
@@ -68,14 +68,12 @@ def paired_differences(differences: Rows) -> Chart:
     if shown.empty:
         return style.nothing(f"Differences to {EXACT}", _NOTHING)
     metric = metric_of(shown["metric"].iloc[0])
-    unit = "points" if metric.shown_unit == "%" else metric.shown_unit
-    axis = f"{metric.label} less that of {EXACT}" + (f" ({unit})" if unit else "")
-    x = _along(axis)
+    x = _along(difference_title(metric.name))
     line = alt.Chart(pd.DataFrame({"none": [0.0]})).encode(x=marks.like(x, "none"))
     title = _title(f"Test {metric.label} beside {EXACT}, on the same tasks", differences, "bars")
     layers = [
         line.mark_rule(color=GREY, strokeDash=[4, 3]),
-        *_dots(_chart(shown, "text").encode(x=x), _tooltip("difference", "text")),
+        *_dots(_chart(shown, "verdict").encode(x=x), _tooltip("difference", "verdict")),
     ]
     return style.figure(title, layers, _ROW * len(shown), legend=False)
 
@@ -97,8 +95,7 @@ def _along(title: str) -> alt.X:
 
 
 def _dots(chart: alt.Chart, tips: list[alt.Tooltip]) -> list[alt.Chart]:
-    axis = alt.Axis(labelLimit=170, title=None)
-    chart = chart.encode(y=alt.Y("estimator:N", sort=[*chart.data["estimator"]], axis=axis))
+    chart = chart.encode(y=marks.row_each([*chart.data["estimator"]]))
     families = [*chart.data["family"]]
     dots: alt.Chart = marks.points(chart, families).encode(tooltip=tips)
     return [*marks.bars(chart, families, "x"), dots]
@@ -132,7 +129,7 @@ def _tooltip(title: str, *more: str) -> list[alt.Tooltip]:
 def _title(text: str, rows: Rows, what: str) -> alt.TitleParams:
     """Return a title, with the training options and the kind of interval."""
     shown = _finite(rows)
-    outer = shown["outer"].iloc[0].replace("_", " ").replace("=", " ")
+    _, outer = setting_text(shown)
     missing = sorted(set(rows["estimator"]) - set(shown["estimator"]))
     left_out = f"without a finite number: {', '.join(missing)}" if missing else ""
     wrapped = textwrap.wrap(outer, _LINE)

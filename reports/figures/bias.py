@@ -37,7 +37,7 @@ def bias_against_order(rows: Rows) -> Chart:
     rows, y = on_axis(rows, "y", "bias", most=min(highest, limit))
     if rows.empty:
         return style.nothing(text)
-    x = alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1))
+    x = marks.order_axis()
     families = [*_of_line(rows)["family"], *rows["family"]]
     chart = marks.base(rows, "bound").encode(x=x, y=y)
     joined = marks.base(_of_line(rows), "line").encode(x=x, y=y)
@@ -96,7 +96,7 @@ def bias_by_task(samples: pd.DataFrame) -> Chart:
     summed = spread(rows.rename(columns={"bias": "value"}))
     for name in ("low", "median", "high"):  # where exact ones stand, as their points do
         summed[f"{name}_drawn"] = summed[name].clip(lower=x["scale"]["domain"][0])
-    y = _row_each([*summed["estimator"]])
+    y = marks.row_each([*summed["estimator"]])
     families = [*rows["family"]]
     dots = alt.Chart(rows[["estimator", "family", "sample", "bias", "bias_drawn"]])
     hover = [
@@ -135,7 +135,7 @@ def cosine(rows: Rows) -> Chart:
     if rows.empty:
         return style.nothing(text)
     rows = rows.sort_values(name, kind="stable")
-    y = _row_each([*rows["estimator"]])
+    y = marks.row_each([*rows["estimator"]])
     families = [*rows["family"]]
     chart = marks.base(rows, name).encode(x=x, y=y)
     layers = [*marks.bars(chart, families, "x"), marks.points(chart, families, name)]
@@ -188,18 +188,8 @@ def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
     return found
 
 
-def _row_each(estimators: list[str]) -> alt.Y:
-    axis = alt.Axis(labelLimit=170, title=None)
-    return alt.Y("estimator:N", sort=estimators, axis=axis)
-
-
 def spread(samples: pd.DataFrame) -> pd.DataFrame:
-    """Sum up the samples of each estimator.
-
-    Returns:
-        A row for each estimator, the least median first: "estimator", "family", "order", "count",
-        and of the samples "least", "low" (quartile), "median", "high" (quartile) and "most".
-    """
+    """Return the quartiles, least and most of each estimator's samples, the least median first."""
     groups = samples.groupby(["estimator", "family"], sort=False)
     value = groups["value"]
     summed = {"order": groups["order"].first(), "count": value.count()}

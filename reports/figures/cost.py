@@ -68,9 +68,9 @@ def cost_against_order(rows: Rows, cost: str) -> Chart:
     if rows.empty:
         return style.nothing(text)
     families = [*rows["family"], *rows["line"]]
-    x = alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1))
-    chart = marks.base(rows, cost).encode(x=x, y=y)
-    joined = marks.base(rows.assign(family=rows["line"]), "line", cost).encode(x=x, y=y)
+    axes = {"x": marks.order_axis(), "y": y}
+    chart = marks.base(rows, cost).encode(**axes)
+    joined = marks.base(rows.assign(family=rows["line"]), "line", cost).encode(**axes)
     layers = [
         marks.lines(joined, families, "line", "order"),
         *marks.bars(chart, families, "y"),
@@ -113,11 +113,7 @@ def work_and_serial_depth(rows: Rows) -> Chart:
         for label, name in zip(labels, _PRODUCTS, strict=True)
     ]
     chart = marks.base(pd.concat(parts), "kind", "count").encode(
-        y=alt.Y(
-            "estimator:N",
-            sort=[*rows.sort_values([*_PRODUCTS], kind="stable")["estimator"]],
-            axis=alt.Axis(labelLimit=170, title=None),
-        ),
+        y=marks.row_each([*rows.sort_values([*_PRODUCTS], kind="stable")["estimator"]]),
         yOffset=alt.YOffset("kind:N", sort=labels),
         x=alt.X("count:Q", title="Hessian-vector products of one estimate"),
         color=marks.colour(families),
@@ -157,7 +153,7 @@ def phases(rows: Rows) -> Chart:
     sort = [*rows.loc[total.sort_values(kind="stable").index, "estimator"]]
     columns = ("phase", "length", "start", "end", "low", "high", *metrics)
     chart = marks.base(every, *columns).encode(
-        y=alt.Y("estimator:N", sort=sort, axis=alt.Axis(labelLimit=170, title=None)),
+        y=marks.row_each(sort),
         color=marks.phase_colour(),
     )
     x = alt.X("start:Q", title=METRICS["time"].title)

@@ -26,7 +26,7 @@ _POINT = ["line", "family", "estimator", "place", "commit", "subject", "day", "m
 _CHANGE = [*KEY, "commit", "previous", "unmeasured", "before", "after", "ratio", "verdict"]
 
 
-def history(rows: Rows, changes: Rows) -> Chart:
+def over_commits(rows: Rows, changes: Rows) -> Chart:
     """Plot a metric over commits, a line for each estimator.
 
     A ring marks the first commit that has a new level. Above stands which commit that is, with the

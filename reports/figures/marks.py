@@ -72,6 +72,16 @@ def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> 
     return found
 
 
+def row_each(estimators: list[str]) -> alt.Y:
+    """Return an axis with a row for each estimator."""
+    return alt.Y("estimator:N", sort=estimators, axis=alt.Axis(labelLimit=170, title=None))
+
+
+def order_axis() -> alt.X:
+    """Return the axis of order L."""
+    return alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1))
+
+
 def colour(families: list[str]) -> alt.Color:
     """Return the colours of estimators, with their legend."""
     kinds = _kinds(families)

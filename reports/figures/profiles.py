@@ -24,11 +24,7 @@ _LABELLED = 0.03
 
 
 def stored(store: Path) -> tuple[list[Profile], list[str]]:
-    """Read the newest profiles of a store.
-
-    Returns:
-        At most `MOST` of them, newest first, and a line for each that cannot be read.
-    """
+    """Read the `MOST` newest profiles of a store; return a line for each that cannot be read."""
     profiles, faults = [], []
     for folder in sorted((store / FOLDER).glob("[!.]*")):
         try:

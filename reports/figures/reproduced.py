@@ -18,7 +18,7 @@ def bounds_against_order(bounds: pd.DataFrame, about: str) -> Chart:
         family=bounds["estimator"], dash=bounds["x"].map("x={}".format)
     )
     chart = alt.Chart(shown[["family", "dash", "order", "bound"]]).encode(
-        x=alt.X("order:Q", title="order L", axis=alt.Axis(format="d", tickMinStep=1)),
+        x=marks.order_axis(),
         y=_logarithmic("bound", "bound / bound of FOMAML"),
         color=marks.colour([*shown["family"]]),
         tooltip=[

@@ -19,14 +19,11 @@ _FIRST, _LAST = -200, 308  # decades that an axis can have
 def on_axis(
     rows: Rows, channel: str, name: str, *, log: bool = True, most: float = 0.0
 ) -> tuple[Rows, Any]:
-    """Return the rows that have a metric, with the columns to draw, and their axis.
+    """Return the rows that have a metric, with the columns NAME_drawn..., and their axis.
 
     On a log axis what is 0, or no more than rounding (see `exact_below`), stands on a line of its
     own at the end: drawn to scale, ten empty decades would press all others together, and a zero
     would not be drawn at all.
-
-    Returns:
-        Rows with the columns NAME_drawn, NAME_drawn_low and NAME_drawn_high, and the encoding.
     """
     value = rows[name].astype(float)
     rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]

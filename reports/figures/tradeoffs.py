@@ -24,8 +24,7 @@ def tradeoff(
 ) -> Chart:
     """Plot one metric over another; the best of both stand out, the rest is faded.
 
-    Orders of one estimator are joined by a line. Without `by` the figure is as wide as the page
-    allows; small multiples are `PANEL` wide each, two in a row.
+    Orders of one estimator are joined by a line; `by` names the column of small multiples.
     """
     label = METRICS[y].label
     text = f"{label[0].upper()}{label[1:]} against {METRICS[x].label}"

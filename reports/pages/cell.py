@@ -9,7 +9,7 @@ from harness.matrix.outcome import Status
 from harness.profiling import FOLDER
 from harness.store.runs import CellResult
 from harness.support.markdown import plain
-from reports import figures
+from reports.figures.samples import samples_in_order
 from reports.pages import widgets
 from reports.sections import profile_blocks
 from reports.tables.cells import FILTERS
@@ -28,7 +28,7 @@ def show(view: View) -> None:
     cell = details(view.snapshot, row["run"], name)
     _outcome(cell.result)
     widgets.table(cell.metrics)
-    widgets.figures(partial(figures.samples_in_order, in_order(cell.result)))
+    widgets.figures(partial(samples_in_order, in_order(cell.result)))
     st.header("Measure it again")
     st.code(command(row), language="shell", wrap_lines=True)
     _profile(view, row)

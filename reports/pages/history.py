@@ -8,7 +8,7 @@ import streamlit as st
 
 from harness.history.changes import changes
 from harness.matrix.metrics import METRICS
-from reports import figures
+from reports.figures.history import over_commits
 from reports.pages import widgets
 from reports.tables.over_commits import comparison_table, setting_of
 from reports.tables.view import View
@@ -72,4 +72,4 @@ def _other_benchmarks(rows: pd.DataFrame) -> None:
     names = sorted(rows["metric"].unique())
     name = st.selectbox("Benchmark", names, key="benchmark", bind="query-params")
     chosen = rows[rows["metric"] == name]
-    widgets.figures(partial(figures.history, chosen, changes(chosen)))
+    widgets.figures(partial(over_commits, chosen, changes(chosen)))

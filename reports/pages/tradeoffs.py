@@ -6,7 +6,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from harness.matrix.metrics import METRICS
-from reports import figures
+from reports.figures.tradeoffs import tradeoff
 from reports.pages import widgets
 from reports.tables.view import View
 
@@ -26,7 +26,7 @@ def show(view: View) -> None:
     x_log = columns[0].toggle("Logarithmic x axis", True, key="x-log", bind="query-params")
     y_log = columns[1].toggle("Logarithmic y axis", True, key="y-log", bind="query-params")
     rows = {"depth": view.setting, "model": view.models}.get(str(by), view.here)
-    widgets.figures(partial(figures.tradeoff, rows, x, y, x_log=x_log, y_log=y_log, by=by))
+    widgets.figures(partial(tradeoff, rows, x, y, x_log=x_log, y_log=y_log, by=by))
     st.markdown(
         "The dashed steps are the Pareto front: no estimator is better in both metrics. Estimators "
         "off the front are faded. A thin line joins the orders of one estimator."

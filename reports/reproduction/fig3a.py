@@ -1,13 +1,14 @@
 """Figure 3a: the error of the estimates from one mini-batch of tasks to the next."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import partial
+from math import isfinite, nan
 from typing import Any
 
 import pandas as pd
 
 from harness.commands.reproduce import Scale
-from reports import figures
+from reports.figures.reproduced import bias_by_mini_batch
 from reports.reproduction import paper
 from reports.reproduction.piece import Measurements, Piece
 from reports.tables.cells import samples
@@ -21,7 +22,7 @@ _NEAR = 3.0  # a factor within which an error is called the same
 
 
 def piece(measured: Measurements, scale: Scale) -> Piece | None:
-    """Make the figure from errors at the initial parameters, and name those after training."""
+    """Make the figure from errors at the initial parameters, and where curvature is least."""
     cells = measured.cells("fig3a", scale)
     if cells.empty:
         return None
@@ -45,7 +46,7 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
         title="Error over mini-batches of tasks, sinusoid, K=5",
         charts=[
             partial(
-                figures.bias_by_mini_batch,
+                bias_by_mini_batch,
                 data[data["trained"] == place],
                 cells[cells["trained"] == place],
             )
@@ -53,28 +54,26 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
         ],
         table=table.reset_index(),
         data=data.drop(columns="family"),
-        notes=[
-            _sentence(place, medians[place].dropna().to_dict(), curvature.loc[place])
+        notes=[],
+        agreement=pd.DataFrame(
+            row
             for place in places
-        ],
+            for row in _agreement(place, medians[place].dropna().to_dict(), curvature.loc[place])
+        ),
     )
 
 
-def _sentence(trained: int, median: Mapping[Any, float], curvature: float) -> str:
-    when = f"After {trained} steps of exact meta-training" if trained else "At the start"
-    parts = [f"{when}, alpha lambda_max {curvature:.2g}:"]
-    for name, theirs in paper.MEDIAN_ERRORS.items():
-        if name not in median:
-            continue
-        ours = median[name]
-        within = max(ours / theirs, theirs / ours)
-        verdict = "agrees" if within <= _NEAR else f"differs by a factor of {within:.2g}"
-        parts.append(f"{name} has median {ours:.2g}, in the paper about {theirs:g}: {verdict};")
-    if {"binom(order=1)", "truncated(order=4)"} <= median.keys():
-        ratio = median["binom(order=1)"] / median["truncated(order=4)"]
-        same = "agrees" if 1 / _NEAR <= ratio <= _NEAR else "does not agree"
-        parts.append(
-            "binom(order=1), in the paper about as good as truncated(order=4), has "
-            f"{ratio:.2g} times its error: {same};"
-        )
-    return " ".join(parts)[:-1] + "."
+def _agreement(
+    trained: int, medians: dict[Any, float], curvature: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the medians whose size the paper has, and the ratio of two that are alike there."""
+    ratio = medians.get("binom(order=1)", nan) / medians.get("truncated(order=4)", nan)
+    compared = {name: (medians.get(name, nan), its) for name, its in paper.MEDIAN_ERRORS.items()}
+    compared["binom(order=1) / truncated(order=4)"] = ratio, 1.0
+    for name, (ours, theirs) in compared.items():
+        if isfinite(ours):
+            verdict = "agrees" if 1 / _NEAR <= ours / theirs <= _NEAR else "differs"
+            yield {
+                **{"steps": trained, "alpha lambda_max": curvature, "median error of": name},
+                **{"here": ours, "paper, about": theirs, "verdict": verdict},
+            }

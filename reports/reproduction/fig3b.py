@@ -1,15 +1,19 @@
-"""Figure 3b: the error against order Land along meta-training."""
+"""Figure 3b: the error against order L and along meta-training."""
 
 from functools import partial
 
 import pandas as pd
 
 from harness.commands.reproduce import Scale
-from reports import figures
-from reports.reproduction.piece import Measurements, Piece
+from reports.figures.bias import bias_against_order, bias_along_training
+from reports.reproduction.piece import Measurements, Piece, where_lower
 from reports.tables.cells import ORDERED, by_order, family_and_order, samples
 
 _DEPTH = 5
+_COMPARED = (
+    *(("binom", "truncated"), ("binom", "binom-released"), ("binom", "fomaml")),
+    ("binom-calibrated", "truncated"),
+)
 
 
 def piece(measured: Measurements, scale: Scale) -> Piece | None:
@@ -40,12 +44,13 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
         name="fig3b",
         title="Error against order L, sinusoid, K=5, at the start and along exact meta-training",
         charts=[
-            *(partial(figures.bias_against_order, part) for _, part in cells.groupby("trained")),
-            partial(figures.bias_along_training, cells[~cells["estimator"].map(_left_out)]),
+            *(partial(bias_against_order, part) for _, part in cells.groupby("trained")),
+            partial(bias_along_training, cells[~cells["estimator"].map(_left_out)]),
         ],
         table=table,
         data=data.rename(columns={"bias": "mean"}),
-        notes=[_sentence(int(str(trained)), part) for trained, part in data.groupby("trained")],
+        notes=[],
+        agreement=_agreement(data),
     )
 
 
@@ -55,34 +60,14 @@ def _left_out(estimator: str) -> bool:
     return family == "binom-released" or order == 3
 
 
-def _sentence(trained: int, rows: pd.DataFrame) -> str:
-    when = f"After {trained} steps" if trained else "At the start"
-    errors = rows.pivot_table(index="order", columns="line", values="median")
-    parts = [
-        *(_compared(errors, "binom", other) for other in ("truncated", "binom-released")),
-        _compared(errors, "binom", "fomaml"),
-        _compared(errors, "binom-calibrated", "truncated"),
-    ]
-    known = "; ".join(filter(None, parts)) or "too little was measured to compare"
-    return f"{when}, alpha lambda_max {rows['curvature'].iloc[0]:.2g}: {known}."
-
-
-def _compared(errors: pd.DataFrame, one: str, other: str) -> str:
-    """Return at which orders between 0 and K a line is below another; "" where none has both."""
-    if other == "fomaml" and one in errors and 0 in errors.index:
-        errors = errors.assign(fomaml=errors[one].to_dict()[0])
-    if not {one, other} <= {*errors}:
-        return ""
-    inner = errors.loc[1 : _DEPTH - 1, [one, other]].dropna()
-    if inner.empty:
-        return ""
-    ratios = inner[one] / inner[other]
-    better = [str(order) for order in ratios.index[ratios < 1]]
-    where = f"at L = {', '.join(better)} alone" if better else "at no order"
-    if len(better) == len(ratios):
-        measured = ", ".join(map(str, ratios.index))
-        where = "at every order" if len(ratios) == _DEPTH - 1 else f"at every of L = {measured}"
-    return (
-        f"{one} is better than {other} {where} "
-        f"({ratios.min():.2g} to {ratios.max():.2g} times its error)"
-    )
+def _agreement(data: pd.DataFrame) -> pd.DataFrame:
+    """Return at which orders lines are below others, at each state of training."""
+    rows = []
+    for (trained, curvature), part in data.groupby(["trained", "curvature"]):
+        lines = part.pivot_table(index="order", columns="line", values="median")
+        if "binom" in lines and 0 in lines.index:
+            lines = lines.assign(fomaml=lines["binom"].to_dict()[0])
+        for one, other in _COMPARED:
+            if compared := where_lower(lines, one, other, _DEPTH):
+                rows.append({"steps": trained, "alpha lambda_max": curvature} | compared)
+    return pd.DataFrame(rows)

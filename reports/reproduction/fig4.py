@@ -5,12 +5,11 @@ from functools import partial
 import pandas as pd
 
 from harness.commands.reproduce import Scale
-from reports import figures
+from reports.figures.cost import cost_against_order
 from reports.reproduction.piece import Measurements, Piece
 from reports.tables.cells import by_order
 
 _COSTS = ("time_ratio", "peak_memory", "utilisation")
-_NAMED = ("fomaml", "adjoint", "truncated(order=2)", "binom(order=2)")
 
 
 def piece(measured: Measurements, scale: Scale) -> Piece | None:
@@ -29,7 +28,7 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
         name="fig4",
         title="Time and memory on 84x84 images, Conv4-32, K=5",
         charts=[
-            partial(figures.cost_against_order, _lines(part), cost)
+            partial(cost_against_order, _lines(part), cost)
             for part in parts
             for cost in costs
             if part[cost].notna().any()
@@ -37,7 +36,6 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
         table=_readable(data),
         data=data,
         notes=[
-            *(sentence for table in tables for sentence in _sentences(table)),
             "The paper has its times from a GPU that takes the products of a level at once, and "
             "leaves out the gradient that each product computes anew; here both are counted. "
             + _on_gpu(cells),
@@ -84,16 +82,3 @@ def _readable(data: pd.DataFrame) -> pd.DataFrame:
     counts = {"HVPs": "Int64", "serial": "Int64"}
     same = [name for name in ("task", "device") if table[name].nunique() == 1]
     return table.astype(counts).drop(columns=same)
-
-
-def _sentences(part: pd.DataFrame) -> list[str]:
-    compared = part.dropna(subset=["time_of_maml", "memory_of_maml"]).set_index("estimator")
-    time, memory = compared["time_of_maml"].to_dict(), compared["memory_of_maml"].to_dict()
-    parts = [
-        f"{name} takes {time[name]:.2g} of the time and {memory[name]:.2g} of the memory"
-        for name in _NAMED
-        if name in time
-    ]
-    first = part.iloc[0]
-    where = f"{first['task']} on {first['device']}, as multiples of exact MAML"
-    return [f"{where}: {'; '.join(parts)}."] if parts else []

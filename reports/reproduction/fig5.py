@@ -5,7 +5,7 @@ from functools import partial
 import pandas as pd
 
 from harness.commands.reproduce import Scale
-from reports import figures
+from reports.figures.accuracy import learning_curves
 from reports.reproduction.piece import Measurements, Piece
 from reports.tables.accuracy import curves, settings
 
@@ -30,13 +30,10 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
     return Piece(
         name="fig5",
         title="Accuracy and loss along meta-training",
-        charts=[
-            partial(figures.learning_curves, table) for tables in every.values() for table in tables
-        ],
+        charts=[partial(learning_curves, table) for tables in every.values() for table in tables],
         table=_last(data),
         data=data[columns],
         notes=[
-            *(_sentence(table) for table in every["accuracy", "validation"] if len(table)),
             "The numbers of the paper's curves are not known here; in its Table 1 for miniImageNet "
             "with 1 shot come MAML, binom, truncated, FOMAML in this order.",
         ],
@@ -53,18 +50,6 @@ def _last(data: pd.DataFrame) -> pd.DataFrame:
     what = last["split"] + " " + last["metric"].map({"accuracy": "accuracy (%)"}).fillna("loss")
     shown = last.assign(text=parts, what=what)
     table = shown.pivot_table(
-        index=["task", "step", "estimator"], columns="what", values="text", aggfunc="first"
+        index=["task", "step", "estimator", "seeds"], columns="what", values="text", aggfunc="first"
     )
     return table.reset_index()
-
-
-def _sentence(table: pd.DataFrame) -> str:
-    last = table[table["step"] == table["step"].max()].sort_values("value", ascending=False)
-    same = last["seeds"].nunique() == 1
-    order = ", ".join(
-        f"{name} {value:.1f} %" + ("" if same else f" ({seeds} seeds)")
-        for name, value, seeds in zip(last["estimator"], last["value"], last["seeds"], strict=True)
-    )
-    task, model, step, seeds = (last[name].iloc[0] for name in ("task", "model", "step", "seeds"))
-    over = f", mean over {seeds} seeds" if same and seeds > 1 else ""
-    return f"{task}, {model}, after {step} steps, on validation tasks{over}: {order}."

@@ -1,7 +1,8 @@
 """The parts of a reproduced figure or table, and the measurements that it is made from."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,10 @@ class Piece:
 
     Attributes:
         name: "fig2", ..., which is also that of its files.
-        title: what it shows.
-        charts: functions that draw its figures.
-        table: its numbers to read, those of the paper beside ours where they are known.
+        table: its numbers to read.
         data: all numbers behind it, one a row.
-        notes: sentences on its agreement with the paper.
+        notes: sentences on what is missing, and on where it was measured.
+        agreement: numbers beside what the paper says of them, one a row.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Piece:
     table: pd.DataFrame
     data: pd.DataFrame
     notes: Sequence[str]
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,19 @@ class Measurements:
                 names = ", ".join(sorted({name for name, _, _ in left}))
                 notes.append(f"Missing: {len(left)} of {len(planned_runs)} trainings, of {names}.")
         return notes
+
+
+def where_lower(lines: pd.DataFrame, one: str, other: str, depth: int) -> dict[str, Any]:
+    """Return at which orders between 0 and K a line is below another; nothing without both.
+
+    The columns of the table are lines, its rows their orders.
+    """
+    if not {one, other} <= {*lines}:
+        return {}
+    ratios = (lines[one] / lines[other]).loc[1 : depth - 1].dropna()
+    if ratios.empty:
+        return {}
+    lower = ", ".join(str(order) for order in ratios.index[ratios < 1]) or "none"
+    every = ", ".join(map(str, ratios.index))
+    named = {"line": one, "beside": other, "lower at L": lower, "of L": every}
+    return named | {"least ratio": ratios.min(), "largest ratio": ratios.max()}

@@ -1,15 +1,14 @@
 """Table 1: few-shot accuracy after meta-training with each estimator."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.commands.reproduce import Scale
-from reports import figures
+from reports.figures.accuracy import paired_differences, test_accuracy
 from reports.reproduction import paper
 from reports.reproduction.piece import Measurements, Piece
 from reports.tables.accuracy import EXACT, differences, settings, test_results
@@ -29,19 +28,20 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
     compared = pd.concat(apart, ignore_index=True)
     names = ["task", "model", "estimator"]
     both = data.merge(
-        compared[[*names, "value", "low", "high", "text"]], "left", names, suffixes=("", "_less")
+        compared[[*names, "value", "low", "high", "verdict"]], "left", names, suffixes=("", "_less")
     )
     columns = [*names, "value", "low", "high", "over", "seeds", "tasks"]
     return Piece(
         name="table1",
         title="Few-shot accuracy on classes never seen, by estimator",
         charts=[
-            *(partial(figures.test_accuracy, table) for table in results),
-            *(partial(figures.paired_differences, table) for table in apart),
+            *(partial(test_accuracy, table) for table in results),
+            *(partial(paired_differences, table) for table in apart),
         ],
         table=_readable(both),
         data=both[[*columns, "value_less", "low_less", "high_less"]],
-        notes=[*compared["text"].map("{}.".format), *filter(None, map(_beside_paper, apart))],
+        notes=[],
+        agreement=pd.DataFrame(_agreement(compared)),
     )
 
 
@@ -54,6 +54,7 @@ def _readable(both: pd.DataFrame) -> pd.DataFrame:
                 **{"task": row["task"], "estimator": row["estimator"]},
                 "accuracy (%)": _interval(row, ""),
                 f"less that of {EXACT}": _interval(row, "_less"),
+                "verdict": row["verdict"] if row["estimator"] != EXACT else "",
                 "seeds": row["seeds"],
                 **{
                     f"paper: {task.replace(':', ', ')}": f"{value:.2f}" if value == value else ""
@@ -72,24 +73,20 @@ def _interval(row: Mapping[Any, Any], which: str) -> str:
     return f"{value:.2f} ± {(high - low) / 2:.2f}" if not math.isnan(low) else f"{value:.2f}"
 
 
-def _beside_paper(table: pd.DataFrame) -> str:
-    """Return for which estimators the sign of the difference to exact MAML is that of the paper."""
-    found: dict[str, list[str]] = {"agrees": [], "does not agree": [], "shows no difference": []}
-    compared = table[
-        np.isfinite(table["value"].astype(float)) & table["estimator"].isin(paper.ACCURACY)
-    ]
-    # One seed says nothing of the next: its interval is only over tasks.
-    compared = compared[compared["over"] == "seeds"]
-    if compared.empty:
-        return ""
-    task = compared["task"].iloc[0]
-    column = paper.TASKS.index(task) if task in paper.TASKS else 0
-    for row in compared.to_dict("records"):
+def _agreement(compared: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the differences to exact MAML whose sign the paper has.
+
+    One seed says nothing of the next: its interval is only over tasks.
+    """
+    compared = compared[compared["verdict"].isin(("better", "worse", "not shown"))]
+    compared = compared[compared["estimator"].isin(paper.ACCURACY)]
+    for row in compared[compared["over"] == "seeds"].to_dict("records"):
+        column = paper.TASKS.index(row["task"]) if row["task"] in paper.TASKS else 0
         theirs = paper.ACCURACY[row["estimator"]][column] - paper.ACCURACY[EXACT][column]
-        shown = row["low"] > 0 or row["high"] < 0
-        same = (row["value"] > 0) == (theirs > 0)
-        verdict = "shows no difference" if not shown else "agrees" if same else "does not agree"
-        text = f"{row['estimator']} ({row['value']:+.2f} points, paper {theirs:+.2f})"
-        found[verdict].append(text)
-    every = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in found.items() if names)
-    return f"{task}, difference to exact MAML beside the paper's on {paper.TASKS[column]}: {every}."
+        sign = "agrees" if (row["value"] > 0) == (theirs > 0) else "differs"
+        yield {
+            **{"task": row["task"], "estimator": row["estimator"]},
+            f"less {EXACT} (points)": row["value"],
+            f"paper, {paper.TASKS[column]}": theirs,
+            "sign": row["verdict"] if row["verdict"] == "not shown" else sign,
+        }

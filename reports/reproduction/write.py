@@ -23,11 +23,8 @@ def write(store: Path, names: Sequence[str], scale: Scale, out: Path) -> tuple[P
 
     All are written that the store has anything for, so that the page shows all that is known.
 
-    Returns:
-        The page, and the pieces on it.
-
     Raises:
-        UserError: none of them has been measured, or the folder cannot be written.
+        UserError: none of the names has been measured.
     """
     all_pieces = pieces(Measurements(read(store)), scale)
     if not {piece.name for piece in all_pieces} & {*names}:

@@ -24,14 +24,13 @@ JUDGED = ("accuracy", "outer_loss")
 """Metrics by which trainings are judged."""
 
 _ESTIMATOR = [*SETTING, "estimator"]
-_SUMMED_UP = ("value", "low", "high", "over", "seeds", "tasks")
 _NAMES = (*_ESTIMATOR, "family", "order", "commit_label", "metric")
 
 _Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class _Mean(NamedTuple):
-    """A mean and its interval, in the columns `_SUMMED_UP`."""
+    """A mean and its interval over "seeds" or "tasks"; over "" where there is no interval."""
 
     value: float
     low: float
@@ -70,37 +69,26 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     """Return how a metric goes along meta-training.
 
     Of trainings that are alike but for their start the newest that was tested counts, or else the
-    one that got furthest. Commits and machines may differ from seed to seed.
-
-    Returns:
-        A row for each setting, estimator and step: the columns `SETTING`, "estimator", "family",
-        "order", "commit_label" (of all seeds), "metric", "split", "step"; "value", "low" and
-        "high", as the module says, in shown units; "over", which is "seeds" or "tasks",
-        "" where there is no interval; "seeds" that have the step, and "tasks" of each of them (of
-        the one with fewest).
+    one that got furthest. Commits and machines may differ from seed to seed. There is a row for
+    each setting, estimator and step, in shown units; "tasks" are those of the seed with fewest.
     """
     seeds = _of_seeds(rows, metric, split)
     found = [
         {**_named(key, part), "split": split, **_mean([*part["samples"]])._asdict()}
         for key, part in seeds.groupby([*_ESTIMATOR, "step"], sort=False)
     ]
-    table = pd.DataFrame(found, columns=[*_NAMES, "split", "step", *_SUMMED_UP])
+    table = pd.DataFrame(found, columns=[*_NAMES, "split", "step", *_Mean._fields])
     return _sorted(table, [*SETTING, "family", "order", "estimator", "step"])
 
 
 def test_results(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return how good each estimator's training is in the end, on the tasks of its last test.
-
-    Returns:
-        A row for each setting and estimator, best first, or least first where no way is better:
-        the columns of `curves` without "split" and "step".
-    """
+    """Return each estimator's result on the tasks of its last test, best first in each setting."""
     seeds = _last(_of_seeds(rows, metric, "test"))
     found = [
         {**_named(key, part), **_mean([*part["samples"]])._asdict()}
         for key, part in seeds.groupby(_ESTIMATOR, sort=False)
     ]
-    return _best_first(pd.DataFrame(found, columns=[*_NAMES, *_SUMMED_UP]), metric)
+    return _best_first(pd.DataFrame(found, columns=[*_NAMES, *_Mean._fields]), metric)
 
 
 test_results.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
@@ -111,12 +99,8 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     Pairs are places in the lists of samples, of seeds that both have. What all estimators find
     easy or hard in a task or a seed falls out, so the intervals are narrower than those of
-    `test_results`. They are not widened for how many estimators are compared.
-
-    Returns:
-        A row for each setting and estimator but `EXACT`, as in `test_results`, best first: "value"
-        is that of the estimator less that of MAML; "seeds" and "tasks" are those of the pairs, 0
-        and with "value" NaN where there is none; and "text", a sentence without stop.
+    `test_results`. They are not widened for how many estimators are compared. The columns are those
+    of `test_results`, of the value less that of MAML, and "verdict", a word or two.
     """
     seeds = _last(_of_seeds(rows, metric, "test"))
     found = []
@@ -130,10 +114,24 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
                 for seed, samples in zip(part["seed"], part["samples"], strict=True)
                 if seed in exact
             ]
-            mean = _mean(pairs)
-            text = _sentence(str(part["estimator"].iloc[0]), mean, metric)
-            found.append({**_named(key, part), **mean._asdict(), "text": text})
-    return _best_first(pd.DataFrame(found, columns=[*_NAMES, *_SUMMED_UP, "text"]), metric)
+            found.append({**_named(key, part), **_mean(pairs)._asdict()})
+    table = pd.DataFrame(found, columns=[*_NAMES, *_Mean._fields])
+    table = table.round(dict.fromkeys(("value", "low", "high"), 9))  # what cancels leaves rests
+    table = _best_first(table, metric)
+    return table.assign(verdict=[_verdict(row, metric) for row in table.itertuples()])
+
+
+def difference_title(metric: str) -> str:
+    """Return the name of a difference to exact MAML, with its unit."""
+    entry = metric_of(metric)
+    unit = "points" if entry.shown_unit == "%" else entry.shown_unit
+    return f"{entry.label} less that of {EXACT}" + (f" ({unit})" if unit else "")
+
+
+def differences_table(differences: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return differences under the names to read."""
+    names = {"value": difference_title(metric), "low": "from", "high": "to"}
+    return differences[["estimator", *names, "seeds", "verdict"]].rename(columns=names)
 
 
 def _of_seeds(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
@@ -203,35 +201,16 @@ def _sorted(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return table.sort_values(columns, kind="stable", ignore_index=True)
 
 
-def _sentence(estimator: str, mean: _Mean, metric: str) -> str:
+def _verdict(mean: Any, metric: str) -> str:
     if not mean.seeds:
-        return f"{estimator} has no seed in common with {EXACT}"
+        return "no pair"
     if not math.isfinite(mean.value):
-        return f"{estimator} cannot be compared with {EXACT}: a number is not finite"
-    value, low, high = (round(number, 9) for number in mean[:3])  # what cancels leaves rests
-    mean = mean._replace(value=value, low=low, high=high)
-    unit = " points" if metric_of(metric).shown_unit == "%" else ""
-    digits = _digits(mean)
-    where = f"{abs(mean.value):.{digits}f}{unit} {'below' if mean.value < 0 else 'above'} {EXACT}"
-    if mean.value == 0:
-        where = f"level with {EXACT}"
+        return "not finite"
     if not mean.over:
-        return f"{estimator} is {where}: one pair shows nothing"
-    within = f"({mean.low:z.{digits}f} to {mean.high:z.{digits}f})"
-    return f"{estimator} is {where} {within}: {_verdict(mean, _better(metric))}"
-
-
-def _digits(mean: _Mean) -> int:
-    """Return digits after the point, 1 to 9: they show the interval, and nothing falsely as 0."""
-    half = mean.high - mean.value
-    least = max(1, -math.floor(math.log10(half))) if half > 0 else 1
-    shown = [number for number in mean[:3] if number and math.isfinite(number)]
-    return next((n for n in range(least, 9) if all(round(number, n) for number in shown)), 9)
-
-
-def _verdict(mean: _Mean, better: str) -> str:
+        return "one pair"
     if mean.low <= 0 <= mean.high:
-        return "no difference shown"
+        return "not shown"
+    better = _better(metric)
     if better == "neither":
-        return "a difference is shown"
+        return "different"
     return "better" if (mean.value > 0) == (better == "higher") else "worse"

@@ -51,16 +51,11 @@ def advise(
         time: the longest time, in inner gradients.
 
     Returns:
-        A row for each of `rows`, best first: "rank" (none where the cell did not end well, or its
-        bias was not measured), the estimator and its numbers, "fits", "beyond" (how many times
-        the budget it needs, multiplied where it exceeds several), "tied_with" (the others that its
-        place could have gone to: by their bias no two of them and it can be told apart),
-        "dominated_by" (one that is no worse in bias, time and memory, and better in one by more
-        than noise), "beyond_budget" (each budget that it exceeds, and how far), "outcome" and
-        "note" (why it has no rank). Its `attrs` have the "budgets", by metric.
-
-    Raises:
-        ValueError: a budget is negative, or no number.
+        A row for each of `rows`, best first. "rank" is missing where the cell did not end well or
+        its bias was not measured ("note" says which); "beyond" is the product of the budgets that
+        it exceeds, as multiples; "tied_with" has the others that its place could have gone to;
+        "dominated_by" one that is no worse in bias, time and memory, and better in one by more
+        than noise. The `attrs` have the "budgets", by metric.
     """
     budgets = _budgets(memory, bias, time)
     table = rows[[*_READ]].reset_index(drop=True)
@@ -121,11 +116,7 @@ def verdict(advice: pd.DataFrame) -> str:
 
 
 def by_memory(rows: pd.DataFrame, errors: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return the first choice of `advise` as the budget of memory grows, under the names to read.
-
-    Returns:
-        A row for each budget from which on another estimator comes first.
-    """
+    """Return the first choice of `advise` as the budget of memory grows, as people read it."""
     known = rows[(rows["outcome"] == "ok") & rows["bias"].notna()]
     first: list[dict[str, Any]] = []
     for budget in sorted(known["peak_memory"].dropna().unique()):
@@ -251,11 +242,7 @@ def _apart_by_task(table: pd.DataFrame, errors: pd.DataFrame) -> _Flags:
 
 
 def _places(table: pd.DataFrame, apart: _Flags) -> dict[int, list[int]]:
-    """Give places by the rule of `advise`.
-
-    Returns:
-        The index of each row, best first, with the others that its place could have gone to.
-    """
+    """Return the rows, best first by the rule of `advise`, each with those it is tied with."""
     left = list(table.sort_values("level", kind="stable").index)
     rows = {one.Index: one for one in table.itertuples()}
     costs_of = table[["time_ratio", "peak_memory", "level"]].fillna(np.inf)

@@ -23,14 +23,10 @@ _CURVE = [*_ALIKE, "estimator"]
 
 
 def over_exact(long: pd.DataFrame, rows: pd.DataFrame, every: pd.DataFrame) -> pd.DataFrame:
-    """Divide the times of cells by those of exact MAML at the same depth.
+    """Divide times by those of exact MAML at the same depth: median and quartiles "over_exact".
 
     Only samples that one run took in the same rounds are divided by each other: from run to run
     the same estimate differs by half on a shared machine.
-
-    Returns:
-        The rows for which both times are known, with "over_exact", the median, and its quartiles
-        "over_exact_low" and "over_exact_high".
     """
     keys = [*_ALIKE, "depth"]
     exact = every.loc[every["estimator"] == EXACT, [*keys, "cell"]]
@@ -52,11 +48,8 @@ def over_exact(long: pd.DataFrame, rows: pd.DataFrame, every: pd.DataFrame) -> p
 def break_even_depth(depths: Sequence[float], ratios: Sequence[float]) -> float:
     """Return the depth from which on ratios stay at 1 or below.
 
-    Between the last depth with a ratio above 1 and the next, the logarithm of the ratio is taken
-    to be linear in that of the depth. Where a curve crosses 1 several times the last time counts.
-
-    Returns:
-        The depth: 0 where all ratios are at most 1, infinity where the last one is above.
+    It is interpolated as `ABOUT` says; 0 where all ratios are at most 1, infinity where the last
+    one is above.
 
     Example:
         >>> break_even_depth([5, 20], [2.0, 0.5]), break_even_depth([5], [1.5])
@@ -73,13 +66,7 @@ def break_even_depth(depths: Sequence[float], ratios: Sequence[float]) -> float:
 
 
 def break_evens(compared: pd.DataFrame) -> pd.DataFrame:
-    """Find the break-even depth of each estimator.
-
-    Returns:
-        A row for each estimator with its options, model, device and so on: "from_depth" as
-        `break_even_depth` returns it of the medians, "from_depth_low" and "from_depth_high" of the
-        quartiles; "depths", how many were measured; "least", the least ratio, and "least_depth".
-    """
+    """Find the break-even depth of each estimator, with its interval and the least ratio."""
     others = compared[compared["estimator"] != EXACT].sort_values("depth", kind="stable")
     rows = []
     for keys, curve in others.groupby(_CURVE, sort=False):

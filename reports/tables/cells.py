@@ -31,10 +31,7 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
 
     A version is a commit with its uncommitted changes on one machine, so that numbers of two
     machines never stand in one figure. Where the commit is unknown every run is its own version.
-
-    Returns:
-        Axes, outcome and, for every metric, the columns NAME, NAME_low and NAME_high in the units
-        of `METRICS` (NaN where not measured); newest version first, then by estimator.
+    Each metric has the columns NAME, NAME_low and NAME_high, in shown units; newest version first.
     """
     if long.empty:  # every file of the store is broken
         return pd.DataFrame(columns=[*_FIXED, *_MEASURED])
@@ -109,18 +106,15 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> p
 def in_few_parts(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose rows can be selected ten times as quickly.
 
-    pandas stores each column of strings separately, and selects rows from each of them. Objects
-    are stored together, and a copy joins columns that were added one by one.
+    pandas stores each column of strings separately; objects, once copied, are stored together.
     """
     return table.astype(dict.fromkeys(table.select_dtypes("str"), object)).copy()
 
 
 def samples(long: pd.DataFrame, rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return all samples of a metric, a row for each task or repetition.
+    """Return all samples of a metric, a row for each task or repetition, in the shown unit.
 
-    Returns:
-        The columns of the rows that name their cell, with "sample" (counted from 0: the same
-        number is the same task in all cells of a group) and "value", in the shown unit.
+    The same "sample", counted from 0, is the same task in all cells of a group.
     """
     names = ["run", "cell", "task", "model", "depth", "estimator", "family", "order"]
     names += ["trained", "seed", "rest", "machine", "commit_label"]
@@ -160,11 +154,7 @@ def by_order(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `ORDERED` estimators from order 0 to K.
 
     fomaml is order 0 of each of them and maml is order K; they stand in where the estimator
-    itself was not measured at that order.
-
-    Returns:
-        Rows with one column more: "line", the estimator without its order, to whose line the row
-        belongs.
+    itself was not measured at that order. "line" is the estimator without its order.
     """
     ordered = table[table["family"].isin(ORDERED) & table["order"].notna()]
     ordered = ordered.assign(line=ordered["estimator"].map(without_order))

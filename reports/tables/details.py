@@ -15,14 +15,7 @@ _UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Details:
-    """One cell of one run.
-
-    Attributes:
-        result: how each stage of it ended.
-        environment: machine, code and packages, by name.
-        metrics: "metric", "value", "low", "high", "unit", "samples" (their number) and "about", a
-            row each; in shown units.
-    """
+    """One cell of one run: how it ended, the facts of machine and code, and a row each metric."""
 
     result: CellResult
     environment: dict[str, str]
@@ -112,11 +105,7 @@ def _metrics(snapshot: Snapshot, run: str, cell: str) -> pd.DataFrame:
 
 
 def in_order(result: CellResult) -> pd.DataFrame:
-    """Return the samples of times, in the order in which they were taken.
-
-    Returns:
-        Columns "metric" (a label), "sample" (from 1) and "value", in the shown unit.
-    """
+    """Return the samples of times, in the order in which they were taken, in shown units."""
     return pd.DataFrame(
         [
             {

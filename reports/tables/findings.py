@@ -31,17 +31,11 @@ Row = Any  # a named tuple of the table of cells
 
 
 class Finding(NamedTuple):
-    """A result that stands out.
+    """A result that stands out."""
 
-    Attributes:
-        effect: its size, a factor above 1.
-        row: a cell of its setting.
-        text: a sentence without setting and full stop.
-    """
-
-    effect: float
-    row: Row
-    text: str
+    effect: float  # a factor above 1
+    row: Row  # a cell of its setting
+    text: str  # a sentence without setting and full stop
 
 
 def findings(table: pd.DataFrame) -> list[str]:

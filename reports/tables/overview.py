@@ -4,13 +4,7 @@ import pandas as pd
 
 
 def contents(table: pd.DataFrame, long: pd.DataFrame) -> dict[str, str]:
-    """Return the size and age of a store.
-
-    Returns:
-        By name: "runs", "cells" (different ones, by name), "measurements" (one a run, cell and
-        metric), "commits" (known ones), "machines", and, unless it is empty, when the "oldest run"
-        and the "newest run" began.
-    """
+    """Return the size and age of a store, by name; of measurements one a run, cell and metric."""
     machines = long[["machine", "fingerprint"]].drop_duplicates()
     # Older runs have no fingerprint, and are of another machine only if the name says so.
     known = machines[machines["fingerprint"] != ""]
@@ -41,12 +35,7 @@ def outcomes(table: pd.DataFrame) -> dict[str, int]:
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
-    """Group the cells that did not end well.
-
-    Returns:
-        A row for each "outcome" and "reason", with the number of "cells" and the name of the newest
-        of them ("such as"); commonest first, skipped ones last.
-    """
+    """Count the cells that did not end well by outcome and reason, skipped ones last."""
     bad = table[table["outcome"] != "ok"].groupby(["outcome", "reason"], sort=False, as_index=False)
     by_count = bad.agg(**{"cells": ("cell", "size"), "such as": ("cell", "first")}).sort_values(
         "cells", ascending=False, kind="stable"
@@ -56,12 +45,7 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def versions(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the commits and machines of a store.
-
-    Returns:
-        A row for each, newest first, with the number of "cells" and the time at which the newest
-        run of them began ("measured").
-    """
+    """Return the commits and machines of a store, newest first, with their number of cells."""
     rows = table.groupby("version", sort=False).agg(
         commit=("commit_label", "first"),
         machine=("machine_label", "first"),

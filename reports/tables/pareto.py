@@ -18,11 +18,8 @@ def exact_below(name: str) -> float:
 def pareto(rows: pd.DataFrame, x: str, y: str) -> "pd.Series[bool]":
     """Return which rows are on the Pareto front of two metrics, lower being better for both.
 
-    A row is on it unless another one is at least as good in both and better in one; equal rows
-    are all on it. Errors that are rounding are equal: see `exact_below`.
-
-    Returns:
-        True or False for each row; False where one of the two is not known.
+    Equal rows are all on it, and errors that are rounding are equal: see `exact_below`. A row of
+    which one of the two is not known is never on it.
     """
     both = pd.DataFrame({"x": _comparable(rows[x]), "y": _comparable(rows[y])})
     least = both.dropna().groupby("x")["y"].min()  # sorted by x

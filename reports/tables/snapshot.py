@@ -25,13 +25,8 @@ from reports.tables.overview import contents
 class Snapshot:
     """The content of a store at one time; all readers share it, and nobody changes it.
 
-    Attributes:
-        store: the folder.
-        runs: by name.
-        long: the table of `harness.store.table.long_table`.
-        cells: the table of `reports.tables.cells.cells`.
-        problems: files that could not be read.
-        missing: why there are no runs; "" where there are.
+    `long` is the table of `harness.store.table.long_table`, `cells` that of `reports.tables.cells`;
+    `missing` says why there are no runs.
     """
 
     store: Path
@@ -43,17 +38,17 @@ class Snapshot:
 
     @cached_property
     def findings(self) -> list[str]:
-        """See `reports.tables.findings.findings`."""
+        """Sentences on the newest commit."""
         return findings(self.cells)
 
     @cached_property
     def contents(self) -> dict[str, str]:
-        """See `reports.tables.overview.contents`."""
+        """The size and age of the store."""
         return contents(self.cells, self.long)
 
     @cached_property
     def trainings(self) -> tuple[pd.DataFrame, list[Problem]]:
-        """See `harness.store.trainings.trainings`."""
+        """The evaluations of all trainings, and the files that could not be read."""
         return trainings(self.store)
 
     @cached_property

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.figures import Chart
+from reports.figures.style import Chart
 from reports.tables.cells import cells
 
 
