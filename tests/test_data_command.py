@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from pytest_regressions.file_regression import FileRegressionFixture
@@ -26,6 +27,10 @@ from harness.tasks.tieredimagenet import TieredImageNet
 from tests.support.image_sets import (
     WRITERS,
     Payload,
+    classes,
+    colour,
+    equal,
+    family,
     truncate,
     write_cache_pickles,
     write_csv,
@@ -51,9 +56,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the numbers of the tiny sets official, and their classes large enough."""
-    for family in (MiniImageNet, TieredImageNet):
-        monkeypatch.setattr(family, "official", ((3, 19), (2, 13), (4, 25)))
+    """Make the numbers of the tiny sets official, and their classes large enough."""
+    for one in (MiniImageNet, TieredImageNet):
+        monkeypatch.setattr(one, "official", ((3, 19), (2, 13), (4, 25)))
     monkeypatch.setattr(Omniglot, "official", ((8, 48), (4, 24)))
     monkeypatch.setattr(inspect_folder, "SMALLEST_CLASS", 6)
 
@@ -70,26 +75,34 @@ def advice(out: str) -> tuple[str | None, str]:
 
 
 @pytest.mark.usefixtures("small")
-def test_every_layout_is_recognised(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for layout, (family, write) in WRITERS.items():
-        here = write(folder / layout / family)
+def test_every_layout_is_recognised_and_read_right(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = []
+    for layout, (name, write) in WRITERS.items():
+        here = write(folder / layout / name)
         with monkeypatch.context() as patch:
-            if family == "images":  # or it would be taken for one of these
+            if name == "images":  # or it would be taken for one of these
                 patch.setattr(MiniImageNet, "official", ())
                 patch.setattr(TieredImageNet, "official", ())
             code, out, err = invoke(check, here)
         assert (code, err) == (0, ""), layout
         table = rows(out)
-        assert table["train"] == ["3", "19", "6", "7", "84x84"], layout
-        assert table["validation"] == ["2", "13", "6", "7", "84x84"], layout
-        assert table["test"] == ["4", "25", "6", "7", "84x84"], layout
         root, task = advice(out)
         assert root == str(folder / layout), layout
-        assert Spec.parse(task).name == family, layout
-        with monkeypatch.context() as patch:
-            patch.setenv("METAGRAD_DATA", root)
-            for split in ("train", "validation", "test"):
-                TASKS.create(task, queries=5).sample(0, split)
+        assert Spec.parse(task).name == name, layout
+        monkeypatch.setenv("METAGRAD_DATA", root)
+        images = family(task, queries=5)
+        for split, short in {"train": "train", "validation": "val", "test": "test"}.items():
+            counts = [len(pixels) for pixels in classes(short).values()]
+            assert table[split] == [str(len(counts)), str(sum(counts)), "6", "7", "84x84"], layout
+            assert images.counts(split).tolist() == counts, layout
+            for number, count in enumerate(counts):
+                pixels = images.pictures(split, number, np.arange(count))
+                colours = [colour(short, number, place) for place in range(count)]
+                assert (pixels == np.array(colours, np.uint8)[:, :, None, None]).all(), layout
+        tasks.append(images.sample(1))
+    assert all(equal(tasks[0], task) for task in tasks[1:])
 
 
 @pytest.mark.usefixtures("small")
@@ -192,7 +205,7 @@ def test_a_folder_that_fits_no_layout(
     assert len(err.splitlines()) == 1
     assert "- but empty/below looks like images" in out
     words = {*out.replace(";", "").split()}
-    for layout in (layout for family in inspect_folder.FAMILIES for layout in family.layouts):
+    for layout in (layout for one in inspect_folder.FAMILIES for layout in one.layouts):
         required = " ".join(layout.required(part) for part in layout.parts)
         assert {*layout.about.split(), *required.split()} <= words
 
@@ -228,9 +241,9 @@ def test_closed_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match=r"tree.*Permission denied"):
             invoke(check, "tree")
     monkeypatch.setattr(Path, "stat", denied)  # there is nothing in them
-    for family in inspect_folder.FAMILIES:
+    for one in inspect_folder.FAMILIES:
         with pytest.raises(UserError, match="nothing to read in"):
-            TASKS.create(family.family, folder="closed").sample(0)
+            TASKS.create(one.family, folder="closed").sample(0)
     with pytest.raises(UserError, match="no known data set"):
         invoke(check, "data")
 
@@ -265,9 +278,3 @@ def test_a_training_on_images_of_ones_own(folder: Path) -> None:
     assert code == 0
     assert "done already" not in out
     assert len(trainings(folder / "results")[0]["training"].unique()) == 2
-
-
-def test_a_training_without_its_data_leaves_nothing(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing to read in .*data/omniglot"):
-        invoke(train, *ARGUMENTS, *FEW, "--task", "omniglot:5way-1shot")
-    assert not [*folder.glob("results/trainings/*.jsonl")]

@@ -3,13 +3,11 @@
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from estimators.base.errors import OptionError
 from harness.tasks import glyphs
 from harness.tasks.glyph_images import Images, draw_class, draw_face
 from harness.tasks.glyph_strokes import glyph_classes, split_indices, unpack_face
@@ -173,23 +171,3 @@ def test_task_images_come_from_the_split_and_no_image_comes_twice(images: Images
         pairs = {(places[p], t) for p, t in zip(pixels, targets.tolist(), strict=True)}
         assert len(pairs) == 20  # each target is one class and each class one target
         assert {index for index, _ in pairs} <= set(split_indices(split))
-
-
-def test_wrong_options_and_arguments_are_refused() -> None:
-    options: list[tuple[dict[str, Any], str]] = [
-        ({"ways": 1}, "ways=1"),
-        ({"held_out": "fonts"}, "held_out='fonts' .*'alphabets' and"),
-        ({"ways": 60}, "ways=60 .* 59 classes of the validation split"),
-        ({"shots": 0}, "shots=0"),
-        ({"queries": -1}, "queries=-1"),
-        ({"shots": 6}, "20 images, and shots=6 and queries=15"),
-        ({"jitter": -0.5}, "jitter=-0.5"),
-        ({"jitter": float("nan")}, "jitter=nan"),
-    ]
-    for some, message in options:
-        with pytest.raises(OptionError, match=message):
-            Glyphs(**some)
-    with pytest.raises(OptionError, match="split='exam'"):
-        Glyphs().sample(0, "exam")
-    with pytest.raises(OptionError, match="seed=-1"):
-        Glyphs().sample(-1)

@@ -100,14 +100,3 @@ def test_conv4_needs_images() -> None:
             model.build(family, seed=0)
         assert MODELS.create("mlp-40-40").unsupported_reason(family) is None
     assert model.unsupported_reason(TASKS.create("glyphs")) is None
-
-
-def test_wrong_names_and_options_are_refused() -> None:
-    for text, message in (
-        ("mlp-40-40(init='glorot')", "mlp: init='glorot'"),
-        ("mlp-40-40(hidden=3)", "mlp-40-40: unknown option 'hidden'"),
-        ("conv4", "unknown model 'conv4'; did you mean conv4-"),
-        ("conv4-32(filters=3)", "unknown option 'filters'"),
-    ):
-        with pytest.raises(OptionError, match=message):
-            MODELS.create(text)

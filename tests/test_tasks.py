@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from estimators import BilevelProblem, OptionError, Params, create
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
+from harness.models import MODELS
 from harness.tasks import TASKS
+from harness.tasks.glyphs import Glyphs
 from harness.tasks.quadratic import Quadratic
 from harness.tasks.sinusoid import Sinusoid
 from harness.tasks.task import uniform
@@ -157,8 +159,32 @@ def test_wrong_names_and_options_are_refused() -> None:
         ("quadratic(smallest=2, largest=1)", "smallest=2.0 and largest=1.0"),
         ("quadratic(drift=-1)", "quadratic: drift=-1.0"),
         ("noise(size=0)", "noise: size=0"),
-        ("noise(ways=1)", "noise: ways=1"),
+        ("images", "images: option 'folder' is missing"),
+        ("images(folder='tree', size=0)", "images: size=0"),
+        ("images(folder='tree', channels=2)", "images: channels=2"),
+        ("images(folder='tree', ways=1)", "images: ways=1"),
+        ("images(folder='tree', shots=0)", "images: shots=0"),
+        ("omniglot(queries=0)", "omniglot: queries=0"),
+        ("omniglot(split='lake')", "omniglot: split='lake'"),
+        ("digits(ways=4)", "digits: ways=4"),
+        ("miniimagenet(folder=3)", "miniimagenet: folder=3"),
+        ("glyphs(held_out='fonts')", "held_out='fonts'"),
+        ("glyphs(ways=60)", "59 classes of the validation split"),
+        ("glyphs(shots=6)", "20 images, and shots=6 and queries=15"),
+        ("glyphs(jitter=-0.5)", "jitter=-0.5"),
+        ("glyphs(jitter=nan)", "jitter=nan"),
         ("sinusoids", "unknown task 'sinusoids'; did you mean sinusoid?"),
     ):
         with pytest.raises(OptionError, match=re.escape(message)):
             TASKS.create(text)
+    for text, message in (
+        ("mlp-40-40(init='glorot')", "mlp: init='glorot'"),
+        ("mlp-40-40(hidden=3)", "mlp-40-40: unknown option 'hidden'"),
+        ("conv4", "unknown model 'conv4'; did you mean conv4-"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            MODELS.create(text)
+    with pytest.raises(OptionError, match="split='exam'"):
+        Glyphs().sample(0, "exam")
+    with pytest.raises(OptionError, match="seed=-1"):
+        Glyphs().sample(-1)

@@ -36,9 +36,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def started(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start Python with these arguments in a folder."""
     return subprocess.Popen(
-        [sys.executable, "-c", "from harness.cli import main; main()", "train", *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -68,7 +69,7 @@ def test_killed_and_started_again_it_comes_to_the_same_end(folder: Path, kills: 
     assert invoke(train, *arguments, "--store", folder / "whole")[0] == 0
     pauses = random.Random(0)
     for kill in range(kills):
-        process = started(folder, *arguments)
+        process = start(folder, "-m", "harness", "train", *arguments)
         while process.poll() is None and last_step(folder / "results") < 20 + 40 * kill:
             time.sleep(0.1)
         time.sleep(pauses.random() * 0.05)
@@ -86,7 +87,8 @@ def test_killed_and_started_again_it_comes_to_the_same_end(folder: Path, kills: 
 
 @pytest.mark.slow
 def test_interrupted_it_says_what_is_done(folder: Path) -> None:
-    process = started(folder, "--estimator", "fomaml", *TINY, "--steps", "20000")
+    arguments = ("--estimator", "fomaml", *TINY, "--steps", "20000")
+    process = start(folder, "-m", "harness", "train", *arguments)
     while last_step(folder / "results") < 20:
         time.sleep(0.1)
         assert process.poll() is None

@@ -1,9 +1,7 @@
 """`torchrun -m harness train`: tasks of a meta-batch over processes, one of them killed."""
 
-import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,25 +16,20 @@ from harness.training.distributed import Ranks
 from harness.training.parallel import train_one
 from tests.support.invocation import invoke
 from tests.support.trainings import numbers
-from tests.test_train_command import ROOT, TINY, last_step, weights
+from tests.test_train_command import TINY, last_step, start, weights
 from tests.test_training import cell_of
 
 
 def started(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """Starts two processes that train together, which start again if one is lost."""
+    """Start two processes that train together, which start again if one is lost."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2"]
     where = ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--max-restarts=2"]
-    return subprocess.Popen(
-        [*launch, *where, "--monitor-interval=0.2", "-m", "harness", "train", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return start(
+        folder, *launch, *where, "--monitor-interval=0.2", "-m", "harness", "train", *arguments
     )
 
 
