@@ -1,4 +1,4 @@
-"""The asv suite: its frozen matrix, and a real run in an environment of asv's own."""
+"""The asv suite: its frozen matrix, and real runs of asv."""
 
 import hashlib
 import io
@@ -41,22 +41,22 @@ SHRUNK = {
 }
 Point = tuple[str, int, str, str]
 
-
-def digest(axes: dict[str, Any]) -> str:
-    # One more device changes no point that there was.
-    text = json.dumps(
-        {name: axes[name] for name in sorted([*SHRUNK, "headline"]) if name != "devices"}
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+needs_checkout = pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(),
+    reason="asv measures commits: it needs git and a checkout",
+)
 
 
 def test_a_change_of_the_matrix_takes_a_new_version() -> None:
     assert set(AXES) == {"version", "headline", *SHRUNK}
-    assert digest(AXES) == DIGESTS[AXES["version"]]
+    # One more device changes no point that there was.
+    names = sorted({"headline", *SHRUNK} - {"devices"})
+    text = json.dumps({name: AXES[name] for name in names})
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == DIGESTS[AXES["version"]]
     assert max(DIGESTS) == AXES["version"]
 
 
-def test_what_a_commit_does_not_know_is_skipped() -> None:
+def test_cells_that_a_commit_does_not_know_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     axes = AXES | {
         "estimators": ["maml", "of-tomorrow", "binom(order=1, tomorrow=True)"],
         "models": ["sinusoid mlp-40-40", "tomorrow mlp-40-40", "sinusoid tomorrow"],
@@ -64,51 +64,44 @@ def test_what_a_commit_does_not_know_is_skipped() -> None:
     known = known_here(axes)
     assert (known["estimators"], known["models"]) == (["maml"], ["sinusoid mlp-40-40"])
     assert known_here(AXES) == AXES
-    with pytest.raises(NotImplementedError, match="of-tomorrow cpu is not known at this commit"):
+    with pytest.raises(NotImplementedError, match="of-tomorrow"):
         Matrix().setup({}, "of-tomorrow", 5, "sinusoid mlp-40-40", "cpu")
-
-
-def test_a_commit_that_knows_nothing_has_no_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotImplementedError, match="of-tomorrow"):
+        Headline().setup("of-tomorrow")
     monkeypatch.setitem(meta_gradient.AXES, "estimators", ["of-tomorrow"])
     assert Matrix().setup_cache() == {}
-    monkeypatch.setitem(sys.modules, "harness.suite", None)  # as if there were none
+    # Nor is there a suite at early commits.
+    monkeypatch.delattr("harness.suite.headline")
+    with pytest.raises(NotImplementedError, match="maml"):
+        Headline().setup("maml")
+    monkeypatch.setitem(sys.modules, "harness.suite", None)
     assert Matrix().setup_cache() == {}
 
 
-def test_the_headline_skips_what_a_commit_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotImplementedError, match="of-tomorrow is not known at this commit"):
-        Headline().setup("of-tomorrow")
-    monkeypatch.delattr("harness.suite.headline")
-    with pytest.raises(NotImplementedError, match="maml is not known at this commit"):
-        Headline().setup("maml")
-
-
+@needs_checkout
 def test_missing_commits_are_named(tmp_path: Path) -> None:
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs a checkout")
     for commits in ("nothing..HEAD", "--all", "HEAD..HEAD"):
         with pytest.raises(UserError, match=commits):
             run_asv(tmp_path, Console(quiet=True), commits)
 
 
+@needs_checkout
 def test_a_commit_that_asv_cannot_measure_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """asv ends with 2 where each benchmark has failed, and no run was journalled."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("needs a checkout")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("harness.asv.bench._asv", lambda *_: None)
-    for code, said, raises in (
+    fake = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(fake))
+    console = Console(file=io.StringIO())
+    for code, text, fails in (
         *((0, "", False), (2, "it failed", True), (1, "it failed", True)),
         (1, "No commit hashes selected", False),
     ):
-        fake = tmp_path / f"python{code}{raises}"
-        fake.write_text(f"#!/bin/sh\necho {said}\nexit {code}\n")
+        fake.write_text(f"#!/bin/sh\necho {text}\nexit {code}\n")
         fake.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(fake))
-        console = Console(file=io.StringIO())
-        if raises:
+        if fails:
             with pytest.raises(UserError, match=f"exit code {code}"):
                 run_asv(tmp_path, console, "HEAD~1..HEAD")
         else:
@@ -122,7 +115,7 @@ def test_unknown_version_is_refused(tmp_path: Path) -> None:
 
 
 def shell(folder: Path, *command: str | Path, code: int = 0) -> str:
-    """Runs a command in a folder that is its home as well; returns what it printed."""
+    """Run a command in a folder below its home; return standard output."""
     environment = os.environ | {"HOME": str(folder.parent), "NO_COLOR": "1"}
     environment.pop("METAGRAD_STORE", None)
     done = subprocess.run(
@@ -138,9 +131,7 @@ def asv(folder: Path, *arguments: str, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the files of this checkout as they are, and a smaller matrix."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("asv measures commits: it needs git and a checkout")
+    """Create a repository with the files of this checkout as they are, and a smaller matrix."""
     folder = tmp_path_factory.mktemp("home") / "checkout"
     folder.mkdir()
     names = shell(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
@@ -159,7 +150,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tracked(clone: Path) -> dict[str, dict[Point, Any]]:
-    """What asv has stored: by benchmark and point."""
+    """Return the results that asv has stored, by benchmark and point."""
     commit = shell(clone, "git", "rev-parse", "HEAD").strip()
     (path,) = (clone / "results" / "asv").glob(f"*/{commit[:8]}-*.json")
     stored = json.loads(path.read_text(encoding="utf-8"))
@@ -176,6 +167,7 @@ def tracked(clone: Path) -> dict[str, dict[Point, Any]]:
     return found
 
 
+@needs_checkout
 def test_asv_runs_the_suite_in_this_environment(clone: Path) -> None:
     same = ("-E", f"existing:{sys.executable}", "--set-commit-hash", "HEAD")
     asv(clone, "run", *same, "--bench", "track_bias", code=2)  # 2: a cell diverges, on purpose
@@ -187,11 +179,12 @@ def test_asv_runs_the_suite_in_this_environment(clone: Path) -> None:
     asv(clone, "machine", "--yes")
 
 
+@needs_checkout
 @pytest.mark.slow
-def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
-    told = shell(clone, Path(sys.executable).parent / "metagrad", "bench", code=1)
-    assert "sinusoid, mlp-40-40, K=2" in told
-    assert "binom: order=2 is outside 0..1" in told
+def test_bench_runs_asv_in_a_separate_environment(clone: Path) -> None:
+    output = shell(clone, Path(sys.executable).parent / "metagrad", "bench", code=1)
+    assert "sinusoid, mlp-40-40, K=2" in output
+    assert "binom: order=2 is outside 0..1" in output
     found = tracked(clone)
     assert set(found) == {
         f"track_{name}"
@@ -226,9 +219,9 @@ def test_bench_runs_asv_in_an_environment_of_its_own(clone: Path) -> None:
     (journal,) = (clone / "results" / "runs").glob("*.jsonl")
     run = read_run(journal)
     assert len(run.cells) == 16
-    went_wrong = {cell.axes["estimator"] for cell in run.cells if cell.status is Status.DIVERGED}
-    assert went_wrong == {DIVERGES}
-    assert "diverged: the estimate of task 0 is not finite" in told
+    diverged = {cell.axes["estimator"] for cell in run.cells if cell.status is Status.DIVERGED}
+    assert diverged == {DIVERGES}
+    assert "diverged: the estimate of task 0 is not finite" in output
     assert run.environment["commit"] == shell(clone, "git", "rev-parse", "HEAD").strip()
 
     asv(clone, "publish")

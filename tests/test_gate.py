@@ -45,7 +45,6 @@ class Project:
 
     def __init__(self, parent: Path) -> None:
         self.folder, self.hashes = write_project(parent)
-        self.store = self.folder.parent / "results"
         self.measured: dict[str, Cells] = {}
 
     def checkout(self, subject: str) -> checkout.Checkout:
@@ -69,23 +68,17 @@ class Project:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        made = Project(tmp_path_factory.mktemp("p"))
-        patch.chdir(made.folder)
-        patch.setenv("METAGRAD_CACHE", str(made.folder.parent / "cache"))
-        yield made
+        planted = Project(tmp_path_factory.mktemp("p"))
+        patch.chdir(planted.folder)
+        patch.setenv("METAGRAD_CACHE", str(planted.folder.parent / "cache"))
+        yield planted
 
 
 @pytest.fixture
 def gate(project: Project) -> Gate:
-    def run(*words: str, cwd: Path = project.folder) -> subprocess.CompletedProcess[str]:
-        usual = ("quick", *WORDS, "--import", "ours.py")
-        return subprocess.run(
-            [COMMAND, "gate", *usual, *words],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [str(COMMAND), "gate", "quick", *WORDS, "--import", "ours.py", *words]
+        return subprocess.run(line, cwd=project.folder, capture_output=True, text=True, check=False)
 
     return run
 
@@ -93,30 +86,27 @@ def gate(project: Project) -> Gate:
 @pytest.mark.slow
 def test_planted_regressions_are_found_at_their_commits_and_no_others(project: Project) -> None:
     for (base, _, _), (head, _, _) in pairwise(COMMITS):
-        found = compare(project.cells(base), project.cells(head), names=(base, head))
-        assert found.cells == 1
-        regressions = {one.metric for one in found.regressions}
+        comparison = compare(project.cells(base), project.cells(head), names=(base, head))
+        assert comparison.cells == 1
+        regressions = {one.metric for one in comparison.regressions}
         if head not in WORSE:
-            assert (found.changes, found.exit_code) == ([], 0), head
+            assert (comparison.changes, comparison.exit_code) == ([], 0), head
             continue
-        assert found.exit_code == 1, head
+        assert comparison.exit_code == 1, head
         assert WORSE[head] in regressions, head
         assert not regressions & (set(WORSE.values()) - {WORSE[head]}), head
-
-
-@pytest.mark.slow
-def test_change_points_are_at_the_same_commits(project: Project) -> None:
-    (project.store / "runs").mkdir(parents=True)
+    # The history of the same results has its change points there.
+    store = project.folder.parent / "results"
+    (store / "runs").mkdir(parents=True)
     for number, (subject, _, _) in enumerate(COMMITS):
-        shutil.copy(project.journal(subject), project.store / "runs" / f"{number}.jsonl")
-    series = stored_history(project.store, load(project.store)[0], project.folder)[0]
-    found = changes(series)
-    assert set(found["subject"]) == set(WORSE)
+        shutil.copy(project.journal(subject), store / "runs" / f"{number}.jsonl")
+    series = stored_history(store, load(store)[0], project.folder)[0]
+    table = changes(series)
+    assert set(table["subject"]) == set(WORSE)
+    assert (table["unmeasured"] == 0).all()
     for subject, metric in WORSE.items():
-        worse = found[(found["subject"] == subject) & (found["verdict"] == "worse")]
-        assert metric in set(worse["metric"])
-        assert (worse["unmeasured"] == 0).all()
-        assert worse.loc[worse["metric"] == metric, "lasting"].all()
+        rows = table[(table["subject"] == subject) & (table["metric"] == metric)]
+        assert (rows["verdict"].item(), rows["lasting"].item()) == ("worse", True)
 
 
 @pytest.mark.slow
@@ -125,23 +115,22 @@ def test_times_of_both_are_taken_in_turns(
 ) -> None:
     monkeypatch.setattr(pairs, "ROUNDS", 2)
     base, head = (project.checkout(COMMITS[i][0]) for i in (0, -1))
-    heard: list[float] = []
-    found = pairs.paired_times(
+    cells = [CELL.replace("ours", name) for name in ("ours", "fomaml", "theirs")]
+    shares: list[float] = []
+    times = pairs.paired_times(
         base,
         head,
-        [CELL, CELL.replace("ours", "fomaml"), CELL.replace("ours", "theirs")],
+        cells,
         plugins=["ours.py"],
-        on_progress=lambda share, _: heard.append(share),
+        on_progress=lambda share, _: shares.append(share),
     )
-    assert {name: len(rounds) for name, rounds in found.seconds.items()} == {
-        CELL: 2,
-        CELL.replace("ours", "fomaml"): 2,
-    }
-    seconds = [one for rounds in found.seconds.values() for pair in rounds for one in pair]
+    assert {name: len(rounds) for name, rounds in times.seconds.items()} == dict.fromkeys(
+        cells[:2], 2
+    )
+    seconds = [one for rounds in times.seconds.values() for pair in rounds for one in pair]
     assert all(0 < one < 1 for one in seconds)
-    (why,) = found.errors.values()
-    assert "unknown estimator" in why
-    assert heard == sorted(heard)
+    assert "unknown estimator" in times.errors[cells[2]]
+    assert shares == sorted(shares)
 
 
 @pytest.mark.slow
@@ -204,12 +193,10 @@ def test_what_went_wrong_is_measured_again(project: Project) -> None:
         path.write_text(broken, encoding="utf-8")
         cells = measure(project.checkout("Readme"), ["quick", *WORDS], plugins=("ours.py",))
         assert cells[CELL].samples["bias"] == expected["bias"]
-    alone = measure(
-        project.checkout("Readme"), ["quick", *WORDS, "--estimator", "fomaml"], plugins=("ours.py",)
-    )
-    assert len(alone) == 2
-    again = measure(project.checkout("Readme"), ["quick", *WORDS], plugins=("ours.py",))
-    assert again.keys() == {CELL}, "not what was asked for in other words"
+    words = ["quick", *WORDS, "--estimator", "fomaml"]
+    assert len(measure(project.checkout("Readme"), words, plugins=("ours.py",))) == 2
+    again = measure(project.checkout("Readme"), words[:-2], plugins=("ours.py",))
+    assert again.keys() == {CELL}, "not the results of other words"
 
 
 @pytest.mark.slow
@@ -293,26 +280,25 @@ def test_stored_results_are_compared_without_times(
         read_stored(project.folder / "ours.py")
 
 
-def test_wrong_options_are_refused(project: Project) -> None:
+def test_wrong_options_are_refused(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth", "1", project.folder.as_uri(), str(clone))
+    words: tuple[str, ...]
     for words, named in (
         (("--base", "nowhere"), "'nowhere'"),
         (("--base", ""), "''"),
         (("--base", "--upload-pack=x"), "--upload-pack=x"),
         (("--base", "HEAD", "--estimator", "binm"), "binom"),
         (("--base", "HEAD", "--only", "depth=99"), "depth=99"),
+        (("--base", "HEAD~1"), "this clone is shallow"),
     ):
+        folder = clone if "shallow" in named else project.folder
+        monkeypatch.chdir(folder)
         with pytest.raises(UserError) as raised:
-            invoke(command, "quick", *WORDS, "--import", project.folder / "ours.py", *words)
+            invoke(command, "quick", *WORDS, "--import", folder / "ours.py", *words)
         assert named in str(raised.value)
-
-
-@pytest.mark.slow
-def test_what_a_shallow_clone_lacks_is_told(project: Project, gate: Gate, tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    git(tmp_path, "clone", "-q", "--depth", "1", project.folder.as_uri(), str(clone))
-    done = gate("--base", "HEAD~1", cwd=clone)
-    assert done.returncode == 2
-    assert "this clone is shallow" in done.stderr
 
 
 @pytest.mark.slow
@@ -332,12 +318,10 @@ def test_uncommitted_changes_are_reported_and_stored_results_reused(
     project: Project, gate: Gate
 ) -> None:
     stored = project.journal("Readme").stat()
-    path = project.folder / "README.md"
-    before = path.read_text(encoding="utf-8")
-    path.write_text("edited", encoding="utf-8")
+    (project.folder / "README.md").write_text("edited", encoding="utf-8")
     head = project.hashes["Readme"]
     done = gate("--base", head, "--head", head, "--no-times")
-    path.write_text(before, encoding="utf-8")
+    git(project.folder, "checkout", "README.md")
     assert done.returncode == 0
     assert "1 files have uncommitted changes" in done.stdout
     stat = project.journal("Readme").stat()

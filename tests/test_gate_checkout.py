@@ -14,6 +14,12 @@ from tests.support.repositories import git
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 
+def commit_all(folder: Path) -> None:
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "first")
+
+
 def test_a_package_is_installed_with_its_entry_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -26,9 +32,7 @@ def test_a_package_is_installed_with_its_entry_points(
         '[project.entry-points."metagrad.estimators"]\ntheirs = "theirs"\n',
         encoding="utf-8",
     )
-    git(folder, "init", "-q")
-    git(folder, "add", ".")
-    git(folder, "commit", "-q", "-m", "first")
+    commit_all(folder)
     monkeypatch.chdir(folder / "src")  # a folder in a repository, and no package itself
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
     tree = checkout.install(checkout.resolve("HEAD"))
@@ -40,16 +44,10 @@ def test_a_package_is_installed_with_its_entry_points(
         "from importlib.metadata import entry_points; import theirs; "
         "print(entry_points(group='metagrad.estimators', name='theirs'), theirs.__file__)"
     )
-    told = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env=tree.environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "theirs" in told
-    assert str(tree.path[0]) in told
+    command = [sys.executable, "-P", "-c", code]
+    output = subprocess.check_output(command, env=tree.environment, cwd=tmp_path, text=True)
+    assert "theirs" in output
+    assert str(tree.path[0]) in output
 
 
 def test_links_out_of_a_repository_are_left_out(
@@ -61,9 +59,7 @@ def test_links_out_of_a_repository_are_left_out(
     (folder / "absolute").symlink_to("/etc/hostname")
     (folder / "outside").symlink_to("../../elsewhere")
     (folder / "inside").symlink_to("file.txt")
-    git(folder, "init", "-q")
-    git(folder, "add", ".")
-    git(folder, "commit", "-q", "-m", "first")
+    commit_all(folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
     tree = checkout.install(checkout.resolve("HEAD"))
@@ -75,13 +71,11 @@ def test_links_out_of_a_repository_are_left_out(
 
 
 def test_waivers_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "of-many" / "one").mkdir(parents=True)
-    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# one", encoding="utf-8")
-    git(tmp_path / "of-many", "init", "-q")
-    git(tmp_path / "of-many", "add", ".")
-    git(tmp_path / "of-many", "commit", "-q", "-m", "first")
-    monkeypatch.chdir(tmp_path / "of-many" / "one")
-    (tmp_path / "of-many" / "one" / "waivers.toml").write_text("# edited", encoding="utf-8")
-    assert checkout.file_at(checkout.resolve("HEAD"), "waivers.toml") == b"# one"
-    monkeypatch.chdir(tmp_path / "of-many")
-    assert checkout.file_at(checkout.resolve("HEAD"), "waivers.toml") is None
+    inner = tmp_path / "of-many" / "one"
+    inner.mkdir(parents=True)
+    (inner / "waivers.toml").write_text("# one", encoding="utf-8")
+    commit_all(inner.parent)
+    (inner / "waivers.toml").write_text("# edited", encoding="utf-8")
+    for folder, content in ((inner, b"# one"), (inner.parent, None)):
+        monkeypatch.chdir(folder)
+        assert checkout.file_at(checkout.resolve("HEAD"), "waivers.toml") == content

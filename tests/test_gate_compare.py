@@ -1,4 +1,4 @@
-"""What the gate makes of two sides: which changes, which verdict, which exit code."""
+"""The comparison of two revisions: changes, verdicts, exit codes, reports."""
 
 import io
 import json
@@ -91,16 +91,13 @@ def test_a_cell_that_worked_and_fails_could_not_be_measured() -> None:
         assert compared(result(status, "why"), result()).changes[0].verdict == "better", status
 
 
-def test_a_cell_that_is_gone_could_not_be_measured() -> None:
+def test_cells_of_one_side_only() -> None:
     base: Cells = {NAME: result(), OTHER: result()}
-    found = compare(base, {OTHER: result()}, names=("a", "b"))
-    assert (found.cells, found.exit_code) == (1, 2)
+    gone = compare(base, {OTHER: result()}, names=("a", "b"))
+    assert (gone.cells, gone.exit_code) == (1, 2)
     assert compare({OTHER: result()}, base, names=("a", "b")).exit_code == 0, "a new one is welcome"
-
-
-def test_nothing_to_compare_is_no_success() -> None:
-    found = compare({}, {NAME: result()}, names=("a", "b"))
-    assert (found.exit_code, summary(found)) == (2, "Nothing could be compared.")
+    none = compare({}, {NAME: result()}, names=("a", "b"))
+    assert (none.exit_code, summary(none)) == (2, "Nothing could be compared.")
 
 
 def rounds(ratio: float, noise: float, seed: int) -> list[tuple[float, float]]:
@@ -115,12 +112,9 @@ def test_times_that_differ_in_every_round_are_changes() -> None:
         assert change is not None
         assert (change.metric, change.verdict) == ("time", verdict)
         assert change.ratio == pytest.approx(ratio, rel=0.1)
-
-
-def test_small_and_inconstant_differences_of_time_tell_nothing() -> None:
-    assert time_change(NAME, rounds(1 + EFFECT / 2, 0.001, 0)) is None
     slow_once = [(0.01, 0.01)] * (ROUNDS - 2) + [(0.01, 0.05)] * 2
-    assert time_change(NAME, slow_once) is None
+    for small in (rounds(1 + EFFECT / 2, 0.001, 0), slow_once):
+        assert time_change(NAME, small) is None
 
 
 @pytest.mark.slow
@@ -130,48 +124,37 @@ def test_same_code_is_hardly_ever_found_slower() -> None:
     assert sum(one is not None for one in found) <= 2
 
 
-def test_times_are_changes_and_their_errors_notes() -> None:
+def test_times_and_errors_of_timing() -> None:
     pairs = Pairs({NAME: rounds(2.0, 0.05, 1)}, {OTHER: "the process ended"})
-    found = compared(result(), result(), pairs=pairs)
-    assert [(one.metric, one.verdict) for one in found.changes] == [("time", "worse")]
-    assert any("the process ended" in note for note in found.notes)
-    assert found.exit_code == 1
-
-
-def test_a_head_that_cannot_be_timed_could_not_be_measured() -> None:
-    lost = Pairs()
+    slower = compared(result(), result(), pairs=pairs)
+    assert [(one.metric, one.verdict) for one in slower.changes] == [("time", "worse")]
+    assert any("the process ended" in note for note in slower.notes)
+    assert slower.exit_code == 1
     base, head = (Checkout(name, "", Path(), (), Path()) for name in "ab")
+    lost = Pairs()
     lost.drop([NAME], _Lost("ended", base), head)
-    found = compared(result(), result(), pairs=lost)
-    assert (found.exit_code, found.changes) == (0, [])
-    assert len(found.notes) == 1
+    untimed = compared(result(), result(), pairs=lost)
+    assert (untimed.exit_code, untimed.changes, len(untimed.notes)) == (0, [], 1)
     lost.drop([NAME], _Lost("ended", head), head)
-    assert compared(result(), result(), pairs=lost).exit_code == 2
+    assert compared(result(), result(), pairs=lost).exit_code == 2, "broken by the head"
 
 
 WAIVER = Waiver("sinusoid/*/binom*", "bias", "one term less on purpose", date(2030, 1, 31))
 WORSE = result(bias=[0.2, 0.3])
 
 
-def test_a_waiver_accepts_what_it_names_and_nothing_else() -> None:
+def test_a_waiver_accepts_what_it_names_until_its_day() -> None:
     on = date(2030, 1, 31)
-    found = compared(result(), WORSE, waivers=[WAIVER], today=on)
-    assert (found.exit_code, found.changes[0].accepted) == (0, WAIVER.reason)
-    assert "1 worse, and accepted" in summary(found)
+    accepted = compared(result(), WORSE, waivers=[WAIVER], today=on)
+    assert (accepted.exit_code, accepted.changes[0].accepted) == (0, WAIVER.reason)
+    assert "1 worse, and accepted" in summary(accepted)
     both = compared(result(), result(bias=[0.2, 0.3], flops=[2e6]), waivers=[WAIVER], today=on)
     assert [one.metric for one in both.regressions] == ["flops"]
-
-
-def test_a_waiver_holds_until_its_day() -> None:
-    found = compared(result(), WORSE, waivers=[WAIVER], today=date(2030, 2, 1))
-    assert found.exit_code == 1
-    assert any("expired" in note for note in found.notes)
-
-
-def test_a_waiver_that_nothing_needs_is_told() -> None:
-    found = compared(result(), result(), waivers=[WAIVER], today=date(2029, 1, 1))
-    assert (found.exit_code, len(found.notes)) == (0, 1)
-    assert "not needed" in found.notes[0]
+    expired = compared(result(), WORSE, waivers=[WAIVER], today=date(2030, 2, 1))
+    unused = compared(result(), result(), waivers=[WAIVER], today=on)
+    for comparison, code, word in ((expired, 1, "expired"), (unused, 0, "not needed")):
+        assert comparison.exit_code == code
+        assert [word in note for note in comparison.notes] == [True]
 
 
 ENTRY = '[[waiver]]\ncell = "*"\nmetric = "bias"\nreason = "why"\nexpires = 2030-01-31\n'
@@ -206,16 +189,12 @@ def test_reports(tmp_path: Path, file_regression: Any) -> None:
     file_regression.check("\n".join([console.export_text(), *files]), extension=".txt")
 
 
-def test_what_looks_like_markup_is_told_as_it_is(tmp_path: Path) -> None:
+def test_markup_and_missing_numbers_in_reports(tmp_path: Path) -> None:
     odd = r"a \[/b] and [/red] and [bold]"
-    found = compared(result(), result(Status.FAILED, odd))
+    comparison = compared(result(), result(Status.FAILED, odd))
     console = Console(width=300, record=True, file=io.StringIO())
-    print_comparison(found, console)
+    print_comparison(comparison, console)
     assert odd in console.export_text()
-    write(found, tmp_path)
-
-
-def test_json_has_no_number_that_is_none() -> None:
-    found = compared(result(), result(Status.FAILED, "why"))
-    (change,) = json.loads(as_json(found))["changes"]
+    write(comparison, tmp_path)
+    (change,) = json.loads(as_json(comparison))["changes"]
     assert (change["base"], change["ratio"], change["metric"]) == (None, None, "outcome")

@@ -1,4 +1,4 @@
-"""A small project of ten commits: three of them make its estimator worse, each in its own way."""
+"""A small project of eight commits: three of them make its estimator worse, each in its own way."""
 
 from pathlib import Path
 
@@ -34,18 +34,16 @@ COMMITS = (
     ("Docs: what it is for", '"""Our estimator."""', '"""Our estimator, for tests."""'),
     ("Rename the result", "result", "found"),
     ("Check the curvature", "# more comes here", f"{_PRODUCT}\n        # more comes here"),
-    ("A comment", "# more comes here", "# nothing more comes here"),
     (
         "Options in the order of the alphabet",
         '{"order": 2, "batching": "\'loop\'"}',
         '{"batching": "\'loop\'", "order": 2}',
     ),
     ("Simplify", '"order": 2', '"order": 1'),
-    ("Docs: scaled by nothing", "A binomial estimate, scaled.", "A binomial estimate."),
     (
         "Keep the last results",
-        "# nothing more",
-        "kept.append(dict(found.gradient))\n        # nothing more",
+        "# more comes here",
+        "kept.append(dict(found.gradient))",
     ),
     ("Readme", "", ""),
 )
@@ -58,11 +56,7 @@ WORSE = {
 
 
 def write_project(parent: Path) -> tuple[Path, dict[str, str]]:
-    """Makes the repository.
-
-    Returns:
-        Its folder, and the hash of each commit by its subject, oldest first.
-    """
+    """Create the repository; return its folder, and the hash of each commit by subject."""
     folder = parent / "project"
     folder.mkdir()
     git(folder, "init", "-q", "-b", "main")
@@ -71,7 +65,7 @@ def write_project(parent: Path) -> tuple[Path, dict[str, str]]:
         assert not old or old in text, subject
         text = text.replace(old, new) if old else text
         (folder / "ours.py").write_text(text, encoding="utf-8")
-        (folder / "README.md").write_text(f"{number // 9}", encoding="utf-8")
+        (folder / "README.md").write_text(f"{number // 7}", encoding="utf-8")
         git(folder, "add", ".")
         date = f"2026-03-{number + 1:02}T12:00:00+0000"
         git(folder, "commit", "-q", "-m", subject, date=date)
