@@ -21,16 +21,12 @@ def test_order_is_that_of_git(repository: tuple[Path, list[str]]) -> None:
     table = commits({third: "2026-04-01", first: "2026-04-03", second: ""}, folder, {})
     assert table["commit"].to_list() == [first, second, third]
     assert table["subject"].to_list() == ["first", "second: ü", "third"]
-    assert table["number"].to_list() == [0, 1, 2]
-    assert table["position"].to_list() == [0, 1, 2]
+    assert table["number"].to_list() == table["position"].to_list() == [0, 1, 2]
     assert table["date"].iloc[0] == pd.Timestamp("2026-03-01T10:00", tz="UTC")
-
-
-def test_unmeasured_commits_keep_their_number(repository: tuple[Path, list[str]]) -> None:
-    folder, (first, _, third) = repository
     table = commits({first: "", third: ""}, folder / ".git", {})
-    assert table["number"].to_list() == [0, 2]
+    assert table["number"].to_list() == [0, 2], "unmeasured commits count"
     assert table["position"].to_list() == [0, 1]
+    assert commits({}, folder, {}).empty
 
 
 def test_commits_that_git_does_not_know_stand_by_their_dates(
@@ -64,20 +60,18 @@ def test_a_branch_that_was_merged_comes_before_the_merge(
     assert table["commit"].to_list() == [first, second, third, aside, merge]
 
 
-@pytest.mark.parametrize("missing", ["git", "repository", "folder"])
-def test_without_git_the_first_run_tells_the_order(
-    missing: str, repository: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+def test_without_git_the_first_run_decides_the_order(
+    repository: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, (first, _, third) = repository
-    if missing == "git":
-        monkeypatch.setenv("PATH", str(folder))
-    else:
-        folder = folder.parent if missing == "repository" else folder / "nowhere"
-        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
-    table = commits({third: "2026-01-01T00:00:00Z", first: "2026-01-02T00:00:00Z"}, folder, {})
-    assert table["commit"].to_list() == [third, first]
-    assert table["date"].isna().all()
-
-
-def test_no_commits_at_all(repository: tuple[Path, list[str]]) -> None:
-    assert commits({}, repository[0], {}).empty
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", f"{folder.parent}:{folder}")
+    for path, place in (
+        (None, folder.parent),  # no repository
+        (None, folder / "nowhere"),
+        (str(folder), folder),  # no git
+    ):
+        if path:
+            monkeypatch.setenv("PATH", path)
+        table = commits({third: "2026-01-01T00:00:00Z", first: "2026-01-02T00:00:00Z"}, place, {})
+        assert table["commit"].to_list() == [third, first], place
+        assert table["date"].isna().all()

@@ -12,7 +12,6 @@ from harness.history.series import COLUMNS, history, series
 from harness.matrix.outcome import Outcome, Status
 from harness.store.table import load
 from tests.support.histories import NO_RUNS, SCORES, A, cell, read, write_run
-from tests.support.repositories import three_commits
 
 
 def test_one_row_for_each_cell_metric_and_commit(tmp_path: Path) -> None:
@@ -39,30 +38,20 @@ def test_the_newest_run_of_a_commit_wins_cell_by_cell(tmp_path: Path) -> None:
     }
 
 
-def test_uncommitted_changes_and_unknown_commits_are_left_out(tmp_path: Path) -> None:
+def test_code_of_a_commit_and_machines_are_kept_apart(tmp_path: Path) -> None:
     write_run(tmp_path, A, {cell(): {"hvps": [1.0]}})
     write_run(tmp_path, A, {cell(): {"hvps": [2.0]}}, changes="0123456789ab")
-    write_run(tmp_path, A, {cell(): {"hvps": [3.0]}}, changes="cdef")
-    write_run(tmp_path, "", {cell(): {"hvps": [4.0]}})
+    write_run(tmp_path, "", {cell(): {"hvps": [3.0]}})
     assert read(tmp_path)["value"].to_list() == [1.0]
-
-
-def test_uncommitted_changes_can_be_included(tmp_path: Path) -> None:
-    write_run(tmp_path, A, {cell(): {"hvps": [1.0]}})
-    write_run(tmp_path, A, {cell(): {"hvps": [2.0]}}, changes="0123456789ab")
     long, (kernels, _) = load(tmp_path)[0], read_kernels(tmp_path)
     table = series(long, kernels, commits_of(long, kernels, tmp_path), uncommitted=True)
     assert table["changes"].to_list() == ["", "0123456789ab"]
     assert table["value"].to_list() == [1.0, 2.0]
-
-
-def test_machines_are_kept_apart(tmp_path: Path) -> None:
-    write_run(tmp_path, A, {cell(): {"hvps": [1.0]}})
-    write_run(tmp_path, A, {cell(): {"hvps": [2.0]}}, fingerprint="beef")
-    write_run(tmp_path, A, {cell(): {"hvps": [3.0]}}, machine="there")
+    write_run(tmp_path, A, {cell(): {"hvps": [4.0]}}, fingerprint="beef")
+    write_run(tmp_path, A, {cell(): {"hvps": [5.0]}}, machine="there")
     table = read(tmp_path)
     places = zip(table["machine"], table["fingerprint"], table["value"], strict=True)
-    assert set(places) == {("here", "f00d", 1.0), ("here", "beef", 2.0), ("there", "f00d", 3.0)}
+    assert set(places) == {("here", "f00d", 1.0), ("here", "beef", 4.0), ("there", "f00d", 5.0)}
 
 
 def test_a_cell_that_failed_has_one_row(tmp_path: Path) -> None:
@@ -78,24 +67,12 @@ def test_nothing_is_an_empty_table(tmp_path: Path) -> None:
     assert tuple(table.columns) == COLUMNS
 
 
-def test_real_commits_order_the_series(tmp_path: Path) -> None:
-    folder, order = three_commits(tmp_path)
-    for commit, count in zip(reversed(order), (3.0, 2.0, 1.0), strict=True):
-        write_run(tmp_path, commit, {cell(): {"hvps": [count]}})
-    table = read(tmp_path, folder)
-    assert table["value"].to_list() == [1.0, 2.0, 3.0]
-    assert table["subject"].to_list() == ["first", "second: ü", "third"]
-
-
 def test_a_history_is_read_without_torch(tmp_path: Path) -> None:
     write_run(tmp_path, A, {cell("maml"): SCORES})
     code = (
         "import sys; from pathlib import Path; from harness.store.table import load; "
         "import harness.history.compare, harness.history.changes; "
         "from harness.history.series import stored_history; store = Path(sys.argv[1]); "
-        "stored_history(store, load(store)[0], store); print('torch' in sys.modules)"
+        "stored_history(store, load(store)[0], store); assert 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False\n"
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)

@@ -24,12 +24,7 @@ from tests.support.invocation import invoke
 from tests.support.merge_stores import contents, filled, problems
 
 
-def test_a_folder_without_a_file_is_nothing_done(tmp_path: Path) -> None:
-    (tmp_path / "from" / "runs").mkdir(parents=True)
-    assert merge([tmp_path / "from"], tmp_path / "store").exit_code == 2
-
-
-def test_two_merges_wait_for_one_another(tmp_path: Path) -> None:
+def test_one_merge_at_a_time(tmp_path: Path) -> None:
     source, store = filled(tmp_path / "from"), tmp_path / "store"
     store.mkdir()
     handle = os.open(store, os.O_RDONLY)
@@ -41,7 +36,7 @@ def test_two_merges_wait_for_one_another(tmp_path: Path) -> None:
     assert merge([source], store).exit_code == 0
 
 
-def test_a_full_disk_is_told_and_leaves_whole_files(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_whole_files(tmp_path: Path) -> None:
     source, store = filled(tmp_path / "from"), tmp_path / "store"
     allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, allowed[1]))
@@ -74,16 +69,13 @@ class _Places:
         staging.place(target, content, modified, drafts)
 
 
-def _interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 def test_an_interruption_leaves_whole_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, store = filled(tmp_path / "from"), tmp_path / "store"
     with monkeypatch.context() as patched:
-        patched.setattr("harness.merging.merge.place", _Places(3 * 3 + 2, _interrupt))
+        stop = partial(signal.raise_signal, signal.SIGINT)
+        patched.setattr("harness.merging.merge.place", _Places(3 * 3 + 2, stop))
         with pytest.raises(UserError, match="stopped"):
             invoke(command, source, "--store", store)
     assert len(contents(store)) == 3

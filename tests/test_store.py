@@ -1,8 +1,6 @@
 """The store: what is read back, and what is told about what cannot be read."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +153,3 @@ def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
     journal.end()
     assert load_sound(tmp_path)["value"].to_list() == [1.0, 2.0]
     assert read_run(journal.path).ended
-
-
-def test_reading_needs_no_torch() -> None:
-    code = "import sys, harness.store.table, harness.store.trainings; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
