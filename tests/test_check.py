@@ -159,15 +159,14 @@ def test_scores_tell_exact_from_biased() -> None:
     assert 1e-9 < (exact.single_error or 0.0) < 1e-4
 
 
-@pytest.mark.parametrize("name", [*SYNTHETIC, *TASKS])
-def test_cases_come_in_draws_and_precisions(name: str) -> None:
-    one, other, rough = case(name), case(name, draw=1), case(name, torch.float32)
-    assert {k: v.shape for k, v in one.params.items()} == {
-        k: v.shape for k, v in other.params.items()
-    }
-    losses = [each.inner_loss(each.params).double() for each in (one, other, rough)]
-    assert losses[0] != losses[1]
-    torch.testing.assert_close(losses[2], losses[0], rtol=1e-4, atol=1e-5)
+def test_cases_come_in_draws_and_precisions() -> None:
+    for name in (*SYNTHETIC, *TASKS):
+        three = case(name), case(name, draw=1), case(name, torch.float32)
+        shapes = [{k: v.shape for k, v in each.params.items()} for each in three]
+        assert shapes[0] == shapes[1] == shapes[2], name
+        one, other, rough = (each.inner_loss(each.params).double() for each in three)
+        assert one != other, name
+        torch.testing.assert_close(rough, one, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +194,7 @@ def test_other_things_than_estimators_are_refused() -> None:
         "made-of-nothing": "NoneType",
         "cannot-be-made": "KeyError: 'anything'",
         "has-no-estimate": "TypeError",
+        "honst": "did you mean honest",
     }.items():
         with pytest.raises(OptionError, match=f"{spec}.*{fact}"):
             Suite(spec)
@@ -214,12 +214,8 @@ def test_command_on_a_good_estimator_of_a_stranger(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "__pycache__"}
 
 
-def test_command_on_a_bad_estimator_and_a_wrong_name(tmp_path: Path) -> None:
+def test_command_on_a_bad_estimator(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BAD_FILE, encoding="utf-8")
-    done = check(tmp_path, "halvd", "--import", "mine.py")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "'halvd'" in done.stderr
-    assert done.stderr.count("\n") == 1
     done = check(tmp_path, "halved", "--import", "mine.py")
     assert (done.returncode, done.stderr) == (1, "")
     assert "✗ A call returns a MetaGradient" in done.stdout

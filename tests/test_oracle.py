@@ -99,28 +99,21 @@ def test_gradients_of_a_descent_are_the_derivatives_of_its_adapted_loss(name: st
 
 
 @every_case
-def test_descent_of_one_step_size_is_that_of_the_product_of_steps(name: str) -> None:
-    reference = oracle(name, STEPS)
+def test_expansions_and_descents_have_the_ends_and_windows_of_each_other(name: str) -> None:
+    reference, moving = oracle(name, STEPS), descent(name, STEPS)
     alpha = torch.tensor(reference.step_size, dtype=torch.float64)
-    sizes = dict.fromkeys(reference.theta, alpha)
-    plain = Descent(reference, sizes)
+    plain = Descent(reference, dict.fromkeys(reference.theta, alpha))
     assert relative(plain.adapted, reference.iterates[-1]) < 1e-13
     assert relative(plain.gradients[0], reference.exact()) < 1e-13
     for order in range(STEPS + 1):
-        tail = plain.last(order)
-        assert relative(tail.adapted, plain.adapted) < 1e-13
-        assert relative(tail.gradients[0], reference.truncated(order)) < 1e-13
-
-
-@every_case
-def test_expansions_have_the_ends_and_windows_of_each_other(name: str) -> None:
-    reference, moving = oracle(name, STEPS), descent(name, STEPS)
-    for order in range(STEPS + 1):
-        assert relative(reference.binomial(order, window=order), reference.truncated(order)) < 1e-13
+        truncated = reference.truncated(order)
+        assert relative(plain.last(order).gradients[0], truncated) < 1e-13
+        assert relative(reference.binomial(order, window=order), truncated) < 1e-13
         whole = reference.binomial(order, window=STEPS, scale=reference.step_size)
         assert torch.equal(whole, reference.binomial(order))
         assert torch.equal(reference.binomial(order, scale=0.0), reference.outer_gradient)
-        assert relative(moving.last(order).adapted, moving.adapted) < 1e-13
+        for each in (plain, moving):
+            assert relative(each.last(order).adapted, each.adapted) < 1e-13
     for expansion in (reference.binomial, reference.truncated):
         assert torch.equal(expansion(0), reference.outer_gradient)
         assert relative(expansion(STEPS), reference.exact()) < 1e-13

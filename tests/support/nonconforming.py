@@ -30,7 +30,7 @@ class Honest(Estimator):
 
 
 def rule_breaker(name: str) -> Any:
-    """Register a class as a frozen dataclass."""
+    """Register a class, which becomes a frozen dataclass, under a name."""
     return lambda cls: register(name)(dataclass(frozen=True)(cls))
 
 
@@ -54,6 +54,13 @@ SPOILED: dict[str, Callable[[MetaGradient, BilevelProblem, Params], Any]] = {
         right, outer_loss=problem.outer_loss(params).detach()
     ),
     "decays-weights": lambda right, _, params: with_gradient(right, lambda k, v: v + params[k]),
+    "imprecise": lambda right, _, params: with_gradient(
+        right, lambda _, v: v.bfloat16().float() if v.dtype == torch.float32 else v
+    ),
+    "stumbles-on-scalars": lambda right, _, params: right if all(map(len, params.values())) else 0,
+    "one-step-short": lambda _, problem, params: create("fomaml")(
+        replace(problem, steps=problem.steps - (problem.steps > 1)), params
+    ),
     "hides-products": lambda _, problem, params: replace(
         create("adjoint")(problem, params), hvps=0, serial_depth=0
     ),
@@ -95,28 +102,6 @@ class HonestOne(Honest):
 class RaisesQuietly(Honest):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         raise KeyError("no such\nparameter")
-
-
-@rule_breaker("stumbles-on-scalars")
-class StumblesOnScalars(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        assert all(len(value) for value in params.values())
-        return super().estimate(problem, params)
-
-
-@rule_breaker("one-step-short")
-class OneStepShort(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        return super().estimate(replace(problem, steps=problem.steps - (problem.steps > 1)), params)
-
-
-@rule_breaker("imprecise")
-class Imprecise(Honest):
-    def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
-        right = super().estimate(problem, params)
-        if right.outer_loss.dtype == torch.float64:
-            return right
-        return replace(right, gradient={k: v.bfloat16().float() for k, v in right.gradient.items()})
 
 
 @rule_breaker("understates-its-cost")
@@ -228,7 +213,7 @@ class RefusesInSilence(Honest):
 
 
 @rule_breaker("ignores-its-reason")
-class IgnoresItsMisfit(Honest):
+class IgnoresItsReason(Honest):
     def unsupported_reason(self, steps: int) -> str | None:
         return "too deep" if steps > 4 else None
 
@@ -310,7 +295,7 @@ class RefusesEverything(Honest):
 
 
 @rule_breaker("reason-is-a-flag")
-class MisfitIsAFlag(Honest):
+class ReasonIsAFlag(Honest):
     def unsupported_reason(self, steps: int) -> str | None:
         return steps > 4 or None  # type: ignore[return-value]
 
