@@ -19,7 +19,7 @@ assert harness
 
 HEAVIEST = (
     *("test_kills", "test_cluster", "test_gate", "test_asv", "test_browser", "test_compiled"),
-    *("test_train_command", "test_train_together", "test_docs", "test_runner", "test_resume"),
+    *("test_train_command", "test_docs", "test_runner", "test_resume"),
 )
 """Files whose tests begin first, so that no long one is left for the end."""
 

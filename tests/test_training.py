@@ -32,24 +32,14 @@ def cell_of(estimator: str = "maml", **changed: Any) -> Cell:
     return Cell.of(estimator=estimator, **axes)
 
 
-def trainer_of(store: Path, config: Config) -> tuple[Trainer, Any]:
+def finished(store: Path, config: Config) -> tuple[Trainer, Path]:
+    """Train to the end; return the trainer and its journal."""
     session = begin(store, config)
     assert session.journal
-    return Trainer(config, session.journal, session.checkpoint, session.digest), session
-
-
-def finished(store: Path, config: Config) -> tuple[Trainer, Path]:
-    trainer, session = trainer_of(store, config)
+    trainer = Trainer(config, session.journal, session.checkpoint, session.digest)
     trainer.train()
     session.journal.end()
     return trainer, session.path
-
-
-def biases(store: Path, config: Config) -> list[float]:
-    """Trains, and returns bias at each step at which it was measured."""
-    finished(store, config)
-    values: list[float] = trainings(store)[0].query("metric == 'bias'")["value"].to_list()
-    return values
 
 
 def test_exact_training_is_that_written_by_hand(tmp_path: Path) -> None:
@@ -116,10 +106,12 @@ def test_records_have_every_metric_at_its_steps(tmp_path: Path) -> None:
 def test_bias_is_that_of_the_estimator_in_use(tmp_path: Path) -> None:
     short = SHORT | {"steps": 1, "validate_every": 1, "bias_every": 1, "bias_tasks": 3}
     cell = cell_of("binom(order=5)", step_size=0.1, model="mlp-40-40(init='torch')")
-    exact, plain, fitted = (
-        biases(tmp_path / estimator, Config(replace(cell, estimator=estimator), **short))
-        for estimator in ("binom(order=5)", "binom(order=2)", "binom-calibrated(order=2)")
-    )
+    biases = []
+    for estimator in ("binom(order=5)", "binom(order=2)", "binom-calibrated(order=2)"):
+        finished(tmp_path / estimator, Config(replace(cell, estimator=estimator), **short))
+        table = trainings(tmp_path / estimator)[0]
+        biases.append(table.query("metric == 'bias'")["value"].to_list())
+    exact, plain, fitted = biases
     assert max(exact) < 1e-12
     assert min(plain) > 1e-3
     assert fitted[0] < 0.5 * plain[0]  # it is calibrated before it is measured
