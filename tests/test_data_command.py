@@ -130,7 +130,9 @@ def test_the_whole_report(folder: Path, file_regression: FileRegressionFixture) 
     TASKS.create(task).sample(0)
 
 
-def test_a_small_grey_tree_needs_options(folder: Path) -> None:
+def test_a_tree_is_recognised_by_its_name_or_by_its_classes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_tree(folder / "my shots", size=20)
     for path in (folder / "my shots").rglob("*.png"):
         Image.open(path).convert("L").save(path)
@@ -138,11 +140,6 @@ def test_a_small_grey_tree_needs_options(folder: Path) -> None:
     assert code == 1  # few images
     task = "images(channels=1, folder='my shots', queries=5, size=20, ways=2)"
     assert advice(out) == (str(folder), task)
-
-
-def test_a_tree_is_recognised_by_its_name_or_by_its_classes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     _, out, _ = invoke(check, write_tree(folder / "mini-ImageNet"))
     assert out.count("the official one has") == 3
     shutil.move(folder / "mini-ImageNet", folder / "other")

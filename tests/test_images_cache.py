@@ -68,31 +68,46 @@ def test_a_set_is_decoded_once(tree: ImageFiles, opened: list[str]) -> None:
     assert len(opened) == 19 + 25 + 19
 
 
-def test_changed_files_are_decoded_anew(tree: ImageFiles, data: Path, tmp_path: Path) -> None:
-    tree.sample(0)
-    before = files_in(tmp_path / "cache")
-    path = data / "tree" / "train" / "train-1" / "0.png"
-    path.write_bytes(as_png(np.full((8, 8, 3), 77, np.uint8)))
-    os.utime(path, ns=(1, 1))
-    decoded.cache_clear()
-    assert tree.pictures("train", 1, np.array([0])).min() == 77
-    after = files_in(tmp_path / "cache")
-    assert len(after) == len(before) == 2
-    assert not {*before} & {*after}  # of no use any more, so it was deleted
-
-
-def test_changed_files_are_other_data(data: Path) -> None:
+def test_changed_files_are_other_data_and_are_decoded_anew(data: Path, tmp_path: Path) -> None:
     write_tree(data / "tree", size=16)
+    tree = family("images", folder="tree", size=16)
+    tree.part("train")
+    before = files_in(tmp_path / "cache")
     task = "images(folder='tree', size=16, ways=2, queries=3)"
     cell = Cell.of(estimator="maml", task=task, model="conv4-16", depth=1)
-    (data / "tree" / "train" / "empty").mkdir()
     origins = [origin(cell)]
     assert origin(cell) == origins[0]
-    (data / "tree" / "train" / "empty").rmdir()
-    origins.append(origin(cell))
-    (data / "tree" / "train" / "train-1" / "0.png").unlink()
-    origins.append(origin(cell))
-    assert len({*map(repr, origins)}) == 3
+    empty = data / "tree" / "train" / "empty"
+    image = data / "tree" / "train" / "train-1" / "0.png"
+    image.write_bytes(as_png(np.full((16, 16, 3), 77, np.uint8)))
+    os.utime(image, ns=(1, 1))
+    changes: list[tuple[Callable[[], object], list[int]]] = [
+        (decoded.cache_clear, [7, 6, 6]),
+        (empty.mkdir, [0, 7, 6, 6]),
+        (empty.rmdir, [7, 6, 6]),
+        (image.unlink, [7, 5, 6]),
+    ]
+    for change, counts in changes:
+        change()
+        decoded.cache_clear()
+        assert tree.counts("train").tolist() == counts
+        if counts == [7, 6, 6]:
+            assert tree.pictures("train", 1, np.array([0])).min() == 77
+        origins.append(origin(cell))
+        after = files_in(tmp_path / "cache")
+        assert len(after) == 2
+        assert not {*before} & {*after}  # of no use any more, so they were deleted
+        before = after
+    assert len({*map(repr, origins)}) == 4
+
+
+def test_changes_in_other_layouts(data: Path) -> None:
+    empty = write_omniglot(data / "omniglot") / "images_background" / "Greek" / "empty"
+    characters = family("omniglot")
+    for change, present in ((empty.mkdir, True), (empty.rmdir, False)):
+        change()
+        decoded.cache_clear()
+        assert (0 in characters.part("background").counts) == present
     write_csv(data / "lists")
     write_cache_pickles(data / "pickles")
     for folder, name in (
@@ -100,10 +115,10 @@ def test_changed_files_are_other_data(data: Path) -> None:
         ("pickles", "mini-imagenet-cache-val.pkl"),
     ):
         mini = family("miniimagenet", folder=folder)
-        before = mini.data()
-        assert before == mini.data()
+        unchanged = mini.data()
+        assert unchanged == mini.data()
         os.utime(data / folder / name, ns=(1, 1))
-        assert mini.data() != before
+        assert mini.data() != unchanged
 
 
 def test_a_folder_spelled_otherwise_is_the_same_data(
@@ -120,29 +135,11 @@ def test_a_folder_spelled_otherwise_is_the_same_data(
     assert len({*digests, tree.data()}) == 1
 
 
-def test_a_class_without_images_is_no_longer_one_when_it_is_gone(data: Path) -> None:
-    folders = {
-        "images": write_tree(data / "images", size=8) / "train" / "empty",
-        "omniglot": write_omniglot(data / "omniglot") / "images_background" / "Greek" / "empty",
-    }
-    for name, empty in folders.items():
-        empty.mkdir()
-        images = family(name, folder=name, ways=2, queries=3)
-        part = images.layouts[0].parts[0]
-        assert 0 in images.part(part).counts, name
-        empty.rmdir()
-        decoded.cache_clear()
-        assert 0 not in images.part(part).counts, name
-
-
-def replaced(path: Path) -> None:
-    np.save(path.open("wb"), np.zeros((3, 3), np.uint8))
-
-
 def test_broken_cache_is_made_anew(tree: ImageFiles, tmp_path: Path, opened: list[str]) -> None:
     task = tree.sample(0)
-    harms: list[Callable[[Path], object]]
-    harms = [truncate, lambda path: path.write_bytes(b""), replaced, Path.unlink]
+    harms: list[Callable[[Path], object]] = [truncate, Path.unlink]
+    harms += [lambda path: np.save(path.open("wb"), np.zeros((3, 3), np.uint8))]
+    harms += [lambda path: path.write_bytes(b"")]
     for harm in harms:
         for suffix in (".npy", ".json"):
             (path,) = (path for path in files_in(tmp_path / "cache") if path.suffix == suffix)
