@@ -92,7 +92,7 @@ def errors(hessians: Matrices, alpha: Any) -> Iterator[tuple[str, Options, Matri
 def scalar_errors(
     hessian: Fraction, alpha: Fraction, steps: int
 ) -> Iterator[tuple[str, Options, Fraction]]:
-    """The same where every H_k is the same multiple of I, without rounding."""
+    """Yield the same where every H_k is the same multiple of I, without rounding."""
     for name, options, error in errors(np.full((steps, 1, 1), hessian, dtype=object), alpha):
         yield name, options, abs(Fraction(error.item()))
 
@@ -179,10 +179,10 @@ def test_bound_of_commuting_hessians_fails_the_others() -> None:
     hessians = np.eye(2) - lines[:, :, None] * lines[:, None, :]
     np.testing.assert_allclose(np.linalg.eigvalsh(hessians), [[0, 1], [0, 1]], atol=1e-15)
     error = {name: error for name, _, error in errors(hessians, 1.0)}["fomaml"]
-    found = np.linalg.norm(error @ [1.0, 0.0])
-    assert found == pytest.approx(math.sqrt(21) / 4)
-    assert found > 1 - (1 - 1.0) ** 2
-    assert found <= fomaml_bound(Convex(1.0), 1.0, 2)
+    error_norm = np.linalg.norm(error @ [1.0, 0.0])
+    assert error_norm == pytest.approx(math.sqrt(21) / 4)
+    assert error_norm > 1 - (1 - 1.0) ** 2
+    assert error_norm <= fomaml_bound(Convex(1.0), 1.0, 2)
 
 
 def closed_forms(

@@ -43,13 +43,13 @@ def dense(seed: int, alpha: float, steps: int, order: int) -> Dense:
 
 @every_case
 def test_before_calibration_it_is_binom(name: str) -> None:
-    found = case(name)
+    example = case(name)
     for steps in range(6):
         for order in range(steps + 1):
-            problem, estimator = found.problem(steps), calibrated(order)
+            problem, estimator = example.problem(steps), calibrated(order)
             with count_hvps() as counter:
-                result = estimator(problem, found.params)
-            binom = create("binom", order=order)(problem, found.params)
+                result = estimator(problem, example.params)
+            binom = create("binom", order=order)(problem, example.params)
             assert estimator.calibration is None
             assert relative_error(result.gradient, flatten(binom.gradient)) < EXACT, (steps, order)
             assert (result.hvps, result.serial_depth) == (counter.products, order)
@@ -122,8 +122,8 @@ def test_each_task_counts_alike_whatever_the_size_of_its_gradient() -> None:
 
 def test_fit_in_single_precision_is_near_that_in_double_precision() -> None:
     single, double = (
-        fitted(2, [found.problem(4)], found.params)
-        for found in (case("mlp", torch.float32), case("mlp"))
+        fitted(2, [example.problem(4)], example.params)
+        for example in (case("mlp", torch.float32), case("mlp"))
     )
     assert single.coefficients == pytest.approx(double.coefficients, rel=0.01)
 
@@ -165,20 +165,20 @@ def check_fallback(
     """Check that a fit falls back, warns and does no harm; return its coefficients."""
     with pytest.warns(UserWarning, match="binom-calibrated: ") as caught:
         estimator.calibrate(probes, theta)
-    found = estimator.calibration
-    assert found is not None
-    assert found.fell_back is not None
-    assert reason in found.fell_back
+    calibration = estimator.calibration
+    assert calibration is not None
+    assert calibration.fell_back is not None
+    assert reason in calibration.fell_back
     assert len(caught) == 1
-    assert found.fell_back in str(caught[0].message)
-    assert len(found.coefficients) == estimator.order
-    assert all(math.isfinite(value) for value in (*found.coefficients, found.error))
+    assert calibration.fell_back in str(caught[0].message)
+    assert len(calibration.coefficients) == estimator.order
+    assert all(math.isfinite(value) for value in (*calibration.coefficients, calibration.error))
     own, rivals = errors_of_all(
-        [Dense(each, theta, estimator.order) for each in probes], found.coefficients
+        [Dense(each, theta, estimator.order) for each in probes], calibration.coefficients
     )
     assert own <= rivals + 1e-9
     assert not estimator.needs_calibration
-    return found.coefficients
+    return calibration.coefficients
 
 
 def test_collinear_levels_are_fitted_by_the_first() -> None:

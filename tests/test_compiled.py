@@ -147,12 +147,12 @@ def test_other_shapes_and_depths_are_compiled_for_anew() -> None:
 
 @pytest.mark.usefixtures("traced")
 def test_batch_normalisation_step_sizes_by_parameter_and_momentum() -> None:
-    found, compiled, eager = case("convolution"), create("maml(compiled=True)"), create("maml")
-    sizes = {name: torch.full_like(value, 0.1) for name, value in found.params.items()}
-    problem = replace(found.problem(1), step_size=sizes, momentum=0.5)
-    result = compiled(problem, found.params)
+    example, compiled, eager = case("convolution"), create("maml(compiled=True)"), create("maml")
+    sizes = {name: torch.full_like(value, 0.1) for name, value in example.params.items()}
+    problem = replace(example.problem(1), step_size=sizes, momentum=0.5)
+    result = compiled(problem, example.params)
     assert result.step_size_gradient is not None
-    assert_same(result, eager(problem, found.params))
+    assert_same(result, eager(problem, example.params))
 
 
 @pytest.mark.usefixtures("traced")

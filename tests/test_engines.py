@@ -39,19 +39,19 @@ def points(name: str) -> list[Params]:
 
 @every_pair
 def test_product_is_that_of_the_dense_hessian(engine: str, name: str) -> None:
-    found, several = case(name), vectors(name, 3)
+    example, several = case(name), vectors(name, 3)
     for point, dense in zip(points(name), oracle(name, DEPTH).hessians, strict=True):
-        hessian = hessian_at(found.inner_loss, point, engine=engine)
+        hessian = hessian_at(example.inner_loss, point, engine=engine)
         for vector in several:  # which do not disturb each other
             product = hessian.product(vector, last=vector is several[-1])
             assert relative_error(product, dense @ flatten(vector)) < TOLERANCE[engine]
             assert {key: value.shape for key, value in product.items()} == {
-                key: value.shape for key, value in found.params.items()
+                key: value.shape for key, value in example.params.items()
             }
             assert not any(value.requires_grad for value in (*product.values(), *point.values()))
     for length in (0.0, 1e-8, 1e8):
         long = {key: length * value for key, value in several[0].items()}
-        product = hvp(found.inner_loss, point, long, engine=engine)
+        product = hvp(example.inner_loss, point, long, engine=engine)
         expected = length * dense @ flatten(several[0])
         assert relative_error(product, expected) < TOLERANCE[engine] * bool(length) + 1e-300
 
@@ -84,13 +84,13 @@ def test_summed_loss_is_called_and_not_written_out_which_takes_milliseconds() ->
 
 
 def test_inner_count_does_not_reach_the_outer_one() -> None:
-    found, (vector,) = case("quartic"), vectors("quartic", 1)
+    example, (vector,) = case("quartic"), vectors("quartic", 1)
     for engine in ENGINES:
         with count_hvps() as outer:
-            hvp(found.inner_loss, found.params, vector, engine=engine)
+            hvp(example.inner_loss, example.params, vector, engine=engine)
             with count_hvps() as inner:
-                hvp(found.inner_loss, found.params, vector, engine=engine)
-            hvp(found.inner_loss, found.params, vector, engine=engine)
+                hvp(example.inner_loss, example.params, vector, engine=engine)
+            hvp(example.inner_loss, example.params, vector, engine=engine)
         assert (outer.products, inner.products) == (2, 1), engine
 
 

@@ -64,18 +64,18 @@ def test_exact_and_first_order_estimators(name: str) -> None:
 
 
 def test_checkpoints_rebuild_one_segment_after_another() -> None:
-    found, reference = case("quartic"), oracle("quartic", 10)
+    example, reference = case("quartic"), oracle("quartic", 10)
     visited: list[int] = []
 
     def inner_loss(params: Params) -> torch.Tensor:
         distances = [relative_error(params, phi) for phi in reference.iterates]
         visited.append(distances.index(min(distances)))
-        return found.inner_loss(params)
+        return example.inner_loss(params)
 
-    problem = BilevelProblem(inner_loss, found.outer_loss, found.step_size, 10)
+    problem = BilevelProblem(inner_loss, example.outer_loss, example.step_size, 10)
     for checkpoint, rebuilt in (("none", []), ("sqrt", [8, 9, 4, 5, 6, 7, 0, 1, 2, 3])):
         visited.clear()
-        create("maml", checkpoint=checkpoint)(problem, found.params)
+        create("maml", checkpoint=checkpoint)(problem, example.params)
         assert visited == [*range(10), *rebuilt], checkpoint
 
 
@@ -83,19 +83,19 @@ def test_checkpoints_rebuild_one_segment_after_another() -> None:
 def test_hf_maml_is_nearly_exact_on_smooth_losses(name: str) -> None:
     for steps in DEPTHS:
         for dtype, tolerance in ((torch.float64, 5e-6), (torch.float32, 1e-2)):
-            found = case(name, dtype)
-            result = create("hf-maml")(found.problem(steps), found.params)
+            example = case(name, dtype)
+            result = create("hf-maml")(example.problem(steps), example.params)
             error = relative_error(result.gradient, oracle(name, steps).exact())
             assert error < tolerance, (steps, dtype)
 
 
 def test_hf_maml_steps_over_no_kinks() -> None:
     for seed in range(5):
-        found = kinked(torch.float64, seed)
-        exact = flatten(create("adjoint")(found.problem(3), found.params).gradient)
+        example = kinked(torch.float64, seed)
+        exact = flatten(create("adjoint")(example.problem(3), example.params).gradient)
         for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 1e-2)):
-            found = kinked(dtype, seed)
-            result = create("hf-maml")(found.problem(3), found.params)
+            example = kinked(dtype, seed)
+            result = create("hf-maml")(example.problem(3), example.params)
             assert relative_error(result.gradient, exact) < tolerance, (seed, dtype)
 
 
@@ -127,13 +127,13 @@ def test_mixed_is_the_weighted_mean_of_exact_gradients(name: str) -> None:
 
 @every_case
 def test_exact_estimators_of_another_objective_know_it(name: str) -> None:
-    found = case(name)
+    example = case(name)
     for spec in (*MEANS, "mixed(weights=(2, 0, 1, 3))", "anil"):
         for steps in (0, 1, 4):
             estimator = create(spec)
             if estimator.unsupported_reason(steps):  # weights for another depth
                 continue
-            own = estimator.own_exact_gradient(found.problem(steps), found.params)
+            own = estimator.own_exact_gradient(example.problem(steps), example.params)
             assert own is not None
             assert_estimate(spec, name, steps, flatten(own))
 
@@ -173,18 +173,18 @@ HEADS = {
 
 @every_case
 def test_anil_descends_and_differentiates_on_the_head_only(name: str) -> None:
-    found = case(name)
+    example = case(name)
     for spec, head in HEADS[name]:
         sizes = {
-            key: torch.tensor(found.step_size if key in head else 0, dtype=torch.float64)
-            for key in found.params
+            key: torch.tensor(example.step_size if key in head else 0, dtype=torch.float64)
+            for key in example.params
         }
         for steps in (0, 1, 2, 5):
             reference = Descent(oracle(name, steps), sizes)
             result = assert_estimate(spec, name, steps, reference.gradients[0])
             assert relative_error(result.adapted, reference.adapted) < EXACT, spec
-            for key in found.params.keys() - set(head):
-                assert torch.equal(result.adapted[key], found.params[key])
+            for key in example.params.keys() - set(head):
+                assert torch.equal(result.adapted[key], example.params[key])
 
 
 def test_head_of_anil_is_a_whole_module() -> None:
@@ -200,8 +200,8 @@ def test_head_of_anil_is_a_whole_module() -> None:
 
 
 def test_outer_loss_that_ignores_the_parameters_is_refused() -> None:
-    found = case("linear")
-    problem = BilevelProblem(found.inner_loss, lambda _: torch.ones(()), found.step_size, 2)
+    example = case("linear")
+    problem = BilevelProblem(example.inner_loss, lambda _: torch.ones(()), example.step_size, 2)
     for spec in ("maml", "adjoint", "fomaml", "binom(order=1)", "imaml(lam=2.0)"):
         with pytest.raises(OptionError, match="differentiable"):
-            create(spec)(problem, found.params)
+            create(spec)(problem, example.params)

@@ -39,12 +39,12 @@ def test_imaml_stops_after_the_steps_it_is_given(name: str) -> None:
 
 
 def test_imaml_stops_at_its_tolerance_which_is_relative() -> None:
-    found, reference = case("mlp"), oracle("mlp", 3)
+    example, reference = case("mlp"), oracle("mlp", 3)
     solution = reference.implicit(reference.proximal_descent(1.0), 1.0)
     close = estimate("imaml(lam=1.0, cg_steps=60, tolerance=1e-6)", "mlp", 3)
     imaml = create("imaml(lam=1.0, cg_steps=60, tolerance=0.01)")
-    faint = replace(found, outer_loss=lambda params: 1e-6 * found.outer_loss(params))
-    rough, other = (imaml(each.problem(3), each.params) for each in (found, faint))
+    faint = replace(example, outer_loss=lambda params: 1e-6 * example.outer_loss(params))
+    rough, other = (imaml(each.problem(3), each.params) for each in (example, faint))
     assert relative_error(close.gradient, solution) < 1e-5
     assert 1e-5 < relative_error(rough.gradient, solution) < 0.05
     assert other.hvps == rough.hvps < close.hvps < 60
@@ -70,26 +70,29 @@ def test_imaml_stops_early_where_the_curvature_is_zero_or_negative() -> None:
 
 @every_case
 def test_implicit_estimators_know_their_own_exact_gradient(name: str) -> None:
-    found = case(name)
-    for estimator in (create("imaml", lam=found.lam), create("neumann", terms=1, lam=found.lam)):
+    example = case(name)
+    for estimator in (
+        create("imaml", lam=example.lam),
+        create("neumann", terms=1, lam=example.lam),
+    ):
         for steps in (0, 1, 5):
-            own = estimator.own_exact_gradient(found.problem(steps), found.params)
+            own = estimator.own_exact_gradient(example.problem(steps), example.params)
             assert own is not None
-            expected = oracle(name, steps).proximal_exact(found.lam)
+            expected = oracle(name, steps).proximal_exact(example.lam)
             assert relative_error(own, expected) < EXACT, (estimator, steps)
 
 
 @every_case
 def test_imaml_is_exact_at_the_minimiser(name: str) -> None:
-    found, reference = case(name), oracle(name, 0)
-    imaml, problem = create("imaml", lam=found.lam, cg_steps=60), found.problem(250)
-    result = imaml(problem, found.params)
-    own = imaml.own_exact_gradient(problem, found.params)
+    example, reference = case(name), oracle(name, 0)
+    imaml, problem = create("imaml", lam=example.lam, cg_steps=60), example.problem(250)
+    result = imaml(problem, example.params)
+    own = imaml.own_exact_gradient(problem, example.params)
     assert own is not None
-    minimiser = reference.proximal_minimiser(found.lam)
+    minimiser = reference.proximal_minimiser(example.lam)
     assert relative_error(result.adapted, minimiser) < 1e-8
-    assert relative_error(result.gradient, reference.implicit(minimiser, found.lam)) < 1e-8
-    assert relative_error(own, reference.implicit(minimiser, found.lam)) < 1e-8
+    assert relative_error(result.gradient, reference.implicit(minimiser, example.lam)) < 1e-8
+    assert relative_error(own, reference.implicit(minimiser, example.lam)) < 1e-8
 
 
 @every_case

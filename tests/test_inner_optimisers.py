@@ -24,18 +24,18 @@ DERIVED_FOR_ANY = ["maml", "adjoint", "truncated(order=1)", "fomaml"]
 @cache
 def sizes(name: str, kind: str) -> Params:
     """Step sizes near the case's own, in another order than the parameters."""
-    found = case(name)
+    example = case(name)
     generator = torch.Generator().manual_seed(0)
-    last = list(found.params)[-1]
-    made: Params = {}
-    for key, value in reversed(found.params.items()):
+    last = list(example.params)[-1]
+    result: Params = {}
+    for key, value in reversed(example.params.items()):
         shape = {"entries": value.shape, "rows": value.shape[-1:]}.get(kind, torch.Size())
         near = 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
         even = kind == "number"
-        made[key] = found.step_size * (torch.ones_like(near) if even else near)
+        result[key] = example.step_size * (torch.ones_like(near) if even else near)
         if kind == "one zero" and key == last:
-            made[key] = torch.zeros_like(near)
-    return made
+            result[key] = torch.zeros_like(near)
+    return result
 
 
 @cache
@@ -44,9 +44,9 @@ def descent(name: str, kind: str, momentum: float, steps: int) -> Descent:
 
 
 def problem(name: str, kind: str, momentum: float, steps: int) -> BilevelProblem:
-    found = case(name)
-    step_size = found.step_size if kind == "number" else sizes(name, kind)
-    return BilevelProblem(found.inner_loss, found.outer_loss, step_size, steps, momentum)
+    example = case(name)
+    step_size = example.step_size if kind == "number" else sizes(name, kind)
+    return BilevelProblem(example.inner_loss, example.outer_loss, step_size, steps, momentum)
 
 
 def assert_follows(
@@ -96,15 +96,15 @@ def test_fomaml_is_the_outer_gradient_at_the_end_of_the_descent(name: str) -> No
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_trainable_step_sizes_are_left_alone(momentum: float) -> None:
-    found, plain = case("mlp"), sizes("mlp", "entries")
+    example, plain = case("mlp"), sizes("mlp", "entries")
     trainable: Params = {key: nn.Parameter(value.clone()) for key, value in plain.items()}
     grads = {key: torch.full_like(value, 7) for key, value in plain.items()}
     for key, value in trainable.items():
         value.grad = grads[key]
 
     def run(spec: str, step_size: Params) -> tuple[Params, ...]:
-        losses = found.inner_loss, found.outer_loss
-        result = create(spec)(BilevelProblem(*losses, step_size, 3, momentum), found.params)
+        losses = example.inner_loss, example.outer_loss
+        result = create(spec)(BilevelProblem(*losses, step_size, 3, momentum), example.params)
         loss = {"loss": result.outer_loss}
         return loss, result.gradient, result.adapted, result.step_size_gradient or {}
 

@@ -68,7 +68,7 @@ def test_hessian_is_the_derivative_of_the_gradient(name: str) -> None:
 
 
 def descent(name: str, steps: int) -> Descent:
-    """A descent with momentum, from some velocity, with step sizes of several shapes."""
+    """Return a descent with momentum, from some velocity, with step sizes of several shapes."""
     reference = oracle(name, steps)
     size = len(flatten(reference.theta))
     spread, velocity, *_ = 0.2 * directions(size)

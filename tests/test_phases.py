@@ -18,7 +18,7 @@ LETTERS = {Phase.INNER_LOOP: "i", Phase.OUTER_GRADIENT: "o", Phase.META_GRADIENT
 
 
 def changes(work: Callable[[], object]) -> str:
-    """A letter for each phase that begins: i(nner loop), o(uter gradient), m(eta-gradient)."""
+    """Return a letter for each phase that begins: i(nner), o(uter gradient), m(eta-gradient)."""
     letters: list[str] = []
     with watched(lambda which: letters.append(LETTERS[which])):
         work()

@@ -81,5 +81,5 @@ def test_parameters_may_be_bfloat16_throughout(spec: str, net: str) -> None:
     assert products.seen == {torch.bfloat16}
     tensors = [*result.gradient.values(), *result.adapted.values(), result.outer_loss]
     assert {tensor.dtype for tensor in tensors} == {torch.bfloat16}
-    found = {name: value.float() for name, value in result.gradient.items()}
-    assert relative_error(found, flatten(expected.gradient)) < TOLERANCE[net]
+    gradient = {name: value.float() for name, value in result.gradient.items()}
+    assert relative_error(gradient, flatten(expected.gradient)) < TOLERANCE[net]

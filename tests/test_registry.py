@@ -29,14 +29,14 @@ def ball(radius: float) -> str:
 
 @pytest.fixture
 def shapes() -> Registry[str]:
-    made: Registry[str] = Registry("shape", "tests.shapes")
+    shape_registry: Registry[str] = Registry("shape", "tests.shapes")
 
     def box(width: int, depth: float = 2.0, label: str = "box") -> str:
         return f"{label} {width} x {depth}"
 
-    made.register("box")(box)
-    made.register("flat-box", depth=0.5)(box)
-    return made
+    shape_registry.register("box")(box)
+    shape_registry.register("flat-box", depth=0.5)(box)
+    return shape_registry
 
 
 def test_specification_is_read_and_written_in_one_way() -> None:
@@ -150,7 +150,7 @@ def test_other_distributions_add_theirs(
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_run(name: str) -> None:
     module = importlib.import_module(name)
-    examples = [found for found in doctest.DocTestFinder().find(module) if found.examples]
+    examples = [each for each in doctest.DocTestFinder().find(module) if each.examples]
     assert len(examples) == inspect.getsource(module).count("Example:\n")
     runner = doctest.DocTestRunner()
     for example in examples:

@@ -12,13 +12,13 @@ from estimators.base.errors import OptionError
 from estimators.hvp.sharding import share
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
-from tests.support.sharded_rank import DEPTH, SETTINGS, Found, estimates
+from tests.support.sharded_rank import DEPTH, SETTINGS, Results, estimates
 
 ROOT = Path(__file__).parent.parent
 LIMITS = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
-def ranks(folder: Path, count: int) -> list[dict[torch.dtype, Found]]:
+def ranks(folder: Path, count: int) -> list[dict[torch.dtype, Results]]:
     """Return the results of each of several processes."""
     command = [sys.executable, "-m", "tests.support.sharded_rank", str(folder)]
     processes = [

@@ -92,8 +92,8 @@ def test_without_streams_works_are_done_in_order() -> None:
     works: list[Callable[[], Params]] = [
         partial(dict[str, Tensor], w=torch.tensor(float(n))) for n in range(6)
     ]
-    found = run_on_streams(works, torch.device("cpu"))
-    assert [int(one["w"]) for one in found] == [*range(6)]
+    results = run_on_streams(works, torch.device("cpu"))
+    assert [int(one["w"]) for one in results] == [*range(6)]
 
 
 def assert_same_as_in_a_loop(task: str, model: str, device: str, **options: Any) -> None:

@@ -86,12 +86,12 @@ def _nearest(loss: Tensor, adapted: Iterable[Tensor]) -> Node | None:
 
     None where the loss depends on none of them, or they are leaves.
     """
-    made = {tensor.grad_fn for tensor in adapted} - {None}
-    queue = deque([loss.grad_fn] if made else [])
+    wanted = {tensor.grad_fn for tensor in adapted} - {None}
+    queue = deque([loss.grad_fn] if wanted else [])
     seen = set(queue)
     while queue:
         node = queue.popleft()
-        if node is None or node in made:
+        if node is None or node in wanted:
             return node
         further = [parent for parent, _ in node.next_functions if parent not in seen]
         seen.update(further)

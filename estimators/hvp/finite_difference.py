@@ -39,8 +39,8 @@ class FiniteDifference(Hessian):
             shape = (-1, *[1] * (value.dim() - 1)) if self._points > 1 else ()
             steps[name] = sizes.to(value.dtype).reshape(shape)
         moves = {name: steps[name] * value for name, value in vector.items()}
-        ahead, behind = (self._gradient(sign, moves) for sign in (1.0, -1.0))
-        return {name: (ahead[name] - behind[name]) / (2 * steps[name]) for name in vector}
+        forward, backward = (self._gradient(sign, moves) for sign in (1.0, -1.0))
+        return {name: (forward[name] - backward[name]) / (2 * steps[name]) for name in vector}
 
     def _steps(self, vector: Params) -> Tensor:
         """Return d, float64; one for each point, if several are stacked."""

@@ -21,8 +21,8 @@ DTYPES = (torch.float64, torch.float32)
 def result_is_well_formed(subject: Subject) -> None:
     """A call returns a MetaGradient, keyed, shaped and typed as the parameters."""
 
-    def body(subject: Subject, found: Case) -> None:
-        end = subject.result(found.name)
+    def body(subject: Subject, example: Case) -> None:
+        end = subject.result(example.name)
         if isinstance(end, OptionError):
             raise NotApplicable(str(end))
         if not isinstance(end, MetaGradient):
@@ -30,7 +30,7 @@ def result_is_well_formed(subject: Subject) -> None:
         for steps in subject.depths:
             for dtype in DTYPES:
                 with add_note(f"at depth {steps} in {str(dtype).removeprefix('torch.')}"):
-                    this = case(found.name, dtype)
+                    this = case(example.name, dtype)
                     subject.run(this, this.problem(steps))
 
     try:
@@ -40,10 +40,10 @@ def result_is_well_formed(subject: Subject) -> None:
 
 
 @check_on_cases()
-def estimate_is_finite(subject: Subject, found: Case) -> None:
+def estimate_is_finite(subject: Subject, example: Case) -> None:
     """Estimate and adapted parameters are finite."""
     for steps in subject.depths:
-        result = subject.run(found, found.problem(steps))
+        result = subject.run(example, example.problem(steps))
         for what, tensors in (("gradient", result.gradient), ("adapted", result.adapted)):
             for name, value in tensors.items():
                 if not value.isfinite().all():
@@ -51,10 +51,10 @@ def estimate_is_finite(subject: Subject, found: Case) -> None:
 
 
 @check_on_cases()
-def outer_loss_is_that_of_the_adapted(subject: Subject, found: Case) -> None:
+def outer_loss_is_that_of_the_adapted(subject: Subject, example: Case) -> None:
     """The outer loss is the one at the adapted parameters."""
     for dtype in DTYPES:
-        this = case(found.name, dtype)
+        this = case(example.name, dtype)
         result = subject.run(this)
         wanted = this.outer_loss(copied(result.adapted))
         if result.outer_loss.dtype != wanted.dtype:
@@ -68,13 +68,15 @@ def outer_loss_is_that_of_the_adapted(subject: Subject, found: Case) -> None:
 
 
 @check_on_cases()
-def adapted_parameters_are_those_of_gradient_descent(subject: Subject, found: Case) -> None:
+def adapted_parameters_are_those_of_gradient_descent(subject: Subject, example: Case) -> None:
     """The adapted parameters are those of gradient descent."""
-    if subject.has_own_objective(found):
+    if subject.has_own_objective(example):
         raise NotApplicable("it follows an objective of its own")
     for steps in subject.depths:
-        problem = found.problem(steps)
-        off = relative_error(subject.run(found, problem).adapted, descent(problem, found.params))
+        problem = example.problem(steps)
+        off = relative_error(
+            subject.run(example, problem).adapted, descent(problem, example.params)
+        )
         if not off < 1e-10:
             raise Violation(
                 f"at depth {steps} they are {off:.1e} off those (relative); problem.adapt(params) "
@@ -83,10 +85,10 @@ def adapted_parameters_are_those_of_gradient_descent(subject: Subject, found: Ca
 
 
 @check_on_cases()
-def single_precision_follows_double(subject: Subject, found: Case) -> None:
+def single_precision_follows_double(subject: Subject, example: Case) -> None:
     """The estimate in float32 is that in float64, up to rounding."""
-    fine = subject.run(found).gradient
-    single = case(found.name, torch.float32)
+    fine = subject.run(example).gradient
+    single = case(example.name, torch.float32)
     rough = subject.run(single).gradient
     if not math.isfinite(norm(fine)):
         raise NotApplicable("the estimate is not finite")
@@ -96,21 +98,21 @@ def single_precision_follows_double(subject: Subject, found: Case) -> None:
 
 
 @check_on_cases("uneven")
-def unused_parameter_has_no_gradient(subject: Subject, found: Case) -> None:
+def unused_parameter_has_no_gradient(subject: Subject, example: Case) -> None:
     """A parameter that no loss uses has gradient zero."""
-    if "idle" not in found.params:
+    if "idle" not in example.params:
         raise NotApplicable("the case with such a parameter is refused")
-    length = norm({"idle": subject.run(found).gradient["idle"]})
+    length = norm({"idle": subject.run(example).gradient["idle"]})
     if length != 0:
         raise Violation(f"it has length {length:.2g}")
 
 
 @check_on_cases()
-def products_are_reported(subject: Subject, found: Case) -> None:
+def products_are_reported(subject: Subject, example: Case) -> None:
     """It reports at least the Hessian-vector products that it is seen to take."""
     for steps in subject.depths:
         with count_hvps() as counter:
-            result = subject.run(found, found.problem(steps))
+            result = subject.run(example, example.problem(steps))
         if result.hvps < counter.products:
             raise Violation(
                 f"hvps={result.hvps} is reported and {counter.products} are taken at depth {steps}"
@@ -126,7 +128,7 @@ def cost_is_what_is_taken(subject: Subject) -> None:
         cost = subject.estimator.cost(steps)
         if cost is None:
             raise NotApplicable("cost() is not stated")
-        results = [subject.run(found, found.problem(steps)) for found in cases]
+        results = [subject.run(example, example.problem(steps)) for example in cases]
         for what in ("hvps", "serial_depth"):
             stated, taken = getattr(cost, what), {getattr(result, what) for result in results}
             if max(taken) > stated or (len(taken) == 1 and {stated} != taken):
@@ -137,11 +139,13 @@ def cost_is_what_is_taken(subject: Subject) -> None:
 
 
 @check_on_cases()
-def own_exact_gradient_is_well_formed(subject: Subject, found: Case) -> None:
+def own_exact_gradient_is_well_formed(subject: Subject, example: Case) -> None:
     """The exact gradient of its own objective is keyed and shaped as the parameters."""
-    params: Params = {k: torch.nn.Parameter(v) for k, v in copied(found.params).items()}
+    params: Params = {k: torch.nn.Parameter(v) for k, v in copied(example.params).items()}
     with torch.no_grad():
-        own = subject.prepared(found.name).own_exact_gradient(found.problem(subject.depth), params)
+        own = subject.prepared(example.name).own_exact_gradient(
+            example.problem(subject.depth), params
+        )
     if own is None:
         raise NotApplicable("its objective is the outer loss after K steps")
     check_tensors("own_exact_gradient", own, params)

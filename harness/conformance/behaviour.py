@@ -18,16 +18,16 @@ _NETWORKS = ("mlp", "convolution", "sinusoid/mlp-40-40")  # what people use auto
 
 
 @check_on_cases()
-def parameters_are_left_alone(subject: Subject, found: Case) -> None:
+def parameters_are_left_alone(subject: Subject, example: Case) -> None:
     """The parameters are left as they were, .grad and requires_grad too."""
     for trainable in (False, True):
-        params = _as_parameters(found) if trainable else copied(found.params)
+        params = _as_parameters(example) if trainable else copied(example.params)
         grads = {name: torch.full_like(value, 7) for name, value in copied(params).items()}
         for name, value in params.items():
             value.grad = grads[name]
-        subject.run(found, params=params)
+        subject.run(example, params=params)
         for name, value in params.items():
-            if not torch.equal(value.detach(), found.params[name]):
+            if not torch.equal(value.detach(), example.params[name]):
                 raise Violation(f"parameter {name!r} is changed; work on a copy")
             if value.requires_grad is not trainable:
                 raise Violation(f"requires_grad of parameter {name!r} is changed; detach it first")
@@ -39,22 +39,22 @@ def parameters_are_left_alone(subject: Subject, found: Case) -> None:
 
 
 @check_on_cases()
-def grad_mode_does_not_matter(subject: Subject, found: Case) -> None:
+def grad_mode_does_not_matter(subject: Subject, example: Case) -> None:
     """Under torch.no_grad() and with nn.Parameters the estimate is the same."""
-    wanted = subject.run(found).gradient
+    wanted = subject.run(example).gradient
     for enabled in (True, False):
-        for params in (copied(found.params), _as_parameters(found)):
+        for params in (copied(example.params), _as_parameters(example)):
             trainable = any(value.requires_grad for value in params.values())
             how = "under torch.no_grad()" if not enabled else "with gradients enabled"
             with add_note(f"{how}, with {'nn.Parameters' if trainable else 'plain tensors'}"):
-                _same_estimate(subject, found, params, wanted, enabled=enabled)
+                _same_estimate(subject, example, params, wanted, enabled=enabled)
 
 
 def _same_estimate(
-    subject: Subject, found: Case, params: Params, wanted: Params, *, enabled: bool
+    subject: Subject, example: Case, params: Params, wanted: Params, *, enabled: bool
 ) -> None:
     with torch.set_grad_enabled(enabled):
-        gradient = subject.run(found, params=params).gradient
+        gradient = subject.run(example, params=params).gradient
         after = torch.is_grad_enabled()
     if after is not enabled:
         raise Violation(f"gradients are {'on' if after else 'off'} after the call, as not before")
@@ -64,34 +64,34 @@ def _same_estimate(
 
 
 @check_on_cases()
-def nothing_returned_is_part_of_a_graph(subject: Subject, found: Case) -> None:
+def nothing_returned_is_part_of_a_graph(subject: Subject, example: Case) -> None:
     """Nothing returned is part of a graph."""
     for steps in subject.depths:
-        result = subject.run(found, found.problem(steps), _as_parameters(found))
+        result = subject.run(example, example.problem(steps), _as_parameters(example))
         for what, tensor in _tensors(result):
             if tensor.grad_fn is not None or tensor.requires_grad:
                 raise Violation(f"{what} is, and keeps it in memory; detach it")
 
 
 @check_on_cases()
-def result_outlives_a_step_on_the_parameters(subject: Subject, found: Case) -> None:
+def result_outlives_a_step_on_the_parameters(subject: Subject, example: Case) -> None:
     """The result stays as it is when the parameters are changed in place."""
     unadapted = [] if subject.estimator.unsupported_reason(0) else [0]
     for steps in (*unadapted, *subject.depths):
-        params = copied(found.params)
-        result = subject.run(found, found.problem(steps), params)
-        kept = {what: tensor.clone() for what, tensor in _tensors(result)}
+        params = copied(example.params)
+        result = subject.run(example, example.problem(steps), params)
+        before = {what: tensor.clone() for what, tensor in _tensors(result)}
         for value in params.values():
             value.add_(1)
         for what, tensor in _tensors(result):
-            if not same_bits(tensor, kept[what]):
+            if not same_bits(tensor, before[what]):
                 raise Violation(f"{what} changes with them, since it shares their memory; clone it")
 
 
 @check_on_cases()
-def same_call_gives_the_same_bits(subject: Subject, found: Case) -> None:
+def same_call_gives_the_same_bits(subject: Subject, example: Case) -> None:
     """The same call gives the same bits."""
-    once, again = (subject.run(found) for _ in range(2))
+    once, again = (subject.run(example) for _ in range(2))
     for (what, one), (_, other) in zip(_tensors(once), _tensors(again), strict=True):
         if not same_bits(one, other):
             raise Violation(f"{what} differs; draw random numbers from a generator with a seed")
@@ -104,12 +104,13 @@ def no_tensor_is_left_behind(subject: Subject) -> None:
     """No tensor is left behind once the result is gone."""
     names = subject.cases("mlp", "linear")
     calls = [
-        (found, found.problem(subject.depth), copied(found.params)) for found in map(case, names)
+        (example, example.problem(subject.depth), copied(example.params))
+        for example in map(case, names)
     ]
 
     def call_all() -> None:
-        for found, problem, params in calls:
-            subject.run(found, problem, params)
+        for example, problem, params in calls:
+            subject.run(example, problem, params)
 
     call_all()
     gc.collect()
@@ -131,8 +132,8 @@ def no_tensor_is_left_behind(subject: Subject) -> None:
     watched = [weakref.ref(tensor) for tensor in left]
     del left
     gc.collect()
-    kept = any(watch() is not None for watch in watched)
-    why = "something keeps them" if kept else "they wait for the garbage collector, in cycles"
+    referenced = any(watch() is not None for watch in watched)
+    why = "something keeps them" if referenced else "they wait for the garbage collector, in cycles"
     raise Violation(f"{what}, of shape {shapes}: {why}")
 
 
@@ -161,8 +162,8 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def _as_parameters(found: Case) -> Params:
-    return {name: nn.Parameter(value) for name, value in copied(found.params).items()}
+def _as_parameters(example: Case) -> Params:
+    return {name: nn.Parameter(value) for name, value in copied(example.params).items()}
 
 
 def _tensors(result: MetaGradient) -> Iterator[tuple[str, Tensor]]:

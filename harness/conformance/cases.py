@@ -72,7 +72,7 @@ class Source:
 
 
 def quartic(dtype: torch.dtype, draw: int) -> Case:
-    """A polynomial in five variables with third and fourth derivatives."""
+    """Return a polynomial in five variables with third and fourth derivatives."""
     source = Source(0, dtype, draw)
 
     def polynomial() -> Loss:
@@ -92,7 +92,7 @@ def quartic(dtype: torch.dtype, draw: int) -> Case:
 
 
 def mlp(dtype: torch.dtype, draw: int) -> Case:
-    """Regression by a tanh network of two weight matrices."""
+    """Return a regression by a tanh network of two weight matrices."""
     source = Source(1, dtype, draw)
 
     def regression() -> Loss:
@@ -109,7 +109,7 @@ def mlp(dtype: torch.dtype, draw: int) -> Case:
 
 
 def convolution(dtype: torch.dtype, draw: int) -> Case:
-    """Two classes told apart by a convolution with transductive batch normalisation."""
+    """Return a problem of two classes and a convolution with transductive batch normalisation."""
     source = Source(2, dtype, draw)
 
     def classification() -> Loss:
@@ -134,7 +134,7 @@ def convolution(dtype: torch.dtype, draw: int) -> Case:
 
 
 def linear(dtype: torch.dtype, draw: int) -> Case:
-    """An inner loss without curvature, so that every A_k is the identity."""
+    """Return an inner loss without curvature, so that every A_k is the identity."""
     source = Source(3, dtype, draw)
     slope = source.normal(4)
 
@@ -148,7 +148,7 @@ def linear(dtype: torch.dtype, draw: int) -> Case:
 
 
 def uneven(dtype: torch.dtype, draw: int) -> Case:
-    """Parameters that only one loss uses, or neither; one without dimensions, one linear."""
+    """Return a problem of parameters that only one loss uses, or neither; one has no dimension."""
     source = Source(4, dtype, draw)
     matrix = source.normal(3, 3)
 

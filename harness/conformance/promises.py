@@ -43,7 +43,7 @@ def specification_is_canonical(subject: Subject) -> None:
     """Its canonical specification makes the same estimator."""
     try:
         again = ESTIMATORS.canonical(subject.spec)
-        made = ESTIMATORS.create(subject.spec)
+        created = ESTIMATORS.create(subject.spec)
     except OptionError as error:
         raise Violation(
             f"it is {subject.spec}, and cannot be read back: {error}; let options be numbers, "
@@ -51,15 +51,15 @@ def specification_is_canonical(subject: Subject) -> None:
         ) from error
     if again != subject.spec:
         raise Violation(f"{subject.spec} reads back as {again}")
-    if made != subject.estimator and subject.create() == subject.estimator:
-        raise Violation(f"{subject.spec} makes {made}, and {subject.text} {subject.estimator}")
+    if created != subject.estimator and subject.create() == subject.estimator:
+        raise Violation(f"{subject.spec} makes {created}, and {subject.text} {subject.estimator}")
 
 
 @check
 def unsupported_reason_is_true(subject: Subject) -> None:
     """It works at all depths but those that unsupported_reason() names, and refuses these."""
     (name, *_) = subject.cases()
-    found = case(name)
+    example = case(name)
     depths = subject.depths if subject.compiled else range(7)
     for steps in depths:
         reason = subject.estimator.unsupported_reason(steps)
@@ -68,7 +68,7 @@ def unsupported_reason_is_true(subject: Subject) -> None:
                 f"unsupported_reason({steps}) is {reason!r}; it must be None or tell the reason"
             )
         try:
-            subject.run(found, found.problem(steps))
+            subject.run(example, example.problem(steps))
         except (Exception, SystemExit) as error:
             if not reason:
                 end = error_line(error, subject.estimator)
@@ -151,26 +151,26 @@ def _must_refuse(
 
 
 @check_on_cases("mlp", "uneven")
-def descent_is_followed_or_refused(subject: Subject, found: Case) -> None:
+def descent_is_followed_or_refused(subject: Subject, example: Case) -> None:
     """Momentum and step sizes by parameter are followed or refused (OptionError)."""
     if subject.compiled:
         raise NotApplicable("it is compiled; each inner loop would be another program")
-    sizes = {k: torch.full_like(v, found.step_size * 0.8) for k, v in found.params.items()}
-    own = subject.has_own_objective(found)
+    sizes = {k: torch.full_like(v, example.step_size * 0.8) for k, v in example.params.items()}
+    own = subject.has_own_objective(example)
     for what, problem in (
-        ("momentum", found.problem(subject.depth, momentum=0.5)),
-        ("a step size for each parameter", found.problem(subject.depth, step_size=sizes)),
-        ("both", found.problem(subject.depth, step_size=copied(sizes), momentum=0.5)),
+        ("momentum", example.problem(subject.depth, momentum=0.5)),
+        ("a step size for each parameter", example.problem(subject.depth, step_size=sizes)),
+        ("both", example.problem(subject.depth, step_size=copied(sizes), momentum=0.5)),
     ):
         try:
             with add_note(f"with {what}"):
-                result = subject.run(found, problem)
+                result = subject.run(example, problem)
         except OptionError:
             continue
         for name, value in result.gradient.items():
             if not value.isfinite().all():
                 raise Violation(f"with {what}, gradient[{name!r}] is not finite")
-        off = relative_error(result.adapted, descent(problem, found.params))
+        off = relative_error(result.adapted, descent(problem, example.params))
         if not own and not off < 1e-10:
             raise Violation(
                 f"with {what}, the adapted parameters are {off:.1e} off those of that descent; "
@@ -179,14 +179,14 @@ def descent_is_followed_or_refused(subject: Subject, found: Case) -> None:
 
 
 @check_on_cases()
-def stack_of_problems_is_a_problem(subject: Subject, found: Case) -> None:
+def stack_of_problems_is_a_problem(subject: Subject, example: Case) -> None:
     """If batchable: the estimate on a stack of problems is the stack of estimates."""
-    estimator = subject.prepared(found.name)
+    estimator = subject.prepared(example.name)
     if not estimator.batchable:
         raise NotApplicable("batchable is False")
-    pair = (found, case(found.name, draw=1))
+    pair = (example, case(example.name, draw=1))
     inner, outer = ([getattr(c, which) for c in pair] for which in ("inner_loss", "outer_loss"))
-    both = BilevelProblem(_summed(inner), _summed(outer), found.step_size, subject.depth)
+    both = BilevelProblem(_summed(inner), _summed(outer), example.step_size, subject.depth)
     together = estimator(both, stack([c.params for c in pair])).gradient
     for one, estimate in zip(pair, unstack(together), strict=True):
         off = relative_error(estimate, subject.run(one).gradient)
@@ -206,22 +206,22 @@ def _summed(losses: list[Loss]) -> Callable[[Params], Tensor]:
 
 
 @check_on_cases("mlp", "quartic")
-def calibration_is_sound(subject: Subject, found: Case) -> None:
+def calibration_is_sound(subject: Subject, example: Case) -> None:
     """If calibrated: it needs no more calibration, and is the same for the same problems."""
     raw = subject.create()
     if not raw.needs_calibration and not raw.calibration_problems:
         raise NotApplicable("there is nothing to calibrate")
-    params = copied(found.params)
+    params = copied(example.params)
     draws = range(1, max(1, raw.calibration_problems) + 1)
-    problems = [case(found.name, draw=draw).problem(subject.depth) for draw in draws]
+    problems = [case(example.name, draw=draw).problem(subject.depth) for draw in draws]
     raw.calibrate(problems, params)
     if raw.needs_calibration:
         raise Violation("needs_calibration is true right after calibrate()")
     for name, value in params.items():
-        if not torch.equal(value, found.params[name]) or value.grad is not None:
+        if not torch.equal(value, example.params[name]) or value.grad is not None:
             raise Violation(f"calibrate() changes parameter {name!r}")
-    mine = raw(found.problem(subject.depth), params).gradient
-    other = subject.run(found).gradient
+    mine = raw(example.problem(subject.depth), params).gradient
+    other = subject.run(example).gradient
     if not all(same_bits(mine[name], other[name]) for name in mine):
         raise Violation("two that are calibrated on the same problems give different estimates")
 
@@ -232,8 +232,8 @@ def tasks_of_the_harness_work(subject: Subject) -> None:
     if subject.compiled:
         raise NotApplicable("it is compiled, which would take minutes here")
 
-    def body(subject: Subject, found: Case) -> None:
-        single = case(found.name, torch.float32)
+    def body(subject: Subject, example: Case) -> None:
+        single = case(example.name, torch.float32)
         try:
             result = subject.run(single)
         except OptionError as reason:

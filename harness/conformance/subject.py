@@ -113,38 +113,38 @@ class Subject:
             self._prepared[name] = self.calibrated(case(name))
         return self._prepared[name]
 
-    def calibrated(self, found: Case) -> Estimator:
+    def calibrated(self, example: Case) -> Estimator:
         """Create a new instance, calibrated if it needs to be."""
         estimator = self.create()
         if estimator.needs_calibration:
             draws = range(1, max(1, estimator.calibration_problems) + 1)
-            problems = [case(found.name, draw=draw).problem(self.depth) for draw in draws]
-            estimator.calibrate(problems, {k: v.double() for k, v in found.params.items()})
+            problems = [case(example.name, draw=draw).problem(self.depth) for draw in draws]
+            estimator.calibrate(problems, {k: v.double() for k, v in example.params.items()})
         return estimator
 
     def run(
-        self, found: Case, problem: BilevelProblem | None = None, params: Params | None = None
+        self, example: Case, problem: BilevelProblem | None = None, params: Params | None = None
     ) -> MetaGradient:
         """Call the estimator.
 
         Raises:
             Violation: what it returns is malformed.
         """
-        params = copied(found.params) if params is None else params
-        problem = found.problem(self.depth) if problem is None else problem
-        result = self.prepared(found.name)(problem, params)
+        params = copied(example.params) if params is None else params
+        problem = example.problem(self.depth) if problem is None else problem
+        result = self.prepared(example.name)(problem, params)
         check_result(result, problem, params)
         return result
 
-    def has_own_objective(self, found: Case) -> bool:
+    def has_own_objective(self, example: Case) -> bool:
         """Return whether it follows another objective than the outer loss after K steps.
 
         Raises:
             NotApplicable: own_exact_gradient() fails; there is a check for that.
         """
         try:
-            own = self.prepared(found.name).own_exact_gradient(
-                found.problem(self.depth), copied(found.params)
+            own = self.prepared(example.name).own_exact_gradient(
+                example.problem(self.depth), copied(example.params)
             )
         except (Exception, SystemExit) as error:
             raise NotApplicable(

@@ -93,11 +93,11 @@ def score(subject: Subject, name: str) -> Score:
         if not isinstance(end, MetaGradient):
             text = f"it refuses: {end}" if isinstance(end, OptionError) else "it fails"
             return Score(name, subject.depth, reason=text)
-        found = case(name)
+        example = case(name)
         exact, own = _exact(name, subject.depth), None
         try:
             own = subject.prepared(name).own_exact_gradient(
-                found.problem(subject.depth), found.params
+                example.problem(subject.depth), example.params
             )
         except (Exception, SystemExit):  # there is a check for it
             own = None
@@ -123,8 +123,8 @@ def _single_error(subject: Subject, name: str, exact: Params) -> float | None:
 
 @cache
 def _exact(name: str, depth: int) -> Params:
-    found = case(name)
-    return create("adjoint(engine='reverse')")(found.problem(depth), found.params).gradient
+    example = case(name)
+    return create("adjoint(engine='reverse')")(example.problem(depth), example.params).gradient
 
 
 class Suite:

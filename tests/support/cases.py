@@ -43,8 +43,8 @@ def kinked(dtype: torch.dtype, seed: int) -> Case:
 
 def estimate(spec: str, name: str, steps: int) -> MetaGradient:
     """Return an estimator's result on a case at a depth."""
-    found = case(name)
-    return create(spec)(found.problem(steps), found.params)
+    example = case(name)
+    return create(spec)(example.problem(steps), example.params)
 
 
 def assert_estimate(
@@ -59,5 +59,5 @@ def assert_estimate(
 @cache
 def oracle(name: str, steps: int) -> Oracle:
     """Return the reference for a case at a depth."""
-    found = case(name)
-    return Oracle(found.inner_loss, found.outer_loss, found.step_size, steps, found.params)
+    example = case(name)
+    return Oracle(example.inner_loss, example.outer_loss, example.step_size, steps, example.params)

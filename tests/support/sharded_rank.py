@@ -20,23 +20,23 @@ ESTIMATORS = (
 )
 SHARDED = ", batching='sharded'"
 
-Found = dict[str, tuple[dict[str, torch.Tensor], int]]
+Results = dict[str, tuple[dict[str, torch.Tensor], int]]
 
 
-def estimates(more: str, dtype: torch.dtype) -> Found:
-    """The estimates of all, and how many products each took in this process."""
-    found: Found = {}
+def estimates(more: str, dtype: torch.dtype) -> Results:
+    """Return the estimates of all, and how many products each took in this process."""
+    results: Results = {}
     for task, model in SETTINGS:
         cell = Cell.of(estimator="maml", task=task, model=model, depth=DEPTH)
         problem, params = bilevel_problem(cell, 0, dtype=dtype, device="cpu")
         for name in ESTIMATORS:
             with count_hvps() as counted:
                 result = create(name % more)(problem, params)
-            found[f"{task} {name}"] = result.gradient, counted.products
+            results[f"{task} {name}"] = result.gradient, counted.products
     sampler = Sampler.of(cell, dtype=dtype, device="cpu")
     problems = [sampler.problem(index) for index in range(3)]
     batch = estimate_batch(create(f"binom(order=2{more})"), problems, params, batching="loop")
-    return found | {"meta-batch": (batch.gradient, 0)}
+    return results | {"meta-batch": (batch.gradient, 0)}
 
 
 def main(folder: Path, rank: int, count: int) -> None:
