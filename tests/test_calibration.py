@@ -16,9 +16,7 @@ from estimators import BilevelProblem, OptionError, Params, create
 from estimators.binom_calibrated import BinomCalibrated
 from estimators.hvp import count_hvps
 from harness.conformance.cases import case
-from tests.support.cases import EXACT, every_case
-from tests.support.oracle import flatten, relative_error
-from tests.support.probes import (
+from tests.support.calibration_problems import (
     SIZE,
     THETA,
     WELL_POSED,
@@ -34,6 +32,8 @@ from tests.support.probes import (
     slide,
     total_error,
 )
+from tests.support.cases import EXACT, every_case
+from tests.support.oracle import flatten, relative_error
 
 
 @cache

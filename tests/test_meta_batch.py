@@ -24,6 +24,7 @@ from estimators.base.meta_batch import Batching
 from estimators.base.module_loss import Batch
 from harness.probes.memory import peak_memory
 from harness.tasks import TASKS
+from tests.support.calibration_problems import calibrated
 from tests.support.modules import (
     BATCHINGS,
     COUNT,
@@ -39,7 +40,6 @@ from tests.support.modules import (
     seeded,
 )
 from tests.support.oracle import flatten, relative_error
-from tests.support.probes import calibrated
 
 OPTIONS = {
     "binom": "(order=2)",

@@ -1,4 +1,4 @@
-"""Probes to fit to, whose meta-gradients are known."""
+"""Problems to calibrate on, whose meta-gradients are known, and the fit in dense vectors."""
 
 import math
 from collections.abc import Sequence
