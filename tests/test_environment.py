@@ -1,4 +1,4 @@
-"""What a run says of the code and the machine that it was made with."""
+"""Facts on the code of a run and its versions."""
 
 import hashlib
 import json
@@ -18,12 +18,11 @@ import torch
 
 import harness
 from estimators.base.registry import Registry
-from harness.environment import MACHINE, code_state, environment, fingerprint
+from harness.environment import code_state, environment
 from harness.environment.code import checkout, plugins, source
 from harness.support.plugins import load_plugins
 from tests.support.commands import COMMAND, TINY, Command, estimators, events, journals
-from tests.support.environment_files import ALWAYS, write
-from tests.support.repositories import git
+from tests.support.repositories import git, write
 
 
 @pytest.fixture
@@ -39,12 +38,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_clean_checkout_has_no_changes(repository: Path) -> None:
-    write(repository, {"ignored/large.bin": "x"})
-    assert checkout() == {"commit": git(repository, "rev-parse", "HEAD"), "changes": ""}
-
-
 def test_any_change_makes_another_state(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = {"commit": git(repository, "rev-parse", "HEAD"), "changes": ""}
+    write(repository, {"ignored/large.bin": "x"})
+    assert checkout() == clean
+
     def change(name: str, text: str) -> str:
         write(repository, {name: text})
         return checkout()["changes"]
@@ -60,8 +58,11 @@ def test_any_change_makes_another_state(repository: Path, monkeypatch: pytest.Mo
         assert checkout()["changes"] == seen[-1]
     git(repository, "add", "-A")
     assert checkout()["changes"] == seen[-1], "staging changes no file"
+    monkeypatch.setenv("ASV_COMMIT", "f" * 40)
+    assert checkout() == {"commit": "f" * 40, "changes": ""}
+    monkeypatch.delenv("ASV_COMMIT")
     git(repository, "reset", "-q", "--hard")
-    assert checkout()["changes"] == ""
+    assert checkout() == clean
 
 
 def test_store_is_no_change(repository: Path, tmp_path: Path) -> None:
@@ -83,13 +84,7 @@ def test_store_is_no_change(repository: Path, tmp_path: Path) -> None:
     assert checkout(Path())["changes"]
 
 
-def test_commit_of_asv_counts(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(repository, {"own.py": "edited"})
-    monkeypatch.setenv("ASV_COMMIT", "f" * 40)
-    assert checkout() == {"commit": "f" * 40, "changes": ""}
-
-
-def test_no_commit_is_told_as_none(
+def test_no_commit_is_known(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = {"commit": "", "changes": ""}
@@ -121,7 +116,7 @@ def of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def test_named_plugins_are_told_by_their_source(importable: Path) -> None:
+def test_named_plugins_are_known_by_their_source(importable: Path) -> None:
     write(importable, {"mine.py": "a = 1\n", "pack_of_two/__init__.py": "", "pack_of_two/b.py": ""})
     names = (str(importable / "mine.py"), "mine", "pack_of_two", "not_there_at_all")
     first = plugins(names)
@@ -138,7 +133,7 @@ def test_named_plugins_are_told_by_their_source(importable: Path) -> None:
     assert plugins([*names, str(importable / "another/mine.py")])["mine"] != second["mine"]
 
 
-def test_what_plugins_import_is_told(importable: Path) -> None:
+def test_imports_of_plugins_are_known(importable: Path) -> None:
     files = {
         "plug.py": "import helpers.deep, installed_one, json, lies\n",
         "helpers/__init__.py": "0",
@@ -171,7 +166,7 @@ def test_project_and_its_packages_are_no_plugins() -> None:
     assert json.loads(done.stdout)["plugins"] == {}
 
 
-def test_editable_install_that_an_entry_point_loads_is_told(importable: Path) -> None:
+def test_editable_install_that_an_entry_point_loads_is_known(importable: Path) -> None:
     about = "site-packages/theirs-1.0.dist-info"
     write(
         importable,
@@ -269,10 +264,10 @@ def test_killed_run_goes_on_unless_code_that_runs_has_changed(repository: Path) 
 def test_environment_is_json_and_keeps_its_fields(repository: Path) -> None:
     known = environment(repository / "results", plugins=["own.py"])
     assert json.loads(json.dumps(known, allow_nan=False)) == known
-    assert set(known) >= ALWAYS
     assert known["commit"] == git(repository, "rev-parse", "HEAD")
     assert known["torch"]["version"] == torch.__version__
     assert known["threading"]["within_an_operation"] == torch.get_num_threads()
+    assert known["machine"] == platform.node()
     assert known["variables"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
     assert known["plugins"]["own"] == of("1")
     assert {"metagrad-bench", "torch", "numpy", "scipy", "psutil"} <= set(known["packages"])
@@ -293,27 +288,6 @@ def test_states_and_fingerprints_stay_until_something_changes(repository: Path) 
     named.append(environment(plugins=["own.py"]))
     assert len({code_state(known) for known in (first, *named)}) == 3
     assert named[1]["fingerprint"] == first["fingerprint"]
-
-
-def test_machines_lent_anew_each_time_are_one_by_their_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    roots = [tmp_path / name for name in ("monday", "tuesday")]
-    for root in roots:
-        (root / "etc").mkdir(parents=True)
-        (root / "etc/machine-id").write_text(root.name)
-
-    def lent() -> list[str]:
-        return [fingerprint("cpu", 2, 4, 2**34, [], root) for root in roots]
-
-    monkeypatch.delenv(MACHINE, raising=False)
-    assert environment()["machine"] == platform.node()
-    monday, tuesday = lent()
-    assert monday != tuesday
-    monkeypatch.setenv(MACHINE, "hosted-epyc")
-    assert environment()["machine"] == "hosted-epyc"
-    assert len(set(lent())) == 1
-    assert len({monday, tuesday, *lent()}) == 3
 
 
 def test_code_state_is_made_of_what_decides() -> None:

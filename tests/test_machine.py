@@ -1,4 +1,4 @@
-"""What a run says of the machine that it is made on: processor, limits, fingerprint."""
+"""Facts on the machine of a run: processor, limits, fingerprint."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.environment import environment, fingerprint
+from harness.environment import MACHINE, environment, fingerprint
 from harness.environment.machine import (
     limits,
     load,
@@ -16,7 +16,7 @@ from harness.environment.machine import (
     throttled,
 )
 from harness.environment.steadiness import steadiness
-from tests.support.environment_files import ALWAYS, write
+from tests.support.repositories import write
 
 
 def test_fingerprint_tells_machines_apart(tmp_path: Path) -> None:
@@ -32,6 +32,22 @@ def test_fingerprint_tells_machines_apart(tmp_path: Path) -> None:
     ]
     assert len({here, *others}) == 6
     assert "1" * 12 not in here, "the identity itself is confidential"
+
+
+def test_machines_lent_anew_each_time_are_one_by_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots = [write(tmp_path / name, {"etc/machine-id": name}) for name in ("monday", "tuesday")]
+
+    def fingerprints() -> list[str]:
+        return [fingerprint("cpu", 2, 4, 2**34, [], root) for root in roots]
+
+    monkeypatch.delenv(MACHINE, raising=False)
+    apart = fingerprints()
+    monkeypatch.setenv(MACHINE, "hosted-epyc")
+    assert environment()["machine"] == "hosted-epyc"
+    assert len(set(fingerprints())) == 1
+    assert len({*apart, *fingerprints()}) == 3
 
 
 def test_processor_of_a_workstation(tmp_path: Path) -> None:
@@ -119,20 +135,22 @@ def test_limits_of_control_groups(tmp_path: Path) -> None:
         assert (limits(root), throttled(root)) == (expected, stops), groups
 
 
-def test_bare_system_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_system_or_a_folder_that_is_gone_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "no proc"))
     known = environment(tmp_path / "not" / "there")
-    assert set(known) >= ALWAYS
+    assert set(known) >= {
+        *("commit", "changes", "machine", "system", "processor", "cores", "memory", "python"),
+        *("threads", "packages"),
+    }
     assert known["gpus"] == known["devices"] == []
     assert known["moment"]["disk_free"] > 0
     assert "memory_free" not in known["moment"]
     json.dumps(known, allow_nan=False)
     assert not steadiness(tmp_path).stolen
-
-
-def test_folder_that_is_gone_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)

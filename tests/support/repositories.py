@@ -18,6 +18,14 @@ def git(folder: Path, *arguments: str, date: str = "") -> str:
     return done.stdout.strip()
 
 
+def write(root: Path, files: dict[str, str]) -> Path:
+    """Write text files, their folders too, into a folder."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
 def three_commits(parent: Path) -> tuple[Path, list[str]]:
     """Three commits, oldest first, the second with a clock that went ahead by a day."""
     if shutil.which("git") is None:
