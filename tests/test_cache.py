@@ -34,9 +34,7 @@ def test_what_was_saved_is_loaded_and_nothing_else(tensors: Path) -> None:
     loaded = cache.load("kind", "key")
     assert loaded is not None
     assert torch.equal(loaded["gradients"][0]["w"], CONTENT["gradients"][0]["w"])  # type: ignore[index]
-    assert {k: v for k, v in loaded.items() if k != "gradients"} == {
-        k: v for k, v in CONTENT.items() if k != "gradients"
-    }
+    assert loaded | {"gradients": []} == CONTENT | {"gradients": []}
     assert cache.load("kind", "other") is None
     assert cache.load("other", "key") is None
     assert [file.name for file in tensors.iterdir()] == ["kind-key.pt"]
@@ -120,26 +118,11 @@ def test_digest_differs_wherever_a_part_does(tmp_path: Path) -> None:
     ones, grid = torch.ones(4), torch.arange(4.0)
     (tmp_path / "one" / "sub").mkdir(parents=True)
     parts: list[tuple[Any, ...]] = [
-        (),
-        ("a", "bc"),
-        ("ab", "c"),
-        ("abc",),
-        (1,),
-        (1.0,),
-        ("1",),
-        (ones,),
-        (ones, ones),
-        (ones.double(),),
-        (ones.reshape(2, 2),),
-        (ones.reshape(4, 1),),
-        (grid.reshape(2, 2),),
-        (grid.reshape(2, 2).T,),
-        (torch.tensor(0.0),),
-        (torch.tensor(-0.0),),
-        ({"w": ones},),
-        ({"v": ones},),
-        ({"w": ones, "v": ones},),
-        ({"w": ones}, {"v": ones}),
+        *((), ("a", "bc"), ("ab", "c"), ("abc",), (1,), (1.0,), ("1",)),
+        *((ones,), (ones, ones), (ones.double(),), (ones.reshape(2, 2),), (ones.reshape(4, 1),)),
+        *((grid.reshape(2, 2),), (grid.reshape(2, 2).T,)),
+        *((torch.tensor(0.0),), (torch.tensor(-0.0),)),
+        *(({"w": ones},), ({"v": ones},), ({"w": ones, "v": ones},), ({"w": ones}, {"v": ones})),
     ]
     digests = [cache.digest(*part) for part in parts]
     for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("sub/c.toml", "2")):

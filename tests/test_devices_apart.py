@@ -13,24 +13,18 @@ from reports import static
 from reports.figures.cost import phases, time_against_depth, work_and_serial_depth
 from reports.tables.cells import cells, sections
 from reports.tables.text import readable
+from tests.support import gpu_store
 from tests.support.app_pages import FIGURES, PAGES, figures, opened
 from tests.support.figure_rows import heading
-from tests.support.gpu_store import (
-    ABSENT,
-    ESTIMATORS,
-    MILLISECONDS,
-    MODELS,
-    UTILISATION,
-    write_gpu_store,
-)
+from tests.support.gpu_store import ABSENT, ESTIMATORS, MILLISECONDS, MODELS, UTILISATION
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gpu_store(tmp_path_factory.mktemp("gpus"))
+    return gpu_store.write_gpu_store(tmp_path_factory.mktemp("gpus"))
 
 
-def test_each_device_has_cells_of_its_own(store: Path) -> None:
+def test_each_device_has_its_cells(store: Path) -> None:
     table = cells(load_sound(store))
     for device, milliseconds in MILLISECONDS.items():
         for place, estimator in enumerate(ESTIMATORS, 1):
@@ -38,8 +32,8 @@ def test_each_device_has_cells_of_its_own(store: Path) -> None:
             one &= (table["device"] == device) & (table["estimator"] == estimator)
             (row,) = table[one].to_dict("records")
             assert row["time"] == pytest.approx(milliseconds * place)
-            told = UTILISATION.get(device, float("nan"))
-            assert row["utilisation"] == pytest.approx(told, nan_ok=True)
+            utilisation = UTILISATION.get(device, float("nan"))
+            assert row["utilisation"] == pytest.approx(utilisation, nan_ok=True)
     absent = table[table["device"] == "cuda:2"]
     assert set(absent["reason"]) == {ABSENT}
     assert absent["time"].isna().all()
@@ -85,8 +79,8 @@ def test_pages_show_the_device_that_is_chosen(
         if page == "Cost" and device in MILLISECONDS:
             assert figures(at) == FIGURES["Cost"] + 2  # two models
         if page == "Overview":
-            told = " ".join(str(one.value.to_dict()) for one in at.table).replace("\\", "")
-            assert ABSENT in told
+            text = " ".join(str(one.value.to_dict()) for one in at.table).replace("\\", "")
+            assert ABSENT in text
 
 
 def test_the_report_has_a_section_for_each(store: Path) -> None:

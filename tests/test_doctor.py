@@ -88,15 +88,11 @@ def test_each_fault_is_found(file_regression: FileRegressionFixture) -> None:
 
 def test_quiet_and_unknown_is_no_fault() -> None:
     assert findings(QUIET, Steadiness(EVEN)) == []
+    for seconds, ratio in (((0.5,), 1.0), ((1.0,) * 3 + (2.0,) * 3 + (3.0,) * 3, 3.0)):
+        steady = Steadiness(seconds)
+        assert steady.spread == steady.drift == pytest.approx(ratio)
     older = {"commit": "c" * 40, "changes": "", "threads": "1", "packages": {}, "devices": []}
     assert findings(older) == []
-
-
-def test_spread_and_drift() -> None:
-    steady = Steadiness((1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0))
-    assert steady.spread == pytest.approx(3.0)
-    assert steady.drift == pytest.approx(3.0)
-    assert Steadiness((0.5,)).spread == Steadiness((0.5,)).drift == pytest.approx(1.0)
 
 
 @pytest.fixture

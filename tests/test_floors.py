@@ -20,7 +20,7 @@ MOST_FOLDERS = 32
 
 
 def imported(path: Path, modules: Collection[str] = ()) -> set[str]:
-    """Full names of the modules that a file imports, in functions too."""
+    """Return the full names of the modules that a file imports, in functions too."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -34,7 +34,7 @@ def imported(path: Path, modules: Collection[str] = ()) -> set[str]:
 
 
 def folders() -> dict[str, set[str]]:
-    """The folders of the product, and which others each of them imports."""
+    """Return the folders of the product, and which others each of them imports."""
     files = [path for floor in PRODUCT for path in sorted((ROOT / floor).rglob("*.py"))]
     modules: dict[str, str] = {}
     for path in files:
@@ -58,17 +58,14 @@ def test_imports_point_down() -> None:
             assert not tops & (above | {"pytest", "tests", "tools"}), path
 
 
-def test_no_two_folders_import_each_other() -> None:
+def test_folders_are_few_and_no_two_import_each_other() -> None:
     left = folders()
+    assert len(left) <= MOST_FOLDERS
     assert {"estimators/base", "harness/cell", "reports/tables"} <= left.keys()
     while lowest := [folder for folder, below in left.items() if not below & left.keys()]:
         for folder in lowest:
             del left[folder]
     assert not left, f"these import one another in a circle: {left}"
-
-
-def test_there_are_few_folders() -> None:
-    assert len(folders()) <= MOST_FOLDERS
 
 
 def test_a_session_of_tests_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:

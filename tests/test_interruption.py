@@ -28,14 +28,11 @@ def test_interruption_waits_for_what_must_not_be_left_half_done() -> None:
     assert len(done) == 2
 
 
-def test_nothing_is_raised_where_nothing_was_held_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
+def test_handlers_come_back_and_ignored_signals_stay_ignored() -> None:
+    before: object = signal.getsignal(signal.SIGINT)
     with delay_signals():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with delay_signals():

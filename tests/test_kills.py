@@ -7,7 +7,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -78,7 +81,7 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path, kills: int)
             command.process.join(delays.uniform(0, duration))
             command.send(signal.SIGKILL)
             killed = command.code() == -signal.SIGKILL
-            assert killed or command.code() == 0, command.told
+            assert killed or command.code() == 0, command.errors
         if not killed:  # on a busy machine no two runs take equally long
             duration = time.monotonic() - start
         kills -= killed
@@ -87,8 +90,7 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path, kills: int)
         for path, content in before.items():
             assert now[path].startswith(content)
         before = now
-    code, told = finish(folder, *arguments)
-    assert (code, told) == (0, [])
+    assert finish(folder, *arguments) == (0, [])
     orphans.update(commands.processes(folder))
     _, alive = psutil.wait_procs(orphans, timeout=20)
     assert not alive
@@ -106,33 +108,19 @@ def test_killed_runs_lose_nothing_and_repeat_nothing(tmp_path: Path, kills: int)
 
 
 def planned(*, seeds: int) -> list[Planned]:
-    return [
-        Planned(
-            Cell.of(
-                estimator=estimator,
-                task="quadratic",
-                model="linear",
-                depth=1,
-                num_tasks=1,
-                seed=seed,
-            )
-        )
-        for seed in range(seeds)
-        for estimator in ESTIMATORS
-    ]
+    parts: dict[str, Any] = {"task": "quadratic", "model": "linear", "depth": 1, "num_tasks": 1}
+    pairs = product(range(seeds), ESTIMATORS)
+    return [Planned(Cell.of(estimator=name, seed=seed, **parts)) for seed, name in pairs]
 
 
 def workers() -> list[psutil.Process]:
     """Workers of runs in this process: each leads its own process group."""
-    children = psutil.Process().children(recursive=True)
-    return [process for process in children if _leads(process.pid)]
-
-
-def _leads(pid: int) -> bool:
-    try:
-        return os.getpgid(pid) == pid
-    except ProcessLookupError:
-        return False
+    leaders = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                leaders.append(process)
+    return leaders
 
 
 class Killer:
@@ -154,11 +142,9 @@ class Killer:
     def _work(self) -> None:
         while self.kills and not self._over.wait(self._delays.uniform(0, 0.4)):
             if alive := workers():
-                try:
+                with suppress(psutil.NoSuchProcess):
                     self._delays.choice(alive).kill()
-                except psutil.NoSuchProcess:
-                    continue
-                self.kills -= 1
+                    self.kills -= 1
 
 
 @FEW_OR_MANY
@@ -289,7 +275,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path: Path, ends: End
         orphans.update(commands.processes(tmp_path))
         (path,) = journals(store)
         assert code == 2
-        (line,) = command.told
+        (line,) = command.errors
         assert f"{len(scored)} of 3" in line
         assert str(path.relative_to(tmp_path)) in line
         assert not [*(tmp_path / "tmp").iterdir()]

@@ -17,6 +17,7 @@ from harness.running.resume import RunSession, begin, finished
 from harness.running.runner import run
 from harness.store.journal import Journal, Progress, Result
 from harness.store.runs import read_run
+from tests.support.commands import FAULTY, events, stages
 
 LIMITS = Limits(seconds=60, memory=2e9)
 LIMITED = {"seconds": 60.0, "memory": 2e9}
@@ -50,10 +51,6 @@ def scored(estimator: str, status: Status = Status.OK, **outcome: Any) -> Result
     return Result(cell(estimator), Outcome(status, **outcome), {"bias": [0.5]})
 
 
-def events(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
 def test_an_interrupted_run_goes_on_in_its_file(tmp_path: Path) -> None:
     first = start(tmp_path)
     assert (first.finished, first.lines) == ({}, [])
@@ -79,13 +76,6 @@ def test_an_interrupted_run_goes_on_in_its_file(tmp_path: Path) -> None:
     assert session.stage(cell("fomaml").id, "score", LIMITS) is None
 
 
-def test_killed_between_start_and_plan(tmp_path: Path) -> None:
-    path = interrupt(tmp_path)
-    path.write_bytes(path.read_bytes().split(b"\n")[0] + b"\n")
-    start(tmp_path).journal.close()
-    assert [each.status for each in read_run(path).cells] == [Status.SKIPPED]
-
-
 def test_another_run_begins_anew(tmp_path: Path) -> None:
     path = interrupt(tmp_path, scored("maml"))
     before = path.read_bytes()
@@ -94,7 +84,7 @@ def test_another_run_begins_anew(tmp_path: Path) -> None:
         "skips": {"plan": [*PLAN[:3], Planned(PLAN[3].cell, "not here")]},
         "samples": {"samples": 8},
         "fresh": {"fresh": True},
-        "plugins": {"plugins": (str(Path(__file__).with_name("support") / "faulty.py"),)},
+        "plugins": {"plugins": (str(FAULTY),)},
     }
     for name, other in others.items():
         session = start(tmp_path, **other)
@@ -163,6 +153,12 @@ def test_broken_lines_are_set_aside(tmp_path: Path) -> None:
         assert beside.read_bytes() == torn + b"\n"
         assert path.read_bytes().startswith(whole + b'{"event": "resume"')
         assert list(session.finished) == [plan.cell.id for plan in PLAN[:2]]
+
+    store = tmp_path / "before its plan"
+    path = interrupt(store)
+    path.write_bytes(path.read_bytes().split(b"\n")[0] + b"\n")
+    start(store).journal.close()
+    assert [each.status for each in read_run(path).cells] == [Status.SKIPPED]
 
     path = interrupt(tmp_path, scored("maml"), scored("fomaml"))
     first, skips, one, two = path.read_bytes().splitlines(keepends=True)
@@ -239,12 +235,7 @@ def test_only_what_is_missing_is_measured(tmp_path: Path) -> None:
     written = events(path)
     assert written[-1]["event"] == "end"
     assert [event["event"] for event in written].count("resume") == 2
-    pairs = [
-        (result["id"], event["stage"])
-        for event in written
-        if event["event"] == "results"
-        for result in event["results"]
-    ]
+    pairs = stages(path)
     assert len(pairs) == len(set(pairs)) == 7  # one skipped, three scored and timed
     measured = {each.id: each.samples for each in read_run(path).cells}
     for name, samples in expected.items():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +21,9 @@ from harness.running.runner import run
 from harness.store.journal import Progress
 from harness.store.runs import CellResult, read_run
 from harness.support.plugins import load_plugins
-from tests.support.commands import COMMAND, TINY
+from tests.support.commands import TINY, stages
+from tests.support.commands import events as journal_events
+from tests.support.commands import finish as command
 
 FAULTY = "tests.support.faulty"
 SETTINGS = Settings(jobs=2, samples=6, time_limit=6.0, plugins=(FAULTY,))
@@ -37,7 +38,7 @@ GOOD: dict[str, set[str]] = {
 }
 TIRES = f"tires(calls={5 + TASKS})"  # scoring calls it 4 times and once a task; timing more often
 
-# Status, begin of the reason, and a word of the traceback.
+# Status, begin of the reason, and a part of the traceback.
 FAULTS = {
     "raises": (Status.FAILED, "KeyError: 'no such\\nparameter' (faulty.py:", "in raises"),
     "raises-unpicklable": (Status.FAILED, "TwoPartError: ", "TwoPartError"),
@@ -139,23 +140,17 @@ def test_a_cell_that_fails_in_timing_costs_only_its_times(finished: Finished) ->
     cell = finished.cells[TIRES]
     assert len(cell.samples["bias"]) == TASKS
     assert "time" not in cell.samples
-    events = [json.loads(line) for line in finished.path.read_text().splitlines()]
-    timings = [event["results"] for event in events if event.get("stage") == "time"]
+    timings = [e["results"] for e in journal_events(finished.path) if e.get("stage") == "time"]
     assert [len(results) for results in timings] == [1, len(GOOD)]
     assert timings[0][0]["id"] == cell.id
     assert {result["status"] for result in timings[1]} == {"ok"}
 
 
 def test_the_journal_is_complete_and_readable_all_along(finished: Finished) -> None:
-    events = [json.loads(line) for line in finished.path.read_text().splitlines()]
+    events = journal_events(finished.path)
     assert (events[0]["event"], events[-1]["event"]) == ("start", "end")
     assert events[0]["cells"] == len(FAULTS) + len(GOOD) + 1
-    results = [
-        (result["id"], event["stage"])
-        for event in events
-        if event["event"] == "results"
-        for result in event["results"]
-    ]
+    results = stages(finished.path)
     assert len(set(results)) == len(results)
     cells = finished.cells
     assert {name for name, stage in results if stage != "time"} == {c.id for c in cells.values()}
@@ -209,14 +204,7 @@ def test_workers_are_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_workers_import_nothing_of_the_working_folder(tmp_path: Path) -> None:
     for name in ("code", "random", "profile"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('mine')\n", encoding="utf-8")
-    done = subprocess.run(
-        [COMMAND, "run", *TINY, "--depth", "1", "--estimator", "fomaml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert command(tmp_path, *TINY, "--depth", "1", "--estimator", "fomaml") == (0, [])
 
 
 def test_what_fails_before_an_estimate_fails_only_its_cells(tmp_path: Path) -> None:
@@ -225,13 +213,8 @@ def test_what_fails_before_an_estimate_fails_only_its_cells(tmp_path: Path) -> N
     assert cell.status is Status.FAILED
     assert "no_such_module" in cell.reason
 
-    wild: dict[str, Any] = {
-        "task": "quadratic(drift=10)",
-        "model": "linear",
-        "depth": 20,
-        "step_size": 5,
-    }
-    plan = planned("maml", "fomaml", **wild)
+    wild: dict[str, Any] = {"task": "quadratic(drift=10)", "model": "linear"}
+    plan = planned("maml", "fomaml", depth=20, step_size=5, **wild)
     cells = finish([*plan, *planned("reptile")], tmp_path / "reference").cells
     for estimator in ("maml", "fomaml"):
         assert cells[estimator].status is Status.DIVERGED

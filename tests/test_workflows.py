@@ -35,7 +35,7 @@ def gitlab_script(job: str) -> str:
 
 
 def shell_texts() -> list[tuple[str, str]]:
-    """All shell text by file: of the recipes, and what the document tells people to write."""
+    """Return all shell text by file: of the recipes, and of the document."""
     texts = [(name, step["run"]) for name, _, step in STEPS if "run" in step]
     texts += [(".gitlab-ci.yml", gitlab_script(job)) for job in GITLAB_JOBS]
     for block in re.findall(r"^```yaml\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE):
@@ -113,14 +113,12 @@ def test_rights_are_no_more_than_needed() -> None:
             assert not re.search(r"\b(python|pip|\.venv|\.ci)\b", text)
 
 
-def test_runs_end_and_hide_no_failure() -> None:
+def test_runs_end_hide_no_failure_and_install_what_was_tested() -> None:
     assert all(0 < job["timeout-minutes"] <= 240 for _, _, job in JOBS)
     assert all("timeout" in job for job in GITLAB_JOBS.values())
     assert not [step for _, _, step in STEPS if "continue-on-error" in step]
     assert not [job for job in GITLAB_JOBS.values() if "allow_failure" in job]
-
-
-def test_recipes_install_the_packages_that_were_tested() -> None:
+    # They install the packages that were tested.
     index = GITLAB["variables"]["PIP_EXTRA_INDEX_URL"]
     for variables in (*(workflow["env"] for workflow in WORKFLOWS.values()), GITLAB["variables"]):
         assert variables["OMP_NUM_THREADS"] == "1"
@@ -157,7 +155,7 @@ def step_of(workflow: str, name: str) -> dict[str, Any]:
 
 
 def bash(folder: Path, text: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """Runs shell text as a runner does, with the tools that `stand_in` wrote."""
+    """Run shell text as a runner does, with the tools that `stand_in` wrote."""
     path = f"{folder.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "RUNNER_TEMP": str(folder.parent)} | variables
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", text]
@@ -165,7 +163,7 @@ def bash(folder: Path, text: str, **variables: str) -> "subprocess.CompletedProc
 
 
 def stand_in(path: Path, text: str = "") -> Path:
-    """Puts a script that records its calls in the place of a tool; returns the record."""
+    """Put a script that records its calls in the place of a tool; return the record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = path.with_suffix(".calls")
     path.write_text(f'#!/usr/bin/env bash\necho "$*" >> "{record}"\n{text}\n', encoding="utf-8")
@@ -189,40 +187,40 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_gate_passes_the_exit_code_on_and_shows_the_table(checkout: Path, code: int) -> None:
+def test_gate_passes_the_exit_code_on_and_shows_the_table(checkout: Path) -> None:
     gate, show = step_of("gate.yml", "gate"), step_of("gate.yml", "show")
     assert gate["env"] == {"BASE": "origin/${{ github.base_ref }}"}
     assert show["if"] == "always()"
-    # With 2 nothing could be measured, and nothing was written.
-    writes = "mkdir -p gate && echo table > gate/gate.md" if code < 2 else ""
-    record = stand_in(checkout / ".venv/bin/metagrad", f"{writes}\nexit {code}")
-    done = bash(checkout, gate["run"], BASE="origin/main")
-    assert done.returncode == code, done.stderr
     base = git(checkout, "rev-parse", "HEAD~1")
     assert base != git(checkout, "rev-parse", "origin/main")
-    assert record.read_text(encoding="utf-8") == f"gate --base {base} --head HEAD --out gate\n"
-    summary = checkout.parent / "summary"
-    assert bash(checkout, show["run"], GITHUB_STEP_SUMMARY=str(summary)).returncode == 0
-    assert (summary.read_text(encoding="utf-8") == "table\n") == (code < 2)
-
-
-def test_gate_does_not_run_the_name_of_a_branch(checkout: Path) -> None:
-    stand_in(checkout / ".venv/bin/metagrad")
+    for code in (2, 1, 0):
+        # With 2 nothing could be measured, and nothing was written.
+        writes = "mkdir -p gate && echo table > gate/gate.md" if code < 2 else ""
+        record = stand_in(checkout / ".venv/bin/metagrad", f"{writes}\nexit {code}")
+        done = bash(checkout, gate["run"], BASE="origin/main")
+        assert done.returncode == code, done.stderr
+        called = record.read_text(encoding="utf-8").splitlines()
+        assert called[-1] == f"gate --base {base} --head HEAD --out gate"
+        summary = checkout.parent / f"summary{code}"
+        assert bash(checkout, show["run"], GITHUB_STEP_SUMMARY=str(summary)).returncode == 0
+        assert (summary.read_text(encoding="utf-8") == "table\n") == (code < 2)
+    # The name of a branch is not run.
+    shutil.rmtree(checkout / "gate")
     name = 'origin/$(touch "$PWD"/x);touch${IFS}y'
     assert bash(checkout, step_of("gate.yml", "gate")["run"], BASE=name).returncode != 0
     assert sorted(path.name for path in checkout.iterdir()) == [".git", ".venv", "file"]
 
 
-@pytest.mark.parametrize(("target", "code"), [("", 1), ("ba5e", 0)])
-def test_gate_of_gitlab_takes_the_base_that_fits(checkout: Path, target: str, code: int) -> None:
+def test_gate_of_gitlab_takes_the_base_that_fits(checkout: Path) -> None:
     stand_in(checkout.parent / "bin" / "make")
-    record = stand_in(checkout / ".venv/bin/metagrad", f"exit {code}")
-    variables = {"CI_MERGE_REQUEST_TARGET_BRANCH_SHA": target} if target else {}
-    done = bash(checkout, gitlab_script("gate"), CI_MERGE_REQUEST_DIFF_BASE_SHA="d1ff", **variables)
-    assert done.returncode == code, done.stderr
-    called = record.read_text(encoding="utf-8")
-    assert called == f"gate --base {target or 'd1ff'} --head HEAD --out gate\n"
+    for target, code in (("", 1), ("ba5e", 0)):
+        record = stand_in(checkout / ".venv/bin/metagrad", f"exit {code}")
+        variables = {"CI_MERGE_REQUEST_DIFF_BASE_SHA": "d1ff"}
+        variables |= {"CI_MERGE_REQUEST_TARGET_BRANCH_SHA": target} if target else {}
+        done = bash(checkout, gitlab_script("gate"), **variables)
+        assert done.returncode == code, done.stderr
+        called = record.read_text(encoding="utf-8").splitlines()
+        assert called[-1] == f"gate --base {target or 'd1ff'} --head HEAD --out gate"
     (checkout / ".cache" / "pip").touch()  # is no uncommitted change
     assert git(checkout, "status", "--porcelain") == "?? .venv/"
 

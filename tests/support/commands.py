@@ -26,7 +26,7 @@ _MARK = "METAGRAD_TESTED_IN"
 
 
 def variables(folder: Path, tmp: Path | None = None) -> dict[str, str]:
-    """The environment of what runs in a folder: it keeps all its files there, and is marked."""
+    """Return variables of processes that keep all their files in a folder, and mark them."""
     tmp = tmp or folder / "tmp"
     tmp.mkdir(exist_ok=True)
     return {"TMPDIR": str(tmp), "METAGRAD_CACHE": str(folder / "cache"), _MARK: str(folder)}
@@ -37,14 +37,9 @@ def estimators(*names: str) -> list[str]:
 
 
 class Command:
-    """`metagrad run` as it goes on.
+    """`metagrad run` as it goes on in a folder, its output in the files `out` and `errors` there.
 
     It is forked from a process that has imported torch, since most of a start goes into that.
-
-    Args:
-        folder: where it runs; what it prints goes to `out` and `told` there.
-        *arguments: for it.
-        tmp: for its temporary files; in its folder if None.
     """
 
     def __init__(self, folder: Path, *arguments: str, tmp: Path | None = None) -> None:
@@ -66,25 +61,25 @@ class Command:
         return not self.process.is_alive()
 
     @property
-    def told(self) -> list[str]:
-        """The lines of its standard error."""
-        return (self.folder / "told").read_text(encoding="utf-8").splitlines()
+    def errors(self) -> list[str]:
+        """Return the lines of its standard error."""
+        return (self.folder / "errors").read_text(encoding="utf-8").splitlines()
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal, unless it has ended."""
+        """Send a signal, unless it has ended."""
         assert self.process.pid
         if not self.over:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
     def code(self) -> int:
-        """Waits for its end; returns the exit code."""
+        """Wait for its end; return the exit code."""
         self.process.join(PATIENCE)
         assert self.process.exitcode is not None, "it does not end"
         return self.process.exitcode
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Waits for something that happens before its end."""
+        """Wait for something that happens before its end."""
         met = False
 
         def met_or_over() -> bool:
@@ -93,7 +88,7 @@ class Command:
             return met or self.over
 
         wait_for(met_or_over)
-        assert met, self.told
+        assert met, self.errors
 
 
 def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> NoReturn:
@@ -106,7 +101,7 @@ def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> N
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    for stream, name in ((1, "out"), (2, "told")):
+    for stream, name in ((1, "out"), (2, "errors")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, stream)
         os.close(file)
@@ -116,7 +111,7 @@ def _run(folder: Path, changed: dict[str, str], arguments: tuple[str, ...]) -> N
 
 
 def finish(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, list[str]]:
-    """Runs the command as a user does; returns its exit code and the lines of its errors."""
+    """Run the command as a user does; return its exit code and the lines of its errors."""
     done = subprocess.run(
         [*prefix, COMMAND, "run", *arguments],
         cwd=folder,
@@ -131,7 +126,7 @@ def finish(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Waits until something is so."""
+    """Wait until a condition holds."""
     until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until, "it does not happen"
@@ -139,21 +134,21 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def processes(folder: Path) -> list[psutil.Process]:
-    """What a command in this folder has started: fork server, workers, and what those did."""
-    found = []
+    """Return what a command in this folder has started: fork server, workers, their children."""
+    result = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(_MARK) == str(folder):
-                found.append(process)
+                result.append(process)
         except psutil.Error:  # another user's, or just gone
             continue
-    return found
+    return result
 
 
 def journals(store: Path) -> dict[Path, bytes]:
-    """The whole lines of all runs of a store."""
-    found = {path: path.read_bytes() for path in (store / "runs").glob("*.jsonl")}
-    return {path: content[: content.rfind(b"\n") + 1] for path, content in found.items()}
+    """Return the whole lines of all runs of a store."""
+    runs = {path: path.read_bytes() for path in (store / "runs").glob("*.jsonl")}
+    return {path: content[: content.rfind(b"\n") + 1] for path, content in runs.items()}
 
 
 def events(path: Path) -> list[dict[str, Any]]:
@@ -161,7 +156,7 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 
 def stages(path: Path) -> list[tuple[str, str]]:
-    """Estimator with depth, and stage, of each result in a journal."""
+    """Return the cell and the stage of each result in a journal."""
     return [
         (result["id"], event["stage"])
         for event in events(path)
