@@ -203,8 +203,3 @@ def test_a_series_without_noise_still_has_steps() -> None:
 
 def test_unknown_metrics_are_assumed_to_be_noisy() -> None:
     assert changes(series("headline.Headline.time_sinusoid", {"maml": [5.0, 5.1] * 10})).empty
-
-
-def test_the_order_of_rows_does_not_matter() -> None:
-    table = series("time", {f"estimator {seed}": stepped(seed, 40, 1.4) for seed in range(5)})
-    pd.testing.assert_frame_equal(changes(table), changes(table.sample(frac=1, random_state=1)))

@@ -54,16 +54,10 @@ def test_cells_of_one_commit_and_changed_outcomes() -> None:
     assert dict(zip(table.index, table[columns].itertuples(index=False), strict=True)) == expected
     assert [*table.index[:4]] == [*expected][:4], "what differs most on top"
     assert table.index[table["differs"]].to_list() == ["imaml", "maml", "fomaml"]
-
-
-def test_a_new_metric_of_a_cell_is_no_difference() -> None:
-    tables = [
-        pair("flops", {"maml": 10.0}, {"maml": 10.0}),
-        pair("launches", {}, {"maml": 7.0}),
-    ]
-    table = compared(pd.concat(tables)).set_index("metric")
-    assert table["where"].to_dict() == {"flops": "both", "launches": "head"}
-    assert not table["differs"].any()
+    tables = [pair("flops", {"maml": 1.0}, {"maml": 1.0}), pair("launches", {}, {"maml": 7.0})]
+    new = compared(pd.concat(tables)).set_index("metric")
+    assert new["where"].to_dict() == {"flops": "both", "launches": "head"}
+    assert not new["differs"].any()
 
 
 def test_noisy_metrics_are_compared_by_their_samples() -> None:

@@ -72,15 +72,19 @@ def test_a_cell_ends_as_the_first_bad_one_of_its_stages(tmp_path: Path) -> None:
         assert (result.status, result.reason) == (end.status, end.reason), stages
 
 
-def test_of_a_repeated_stage_the_newest_counts(tmp_path: Path) -> None:
+def test_a_journal_that_is_written_and_its_repeated_stage(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path)
     journal.start(ENVIRONMENT, cells=1)
     journal.results("score", [Result(cell(), OK, {"bias": [9.0], "flops": [8.0]}, ["old"])])
+    assert load_sound(tmp_path)["value"].to_list() == [9.0, 8.0]
+    assert not read_run(journal.path).ended
     journal.results("time", [Result(cell(), OK, {"time": [1.0]})])
     journal.results("score", [Result(cell(), OK, {"bias": [2.0]}, ["new"])])
+    journal.end()
     table = load_sound(tmp_path)
     assert dict(zip(table["metric"], table["value"], strict=True)) == {"bias": 2.0, "time": 1.0}
     assert set(table["notes"]) == {"new"}
+    assert read_run(journal.path).ended
 
 
 def one(metric: str, samples: list[float]) -> Any:
@@ -141,15 +145,3 @@ def test_schema_1_is_read(tmp_path: Path) -> None:
     assert (measured.trained, measured.machine) == (0, "old")
     assert (not_measured.metric, not_measured.outcome) == ("", "skipped")
     assert list(read_run(path).cells[1].stages) == ["plan"]
-
-
-def test_a_journal_can_be_read_while_it_is_written(tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path)
-    journal.start(ENVIRONMENT, cells=1)
-    journal.results("score", [Result(cell(), OK, {"bias": [1.0]})])
-    assert load_sound(tmp_path)["value"].to_list() == [1.0]
-    assert not read_run(journal.path).ended
-    journal.results("time", [Result(cell(), OK, {"time": [2.0]})])
-    journal.end()
-    assert load_sound(tmp_path)["value"].to_list() == [1.0, 2.0]
-    assert read_run(journal.path).ended

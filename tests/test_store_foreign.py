@@ -128,16 +128,19 @@ def test_journals_of_one_moment_do_not_meet(tmp_path: Path) -> None:
     assert len({Journal.create(tmp_path).path for _ in range(20)}) == 20
 
 
-def test_samples_that_are_not_finite_are_kept(tmp_path: Path) -> None:
+def test_infinite_samples_and_odd_text_are_read(tmp_path: Path) -> None:
     samples = {"bias": [1.0, math.inf], "time": [math.nan, 1.0, 2.0], "flops": [-math.inf]}
-    path = write_events(tmp_path / "runs" / "x.jsonl", [START, results(samples=samples)])
+    odd = results(samples=samples, reason="file \udcff")
+    path = write_events(tmp_path / "runs" / "x.jsonl", [START, odd])
     assert "Infinity" in path.read_text(encoding="utf-8")
-    rows: dict[str, Any] = {str(row.metric): row for row in load_sound(tmp_path).itertuples()}
+    table = load_sound(tmp_path)
+    rows: dict[str, Any] = {str(row.metric): row for row in table.itertuples()}
     assert rows["bias"].value == math.inf
     assert rows["bias"].samples == [1.0, math.inf]
     assert math.isnan(rows["bias"].low)
     assert math.isnan(rows["time"].value)
     assert rows["flops"].value == -math.inf
+    assert set(table["reason"]) == {"file ?"}
 
 
 def test_additions_of_a_later_version_do_no_harm(tmp_path: Path) -> None:
@@ -150,11 +153,6 @@ def test_additions_of_a_later_version_do_no_harm(tmp_path: Path) -> None:
     run = read_run(path)
     assert run.environment["more"] == {"x": [1]}
     assert run.cells[0].axes["curvature"] == "high"
-
-
-def test_text_that_is_no_unicode_is_read(tmp_path: Path) -> None:
-    write_events(tmp_path / "runs" / "x.jsonl", [START, results(reason="file \udcff")])
-    assert load_sound(tmp_path)["reason"].to_list() == ["file ?"]
 
 
 def test_files_that_cannot_be_opened_are_problems(tmp_path: Path) -> None:

@@ -118,8 +118,8 @@ def _pairs(
     plugins: tuple[str, ...],
 ) -> "Pairs | None":
     """Time two commits in pairs; return None for stored results."""
+    from harness.gate.compare import ok_in_both
     from harness.gate.pairs import paired_times
-    from harness.gate.revision import ok_in_both
     from harness.support.progress import progress_bar
 
     if not (base.checkout and head.checkout):

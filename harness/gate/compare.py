@@ -88,7 +88,7 @@ def compare(
 
     Repeatable metrics are compared by `harness.history.differences.differ`, times only by pairs.
     """
-    both = [name for name in base if name in head and _is_ok(base[name]) and _is_ok(head[name])]
+    both = ok_in_both(base, head)
     changes = _outcomes(base, head)
     numbers = 0
     for name in both:
@@ -131,6 +131,11 @@ def time_change(cell: str, rounds: Sequence[tuple[float, float]]) -> Change | No
             before, after = (float(np.median(one)) for one in zip(*rounds, strict=True))
             return Change(cell, "time", verdict, before, after, about)
     return None
+
+
+def ok_in_both(base: Cells, head: Cells) -> list[str]:
+    """Return the names of the cells that went well in both."""
+    return [name for name in base if name in head and _is_ok(base[name]) and _is_ok(head[name])]
 
 
 def _is_ok(cell: CellResult) -> bool:

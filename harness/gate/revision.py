@@ -11,7 +11,6 @@ from estimators.base.errors import UserError
 from harness.gate.checkout import Checkout, install, resolve
 from harness.gate.measuring import Cells, measure
 from harness.gate.plugins import outside_plugins
-from harness.matrix.outcome import Status
 from harness.store.runs import Run, read_run
 from harness.store.table import read_runs
 from harness.support.progress import progress_bar
@@ -123,12 +122,3 @@ def _differences(base: StoredResults, head: StoredResults) -> list[str]:
         if len(one.values("commit")) > 1:
             notes.append(f"The {name} has results of several commits, each cell's newest.")
     return notes
-
-
-def ok_in_both(base: Cells, head: Cells) -> list[str]:
-    """Return the names of the cells that went well in both."""
-    return [
-        name
-        for name, cell in base.items()
-        if cell.status is Status.OK and name in head and head[name].status is Status.OK
-    ]

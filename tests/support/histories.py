@@ -34,7 +34,7 @@ def write_run(
     name: str = "",
     **changed: Any,
 ) -> None:
-    """Journals a run, that started at a given time and has a given name, if there are such."""
+    """Write a run, started at a given time and with a given name if there are any."""
     journal = Journal.create(store)
     journal.start(environment(commit, **{"fingerprint": "f00d"} | changed), cells=len(cells))
     for one, made in cells.items():

@@ -9,7 +9,7 @@ import pytest
 
 
 def git(folder: Path, *arguments: str, date: str = "") -> str:
-    """Runs git, at a given date if there is one; returns what it printed."""
+    """Run git, at a given date if there is one; return its output."""
     dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date} if date else {}
     command = ["git", "-C", str(folder), "-c", "user.name=n", "-c", "user.email=n@example.org"]
     done = subprocess.run(
@@ -27,7 +27,7 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def three_commits(parent: Path) -> tuple[Path, list[str]]:
-    """Three commits, oldest first, the second with a clock that went ahead by a day."""
+    """Create three commits, oldest first, the second with a clock that is a day fast."""
     if shutil.which("git") is None:
         pytest.skip("needs git")
     folder = parent / "checkout"

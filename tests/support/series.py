@@ -1,4 +1,4 @@
-"""Series of metrics, made up."""
+"""Invented series of metrics."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def series(
     fingerprint: str = "f00d",
     samples: bool = False,
 ) -> pd.DataFrame:
-    """Values of estimators, commit by commit: None is not measured, a word is an outcome."""
+    """Return values of estimators, commit by commit: None is unmeasured, text an outcome."""
     noisy = metric not in METRICS or METRICS[metric].noisy
     rows = []
     for estimator, values in lines.items():
@@ -55,8 +55,8 @@ def series(
 
 
 def noise(seed: int, count: int, spread: float = 0.05, drift: float = 0.0) -> list[float]:
-    """Values around 1 of runs of the same code, each as much like the one before as is said."""
-    found = np.random.default_rng(seed).standard_normal(count)
+    """Return values around 1 of runs of the same code; DRIFT is their correlation."""
+    values = np.random.default_rng(seed).standard_normal(count)
     for number in range(1, count):
-        found[number] = drift * found[number - 1] + math.sqrt(1 - drift**2) * found[number]
-    return [float(value) for value in np.exp(spread * found)]
+        values[number] = drift * values[number - 1] + math.sqrt(1 - drift**2) * values[number]
+    return [float(value) for value in np.exp(spread * values)]
