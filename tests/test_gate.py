@@ -141,7 +141,7 @@ def test_a_cell_that_cannot_be_timed_does_not_affect_others(
     for number, (body, why) in enumerate(
         (
             ("os.kill(os.getpid(), 9)", "ended (-9)"),
-            ("time.sleep(60)", "not done after 1 s"),
+            ("time.sleep(60)", "not done after 5 s"),
             ("print('{\"seconds\": 0}'); raise ValueError('no')", "ValueError: no"),
         )
     ):
@@ -157,7 +157,7 @@ def test_a_cell_that_cannot_be_timed_does_not_affect_others(
         )
         tree = checkout.Checkout("c" * 40, "subject", folder, (folder,), folder)
         cells = [CELL.replace("ours", name) for name in ("bad", "fomaml")]
-        limit = 1.0 if "sleep" in body else 60.0
+        limit = 5.0 if "sleep" in body else 60.0
         found = pairs.paired_times(tree, tree, cells, plugins=["bad.py"], time_limit=limit)
         assert why in found.errors[cells[0]]
         assert [*found.seconds] == cells[1:], body

@@ -1,6 +1,5 @@
 """Times of kernels: what pytest-benchmark writes, as it stands in the history."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ import pytest
 
 from harness.history.changes import changes
 from harness.history.compare import compare
-from harness.history.kernel_times import parse_kernels, read_kernels
+from harness.history.kernel_times import read_kernels
 from harness.history.series import history
 from harness.store.table import load
-from tests.support.histories import NO_RUNS, SCORES, A, B, cell, write_run
+from tests.support.histories import NO_RUNS, SCORES, A, cell, write_run
 from tests.support.kernel_files import HERE, changed, of_commit, timed, write
 from tests.support.repositories import three_commits
 
@@ -84,13 +83,8 @@ def test_they_are_in_the_order_of_the_commits(
     assert rows["value"].to_list() == [1.0, 2.0, 3.0]
     assert rows["subject"].to_list() == ["first", "second: ü", "third"]
     assert set(table["fingerprint"]) == {""}
-
-
-def test_they_belong_to_the_machine_that_made_the_runs(
-    tmp_path: Path, times: dict[str, Any]
-) -> None:
+    # They belong to the machine that made the runs, if there are any.
     write_run(tmp_path, A, {cell(): SCORES}, machine=HERE)
-    write_times(tmp_path, times, (B, 1.0))
     table = history(load(tmp_path)[0], kernels(tmp_path), tmp_path)
     assert set(zip(table["machine"], table["fingerprint"], strict=True)) == {(HERE, "f00d")}
     assert {"bias", "time", ESTIMATE} <= set(table["metric"])
@@ -150,7 +144,7 @@ def test_files_that_are_no_times_of_a_commit_are_refused(
     assert "Is a directory" in problem(tmp_path)
 
 
-def test_odd_facts_that_are_not_needed_do_no_harm(tmp_path: Path, times: dict[str, Any]) -> None:
+def test_parameters_and_odd_facts(tmp_path: Path, times: dict[str, Any]) -> None:
     for path, value in (
         ("commit_info.time", None),
         ("commit_info.time", "0001-01-01T00:00:00+14:00"),
@@ -164,9 +158,7 @@ def test_odd_facts_that_are_not_needed_do_no_harm(tmp_path: Path, times: dict[st
         write(tmp_path / "benchmarks" / "x.json", changed(times, path, value))
         table = kernels(tmp_path)
         assert len(history(NO_RUNS, table, tmp_path)) == len(times["benchmarks"]), (path, value)
-
-
-def test_depth_is_that_of_the_parameters(times: dict[str, Any]) -> None:
-    content = json.dumps(changed(times, "benchmarks.0.params", {"depth": 5, "estimator": "maml"}))
-    row = parse_kernels(content.encode()).rows[0]
+    params = {"depth": 5, "estimator": "maml"}
+    write(tmp_path / "benchmarks" / "x.json", changed(times, "benchmarks.0.params", params))
+    row = kernels(tmp_path).iloc[0]
     assert (row["depth"], row["metric"]) == (5, "test_tiny.test_estimate(5)")

@@ -82,17 +82,18 @@ def test_several_sources_at_once(tmp_path: Path) -> None:
     assert set(load(tmp_path / "store")[0]["machine"]) == {"one", "two"}
 
 
-def test_another_run_of_the_same_name_gets_a_new_name(tmp_path: Path) -> None:
+def test_runs_and_machines_of_the_same_name(tmp_path: Path) -> None:
     one, other, store = (tmp_path / name for name in ("one", "other", "store"))
-    write_run(one, A, {cell(): SCORES}, name="x", machine="one")
-    write_run(other, A, {cell(): {"hvps": [5.0]}}, name="x", machine="other")
-    merge([one, other], store)
-    names = [path.name for path in journals(store)]
-    assert len(names) == 2
-    assert "x.jsonl" in names
-    assert len(load(store)[0]) == len(SCORES) + 1
+    write_run(one, A, {cell(): SCORES}, name="x", machine="ci", fingerprint="f00d")
+    write_run(other, A, {cell(): {"hvps": [5.0]}}, name="x", machine="ci", fingerprint="beef")
+    for _ in range(2):
+        code, out, _ = invoke(command, one, other, "--store", store)
+        assert code == 0
+        assert out.splitlines()[-1].startswith("2 machines have the name ci")
+        table = load(store)[0]
+        assert len(table) == len(SCORES) + 1
+        assert set(table["fingerprint"]) == {"f00d", "beef"}
     assert (store / "runs" / "x.jsonl").read_bytes() == (one / "runs" / "x.jsonl").read_bytes()
-    assert merge([one, other], store).present == 2
     # Brought back, neither comes to its origin again, whatever it is called.
     assert merge([store], other).added.total() == 1
     assert merge([store], other).present == 2
@@ -262,17 +263,6 @@ def test_a_profile_of_another_machine_takes_no_place(tmp_path: Path) -> None:
     assert code == 2
     assert str(file.parent) in err
     assert fingerprint(mine) == before
-
-
-def test_machines_of_one_name_are_reported(tmp_path: Path) -> None:
-    source, store = tmp_path / "from", tmp_path / "store"
-    write_run(source, A, {cell(): SCORES}, machine="ci", fingerprint="f00d")
-    write_run(store, A, {cell(): SCORES}, machine="ci", fingerprint="beef")
-    for _ in range(2):
-        code, out, _ = invoke(command, source, "--store", store)
-        assert code == 0
-        assert out.splitlines()[-1].startswith("2 machines have the name ci")
-    assert set(load(store)[0]["fingerprint"]) == {"f00d", "beef"}
 
 
 def test_wrong_sources_and_stores_are_refused(
