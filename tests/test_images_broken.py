@@ -62,7 +62,7 @@ def with_rows(*rows: str, header: str = "filename,label") -> Callable[[Path], ob
 
 
 def with_shape(*shape: int) -> Callable[[Path], object]:
-    """Writes a .npz of one byte that claims a shape."""
+    """Return a function that writes a .npz of one byte that claims a shape."""
     header = io.BytesIO()
     description: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, description)
@@ -175,7 +175,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Path], list[Case]]] = {
 
 @pytest.fixture(autouse=True)
 def official(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the numbers of the tiny sets official, so that only what is broken is a finding."""
+    """Make the numbers of the tiny sets official, so that only what is broken is a finding."""
     for family in inspect_folder.FAMILIES[1:3]:
         monkeypatch.setattr(family, "official", ((3, 19), (2, 13), (4, 25)))
     monkeypatch.setattr(inspect_folder, "SMALLEST_CLASS", 6)

@@ -29,7 +29,7 @@ from tests.support.image_sets import (
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Where the images that were decoded lie."""
+    """Paths of the images that were decoded."""
     places: list[str] = []
     whole = Picture.open
 

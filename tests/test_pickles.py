@@ -40,7 +40,7 @@ PLAIN: dict[str, Any] = {
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[[bytes], Any]:
-    """Reads a pickle of these bytes from a file."""
+    """Return a function that reads a pickle of these bytes from a file."""
 
     def read_bytes(content: bytes) -> Any:
         (tmp_path / "file.pkl").write_bytes(content)

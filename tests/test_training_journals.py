@@ -40,7 +40,7 @@ def begin(store: Path, **changed: Any) -> TrainingJournal:
 
 
 def write(store: Path, *lines: Any, after: bytes = b"", name: str = "one.jsonl") -> Path:
-    """Writes a file of these lines, objects as JSON."""
+    """Write a file of these lines, objects as JSON."""
     path = store / FOLDER / name
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
@@ -84,22 +84,17 @@ def test_no_folder_is_an_empty_table(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
-def test_a_training_under_way_and_an_evaluation_made_again(tmp_path: Path) -> None:
+def test_a_training_under_way_with_an_evaluation_made_again_and_numbers_not_finite(
+    tmp_path: Path,
+) -> None:
     journal = begin(tmp_path)
-    for value in (1.0, 2.0):
+    for value in (1.0, 2.0, math.inf):
         journal.evaluation(1, "train", {"outer_loss": [value]}, seconds=1)
         assert trainings(tmp_path)[0]["value"].to_list() == [value]
-    journal.close()
-
-
-def test_numbers_of_a_diverged_training(tmp_path: Path) -> None:
-    journal = begin(tmp_path)
-    journal.evaluation(1, "train", {"outer_loss": [math.inf, 1.0]}, seconds=1)
     journal.evaluation(2, "train", {"outer_loss": [math.nan, 1.0]}, seconds=1)
     journal.end()
     table, problems = trainings(tmp_path)
     assert problems == []
-    assert math.isinf(table["value"][0])
     assert math.isnan(table["value"][1])
 
 

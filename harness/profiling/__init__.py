@@ -4,4 +4,4 @@
 """
 
 FOLDER = "profiles"
-"""Where a store keeps profiles, a folder each."""
+"""The folder of a store that has a folder for each profile."""

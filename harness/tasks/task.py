@@ -42,7 +42,7 @@ class TaskFamily(ABC):
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """How many numbers a model must return for one input."""
+        """Number of outputs that a model must return for one input."""
 
     @abstractmethod
     def sample(self, seed: int, split: str = "train") -> Task:

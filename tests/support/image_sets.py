@@ -1,4 +1,4 @@
-"""Writes tiny image data sets in every layout that is read."""
+"""Tiny image data sets, written in every layout that is read."""
 
 import io
 import os
@@ -38,7 +38,7 @@ def truncate(path: Path) -> None:
 
 
 def colour(split: str, number: int, place: int) -> tuple[int, int, int]:
-    """What every pixel of an image is: no two images are alike."""
+    """Return the colour of all pixels of an image; no two images are alike."""
     return 40 * [*SPLITS].index(split) + 7 * number + 1, 10 * place + 3, 200 - place
 
 

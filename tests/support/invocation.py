@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 
 def invoke(command: Callable[..., int], *arguments: object) -> tuple[int, str, str]:
-    """Returns exit code, stdout and stderr; a user's slip is raised."""
+    """Return exit code, stdout and stderr; raise the error of a user's mistake."""
     app = typer.Typer()
     app.command()(command)
     done = CliRunner().invoke(app, [str(one) for one in arguments], standalone_mode=False)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,7 +16,7 @@ INNER, OUTER, META = (str(one) for one in (*Phase,))
 def write_profile(
     store: Path, cell: Cell, at: str = "2026-01-02T03:04:05+00:00", folder: Path | None = None
 ) -> Path:
-    """Writes a profile as a worker would."""
+    """Write a profile as a worker would."""
     folder = folder or folder_of(cell, store)
     folder.mkdir(parents=True)
     (folder / "trace.json").write_text("{}")
@@ -34,21 +33,11 @@ def write_profile(
     phases = [INNER, INNER, OUTER, META, META]
     memory = {"bytes": changes, "live": lives, "phase": phases, "operator": ["aten::mm"] * 5}
     pd.DataFrame(memory).to_csv(folder / "memory.csv", index=False)
-    operators: dict[str, list[Any]] = {
-        "phase": [INNER, META],
-        "operator": ["aten::mm", MARKUP],
-        "calls": [3, 1],
-    }
-    operators |= {"self_seconds": [0.003, 0.001], "total_seconds": [0.003, 0.001]}
-    operators |= {"self_bytes": [8, 0], "device_seconds": [0.0, 0.0]}
-    pd.DataFrame(operators).to_csv(folder / "operators.csv", index=False)
-    tensors: dict[str, list[Any]] = {
-        "phase": [META],
-        "operator": ["aten::mm"],
-        "shape": ["10 x 40"],
-    }
-    tensors |= {"dtype": ["float32"], "count": [2], "bytes": [700]}
-    pd.DataFrame(tensors).to_csv(folder / "tensors.csv", index=False)
+    head = "phase,operator,calls,self_seconds,total_seconds,self_bytes,device_seconds"
+    rows = f"{INNER},aten::mm,3,0.003,0.003,8,0.0\n{META},{MARKUP},1,0.001,0.001,0,0.0"
+    (folder / "operators.csv").write_text(f"{head}\n{rows}\n")
+    head = "phase,operator,shape,dtype,count,bytes"
+    (folder / "tensors.csv").write_text(f"{head}\n{META},aten::mm,10 x 40,float32,2,700\n")
     summary = {
         **{"schema": SCHEMA, "cell": cell.id, "at": at, "environment": environment("c" * 40)},
         **{"seconds": 0.004, "peak_memory": 700, "peak_phase": META, "memory_at_end": 0},

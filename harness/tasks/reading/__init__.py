@@ -1,1 +1,1 @@
-"""Reads image data sets as they lie on a user's disk; nothing is ever downloaded."""
+"""Read image data sets as they lie on a user's disk; nothing is ever downloaded."""

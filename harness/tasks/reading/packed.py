@@ -1,4 +1,4 @@
-"""All images of a split in one file: the pickles and archives in use."""
+"""Read pickles and archives that hold all images of a split."""
 
 import math
 import zipfile
