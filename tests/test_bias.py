@@ -25,7 +25,7 @@ Vectors = NDArray[np.float64]  # [tasks, size]
 
 
 def vectors(estimate: list[float], exact: list[float]) -> tuple[Params, Params]:
-    """Spreads both over two tensors, as parameters are."""
+    """Spread both over two tensors, as parameters are."""
 
     def spread(values: list[float]) -> Params:
         tensor = torch.tensor(values, dtype=torch.float64)

@@ -112,7 +112,7 @@ def test_order_beyond_the_depth_is_a_misfit_and_no_error() -> None:
 
 @dataclass(frozen=True)
 class Labelled(Estimator):
-    """Takes any text as an option, as a third party's may."""
+    """An estimator with any text as an option, as a third party's may."""
 
     label: str = ""
     other: str = ""
@@ -123,7 +123,7 @@ class Labelled(Estimator):
 
 @pytest.fixture
 def labelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registers the estimator above for one test."""
+    """Register the estimator above for one test."""
     monkeypatch.setattr(ESTIMATORS, "_factories", dict(ESTIMATORS._factories))
     ESTIMATORS.register("labelled")(Labelled)
 

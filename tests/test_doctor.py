@@ -67,7 +67,7 @@ UNSTEADY = (
 
 
 def changed(changes: dict[str, Any]) -> dict[str, Any]:
-    """Returns the quiet environment with some fields changed, nested ones one by one."""
+    """Return the quiet environment with some fields changed, nested ones one by one."""
     return QUIET | {
         name: QUIET[name] | value if isinstance(value, dict) else value
         for name, value in changes.items()

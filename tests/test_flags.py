@@ -43,7 +43,7 @@ def held() -> dict[str, Any]:
 
 @pytest.fixture
 def fast() -> Generator[None]:
-    """A process that somebody has told to be quick rather than right."""
+    """Set this process to be quick rather than right."""
     exec(FAST)
     assert held() != FIXED
     yield

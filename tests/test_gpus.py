@@ -215,7 +215,7 @@ def test_nothing_is_repeated_where_utilisation_is_unknown(driver: Path) -> None:
 
 
 def test_utilisation_stands_beside_the_times_of_a_gpu(driver: Path) -> None:
-    """What times a group on the CPU, told that it is a GPU, has utilisation of each estimator."""
+    """Time a group on the CPU as if on a GPU: each estimator has a utilisation."""
     script = f"""
 UUID = '11aa'{IN_USE}
 import json

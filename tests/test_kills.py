@@ -114,7 +114,7 @@ def planned(*, seeds: int) -> list[Planned]:
 
 
 def workers() -> list[psutil.Process]:
-    """Workers of runs in this process: each leads its own process group."""
+    """Return the workers of runs in this process: each leads a process group."""
     leaders = []
     for process in psutil.Process().children(recursive=True):
         with suppress(ProcessLookupError):
@@ -239,7 +239,7 @@ SLOWLY = (*TINY, "--depth", "1", "--jobs", "2", *estimators(*NAMES))
 
 
 def wait_until_scored(command: Command, *names: str) -> None:
-    """Waits until these estimators are scored, and no others."""
+    """Wait until these estimators are scored, and no others."""
 
     def scored() -> bool:
         (path,) = journals(command.folder / "results")

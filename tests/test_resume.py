@@ -39,7 +39,7 @@ def start(store: Path, plan: list[Planned] = PLAN, **options: Any) -> RunSession
 
 
 def interrupt(store: Path, *results: Result) -> Path:
-    """Leaves a run behind that was killed after these scores."""
+    """Leave a run behind that was killed after these scores."""
     journal = start(store).journal
     for result in results:
         journal.results("score", [result], limits=LIMITED)

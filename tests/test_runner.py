@@ -59,7 +59,7 @@ FAULTS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def plugin() -> Iterator[None]:
-    """Registers the faulty estimators in this process too, only for this file."""
+    """Register the faulty estimators in this process too, only for this file."""
     before = dict(ESTIMATORS._factories)
     load_plugins([FAULTY])
     yield

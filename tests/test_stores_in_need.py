@@ -35,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Takes whatever room there is; returns the file that does."""
+    """Take whatever room there is; return the file that does."""
     filler = disk / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(b"\0" * 4096):
@@ -54,7 +54,7 @@ def test_folder_for_temporary_files_with_too_long_a_name(tmp_path: Path) -> None
 
 
 def assert_whole(path: Path) -> None:
-    """Checks that every cell is there once, and that each ended well."""
+    """Check that every cell is there once, and that each ended well."""
     run = read_run(path)
     assert (run.ended, run.faults) == (True, [])
     assert {cell.status for cell in run.cells} == {Status.OK}

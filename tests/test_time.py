@@ -44,7 +44,7 @@ class Clock:
         return self.now
 
     def work(self, *seconds: float) -> Callable[[], None]:
-        """Takes these times, call by call, and then the last of them for ever."""
+        """Return work that takes these times, call by call, and then the last of them for ever."""
         left = list(seconds)
 
         def run() -> None:
@@ -238,9 +238,9 @@ def test_samples_tell_of_drift_and_scatter() -> None:
 def test_chance_is_seldom_taken_for_drift() -> None:
     draw = random.Random(0)
     series = [[draw.gauss(1.0, 0.08) for _ in range(7)] for _ in range(2000)]
-    told = [note for seconds in series for note in sample_notes(seconds)]
-    assert sum("drifted" in note for note in told) < 20
-    assert sum("scattered" in note for note in told) < 20
+    notes = [note for seconds in series for note in sample_notes(seconds)]
+    assert sum("drifted" in note for note in notes) < 20
+    assert sum("scattered" in note for note in notes) < 20
 
 
 QUIET = Reading(at=10.0, processors=4, busy=50.0, stolen=5.0, own=8.0, megahertz=3000.0)

@@ -92,11 +92,11 @@ class _Units:
     product: float
 
     def call(self, depth: int, products: int) -> float:
-        """Seconds of one call of an estimator: K g + o + n h."""
+        """Return the seconds of one call of an estimator: K g + o + n h."""
         return depth * self.inner + self.outer + products * self.product
 
     def exact(self, depth: int) -> float:
-        """Seconds of one exact meta-gradient."""
+        """Return the seconds of one exact meta-gradient."""
         return self.call(depth, depth)
 
 

@@ -62,7 +62,7 @@ class Command:
 
     @property
     def errors(self) -> list[str]:
-        """Return the lines of its standard error."""
+        """The lines of its standard error."""
         return (self.folder / "errors").read_text(encoding="utf-8").splitlines()
 
     def send(self, number: signal.Signals) -> None:

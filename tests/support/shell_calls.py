@@ -20,7 +20,7 @@ BIN = Path(sys.executable).parent
 
 
 def calls(shell: str) -> Iterator[list[str]]:
-    """Yields each call of metagrad, asv or make, its words split as a shell does."""
+    """Yield each call of metagrad, asv or make, its words split as a shell does."""
     for line in shell.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars=True)
         words.whitespace_split = True
@@ -35,7 +35,7 @@ def calls(shell: str) -> Iterator[list[str]]:
 
 
 def unknown_words(call: list[str]) -> list[str]:
-    """The words of a call that do not exist: target, command or options."""
+    """Return the words of a call that do not exist: target, command or options."""
     tool, command, *words = call
     if tool == "make":
         dry = ["make", "--dry-run", command, *words]
@@ -50,7 +50,7 @@ def unknown_words(call: list[str]) -> list[str]:
 
 @cache
 def metagrad_options() -> dict[str, set[str]]:
-    """The options of each command; of a group of commands, of all of them."""
+    """Return the options of each command; of a group of commands, of all of them."""
     more = typer.Typer()
     for point in entry_points(group="metagrad.commands"):
         more.command(point.name)(point.load())
