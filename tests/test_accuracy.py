@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.matrix.metrics import metric_of
 from reports.figures.accuracy import learning_curves, paired_differences, test_accuracy
 from reports.figures.style import PALETTE
 from reports.tables.accuracy import curves, differences, settings, test_results
@@ -65,14 +64,10 @@ def test_results_over_seeds_or_over_the_tasks_of_one() -> None:
     assert ends == pytest.approx((mean - half, mean, mean + half))
     assert (reptile.value, reptile.over, reptile.seeds, reptile.tasks) == (50.0, "", 1, 1)
     assert np.isnan(reptile.low)
-
-
-def test_best_is_first_whichever_way_that_is() -> None:
-    for metric, first in (("accuracy", "maml"), ("outer_loss", "fomaml")):
-        parts = [rows(name, [x], metric=metric) for name, x in (("maml", 0.9), ("fomaml", 0.2))]
-        found = test_results(table(*parts), metric)
-        assert found["estimator"][0] == first
-    assert found["value"][0] == pytest.approx(0.2)  # a loss is no per cent
+    # Of a loss the least is the best, and it is no per cent.
+    parts = [rows(name, [x], metric="outer_loss") for name, x in (("maml", 0.9), ("fomaml", 0.2))]
+    best, _ = records(test_results(table(*parts), "outer_loss"))
+    assert (best.estimator, best.value) == ("fomaml", pytest.approx(0.2))
 
 
 def test_curves() -> None:
@@ -122,9 +117,7 @@ def test_differences_are_paired_and_clustered_by_seed() -> None:
     assert found.value == pytest.approx(gaps.mean(), abs=1e-9)
     assert (found.low, found.high) == student(gaps.mean(axis=1))
     assert (found.seeds, found.tasks, found.over) == (2, 3, "seeds")
-
-
-def test_differences_of_one_seed_are_over_its_common_tasks() -> None:
+    # Those of one seed are over its common tasks.
     both = table(rows("maml", [0.5, 0.7, 0.6, 0.0]), rows("fomaml", [0.4, 0.7, 0.4]))
     (found,) = records(differences(both, "accuracy"))
     half = 1.96 * stats.sem([-10.0, 0.0, -20.0])
@@ -155,11 +148,6 @@ def test_verdicts_on_differences() -> None:
         assert ends == pytest.approx(numbers, abs=error, nan_ok=True)
 
 
-def test_a_metric_that_the_table_lacks_is_shown_as_it_is() -> None:
-    assert (metric_of("accuracy").title, metric_of("a_b").title) == ("accuracy (%)", "a b")
-
-
-@pytest.fixture(scope="module")
 def simulated() -> pd.DataFrame:
     """Trainings of 300 settings: with effects of seeds, of tasks, and of both together."""
     random, parts = np.random.default_rng(0), []
@@ -173,26 +161,22 @@ def simulated() -> pd.DataFrame:
     return table(*parts)
 
 
-NEAR = 3 * (0.95 * 0.05 / 300) ** 0.5  # standard errors of a share of .95 of 300
-
-
-@pytest.mark.parametrize(("estimator", "truth"), [("maml", 60), ("fomaml", 58), ("reptile", 50)])
-def test_intervals_of_results_cover(simulated: pd.DataFrame, estimator: str, truth: float) -> None:
-    found = test_results(simulated, "accuracy")
+def covered(found: pd.DataFrame, estimator: str, truth: float) -> float:
     found = found[found["estimator"] == estimator]
     assert len(found) == 300
-    covered = found["low"].le(truth) & found["high"].ge(truth)
-    assert covered.mean() == pytest.approx(0.95, abs=NEAR)
+    return float((found["low"].le(truth) & found["high"].ge(truth)).mean())
 
 
-def test_intervals_of_differences_cover_and_tasks_alone_would_not(simulated: pd.DataFrame) -> None:
-    found = differences(simulated, "accuracy")
-    found = found[found["estimator"] == "fomaml"]
-    covered = found["low"].le(-2.0) & found["high"].ge(-2.0)
-    assert covered.mean() == pytest.approx(0.95, abs=NEAR)
-    one = simulated[(simulated["seed"] == 0) & (simulated["estimator"] != "reptile")]
-    alone = differences(one, "accuracy")
-    assert (alone["low"].le(-2.0) & alone["high"].ge(-2.0)).mean() < 0.7
+def test_intervals_cover_and_those_over_tasks_alone_would_not() -> None:
+    trainings = simulated()
+    near = 3 * (0.95 * 0.05 / 300) ** 0.5  # standard errors of a share of .95 of 300
+    results = test_results(trainings, "accuracy")
+    for estimator, truth in (("maml", 60), ("fomaml", 58), ("reptile", 50)):
+        assert covered(results, estimator, truth) == pytest.approx(0.95, abs=near), estimator
+    paired = differences(trainings, "accuracy")
+    assert covered(paired, "fomaml", -2.0) == pytest.approx(0.95, abs=near)
+    one = trainings[(trainings["seed"] == 0) & (trainings["estimator"] != "reptile")]
+    assert covered(differences(one, "accuracy"), "fomaml", -2.0) < 0.7
 
 
 def drawn(chart: Any) -> Any:
@@ -232,16 +216,15 @@ def test_learning_curves() -> None:
 
 def test_figures_of_the_test() -> None:
     chart = test_accuracy(test_results(along(), "accuracy"))
-    assert {row["estimator"]: row["value"] for row in drawn(chart)} == {
-        name: pytest.approx(55.0) for name in ("maml", "fomaml", "binom(order=1)", "binom(order=2)")
-    }
+    names = ("maml", "fomaml", "binom(order=1)", "binom(order=2)")
+    values = {row["estimator"]: row["value"] for row in drawn(chart)}
+    assert values == dict.fromkeys(names, pytest.approx(55.0))
     assert chart.to_dict()["layer"][-1]["encoding"]["x"]["title"] == "accuracy (%)"
     chart = paired_differences(differences(along(), "accuracy"))
-    assert {row["value"] for row in drawn(chart)} == {0.0}
+    assert {(row["value"], row["verdict"]) for row in drawn(chart)} == {(0.0, "not shown")}
     spec = chart.to_dict()
     assert spec["layer"][0]["mark"]["type"] == "rule"
     assert spec["layer"][-1]["encoding"]["x"]["title"] == "accuracy less that of maml (points)"
-    assert {row["verdict"] for row in drawn(chart)} == {"not shown"}
 
 
 def test_nothing_to_plot_is_said() -> None:

@@ -10,17 +10,7 @@ from tests.support.stores import COMMITS, environment, write_run
 
 STARTED = "2026-01-02T03:04:05+00:00"
 WRONG: tuple[Any, ...] = (
-    None,
-    7,
-    -1.5,
-    "16 GB",
-    True,
-    [],
-    [1],
-    [None],
-    [{"name": "a GPU"}],
-    {},
-    {"torch": 1},
+    *(None, 7, -1.5, "16 GB", True, [], [1], [None], [{"name": "a GPU"}], {}, {"torch": 1}),
 )
 
 
@@ -32,12 +22,12 @@ def test_facts_are_those_of_the_journal() -> None:
         **{"memory": "16.0 GiB", "devices": "cpu, a GPU", "plug-ins": "mine", "system": "Linux"},
         **{"threads": "1", "python": "3.11.7", "torch": "2.6"},
     }
-
-
-def test_what_is_missing_is_not_known() -> None:
     found = facts({"commit": "", "changes": "", "machine": "here"}, STARTED)
     assert found["commit"] == found["processor"] == found["memory"] == "unknown"
     assert (found["devices"], found["plug-ins"]) == ("cpu", "none")
+    # No package takes the place of another fact.
+    found = facts(environment("c" * 40, packages={"machine": "9.9", "numpy": "2.0"}), STARTED)
+    assert (found["machine"], found["numpy"]) == ("here", "2.0")
 
 
 def test_values_of_another_kind_are_passed_over() -> None:
@@ -50,12 +40,6 @@ def test_values_of_another_kind_are_passed_over() -> None:
             assert all(isinstance(value, str) for value in found.values()), (name, wrong)
             same = usual.keys() - {name, "plug-ins", "processor", "torch"}
             assert {key: found[key] for key in same} == {key: usual[key] for key in same}
-
-
-def test_no_package_takes_the_place_of_another_fact() -> None:
-    made = environment("c" * 40, packages={"machine": "9.9", "numpy": "2.0"})
-    found = facts(made, STARTED)
-    assert (found["machine"], found["numpy"]) == ("here", "2.0")
 
 
 def test_the_report_shows_a_foreign_journal(tmp_path: Path) -> None:

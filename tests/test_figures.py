@@ -1,22 +1,27 @@
-"""Tables and figures: the right cells, with units, told apart where they must be."""
+"""Tables and figures of a store: the right cells, with units, told apart where they must be."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from harness.store.table import load_sound
-from reports.figures.bias import bias_against_order
-from reports.figures.cost import memory_against_depth, time_against_depth
+from reports.figures import bias, cost, parallel, tradeoffs
 from reports.figures.style import PALETTE, look
-from reports.figures.tradeoffs import bias_against_memory, bias_against_time
 from reports.tables import cells as tables
 from reports.tables import text
+from tests.support.figure_rows import data, layers, make_rows
 from tests.support.stores import BIASES, COMMITS, NOTE, write_run, write_store
 
-AT_DEPTH = (bias_against_time, bias_against_memory, bias_against_order)
-OVER_DEPTH = (time_against_depth, memory_against_depth)
+OF_CELLS = (
+    *(tradeoffs.bias_against_time, tradeoffs.bias_against_memory, bias.bias_against_order),
+    *(bias.bias_against_depth, bias.bias_along_training, bias.cosine),
+    *(cost.time_against_depth, cost.memory_against_depth, cost.work_against_depth),
+    *(cost.cost_against_model, cost.work_and_serial_depth, cost.phases),
+    parallel.time_against_serial_depth,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,19 +37,6 @@ def rows(table: pd.DataFrame) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def here(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["depth"] == 5]
-
-
-def points(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the data behind the points of a figure."""
-    layer = next(one for one in spec["layer"] if one["mark"]["type"] == "point")
-    data = layer.get("data") or spec["data"]
-    found: list[dict[str, Any]] = spec["datasets"][data["name"]]
-    return found
-
-
-def titles(spec: dict[str, Any]) -> tuple[str, str]:
-    layer = next(one for one in spec["layer"] if one["mark"]["type"] == "point")
-    return layer["encoding"]["x"]["title"], layer["encoding"]["y"]["title"]
 
 
 def test_newest_version_is_first_and_says_what_it_is(table: pd.DataFrame) -> None:
@@ -64,109 +56,89 @@ def test_later_run_replaces_cells_of_the_same_commit_alone(tmp_path: Path) -> No
     one = cells[
         (cells["machine"] == "here") & (cells["depth"] == 5) & (cells["task"] == "sinusoid")
     ]
-    bias = one.set_index("estimator")["bias"]
-    assert bias["fomaml"] == pytest.approx(1.0)  # the mean of 0.8 and 1.2
-    assert bias["reptile"] == pytest.approx(3.75)
+    means = one.set_index("estimator")["bias"]
+    assert means["fomaml"] == pytest.approx(1.0)  # the mean of 0.8 and 1.2
+    assert means["reptile"] == pytest.approx(3.75)
     # The newest commit has run on two machines: two sections, never one.
     assert {part["machine"].nunique() for part in tables.sections(tables.latest(cells))} == {1}
 
 
-def test_machines_of_one_name_stay_apart(tmp_path: Path) -> None:
-    for machine in ("0123", "4567"):
-        write_run(tmp_path, COMMITS[0], {"fomaml": 0.4}, fingerprint=machine)
-    assert tables.cells(load_sound(tmp_path))["version"].nunique() == 2
+def test_machines_of_one_name_and_runs_without_a_commit_stay_apart(tmp_path: Path) -> None:
+    for place, machine in enumerate(("0123", "4567")):
+        write_run(tmp_path / "machines", COMMITS[0], {"fomaml": 0.4}, fingerprint=machine)
+        write_run(tmp_path / "commits", "", {"fomaml": 0.4 + place})
+    for name in ("machines", "commits"):
+        assert tables.cells(load_sound(tmp_path / name))["version"].nunique() == 2, name
 
 
-def test_a_cell_keeps_what_was_measured_before_it_failed(here: pd.DataFrame) -> None:
-    late = here.set_index("estimator").loc["imaml(lam=8.0)"]
+def test_numbers_are_in_shown_units_and_stay_where_a_cell_fails_later(here: pd.DataFrame) -> None:
+    by_name = here.set_index("estimator")
+    cell = by_name.loc["fomaml"]
+    assert cell["peak_memory"] == pytest.approx(5 * 4096 / 2**20)
+    assert (cell["time"], cell["flops"]) == (pytest.approx(5.5), pytest.approx(10.0))
+    assert pd.isna(cell["peak_memory_low"])
+    assert cell["time_low"] < cell["time"] < cell["time_high"]
+    late = by_name.loc["imaml(lam=8.0)"]
     assert (late["outcome"], late["notes"]) == ("timeout", NOTE)
     assert late["bias"] == pytest.approx(0.55)
     assert pd.isna(late["time"])
-    shown = text.summary(here).set_index("estimator")
-    assert shown.loc["imaml(lam=8.0)", "notes"] == NOTE
-    assert text.disturbed(here) == f"1 of {len(here)} timings were disturbed, such as: {NOTE}."
+    assert text.summary(here).set_index("estimator").loc["imaml(lam=8.0)", "notes"] == NOTE
+    disturbed = text.disturbed(here)
+    assert NOTE in disturbed
+    assert disturbed.startswith(f"1 of {len(here)} ")
     assert text.disturbed(here[here["estimator"] == "fomaml"]) == ""
-
-
-def test_runs_without_a_commit_stay_apart(tmp_path: Path) -> None:
-    write_run(tmp_path, "", {"fomaml": 0.4})
-    write_run(tmp_path, "", {"fomaml": 0.8})
-    assert tables.cells(load_sound(tmp_path))["version"].nunique() == 2
-
-
-def test_numbers_are_in_the_units_that_are_shown(here: pd.DataFrame) -> None:
-    cell = here.set_index("estimator").loc["fomaml"]
-    assert cell["peak_memory"] == pytest.approx(5 * 4096 / 2**20)
-    assert cell["time"] == pytest.approx(5.5)
-    assert cell["flops"] == pytest.approx(10.0)
-    assert pd.isna(cell["peak_memory_low"])
-    assert cell["time_low"] < cell["time"] < cell["time_high"]
 
 
 def test_orders_span_from_first_order_to_exact(here: pd.DataFrame) -> None:
     lines = tables.by_order(here).groupby("line")["order"].agg(sorted)
     assert lines.to_dict() == {"binom": [0, 1, 3, 5], "truncated": [0, 1, 3, 5]}
+    assert tables.family_and_order("what(ever") == ("what(ever", None)  # which nobody can parse
 
 
-@pytest.mark.parametrize("figure", AT_DEPTH[:2])
-def test_bias_figures_hold_every_measured_cell(figure: Any, here: pd.DataFrame) -> None:
-    spec = figure(here).to_dict()
+def test_figures_hold_every_measured_cell(rows: pd.DataFrame, here: pd.DataFrame) -> None:
     orders = {f"{name}(order={order})" for name in ("binom", "truncated") for order in (1, 3)}
-    assert {point["estimator"] for point in points(spec)} == set(BIASES) | orders
-    assert titles(spec)[1].startswith("bias (relative error)")
+    error, depth = "bias (relative error); exact: below 1e-12", "depth K (inner steps)"
+    for figure, part, x, y, bars in (
+        (tradeoffs.bias_against_time, here, "time / inner gradient (×)", error, ["y2", "x2"]),
+        (tradeoffs.bias_against_memory, here, "peak memory (MiB)", error, ["y2"]),
+        (bias.bias_against_order, here, "order L", error, ["y2"]),
+        (cost.time_against_depth, rows, depth, "time (ms)", ["y2"]),
+        (cost.memory_against_depth, rows, depth, "peak memory (MiB)", []),
+    ):
+        chart = figure(part)
+        (dots,) = layers(chart, "point")
+        assert [dots["encoding"][channel]["title"] for channel in "xy"] == [x, y]
+        ends = [{"x2", "y2"} & {*one["encoding"]} for one in layers(chart, "rule")]
+        assert ends == [{end} for end in bars], figure
+        drawn = data(chart)
+        assert {point["depth"] for point in drawn} == set(part["depth"]), figure
+        if figure in (tradeoffs.bias_against_time, tradeoffs.bias_against_memory):
+            assert {point["estimator"] for point in drawn} == set(BIASES) | orders
+            lowest = {p["estimator"]: p["bias_drawn"] for p in drawn}
+            exact = {lowest.pop("maml"), lowest.pop("adjoint")}  # on the bottom line
+            assert len(exact) == 1
+            assert max(exact) < min(lowest.values())
+            # Hovering tells the number itself.
+            assert next(p for p in drawn if p["estimator"] == "maml")["bias"] < 1e-15
 
 
-@pytest.mark.parametrize("figure", OVER_DEPTH)
-def test_depth_figures_hold_all_depths(figure: Any, rows: pd.DataFrame) -> None:
-    assert {point["depth"] for point in points(figure(rows).to_dict())} == {2, 5}
-
-
-def test_axes_carry_units(here: pd.DataFrame, rows: pd.DataFrame) -> None:
-    assert titles(bias_against_time(here).to_dict())[0] == "time / inner gradient (×)"
-    assert titles(bias_against_memory(here).to_dict())[0] == "peak memory (MiB)"
-    assert titles(bias_against_order(here).to_dict())[0] == "order L"
-    assert titles(time_against_depth(rows).to_dict()) == (
-        "depth K (inner steps)",
-        "time (ms)",
-    )
-
-
-def test_exact_estimators_stand_on_the_bottom_line(here: pd.DataFrame) -> None:
-    drawn = {p["estimator"]: p for p in points(bias_against_time(here).to_dict())}
-    assert drawn["maml"]["bias_drawn"] == drawn["adjoint"]["bias_drawn"]
-    assert drawn["maml"]["bias_drawn"] < min(
-        point["bias_drawn"] for name, point in drawn.items() if name not in ("maml", "adjoint")
-    )
-    assert drawn["maml"]["bias"] < 1e-15  # hovering tells the number itself
-
-
-def test_intervals_only_where_there_are_some(here: pd.DataFrame) -> None:
-    def bars(figure: Any) -> list[str]:
-        layers = figure(here).to_dict()["layer"]
-        return [
-            next(axis for axis in ("x2", "y2") if axis in one["encoding"])
-            for one in layers
-            if one["mark"]["type"] == "rule"
-        ]
-
-    assert bars(bias_against_time) == ["y2", "x2"]
-    assert bars(bias_against_memory) == ["y2"]
-
-
-@pytest.mark.parametrize("figure", AT_DEPTH + OVER_DEPTH)
-def test_nothing_measured_is_said(figure: Any, rows: pd.DataFrame) -> None:
-    bad = rows[rows["estimator"] == "imaml(lam=7.0)"]
-    assert "No cell here" in str(figure(bad).to_dict())
+def test_nothing_measured_is_said(rows: pd.DataFrame) -> None:
+    unmeasured = make_rows("fomaml", "binom(order=1)", "maml")
+    failed = rows[rows["estimator"] == "imaml(lam=7.0)"]
+    for figure in OF_CELLS:
+        for none in (unmeasured, unmeasured.head(0), failed):
+            spec = figure(none).to_dict()
+            assert "No cell here" in str(spec), figure
+            assert spec["width"] == "container"
 
 
 def test_style_is_that_of_the_name_alone(here: pd.DataFrame) -> None:
     assert len({look(name) for name in PALETTE}) == len(PALETTE)
     assert look("someone:new") == look("someone:new")
     for part in (here, here[here["family"] == "binom"]):
-        spec = bias_against_time(part).to_dict()
-        scale = spec["layer"][0]["encoding"]["color"]["scale"]
-        colours = dict(zip(scale["domain"], scale["range"], strict=True))
-        assert colours["binom"] == PALETTE["binom"][0]
+        (dots,) = layers(tradeoffs.bias_against_time(part), "point")
+        scale = dots["encoding"]["color"]["scale"]
+        assert dict(zip(scale["domain"], scale["range"], strict=True))["binom"] == look("binom")[0]
 
 
 def test_a_thicket_of_orders_is_thinned(here: pd.DataFrame) -> None:
@@ -175,9 +147,11 @@ def test_a_thicket_of_orders_is_thinned(here: pd.DataFrame) -> None:
         binom.assign(order=order, estimator=f"binom(order={order})") for order in range(1, 10)
     )
     many["order"] = many["order"].astype("Int64")
-    drawn = points(time_against_depth(many).to_dict())
-    assert {point["order"] for point in drawn} == {1, 2, 4, 8}
+    assert {point["order"] for point in data(cost.time_against_depth(many))} == {1, 2, 4, 8}
 
 
-def test_a_name_that_cannot_be_read_is_its_own_family() -> None:
-    assert tables.family_and_order("what(ever") == ("what(ever", None)
+def test_six_thousand_samples_have_room() -> None:
+    values: dict[str, Any] = {"sample": range(6000), "value": np.geomspace(0.1, 1, 6000)}
+    one = make_rows("fomaml")[["estimator", "family", "order", "task", "model", "depth"]]
+    drawn = data(bias.bias_by_task(one.merge(pd.DataFrame(values), how="cross")))
+    assert len(drawn) == 6000

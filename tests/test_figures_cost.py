@@ -1,18 +1,14 @@
 """Figures of cost, and the cost model behind one of them."""
 
 import math
-from typing import Any
 
 import pandas as pd
-import pytest
 
 from estimators.base.phases import Phase
 from reports.figures.cost import (
     cost_against_model,
     in_gradients,
-    memory_against_depth,
     phases,
-    time_against_depth,
     work_against_depth,
     work_and_serial_depth,
 )
@@ -59,24 +55,22 @@ def test_work_stands_over_its_floor() -> None:
     assert "cost model" not in heading(unknown)[1]
 
 
-@pytest.mark.parametrize("cost", ["time", "peak_memory"])
-def test_models_stand_at_their_size(cost: str) -> None:
-    small = make_rows("maml", "fomaml", baseline_memory=0.5)
-    small[cost] = [2.0, 1.0]
+def test_models_stand_at_their_size() -> None:
+    small = make_rows("maml", "fomaml", baseline_memory=0.5, time=[2.0, 1.0], peak_memory=1.0)
     alike = small.assign(model="mlp-40-40(init='torch')")
     large = small.assign(model="mlp-100-100", baseline_memory=8.0)
-    chart = cost_against_model(pd.concat([small, alike, large]), cost)
-    (dots,) = layers(chart, "point")
-    x = dots["encoding"]["x"]
-    assert x["title"] == "model, at its baseline memory (MiB)"
-    assert x["axis"]["values"] == [0.5, 8.0]
-    assert "mlp-100-100" in x["axis"]["labelExpr"]
-    assert "mlp-40-40(init='torch')" in x["axis"]["labelExpr"]
-    assert {(row["model"], row["baseline_memory"]) for row in data(chart)} == {
-        *(("mlp-40-40", 0.5), ("mlp-40-40(init='torch')", 0.5), ("mlp-100-100", 8.0))
-    }
-    assert heading(chart)[0].endswith("against model size")
-    assert "mlp" not in heading(chart)[1]
+    for cost in ("time", "peak_memory"):
+        chart = cost_against_model(pd.concat([small, alike, large]), cost)
+        (dots,) = layers(chart, "point")
+        x = dots["encoding"]["x"]
+        assert x["title"] == "model, at its baseline memory (MiB)"
+        assert x["axis"]["values"] == [0.5, 8.0]
+        for model in ("mlp-100-100", "mlp-40-40(init='torch')"):
+            assert model in x["axis"]["labelExpr"]
+        assert {(row["model"], row["baseline_memory"]) for row in data(chart)} == {
+            *(("mlp-40-40", 0.5), ("mlp-40-40(init='torch')", 0.5), ("mlp-100-100", 8.0))
+        }
+        assert "mlp" not in heading(chart)[1]
 
 
 def test_products_and_serial_ones_stand_side_by_side() -> None:
@@ -108,10 +102,7 @@ def test_phases_add_up_and_have_the_colours_of_profiles() -> None:
     assert ends["fomaml", "meta-gradient"]["length"] == 0
     (interval,) = layers(chart, "rule")
     assert interval["encoding"]["x2"]["field"] == "high"
-    # The ends above are those of the phase alone, whatever spread the phases before it have.
-    assert heading(chart)[1].splitlines()[-1] == (
-        "lines below the bars: quartiles of each phase's own time, from where its bar begins"
-    )
+    assert "quartiles" in heading(chart)[1]
 
 
 def test_samples_have_a_panel_for_each_metric() -> None:
@@ -130,18 +121,3 @@ def test_samples_have_a_panel_for_each_metric() -> None:
     assert max(ranges[0]) < min(ranges[1])
     assert [row["value"] for row in data(chart, "line", 1)] == [20.0, 21.0]
     assert "No cell here" in str(samples_in_order(taken.head(0)).to_dict())
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
-        *(time_against_depth, memory_against_depth, work_against_depth),
-        *(cost_against_model, work_and_serial_depth, phases),
-    ],
-)
-def test_nothing_measured_is_said(figure: Any) -> None:
-    unmeasured = make_rows("fomaml", "binom(order=1)", "maml")
-    for rows in (unmeasured, unmeasured.head(0)):
-        chart = figure(rows)
-        assert "No cell here" in str(chart.to_dict())
-        assert chart.to_dict()["width"] == "container"

@@ -83,6 +83,7 @@ def test_no_gap_is_found_where_there_is_none() -> None:
 
 def test_what_is_no_finding() -> None:
     rounding = {"bias": 1e-16, "bias_low": 1e-16, **dict.fromkeys(BOUND, 0.0)}
+    newer = [row | {"version": "newer@here"} for row in (TRUNCATED, cell("fomaml", 0.1))]
     far = cell("truncated(order=4)", 0.008, time=5.0, memory=50.0) | {"bias_high": 0.02}
     for rows in (
         *([], [MAML, far], [MAML, MAML | {"estimator": "adjoint"}], [cell("d", outcome="skipped")]),
@@ -91,6 +92,7 @@ def test_what_is_no_finding() -> None:
         [FIRST, cell("imaml", 9.0, hvps=5.0, own_bias=1e-4)],  # of another objective
         *([cell("fomaml", 0.0), BAD], [BROKEN | {"bias_low": 0.1}], [BROKEN | rounding]),
         [cell("maml"), cell("binom(order=4)", order=4)],
+        [*newer, TRUNCATED, BINOM],  # of which the others are older
     ):
         assert findings(table(*rows)) == [], [row["estimator"] for row in rows]
 
@@ -104,11 +106,6 @@ def test_settings_are_named_apart() -> None:
     for change, text in changes:
         line = findings(table(cell("maml", 0.0), TRUNCATED | change, BINOM | change))[0]
         assert text in line.partition(")")[0], line
-
-
-def test_only_the_newest_commit_counts() -> None:
-    newer = [row | {"version": "newer@here"} for row in (TRUNCATED, cell("fomaml", 0.1))]
-    assert findings(table(*newer, TRUNCATED, BINOM)) == []
 
 
 def test_numbers_of_findings_are_in_the_store(tmp_path: Path) -> None:

@@ -63,26 +63,18 @@ def test_a_line_for_each_estimator_and_a_ring_for_each_change() -> None:
     (ring,) = rings(spec)
     assert (ring["estimator"], ring["commit"], ring["verdict"]) == ("maml", commit(10), "worse")
     assert ring["after"] == pytest.approx(2000, rel=0.05)
-    (named,) = [
-        layer
-        for layer in layers(spec, "text")
-        if "label:N" in json.dumps(layer) or '"field": "label"' in json.dumps(layer)
-    ]
-    told, _, ratio = data(spec, named)[0]["label"].partition(" ×")
-    assert told == commit(10)[:8]
+    name, _, ratio = named(spec)[0]["label"].partition(" ×")
+    assert name == commit(10)[:8]
     assert float(ratio) == pytest.approx(2, rel=0.05)
     assert spec["title"]["text"] == "Time over commits"
     assert "here, numbers: order L, bars: quartiles of each run" in spec["title"]["subtitle"]
     assert spec["width"] == "container"
-
-
-def test_tooltips_name_the_commit() -> None:
-    spec = drawn(stepped(20))
     (filled,) = (layer for layer in layers(spec, "point") if layer["mark"]["filled"])
     titles = [tip.get("title", tip["field"]) for tip in filled["encoding"]["tooltip"]]
     assert titles[:5] == ["estimator", "commit", "subject", "date", "time (ms)"]
-    row = points(spec)[0]
-    assert (row["subject"], row["day"]) == ("subject 0", "2026-01-01 00:00")
+    first = points(spec)[0]
+    assert (first["subject"], first["day"]) == ("subject 0", "2026-01-01 00:00")
+    assert len(layers(spec, "rule")) == 2  # bars, and where there is a change
 
 
 def test_of_many_commits_some_are_named() -> None:
@@ -107,7 +99,6 @@ def test_metrics_that_repeat_have_no_bars() -> None:
     spec = drawn(rows.assign(low=rows["value"] / 2, high=rows["value"] * 2))
     assert layers(spec, "rule") == []
     assert {row["drawn"] for row in points(spec) if row["estimator"] == "maml"} != {1e-17}
-    assert len(layers(drawn(stepped(20)), "rule")) == 2  # bars, and where there is a change
 
 
 def test_machines_have_lines_of_their_own() -> None:
@@ -121,13 +112,8 @@ def test_machines_have_lines_of_their_own() -> None:
 def test_only_the_largest_of_near_changes_is_named() -> None:
     line = [1.0] * 20 + [2.0] + [6.0] * 20 + [5.0] * 20
     spec = drawn(series("hvps", {"maml": line}))
-    (named,) = [
-        layer
-        for layer in layers(spec, "text")
-        if "label:N" in json.dumps(layer) or '"field": "label"' in json.dumps(layer)
-    ]
-    told = {row["place"]: row["label"] for row in data(spec, named)}
-    assert told == {20: "", 21: f"{commit(21)[:8]} ×3", 41: f"{commit(41)[:8]} ×0.833"}
+    names = {row["place"]: row["label"] for row in named(spec)}
+    assert names == {20: "", 21: f"{commit(21)[:8]} ×3", 41: f"{commit(41)[:8]} ×0.833"}
 
 
 def test_orders_at_the_ends_of_lines_stand_apart() -> None:
@@ -146,12 +132,9 @@ def test_benchmarks_of_asv_alone_are_drawn() -> None:
     assert spec["title"]["subtitle"] == ["here, numbers: order L, bars: quartiles of each run"]
 
 
-@pytest.mark.parametrize("line", [[], ["failed"], [float("nan")]])
-def test_nothing_to_draw(line: list[float | str | None]) -> None:
-    spec = drawn(series("time", {"maml": line}))
-    assert "No commit here has these numbers." in json.dumps(spec)
-
-
-def test_one_commit() -> None:
-    spec = drawn(series("time", {"maml": [1.0], "fomaml": [0.5]}))
-    assert len(points(spec)) == 2
+def test_few_commits_or_none() -> None:
+    lines: list[list[float | str | None]] = [[], ["failed"], [float("nan")]]
+    for line in lines:
+        spec = drawn(series("time", {"maml": line}))
+        assert "No commit here has these numbers." in json.dumps(spec), line
+    assert len(points(drawn(series("time", {"maml": [1.0], "fomaml": [0.5]})))) == 2

@@ -30,7 +30,15 @@ def test_what_a_store_holds(tmp_path: Path) -> None:
     # Two settings at two depths with nine estimators, and two cells that went wrong.
     assert len(names) == 2 * 2 * 9 + 2
     assert held["oldest run"] <= held["newest run"]
-    assert held["newest run"].endswith(" UTC")
+    found = failures(table)
+    assert found["cells"].sum() == (table["outcome"] != "ok").sum()
+    assert set(found["reason"][found["outcome"] != "skipped"]) == {MARKUP, "not done after 1 s"}
+    assert set(found["such as"]) <= names
+    listed = versions(table)
+    assert [*listed["commit"]] == ["b" * 8 + " (uncommitted changes)", "a" * 8]
+    assert set(listed["machine"]) == {"here"}
+    assert listed["cells"].sum() == len(table)
+    assert listed["measured"].str.endswith(" UTC").all()
 
 
 def test_what_an_empty_store_holds() -> None:
@@ -55,12 +63,6 @@ def test_machines_differ_by_name_and_fingerprint() -> None:
         assert held["newest run"] == f"2026-01-0{len(machines)} 10:20 UTC"
 
 
-def test_large_counts_can_be_read() -> None:
-    row = ("r", "2026-01-01T10:20:30.123+00:00", "c", "m", "f", "cell", "bias")
-    held = contents(pd.DataFrame(columns=TABLE), pd.DataFrame([row] * 12345, columns=LONG))
-    assert held["measurements"] == "12,345"
-
-
 ROWS = pd.DataFrame(
     [
         *[("s1", "skipped", "no device", "v")] * 3,
@@ -72,6 +74,7 @@ ROWS = pd.DataFrame(
 
 
 def test_bad_ends_are_grouped_by_outcome_and_reason() -> None:
+    assert outcomes(ROWS) == {"skipped": 3, "failed": 3, "ok": 1, "diverged": 1}
     assert failures(ROWS).to_dict("records") == [
         {"outcome": o, "reason": r, "cells": n, "such as": e}
         for o, r, n, e in (
@@ -81,31 +84,5 @@ def test_bad_ends_are_grouped_by_outcome_and_reason() -> None:
             ("skipped", "no device", 3, "s1"),
         )
     ]
-
-
-def test_outcomes_are_counted() -> None:
-    assert outcomes(ROWS) == {"skipped": 3, "failed": 3, "ok": 1, "diverged": 1}
-
-
-def test_where_all_ended_well_there_are_no_failures() -> None:
     for rows in (ROWS.head(0), ROWS[ROWS["outcome"] == "ok"]):
         assert failures(rows).empty
-
-
-def test_failures_of_a_store(tmp_path: Path) -> None:
-    long, _ = load(write_store(tmp_path))
-    table = cells(long)
-    found = failures(table)
-    assert found["cells"].sum() == (table["outcome"] != "ok").sum()
-    assert set(found["reason"][found["outcome"] != "skipped"]) == {MARKUP, "not done after 1 s"}
-    assert set(found["such as"]) <= set(table["cell"])
-
-
-def test_what_was_measured_where(tmp_path: Path) -> None:
-    long, _ = load(write_store(tmp_path))
-    table = cells(long)
-    listed = versions(table)
-    assert [*listed["commit"]] == ["b" * 8 + " (uncommitted changes)", "a" * 8]
-    assert set(listed["machine"]) == {"here"}
-    assert listed["cells"].sum() == len(table)
-    assert listed["measured"].str.endswith(" UTC").all()
