@@ -21,11 +21,11 @@ def report(
     """
     from reports.static import write  # it imports altair and more, which `--help` can do without
 
-    (page, summary), made = write(store, out)
-    print(f"The report on {made.commit}: {page}, and in short: {summary}")
-    for problem in made.problems:
+    (page, summary), result = write(store, out)
+    print(f"The report on {result.commit}: {page}, and in short: {summary}")
+    for problem in result.problems:
         typer.echo(f"metagrad: {problem}; it is left out", err=True)
-    return int(bool(made.problems))
+    return int(bool(result.problems))
 
 
 def reproduce(

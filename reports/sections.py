@@ -71,23 +71,14 @@ Block = (
 
 @dataclass(frozen=True)
 class Section:
-    """One entry of the list.
+    """One entry of the list."""
 
-    Attributes:
-        page: the page of the dashboard that shows it, or its like with more controls.
-        scope: the part of a store that it shows; the report repeats it for each of them.
-        blocks: returns its content for a view; nothing if there is none.
-        title: its heading; "" if it continues the section before.
-        metrics: names of metrics that the page explains.
-        empty: shown by the page if there is no content, in Markdown: the command that makes some.
-    """
-
-    page: str
-    scope: Literal["depth", "setting", "task", "store"]
-    blocks: Callable[[View], Iterable[Block]]
-    title: str = ""
-    metrics: Sequence[str] = ()
-    empty: str = ""
+    page: str  # of the dashboard
+    scope: Literal["depth", "setting", "task", "store"]  # the report repeats it for each of them
+    blocks: Callable[[View], Iterable[Block]]  # nothing if there is no content
+    title: str = ""  # without one it continues the section before
+    metrics: Sequence[str] = ()  # those that the page explains
+    empty: str = ""  # shown by the page if there is no content: the command that makes some
 
 
 def parts_of(blocks: Iterable[Block]) -> Iterator[tuple[Heading | None, list[Block]]]:

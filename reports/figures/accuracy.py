@@ -137,11 +137,11 @@ def _title(text: str, rows: Rows, what: str) -> alt.TitleParams:
 
 
 def _intervals(rows: Rows, what: str) -> str:
-    found = []
+    kinds = []
     for over, part in rows[rows["over"] != ""].groupby("over", sort=False):
         least, most = part["seeds"].min(), part["seeds"].max()
         seeds = f"{most} seeds" if least == most else f"{least} to {most} seeds"
-        found.append(seeds if over == "seeds" else "the tasks of one seed")
+        kinds.append(seeds if over == "seeds" else "the tasks of one seed")
     return (
-        f"{what}: 95 % intervals over {' or '.join(found)}" if found else f"no {what}: one number"
+        f"{what}: 95 % intervals over {' or '.join(kinds)}" if kinds else f"no {what}: one number"
     )

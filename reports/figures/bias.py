@@ -184,8 +184,8 @@ def _curvature(rows: Rows, x: alt.X, place: list[int]) -> alt.LayerChart:
             bars.encode(y=marks.like(y, "curvature_drawn_low"), y2=alt.Y2("curvature_drawn_high"))
         )
     limit = alt.Chart(pd.DataFrame({"one": [1.0]})).mark_rule(strokeDash=[4, 3], color=GREY)
-    found: alt.LayerChart = alt.LayerChart(layer=[*layers, limit.encode(y=marks.like(y, "one"))])
-    return found
+    panel: alt.LayerChart = alt.LayerChart(layer=[*layers, limit.encode(y=marks.like(y, "one"))])
+    return panel
 
 
 def spread(samples: pd.DataFrame) -> pd.DataFrame:

@@ -178,8 +178,8 @@ def phases(rows: Rows) -> Chart:
 
 def _model_labels(named: "pd.Series[str]") -> str:
     """Return an expression for the names of the models at a size, a line each."""
-    found = "''"
+    expression = "''"
     for size, models in named.items():
         lines = json.dumps([*models, f"{size:.3g}"])
-        found = f"abs(datum.value / {size!r} - 1) < 1e-6 ? {lines} : {found}"
-    return found
+        expression = f"abs(datum.value / {size!r} - 1) < 1e-6 ? {lines} : {expression}"
+    return expression

@@ -11,6 +11,7 @@ from harness.history import KEY
 from harness.history.differences import noisy
 from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
+from reports.figures.lines import apart
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
 from reports.tables.cells import family_and_order
@@ -86,9 +87,9 @@ def _on_axis(rows: Rows, name: str) -> tuple[Rows, Any]:
     wide = len(positive) > 0 and positive.max() > _WIDE * positive.min()
     if name in METRICS:
         named = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
-        found, y = on_axis(rows.rename(columns=named), "y", name, log=wide)
+        scaled, y = on_axis(rows.rename(columns=named), "y", name, log=wide)
         drawn = [f"{name}_drawn{end}" for end in ("", "_low", "_high")]
-        rows = rows.assign(**{to: found[of] for to, of in zip(_DRAWN, drawn, strict=True)})
+        rows = rows.assign(**{to: scaled[of] for to, of in zip(_DRAWN, drawn, strict=True)})
         y = marks.like(y, "drawn")
     else:  # a benchmark of asv's own
         scale = alt.Scale(type="log" if wide else "linear", nice=False, padding=18)
@@ -120,11 +121,9 @@ def _line_ends(rows: Rows, *, log: bool) -> Rows:
     last = last[last["order"].notna()].sort_values("drawn")
     heights = np.log(last["drawn"]) if log else last["drawn"]
     every = np.log(rows["drawn"]) if log else rows["drawn"]
-    steps = _NEAR * max(float(np.ptp(every)), 1e-9) * np.arange(len(last))
-    # The least heights not below the own ones that rise by a gap from each to the next.
-    apart = np.maximum.accumulate(heights - steps) + steps
-    drawn = np.exp(apart) if log else apart
-    return last[["family", "place", "order"]].assign(drawn=drawn)
+    gap = _NEAR * max(float(np.ptp(every)), 1e-9)
+    places = np.array(apart(heights.to_numpy(dtype=float), gap, float(every.max())))
+    return last[["family", "place", "order"]].assign(drawn=np.exp(places) if log else places)
 
 
 def _rules(changed: Rows, points: alt.Chart, commits: int) -> list[alt.Chart]:

@@ -72,10 +72,11 @@ def _line_ends(rows: Rows, along: str, metric: str) -> Rows:
 
 def apart(places: "np.ndarray[Any, np.dtype[np.float64]]", gap: float, top: float) -> list[float]:
     """Move places up, and from the top down again, until none are nearer than a gap."""
-    found = [float(place) for place in places]
-    for i in range(1, len(found)):
-        found[i] = max(found[i], found[i - 1] + gap)
-    found[-1] = min(found[-1], max(top, float(places[-1])))
-    for i in range(len(found) - 1, 0, -1):
-        found[i - 1] = min(found[i - 1], found[i] - gap)
-    return found
+    moved = [float(place) for place in places]
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    if moved:
+        moved[-1] = min(moved[-1], max(top, float(places[-1])))
+    for i in range(len(moved) - 1, 0, -1):
+        moved[i - 1] = min(moved[i - 1], moved[i] - gap)
+    return moved

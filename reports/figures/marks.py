@@ -19,8 +19,8 @@ _NAMES = ("estimator", "task", "model", "depth", "trained", "outcome", "commit_l
 def base(rows: Rows, *columns: str) -> alt.Chart:
     """Return a chart of the rows, without the columns that no figure uses."""
     drawn = [name for name in map(str, rows) if "_drawn" in name and rows[name].notna().any()]
-    kept = [*_NAMES, "family", "order", *_ALWAYS, *columns, *drawn]
-    return alt.Chart(rows[[name for name in dict.fromkeys(kept) if name in rows]])
+    names = [*_NAMES, "family", "order", *_ALWAYS, *columns, *drawn]
+    return alt.Chart(rows[[name for name in dict.fromkeys(names) if name in rows]])
 
 
 def points(chart: alt.Chart, families: list[str], *shown: str) -> alt.Chart:
@@ -29,19 +29,19 @@ def points(chart: alt.Chart, families: list[str], *shown: str) -> alt.Chart:
     shapes = alt.Scale(domain=kinds, range=[look(kind)[1] for kind in kinds])
     shape = alt.Shape("family:N", scale=shapes, legend=_legend())
     marks = chart.mark_point(filled=True, size=75, opacity=1)
-    found: alt.Chart = marks.encode(
+    layer: alt.Chart = marks.encode(
         color=colour(families), shape=shape, tooltip=tooltip(chart.data, *shown)
     )
-    return found
+    return layer
 
 
 def lines(chart: alt.Chart, families: list[str], detail: str, order: str) -> alt.Chart:
     """Draw lines in the colours of estimators."""
     marks = chart.mark_line(strokeWidth=1.5)
-    found: alt.Chart = marks.encode(
+    layer: alt.Chart = marks.encode(
         color=colour(families), detail=alt.Detail(f"{detail}:N"), order=alt.Order(f"{order}:Q")
     )
-    return found
+    return layer
 
 
 def bars(chart: alt.Chart, families: list[str], channel: str) -> list[alt.Chart]:
@@ -68,8 +68,8 @@ def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> 
     """Write a column beside or above its points."""
     dx, dy = (0, -11) if above else (9, 0)
     marks = chart.mark_text(fontSize=10, align="center" if above else "left", dx=dx, dy=dy)
-    found: alt.Chart = marks.encode(text=alt.Text(f"{text}:N"), color=colour(families))
-    return found
+    layer: alt.Chart = marks.encode(text=alt.Text(f"{text}:N"), color=colour(families))
+    return layer
 
 
 def row_each(estimators: list[str]) -> alt.Y:

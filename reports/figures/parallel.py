@@ -55,9 +55,9 @@ def time_over_exact(compared: Rows, break_evens: Rows) -> Chart:
     words = [*drawn.select_dtypes(["object", "str"])]  # of which JSON has no missing ones
     drawn[words] = drawn[words].fillna("")
     families = [*rows["family"]]
-    kept = ["over_exact", "over_exact_low", "over_exact_high"]
-    kept += ["options", "place", "break_even", "one"]
-    chart = marks.base(drawn, "panel", *kept).encode(x=x, y=y)
+    columns = ["over_exact", "over_exact_low", "over_exact_high"]
+    columns += ["options", "place", "break_even", "one"]
+    chart = marks.base(drawn, "panel", *columns).encode(x=x, y=y)
     measured = chart.transform_filter("isValid(datum.over_exact)")
     ratio = [alt.Tooltip("over_exact:Q", title=_TITLE, format=".3~g")]
     dots = marks.points(measured, families)

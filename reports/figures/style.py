@@ -102,17 +102,17 @@ def heading(text: str, subtitle: str | list[str]) -> alt.TitleParams:
 
 def uncertainty(rows: Rows, *names: str) -> list[str]:
     """Return a line for each metric that explains its bars, or their absence."""
-    found = []
+    lines = []
     for name in dict.fromkeys(names):
         metric = METRICS[name]
         if metric.aggregate == "value":
             why = "one sample" if metric.noisy else "deterministic"
-            found.append(f"{metric.label}: {why}, no error bars")
+            lines.append(f"{metric.label}: {why}, no error bars")
         elif rows[f"{name}_low"].notna().any():
-            found.append(f"{metric.label}: bars are the {_BARS[metric.aggregate]}")
+            lines.append(f"{metric.label}: bars are the {_BARS[metric.aggregate]}")
         else:
-            found.append(f"{metric.label}: one sample, no error bars")
-    return found
+            lines.append(f"{metric.label}: one sample, no error bars")
+    return lines
 
 
 def figure(
@@ -193,10 +193,10 @@ def multiples(heading: alt.TitleParams, layers: Sequence[Any], panels: Sequence[
         header=alt.Header(labelFontWeight="bold", labelColor=GREY),
     )
     width, height = PANEL
-    found: alt.FacetChart = layered.properties(width=width, height=height).facet(facet, columns=2)
+    chart: alt.FacetChart = layered.properties(width=width, height=height).facet(facet, columns=2)
     # Axes of their own, or those of an odd panel stand below an empty place.
-    found = found.properties(title=heading).resolve_axis(x="independent", y="independent")
-    return found
+    chart = chart.properties(title=heading).resolve_axis(x="independent", y="independent")
+    return chart
 
 
 def _without_data(layer: alt.Chart) -> alt.Chart:

@@ -94,5 +94,5 @@ def _front(chart: alt.Chart) -> alt.Chart:
     front = chart.transform_filter("datum.front").mark_line(
         interpolate="step-after", strokeDash=[4, 3], strokeWidth=1.2, color=GREY
     )
-    found: alt.Chart = front.encode(order=alt.Order(chart.encoding.x.shorthand))
-    return found
+    layer: alt.Chart = front.encode(order=alt.Order(chart.encoding.x.shorthand))
+    return layer

@@ -90,11 +90,11 @@ def figures(*charts: Callable[[], Chart], key: str = "") -> None:
             )
 
 
-def problems(found: Sequence[Problem]) -> None:
+def problems(faults: Sequence[Problem]) -> None:
     """Show which files could not be read: the first, and the others folded."""
-    if not found:
+    if not faults:
         return
-    first, *others = found
+    first, *others = faults
     st.warning(plain(str(first)))
     if others:
         with st.expander(f"{len(others)} more that could not be read"):

@@ -29,8 +29,8 @@ def pieces(measured: Measurements, scale: Scale) -> list[Piece]:
 
     The bounds of Figure 2 need none, and alone they are no reproduction of anything measured.
     """
-    found: list[Piece] = []
+    results: list[Piece] = []
     for name, make in PIECES.items():
         if piece := make(measured, scale):
-            found.append(replace(piece, notes=[*piece.notes, *measured.about(name, scale)]))
-    return found if found[1:] else []
+            results.append(replace(piece, notes=[*piece.notes, *measured.about(name, scale)]))
+    return results if results[1:] else []

@@ -18,23 +18,15 @@ _OF_TRAINING = (*(key for key in TRAINING_AXES if key != "device"), "outer")
 
 @dataclass(frozen=True)
 class Piece:
-    """A figure or table of the paper, reproduced.
+    """A figure or table of the paper, reproduced."""
 
-    Attributes:
-        name: "fig2", ..., which is also that of its files.
-        table: its numbers to read.
-        data: all numbers behind it, one a row.
-        notes: sentences on what is missing, and on where it was measured.
-        agreement: numbers beside what the paper says of them, one a row.
-    """
-
-    name: str
+    name: str  # "fig2", ..., which is also that of its files
     title: str
     charts: Sequence[Callable[[], Chart]]
-    table: pd.DataFrame
-    data: pd.DataFrame
-    notes: Sequence[str]
-    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
+    table: pd.DataFrame  # its numbers to read
+    data: pd.DataFrame  # all numbers behind it
+    notes: Sequence[str]  # where it was measured, and what is missing
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # ours beside the paper's
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,11 @@ def matching(rows: pd.DataFrame, here: pd.DataFrame, families: list[str]) -> pd.
         return rows.head(0)
     for axis in ("task", "model", "depth", "device"):
         rows = rows[rows[axis] == here[axis].iloc[0]]
-    kept = [
+    chosen = [
         not families or name == EXACT or family_and_order(name)[0] in families
         for name in rows["estimator"]
     ]
-    return rows[np.array(kept, dtype=bool)]
+    return rows[np.array(chosen, dtype=bool)]
 
 
 def settings(rows: pd.DataFrame) -> list[pd.DataFrame]:
@@ -73,22 +73,22 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     each setting, estimator and step, in shown units; "tasks" are those of the seed with fewest.
     """
     seeds = _of_seeds(rows, metric, split)
-    found = [
+    records = [
         {**_named(key, part), "split": split, **_mean([*part["samples"]])._asdict()}
         for key, part in seeds.groupby([*_ESTIMATOR, "step"], sort=False)
     ]
-    table = pd.DataFrame(found, columns=[*_NAMES, "split", "step", *_Mean._fields])
+    table = pd.DataFrame(records, columns=[*_NAMES, "split", "step", *_Mean._fields])
     return _sorted(table, [*SETTING, "family", "order", "estimator", "step"])
 
 
 def test_results(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return each estimator's result on the tasks of its last test, best first in each setting."""
     seeds = _last(_of_seeds(rows, metric, "test"))
-    found = [
+    records = [
         {**_named(key, part), **_mean([*part["samples"]])._asdict()}
         for key, part in seeds.groupby(_ESTIMATOR, sort=False)
     ]
-    return _best_first(pd.DataFrame(found, columns=[*_NAMES, *_Mean._fields]), metric)
+    return _best_first(pd.DataFrame(records, columns=[*_NAMES, *_Mean._fields]), metric)
 
 
 test_results.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
@@ -103,7 +103,7 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     of `test_results`, of the value less that of MAML, and "verdict", a word or two.
     """
     seeds = _last(_of_seeds(rows, metric, "test"))
-    found = []
+    records = []
     for _, setting in seeds.groupby(list(SETTING), sort=False):
         its = setting[setting["estimator"] == EXACT]
         exact = dict(zip(its["seed"], its["samples"], strict=True))
@@ -114,8 +114,8 @@ def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
                 for seed, samples in zip(part["seed"], part["samples"], strict=True)
                 if seed in exact
             ]
-            found.append({**_named(key, part), **_mean(pairs)._asdict()})
-    table = pd.DataFrame(found, columns=[*_NAMES, *_Mean._fields])
+            records.append({**_named(key, part), **_mean(pairs)._asdict()})
+    table = pd.DataFrame(records, columns=[*_NAMES, *_Mean._fields])
     table = table.round(dict.fromkeys(("value", "low", "high"), 9))  # what cancels leaves rests
     table = _best_first(table, metric)
     return table.assign(verdict=[_verdict(row, metric) for row in table.itertuples()])
@@ -139,13 +139,13 @@ def _of_seeds(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     # What was tested has come to its end, after however many steps.
     tested = rows["training"].isin(rows.loc[rows["split"] == "test", "training"])
     reached = rows.groupby("training")["step"].transform("max").where(~tested, np.inf)
-    found = rows[(rows["metric"] == metric) & (rows["split"] == split)]
-    ranked = found.assign(reached=reached).sort_values(["reached", "started", "training"])
+    part = rows[(rows["metric"] == metric) & (rows["split"] == split)]
+    ranked = part.assign(reached=reached).sort_values(["reached", "started", "training"])
     chosen = ranked.drop_duplicates([*_ESTIMATOR, "seed"], keep="last")["training"]
-    found = found[found["training"].isin(chosen)]
+    part = part[part["training"].isin(chosen)]
     size = metric_of(metric).scale
-    samples = [np.asarray(one, dtype=float) / size for one in found["samples"]]
-    return found.assign(samples=pd.Series(samples, index=found.index, dtype=object))
+    samples = [np.asarray(one, dtype=float) / size for one in part["samples"]]
+    return part.assign(samples=pd.Series(samples, index=part.index, dtype=object))
 
 
 def _last(seeds: pd.DataFrame) -> pd.DataFrame:

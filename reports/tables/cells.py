@@ -86,18 +86,18 @@ def _versions(table: pd.DataFrame) -> "pd.Series[str]":
     return code + "@" + table["machine"] + "+" + table["fingerprint"]
 
 
-def _measured(long: pd.DataFrame, number: "pd.Series[int]", kept: pd.Index) -> pd.DataFrame:
+def _measured(long: pd.DataFrame, number: "pd.Series[int]", chosen: pd.Index) -> pd.DataFrame:
     """Return the columns of metrics, in shown units."""
     place = np.full(number.max() + 1, -1)
-    place[kept] = np.arange(len(kept))
+    place[chosen] = np.arange(len(chosen))
     row = place[number.to_numpy()]  # -1 where another run is newer
     rows_of = long.groupby("metric", sort=False).indices
-    measured = pd.DataFrame(np.nan, index=kept, columns=_MEASURED)
+    measured = pd.DataFrame(np.nan, index=chosen, columns=_MEASURED)
     for name, entry in METRICS.items():
         all_rows = np.array(rows_of.get(name, ()), dtype=np.intp)
         rows = all_rows[row[all_rows] >= 0]
         for column, end in (("value", ""), ("low", "_low"), ("high", "_high")):
-            numbers = np.full(len(kept), np.nan)
+            numbers = np.full(len(chosen), np.nan)
             numbers[row[rows]] = long[column].to_numpy()[rows] / entry.scale
             measured[name + end] = numbers
     return measured

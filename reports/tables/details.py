@@ -37,8 +37,8 @@ def environments(snapshot: Snapshot, table: pd.DataFrame) -> list[dict[str, str]
     for name, fingerprint in zip(newest["run"], newest["fingerprint"], strict=True):
         run = snapshot.runs[name]
         known = [*run.machines.values(), run.environment]
-        made = next(one for one in known if one.get("fingerprint", "") == fingerprint)
-        environments.append(facts(made, run.started))
+        environment = next(one for one in known if one.get("fingerprint", "") == fingerprint)
+        environments.append(facts(environment, run.started))
     return environments
 
 
@@ -51,7 +51,7 @@ def facts(environment: dict[str, Any], started: str) -> dict[str, str]:
     changed = " (uncommitted changes)" if _text(environment, "changes") else ""
     cores, memory = _number(environment, "cores"), _number(environment, "memory")
     processor = _text(environment, "processor") or _UNKNOWN
-    found = {
+    known = {
         "commit": (_text(environment, "commit") or _UNKNOWN) + changed,
         "newest run": started,
         "machine": _text(environment, "machine"),
@@ -64,8 +64,8 @@ def facts(environment: dict[str, Any], started: str) -> dict[str, str]:
     packages = environment.get("packages")
     for name, version in packages.items() if isinstance(packages, dict) else ():
         if version and isinstance(version, str):
-            found.setdefault(name, version)
-    return found
+            known.setdefault(name, version)
+    return known
 
 
 def _text(environment: dict[str, Any], name: str) -> str:

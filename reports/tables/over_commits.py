@@ -24,15 +24,10 @@ _SETTING = (*_MACHINE, *_AXES)
 
 @dataclass(frozen=True)
 class History:
-    """The numbers of a store over the commits of a repository.
+    """The numbers of a store over the commits of a repository."""
 
-    Attributes:
-        series: the table of `harness.history.series.series`.
-        problems: files of pytest-benchmark that could not be read.
-    """
-
-    series: pd.DataFrame
-    problems: list[Problem]
+    series: pd.DataFrame  # the table of `harness.history.series.series`
+    problems: list[Problem]  # files of pytest-benchmark that could not be read
 
     @classmethod
     def read(cls, store: Path, long: pd.DataFrame, repository: Path) -> Self:

@@ -23,18 +23,14 @@ from reports.tables.overview import contents
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of a store at one time; all readers share it, and nobody changes it.
-
-    `long` is the table of `harness.store.table.long_table`, `cells` that of `reports.tables.cells`;
-    `missing` says why there are no runs.
-    """
+    """The content of a store at one time; all readers share it, and nobody changes it."""
 
     store: Path
     runs: dict[str, Run]
-    long: pd.DataFrame
-    cells: pd.DataFrame
-    problems: list[Problem]
-    missing: str = ""
+    long: pd.DataFrame  # the table of `harness.store.table.long_table`
+    cells: pd.DataFrame  # the table of `reports.tables.cells.cells`
+    problems: list[Problem]  # files that could not be read
+    missing: str = ""  # why there are no runs
 
     @cached_property
     def findings(self) -> list[str]:

@@ -14,30 +14,17 @@ from reports.tables.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class View:
-    """Rows of the table of cells under a reader's filters.
-
-    Attributes:
-        snapshot: the store.
-        version: rows of the chosen machine and commit.
-        task: those of the chosen task and device.
-        setting: those of the chosen model, dtype, step size, seed, number of tasks and
-            meta-training: what may stand in one figure, depths side by side.
-        here: those of the chosen depth.
-        families: the chosen estimators, to which all of these are confined; all if empty.
-        budgets: the limits of `reports.tables.advice.advise`.
-        metric: the one whose history is shown; the headline ones if empty.
-        trainings: the chosen ones; all of the store if None.
-    """
+    """Rows of the table of cells under a reader's filters, each of them some of those before it."""
 
     snapshot: Snapshot
-    version: pd.DataFrame
-    task: pd.DataFrame
-    setting: pd.DataFrame
-    here: pd.DataFrame
-    families: list[str] = field(default_factory=list)
-    budgets: Mapping[str, float | None] = field(default_factory=dict)
-    metric: str = ""
-    trainings: pd.DataFrame | None = None
+    version: pd.DataFrame  # of the chosen machine and commit
+    task: pd.DataFrame  # of the chosen task and device
+    setting: pd.DataFrame  # of the chosen model and so on: what may stand in one figure
+    here: pd.DataFrame  # of the chosen depth
+    families: list[str] = field(default_factory=list)  # of the estimators; all if empty
+    budgets: Mapping[str, float | None] = field(default_factory=dict)  # of `advise`
+    metric: str = ""  # whose history is shown; the headline ones if empty
+    trainings: pd.DataFrame | None = None  # the chosen ones; all if None
 
     @classmethod
     def of_store(cls, snapshot: Snapshot) -> Self:
