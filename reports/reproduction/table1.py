@@ -1,7 +1,6 @@
 """Table 1: few-shot accuracy after meta-training with each estimator."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -46,31 +45,17 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
 
 
 def _readable(both: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for row in both.to_dict("records"):
-        theirs = paper.ACCURACY.get(row["estimator"], (math.nan,) * len(paper.TASKS))
-        rows.append(
-            {
-                **{"task": row["task"], "estimator": row["estimator"]},
-                "accuracy (%)": _interval(row, ""),
-                f"less that of {EXACT}": _interval(row, "_less"),
-                "verdict": row["verdict"] if row["estimator"] != EXACT else "",
-                "seeds": row["seeds"],
-                **{
-                    f"paper: {task.replace(':', ', ')}": f"{value:.2f}" if value == value else ""
-                    for task, value in zip(paper.TASKS, theirs, strict=True)
-                },
-            }
-        )
-    table = pd.DataFrame(rows)
+    names = {
+        **{"task": "task", "estimator": "estimator"},
+        **{"value": "accuracy (%)", "low": "from", "high": "to"},
+        **{"value_less": f"less {EXACT}", "low_less": "less, from", "high_less": "less, to"},
+        **{"verdict": "verdict", "seeds": "seeds"},
+    }
+    table = both[[*names]].rename(columns=names)
+    for task, theirs in zip(paper.TASKS, zip(*paper.ACCURACY.values(), strict=True), strict=True):
+        of_paper = dict(zip(paper.ACCURACY, theirs, strict=True))
+        table[f"paper: {task.replace(':', ', ')}"] = table["estimator"].map(of_paper)
     return table.drop(columns="task") if table["task"].nunique() == 1 else table
-
-
-def _interval(row: Mapping[Any, Any], which: str) -> str:
-    value, low, high = (row[f"{name}{which}"] for name in ("value", "low", "high"))
-    if math.isnan(value):
-        return ""
-    return f"{value:.2f} ± {(high - low) / 2:.2f}" if not math.isnan(low) else f"{value:.2f}"
 
 
 def _agreement(compared: pd.DataFrame) -> Iterator[dict[str, Any]]:
