@@ -1,7 +1,6 @@
 """Which estimator to use: the ranking, its columns, and the sentence on top."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,9 @@ import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
 from harness.matrix.metrics import METRICS
-from harness.store.table import load
 from harness.support.units import bytes_of
 from reports.tables.advice import advise, by_memory, verdict
-from reports.tables.cells import cells, samples
 from reports.tables.text import as_text, ranking
-from tests.support.stores import write_store
 
 NAN = math.nan
 
@@ -151,14 +147,8 @@ def test_an_unmeasured_cost_fits_no_budget() -> None:
     assert list(advice["estimator"]) == ["heavy", "untimed"]
     assert "not measured" in advice["beyond_budget"][1]
     assert list(advise(rows)["estimator"]) == ["untimed", "heavy"]
-
-
-def test_no_rows_give_no_advice() -> None:
     for empty in (FOUR.head(0), pd.DataFrame(columns=FOUR.columns)):
-        advice = advise(empty, memory=1, bias=0.1, time=1)
-        assert advice.empty
-        assert list(advice.columns) == list(advise(FOUR).columns)
-        assert verdict(advice)
+        assert list(advise(empty, memory=1, bias=0.1).columns) == list(advise(FOUR).columns)
 
 
 def test_errors_on_the_same_tasks_tell_biases_apart_that_intervals_do_not() -> None:
@@ -254,19 +244,6 @@ def _check_against_exhaustive_search(seed: int) -> None:
         left = set(advice["estimator"][place:])
         again = advise(table(*(row for row in fitting if row["estimator"] in left)))
         assert again["estimator"].iloc[0] == advice["estimator"].iloc[place]
-
-
-def test_a_store_is_ranked(tmp_path: Path) -> None:
-    long, _ = load(write_store(tmp_path))
-    rows = cells(long)
-    here = rows[
-        (rows["version"] == rows["version"].iloc[0])
-        & (rows["task"] == "sinusoid")
-        & (rows["depth"] == 5)
-    ]
-    advice = advise(here, errors=samples(long, here, "bias"), memory=0.1)
-    assert len(advice) == len(here)
-    assert {advice.loc[0, "estimator"], advice.loc[0, "tied_with"]} == {"maml", "adjoint"}
 
 
 def test_each_budget_of_memory_names_the_first_choice() -> None:

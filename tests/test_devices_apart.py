@@ -88,4 +88,5 @@ def test_the_report_has_a_section_for_each(store: Path) -> None:
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page, flags=re.DOTALL)
     for device in MILLISECONDS:
         assert sum(device in heading for heading in headings) == len(MODELS), headings
+    assert not any("cuda:2" in heading for heading in headings)  # which was absent
     assert ABSENT in page

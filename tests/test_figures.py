@@ -1,5 +1,7 @@
 """Tables and figures of a store: the right cells, with units, told apart where they must be."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.matrix.metrics import METRICS
 from harness.store.table import load_sound
 from reports.figures import bias, cost, parallel, tradeoffs
-from reports.figures.style import PALETTE, look
+from reports.figures.samples import samples_in_order
+from reports.figures.style import PALETTE, Chart, look
 from reports.tables import cells as tables
 from reports.tables import text
 from tests.support.figure_rows import data, layers, make_rows
@@ -102,6 +106,7 @@ def test_figures_hold_every_measured_cell(rows: pd.DataFrame, here: pd.DataFrame
         (tradeoffs.bias_against_time, here, "time / inner gradient (×)", error, ["y2", "x2"]),
         (tradeoffs.bias_against_memory, here, "peak memory (MiB)", error, ["y2"]),
         (bias.bias_against_order, here, "order L", error, ["y2"]),
+        (bias.bias_against_depth, rows, depth, error, ["y2"]),
         (cost.time_against_depth, rows, depth, "time (ms)", ["y2"]),
         (cost.memory_against_depth, rows, depth, "peak memory (MiB)", []),
     ):
@@ -110,6 +115,8 @@ def test_figures_hold_every_measured_cell(rows: pd.DataFrame, here: pd.DataFrame
         assert [dots["encoding"][channel]["title"] for channel in "xy"] == [x, y]
         ends = [{"x2", "y2"} & {*one["encoding"]} for one in layers(chart, "rule")]
         assert ends == [{end} for end in bars], figure
+        if x == depth:
+            assert dots["encoding"]["x"]["axis"]["values"] == [2, 5]
         drawn = data(chart)
         assert {point["depth"] for point in drawn} == set(part["depth"]), figure
         if figure in (tradeoffs.bias_against_time, tradeoffs.bias_against_memory):
@@ -120,6 +127,22 @@ def test_figures_hold_every_measured_cell(rows: pd.DataFrame, here: pd.DataFrame
             assert max(exact) < min(lowest.values())
             # Hovering tells the number itself.
             assert next(p for p in drawn if p["estimator"] == "maml")["bias"] < 1e-15
+
+
+def test_every_figure_keeps_to_the_schema() -> None:
+    """Others do so in their own tests, which draw whole figures."""
+    numbers = {f"{name}{end}": [3.0, 2.0, 1.0] for name in METRICS for end in ("", "_low", "_high")}
+    names = ("fomaml", "binom(order=1)", "maml")
+    rows = make_rows(*names, depths=(1, 5), trained=(0, 100))
+    rows = rows.assign(**{name: values * 4 for name, values in numbers.items()})
+    figures: list[Callable[[pd.DataFrame], Chart]] = [*OF_CELLS]
+    figures += [partial(tradeoffs.tradeoff, x="hvps", y="bias", by=by) for by in ("depth", "model")]
+    for figure in figures:
+        assert "No cell here" not in str(figure(rows).to_dict()), figure
+    one = rows[["estimator", "family", "order", "task", "model", "depth"]]
+    bias.bias_by_task(one.assign(sample=0, value=1.0)).to_dict()
+    samples = pd.DataFrame({"metric": ["time (ms)"] * 2, "sample": [1, 2], "value": [5.0, 6.0]})
+    samples_in_order(samples).to_dict()
 
 
 def test_nothing_measured_is_said(rows: pd.DataFrame) -> None:

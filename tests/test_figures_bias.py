@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from reports.figures.bias import (
-    bias_against_depth,
     bias_against_order,
     bias_along_training,
     bias_by_task,
@@ -87,17 +86,6 @@ def test_variants_of_an_estimator_have_a_line_each() -> None:
         **{"binom": [0, 1, 3, 5], "binom(engine='finite-difference')": [0, 1, 3, 5]}
     }
     assert {row["family"] for row in data(chart)} == {"binom", "fomaml", "maml"}
-
-
-def test_bias_over_depth_has_every_depth() -> None:
-    rows = make_rows("maml", "binom(order=1)", depths=(1, 5, 20), bias=[0.0, 0.3])
-    chart = bias_against_depth(rows)
-    drawn = {(row["estimator"], row["depth"]): row["bias_drawn"] for row in data(chart)}
-    assert len(drawn) == 6
-    assert drawn["binom(order=1)", 20] == pytest.approx(0.3)
-    assert 0 < drawn["maml", 5] < 0.3
-    (dots,) = layers(chart, "point")
-    assert dots["encoding"]["x"]["axis"]["values"] == [1, 5, 20]
 
 
 def test_curvature_stands_below_bias_on_the_same_steps() -> None:

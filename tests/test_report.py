@@ -9,17 +9,12 @@ import typer
 from typer.testing import CliRunner
 
 from estimators.base.errors import UserError
-from harness.cell import Cell
-from harness.matrix.outcome import Outcome, Status
-from harness.store.journal import Journal
 from harness.store.table import StoreError
 from reports import static
 from reports.commands import report
 from tests.support.stores import (
     MARKUP,
     NOTE,
-    environment,
-    journal_result,
     train,
     write_run,
     write_store,
@@ -182,22 +177,3 @@ def test_command_says_where_the_report_is_and_what_is_left_out(tmp_path: Path) -
         assert str(out / "index.html") in made.stdout
         lines = made.stderr.splitlines()
         assert [str(store / "runs" / "bad.jsonl") in line for line in lines] == [True] * broken
-
-
-def test_a_device_that_was_absent_is_one_line(tmp_path: Path) -> None:
-    journal = Journal.create(tmp_path)
-    journal.start(environment("c" * 40), cells=2)
-    for device, outcome in (
-        ("cpu", Outcome(Status.OK)),
-        ("cuda:0", Outcome(Status.SKIPPED, "cuda:0 is not in this machine")),
-    ):
-        cell = Cell.of(
-            estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=1, device=device
-        )
-        on_cpu = device == "cpu"
-        samples = {"bias": [0.1, 0.2]} if on_cpu else {}
-        journal_result(journal, "score" if on_cpu else "plan", cell, outcome, samples)
-    journal.end()
-    page = static.render(tmp_path).page
-    assert "<td>skipped</td><td>cuda:0 is not in this machine</td>" in page
-    assert page.count("<section>") == 1  # only of the cells of the cpu

@@ -36,13 +36,13 @@ def make_rows(
 
 
 def layers(chart: Chart, kind: str) -> list[dict[str, Any]]:
-    """Return the layers of one mark, wherever they are nested; the spec keeps to the schema."""
-    return [one for one in _leaves(chart.to_dict()) if _kind(one) == kind]
+    """Return the layers of one mark, wherever they are nested."""
+    return [one for one in _leaves(chart.to_dict(validate=False)) if _kind(one) == kind]
 
 
 def data(chart: Chart, kind: str = "point", place: int = 0) -> list[dict[str, Any]]:
     """Return the rows behind a layer, by what its mark is and its place among those."""
-    spec = chart.to_dict()
+    spec = chart.to_dict(validate=False)
     layer = layers(chart, kind)[place]
     name = (layer.get("data") or spec.get("data") or {})["name"]
     found: list[dict[str, Any]] = spec["datasets"][name]
@@ -51,7 +51,7 @@ def data(chart: Chart, kind: str = "point", place: int = 0) -> list[dict[str, An
 
 def heading(chart: Chart) -> tuple[str, str]:
     """Return title and subtitle."""
-    title = chart.to_dict()["title"]
+    title = chart.to_dict(validate=False)["title"]
     return title["text"], "\n".join(title.get("subtitle", []))
 
 
