@@ -73,8 +73,11 @@ def reproduce(
     for piece in pieces:
         if piece.name in wanted:
             print(f"{piece.name}: {piece.title}")
-            for line in [*piece.notes, *map(", ".join, as_text(piece.agreement))]:
+            for line in piece.notes:
                 print(f"  {line}")
+            for row in as_text(piece.agreement):
+                pairs = zip(piece.agreement.columns, row, strict=True)
+                print(f"  {', '.join(f'{name}: {value}' for name, value in pairs)}")
     missing = sorted(set(wanted) - {piece.name for piece in pieces})
     if missing:
         typer.echo(f"metagrad: nothing to make {', '.join(missing)} from", err=True)

@@ -219,7 +219,7 @@ def _reproduction(view: View) -> Iterator[Block]:
             yield from piece.charts
             yield piece.table
             if not piece.agreement.empty:
-                yield "Beside the paper:"
+                yield "Compared:"
                 yield piece.agreement
 
 
