@@ -123,9 +123,10 @@ def test_neither_stops_nor_measuring_bias_change_the_end(
     """Bias does not count as use of an estimator that is fitted again every few calls."""
     monkeypatch.setattr("harness.training.trainer._SAVE_EVERY", -1.0)  # saved at every step
     cell = cell_of("binom-calibrated(order=2, refit_every=5)")
-    config = Config(cell, **SHORT, bias_every=8, bias_tasks=2, patience=9)
+    short = SHORT | {"steps": 8}
+    config = Config(cell, **short, bias_every=4, bias_tasks=2, patience=9)
     whole, path = finished(tmp_path / "whole", config)
-    without_bias, _ = finished(tmp_path / "plain", Config(cell, **SHORT))
+    without_bias, _ = finished(tmp_path / "plain", Config(cell, **short))
     for _ in range(40):
         session = begin(tmp_path / "stopped", config)
         if session.journal is None:

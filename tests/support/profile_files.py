@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pandas as pd
-
 from estimators.base.phases import Phase
 from harness.cell import Cell
 from harness.profiling.folder import SCHEMA, folder_of, write_stacks
@@ -28,14 +26,14 @@ def write_profile(
         (OUTER, "tiny"): 10,
     }
     write_stacks(stacks, folder / "stacks.txt")
-    lives = [100, 300, 200, 700, 0]
-    changes = [100, 200, -100, 500, -700]
-    phases = [INNER, INNER, OUTER, META, META]
-    memory = {"bytes": changes, "live": lives, "phase": phases, "operator": ["aten::mm"] * 5}
-    pd.DataFrame(memory).to_csv(folder / "memory.csv", index=False)
+    rows = [(100, 100, INNER), (200, 300, INNER), (-100, 200, OUTER), (500, 700, META)]
+    lines = [
+        f"{change},{live},{phase},aten::mm" for change, live, phase in [*rows, (-700, 0, META)]
+    ]
+    (folder / "memory.csv").write_text("\n".join(["bytes,live,phase,operator", *lines, ""]))
     head = "phase,operator,calls,self_seconds,total_seconds,self_bytes,device_seconds"
-    rows = f"{INNER},aten::mm,3,0.003,0.003,8,0.0\n{META},{MARKUP},1,0.001,0.001,0,0.0"
-    (folder / "operators.csv").write_text(f"{head}\n{rows}\n")
+    operators = f"{INNER},aten::mm,3,0.003,0.003,8,0.0\n{META},{MARKUP},1,0.001,0.001,0,0.0"
+    (folder / "operators.csv").write_text(f"{head}\n{operators}\n")
     head = "phase,operator,shape,dtype,count,bytes"
     (folder / "tensors.csv").write_text(f"{head}\n{META},aten::mm,10 x 40,float32,2,700\n")
     summary = {
