@@ -23,8 +23,7 @@ def report(
 
     (page, summary), result = write(store, out)
     print(f"The report on {result.commit}: {page}, and in short: {summary}")
-    for problem in result.problems:
-        typer.echo(f"metagrad: {problem}; it is left out", err=True)
+    options.print_left_out(result.problems)
     return int(bool(result.problems))
 
 

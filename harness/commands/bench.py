@@ -32,5 +32,5 @@ def bench(
     *others, last = map(load_run, journals)
     wrong = sum(not table["outcome"].isin(["ok", "skipped"]).all() for table in others)
     if wrong:
-        console.print(f"Some cells went wrong at {wrong} of the other commits.", highlight=False)
+        console.print(f"Some cells went wrong at {wrong} of the other commits.")
     return max(print_run(last), int(wrong > 0))

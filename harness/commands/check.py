@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from estimators.base.errors import UserError
-from harness.commands.options import Imports, TimeLimit, console
+from harness.commands.options import Imports, TimeLimit, console, print_line
 
 
 def check(
@@ -24,7 +24,7 @@ def check(
     from harness.support.progress import progress_bar
 
     suite = Suite(estimator, tuple(imports), time_limit)
-    console.print(f"Checking {suite.spec}", highlight=False, markup=False)
+    print_line(f"Checking {suite.spec}")
     results: list[Finding | Score] = []
     try:
         with progress_bar(console) as show:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from estimators.base.errors import UserError
-from harness.commands.options import console
+from harness.commands.options import console, print_line
 
 if TYPE_CHECKING:
     from harness.tasks.inspect_folder import FolderReport, PartReport
@@ -44,20 +44,20 @@ def check(
             table.add_column(name, overflow="fold")
         for row in missing_files(path):
             table.add_row(*map(escape, row))
-        console.print(table, highlight=False)
+        console.print(table)
         for folder, family in data_sets_below(path):
-            _print(f"- but {printable_path(folder)} looks like {family}", style="yellow")
+            print_line(f"- but {printable_path(folder)} looks like {family}", style="yellow")
         raise UserError(f"no known data set in {path}; the table above names the missing files")
-    _print(f"{report.family.family}, as {report.layout.about}, in {path}")
-    console.print(_table(report), highlight=False)
+    print_line(f"{report.family.family}, as {report.layout.about}, in {path}")
+    console.print(_table(report))
     lines = list(report.findings())
     for line in lines[:_MOST_LINES]:
-        _print(f"- {line}", style="yellow")
+        print_line(f"- {line}", style="yellow")
     if lines[_MOST_LINES:]:
-        _print(f"- and {len(lines) - _MOST_LINES} more findings", style="yellow")
+        print_line(f"- and {len(lines) - _MOST_LINES} more findings", style="yellow")
     if not lines:
-        _print("Every image can be read.", style="green")
-    _print(_usage(report))
+        print_line("Every image can be read.", style="green")
+    print_line(_usage(report))
     return int(bool(lines))
 
 
@@ -90,7 +90,3 @@ def _usage(report: "FolderReport") -> str:
     quoted = shlex.quote(task) if set('"$`\\!') & {*task} else f'"{task}"'
     start = "To use it" if report.usable else "To use it, once that is mended"
     return f"{start}: {variable}metagrad run --task {quoted} --model conv4-32 --depth 5"
-
-
-def _print(line: str, style: str | None = None) -> None:
-    console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)

@@ -42,16 +42,15 @@ def doctor(
             table.add_row(f"[bold]{title}[/bold]", "")
         for name, text in texts.items():
             table.add_row("  " + escape(name.replace("_", " ")), escape(text))
-    console.print(table, highlight=False)
+    console.print(table)
     console.print(
         f"\nTest work on one thread: upper quartile {steady.spread:.2f} times the lower, "
-        f"{steady.drift:.2f} times as long at the end.",
-        highlight=False,
+        f"{steady.drift:.2f} times as long at the end."
     )
     causes = findings(known, steady)
     for cause in causes:
         line = f"[yellow]{escape(_sentence(cause.what))}[/yellow]: {escape(cause.why)}."
-        console.print(f"- {line} {escape(_sentence(cause.remedy))}.", highlight=False)
+        console.print(f"- {line} {escape(_sentence(cause.remedy))}.")
     if not causes:
         console.print("Nothing found that makes timings unsteady.", style="green")
     return int(bool(causes))

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.commands.options import console
+from harness.support.units import counted
 
 if TYPE_CHECKING:
     from harness.matrix.plan import Planned
@@ -39,14 +40,13 @@ def print_estimate(estimate: "Estimate", console: Console) -> None:
     console.print(table)
     console.print()
     for remark, count in estimate.remarks.most_common():
-        console.print(f"{count} × {remark}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{count} × {remark}", markup=False, soft_wrap=True)
     cells = sum(part.cells for part in estimate.parts)
     skipped = sum(part.skipped for part in estimate.parts)
     about = "at least" if any(part.seconds is None for part in estimate.parts) else "about"
     console.print(
-        f"{_counted(cells, 'cell')} to measure, {skipped} skipped, "
-        f"{about} {_duration(estimate.seconds)} with {_counted(estimate.jobs, 'worker')}",
-        highlight=False,
+        f"{counted(cells, 'cell')} to measure, {skipped} skipped, "
+        f"{about} {_duration(estimate.seconds)} with {counted(estimate.jobs, 'worker')}",
         soft_wrap=True,
     )
 
@@ -62,17 +62,12 @@ def _print_requests(planned: "list[Planned]", samples: int, executor: "Executor"
     for device, count in Counter(cell.device for cell in cells).items():
         timings = groups[device] if samples else 0
         table.add_row(f"{device}=1", str(groups[device]), str(count), str(timings))
-    console.print(f"\nPieces of work for {executor.where}:\n", highlight=False)
+    console.print(f"\nPieces of work for {executor.where}:\n")
     console.print(table)
     limits = executor.limits
     console.print(
-        f"\nA piece of work may take {limits.seconds:g} s and {limits.memory / 2**30:.1f} GiB.",
-        highlight=False,
+        f"\nA piece of work may take {limits.seconds:g} s and {limits.memory / 2**30:.1f} GiB."
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import Store
+from harness.commands.options import Store, print_left_out
 
 
 def export(
@@ -29,6 +29,5 @@ def export(
     from harness.store.export import export as write
 
     problems = write(store, out, form, force=force)
-    for problem in problems:
-        typer.echo(f"metagrad: {problem}; it is left out", err=True)
+    print_left_out(problems)
     return int(bool(problems))

@@ -7,7 +7,7 @@ import typer
 
 from estimators.base.errors import UserError
 from harness.commands import options
-from harness.commands.options import console
+from harness.commands.options import console, print_line
 
 if TYPE_CHECKING:
     from harness.gate.measuring import Cells
@@ -82,18 +82,12 @@ def gate(
         raise UserError("stopped; results so far are reused the next time") from None
     if times and pairs is None:
         notes.append("Times are not compared: stored ones were not taken in pairs.")
-    comparison = compare(
-        before,
-        after,
-        names=(old.name, new.name),
-        pairs=pairs,
-        waivers=waivers,
-        notes=notes,
-    )
+    names = old.name, new.name
+    comparison = compare(before, after, names=names, pairs=pairs, waivers=waivers, notes=notes)
     print_comparison(comparison, console)
     if out:
         paths = write(comparison, out)
-        console.print(f"Written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+        print_line(f"Written: {', '.join(map(str, paths))}")
     return comparison.exit_code
 
 
@@ -111,11 +105,7 @@ def _waivers(head: "Revision") -> "list[Waiver]":
 
 
 def _pairs(
-    base: "Revision",
-    head: "Revision",
-    before: "Cells",
-    after: "Cells",
-    plugins: tuple[str, ...],
+    base: "Revision", head: "Revision", before: "Cells", after: "Cells", plugins: tuple[str, ...]
 ) -> "Pairs | None":
     """Time two commits in pairs; return None for stored results."""
     from harness.gate.compare import ok_in_both
@@ -125,12 +115,10 @@ def _pairs(
     if not (base.checkout and head.checkout):
         return None
     cells = ok_in_both(before, after)
-    console.print(f"Timing {len(cells)} cells in pairs", highlight=False)
+    console.print(f"Timing {len(cells)} cells in pairs")
     with progress_bar(console) as show:
         return paired_times(
-            base.checkout,
-            head.checkout,
-            cells,
+            *(base.checkout, head.checkout, cells),
             plugins=plugins,
             on_progress=lambda share, doing: show(share, 1.0, doing),
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from estimators.base.errors import OptionError, UserError
-from harness.commands.options import console
+from harness.commands.options import console, print_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,11 +23,7 @@ def measure_cells(
     fresh: bool = False,
     executor: "Executor | None" = None,
 ) -> Path:
-    """Measure a plan, or go on with an interrupted run of the same, and return the journal.
-
-    Raises:
-        UserError: it was stopped, or the store cannot be written.
-    """
+    """Measure a plan, or go on with an interrupted run of the same, and return the journal."""
     from harness.running.resume import begin
     from harness.running.runner import run
     from harness.store.runs import read_run
@@ -70,11 +66,7 @@ def measure_cells(
 
 
 def canonical_base(against: str | None, measured: set[str]) -> str | None:
-    """Return the canonical spelling of `--against`.
-
-    Raises:
-        OptionError: it is not among the measured estimators.
-    """
+    """Return the canonical spelling of `--against`."""
     from estimators.base.registry import ESTIMATORS
 
     base = ESTIMATORS.canonical(against) if against else None
@@ -84,19 +76,10 @@ def canonical_base(against: str | None, measured: set[str]) -> str | None:
 
 
 def print_run(table: "pd.DataFrame", against: str | None = None) -> int:
-    """Print the table of a run and return the exit code: 1 where a cell went wrong, else 0.
-
-    Raises:
-        UserError: none of its cells was measured.
-    """
+    """Print the table of a run and return the exit code: 1 where a cell went wrong, else 0."""
     from harness.store.summary import print_summary
 
     print_summary(table, console, against)
     if not (table["outcome"] == "ok").any():
         raise UserError("no cell could be measured; the reasons are above")
     return int(not table["outcome"].isin(["ok", "skipped"]).all())
-
-
-def print_line(line: str, style: str | None = None) -> None:
-    """Print a line as it is: not cut, and without markup."""
-    console.print(line, highlight=False, soft_wrap=True, markup=False, style=style)

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from estimators.base.errors import UserError
-from harness.commands.options import Store, console
+from harness.commands.options import Store, console, print_left_out, print_line
 
 
 def merge(
@@ -36,22 +36,17 @@ def merge(
         raise UserError(
             "stopped; files copied so far are whole, and the same command goes on from there"
         ) from None
-    for problem in merged.left_out:
-        typer.echo(f"metagrad: {problem}; it is left out", err=True)
+    print_left_out(merged.left_out)
     if merged.added:
         table = Table("machine", *KINDS, box=None, pad_edge=False)
         for machine in sorted({machine for _, machine in merged.added}):
             counts = [str(merged.added[kind, machine] or "") for kind in KINDS]
             table.add_row(escape(machine) or "unknown", *counts)
-        console.print(table, highlight=False)
-    lines = [
+        console.print(table)
+    print_line(
         f"Into {store}: {merged.added.total()} added, {merged.present} present already, "
         f"{len(merged.left_out)} left out."
-    ]
-    lines += [
-        f"{count} machines have the name {name}: their results stay separate."
-        for name, count in merged.same_name.items()
-    ]
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    )
+    for name, count in merged.same_name.items():
+        print_line(f"{count} machines have the name {name}: their results stay separate.")
     return merged.exit_code

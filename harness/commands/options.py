@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +11,21 @@ from rich.console import Console
 
 from estimators.base.errors import OptionError
 
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
+console = Console(
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200, highlight=False
+)
 """Where tables and progress go; output to a file or a pipe is not cut to a screen's width."""
+
+
+def print_line(line: str, style: str | None = None) -> None:
+    """Print a line as it is: not cut, and without markup."""
+    console.print(line, soft_wrap=True, markup=False, style=style)
+
+
+def print_left_out(problems: Iterable[object]) -> None:
+    """Print on standard error what could not be read, a line each."""
+    for problem in problems:
+        typer.echo(f"metagrad: {problem}; it is left out", err=True)
 
 
 def option(text: str, *names: str, default: str | bool = True, **more: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from estimators.base.errors import OptionError, UserError
-from harness.commands.options import Imports, Store, TimeLimit, console
+from harness.commands.options import Imports, Store, TimeLimit, console, print_line
 
 
 def profile(
@@ -37,7 +37,7 @@ def profile(
     if reason := missing_device(planned.device) or planned.unsupported_reason():
         raise OptionError(reason)
     folder = out or folder_of(planned, store)
-    console.print(f"Profiling {planned.id}", markup=False, highlight=False, soft_wrap=True)
+    print_line(f"Profiling {planned.id}")
     limits = Limits(time_limit, worker_memory(jobs=1))
     with replaced_when_whole(folder, planned.id) as draft:
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from estimators.base.errors import OptionError, UserError
-from harness.commands.options import Only, Store, console
+from harness.commands.options import Only, Store, console, print_left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,18 +55,13 @@ def regressions(
     if not shown.empty:
         print_changes(shown, console)
     console.print(
-        f"Changes over {commits} commits: {int(worse.sum())} for the worse, {last} lasting.",
-        highlight=False,
+        f"Changes over {commits} commits: {int(worse.sum())} for the worse, {last} lasting."
     )
     return int(last > 0)
 
 
 def _history(store: Path) -> "pd.DataFrame":
-    """Read the series of a store; warn about files that cannot be read.
-
-    Raises:
-        StoreError: there are no results.
-    """
+    """Read the series of a store; warn about files that cannot be read."""
     from harness.history.series import stored_history
     from harness.store.table import StoreError, load, long_table
 
@@ -78,8 +73,7 @@ def _history(store: Path) -> "pd.DataFrame":
     series, more = stored_history(store, long, Path.cwd())
     if missing and series.empty:
         raise missing
-    for problem in problems + more:
-        typer.echo(f"metagrad: {problem}; it is left out", err=True)
+    print_left_out(problems + more)
     return series
 
 
@@ -96,11 +90,7 @@ def _of_branch(series: "pd.DataFrame") -> "pd.DataFrame":
 def _selected(
     series: "pd.DataFrame", metrics: Sequence[str], conditions: Sequence[str]
 ) -> "pd.DataFrame":
-    """Select the series of some metrics and cells.
-
-    Raises:
-        OptionError: a metric is not known, or a condition cannot be read or matches nothing.
-    """
+    """Select the series of some metrics and cells."""
     from estimators.base.registry import unknown
     from harness.matrix.metrics import METRICS
 
@@ -131,11 +121,7 @@ def _fitting(series: "pd.DataFrame", conditions: Sequence[str]) -> set[str]:
 
 
 def _commits(series: "pd.DataFrame") -> int:
-    """Count the commits that have a number.
-
-    Raises:
-        UserError: no metric was measured at two of them.
-    """
+    """Count the commits that have a number."""
     from harness.history import KEY
 
     measured = series[series["value"].notna()]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from harness.commands.measure import measure_cells, print_line
+from harness.commands.measure import measure_cells
+from harness.commands.options import print_line
 from harness.commands.train import train_with_progress
 from harness.matrix import plan
 from harness.matrix.plan import Planned
@@ -72,11 +73,7 @@ def needed(names: Iterable[str], scale: Scale) -> list[Sources]:
 
 
 def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = False) -> bool:
-    """Measure and train what the store has not yet, and return whether all of it went well.
-
-    Raises:
-        UserError: it was stopped, the store cannot be written, or the user's data are missing.
-    """
+    """Measure and train what the store has not yet, and return whether all of it went well."""
     from harness.running.executor import Settings
     from harness.running.resume import finished
     from harness.store.table import load_run

@@ -11,10 +11,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from estimators.base.errors import OptionError, UserError
+from estimators.base.errors import UserError
 from harness.commands import options
-from harness.commands.measure import print_line
-from harness.commands.options import console, option
+from harness.commands.options import console, option, print_line
+from harness.support.units import counted
 
 if TYPE_CHECKING:
     from harness.training.config import TrainingConfig
@@ -70,14 +70,13 @@ def train(
     same result to the bit; a finished one is not repeated.
     Exit code 0: all were trained; 1: some diverged or went wrong; 2: none could be trained.
     """
+    from harness.matrix.plan import setting
     from harness.support.plugins import load_plugins
     from harness.training import plan
 
     load_plugins(imports)
-    if (task is None) != (model is None):
-        raise OptionError("--task and --model go together, as --task sinusoid --model mlp-40-40")
     named = {
-        "settings": [(task, model)] if task else None,
+        "settings": setting(task, model),
         "estimators": estimators,
         "depths": depths,
         "devices": devices,
@@ -102,7 +101,7 @@ def train(
     )
     failed = sum(result.test is None for result in results)
     if failed < len(results):
-        console.print(_table(results), highlight=False)
+        console.print(_table(results))
     return 0 if not failed else 1 if failed < len(results) else 2
 
 
@@ -114,11 +113,7 @@ def train_with_progress(
     jobs: int | None = None,
     fresh: bool = False,
 ) -> "list[TrainingResult]":
-    """Train with progress and messages; return the results in the order of the configurations.
-
-    Raises:
-        UserError: the user's data are missing, or it was stopped.
-    """
+    """Train with progress and messages; return the results in the order of the configurations."""
     from harness.store.trainings import FOLDER
     from harness.support.progress import progress_bar
     from harness.support.signals import interrupt_once
@@ -132,7 +127,7 @@ def train_with_progress(
     steps = dict.fromkeys(configs, 0)
     total = sum(config.steps for config in configs)
     results: dict[TrainingConfig, TrainingResult] = {}
-    print_line(f"Training {_counted(len(configs))} into {folder}")
+    print_line(f"Training {counted(len(configs), 'training')} into {folder}")
     try:
         with interrupt_once(), progress_bar(console) as show:
 
@@ -158,18 +153,14 @@ def train_with_progress(
         done = sum(result.test is not None for result in results.values())
         again = "the same command without --fresh" if fresh else "the same command"
         raise UserError(
-            f"stopped; {done} of {_counted(len(configs))} are done, in {folder}, "
+            f"stopped; {done} of {counted(len(configs), 'training')} are done, in {folder}, "
             f"and {again} goes on with the others"
         ) from None
     return [results[config] for config in configs]
 
 
 def refuse_missing_data(configs: "Sequence[TrainingConfig]") -> None:
-    """Draw a task of each split, so that missing data are reported before anything else.
-
-    Raises:
-        UserError: data are missing, or too few.
-    """
+    """Draw a task of each split, so that missing data are reported before anything else."""
     from harness.tasks import TASKS
     from harness.tasks.task import SPLITS
 
@@ -218,7 +209,3 @@ def _table(results: "Sequence[TrainingResult]") -> Table:
 
 def _name(config: "TrainingConfig") -> str:
     return f"{config.cell.estimator}, seed {config.cell.seed}"
-
-
-def _counted(number: int) -> str:
-    return f"{number} training" + "s" * (number != 1)

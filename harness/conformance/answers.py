@@ -11,7 +11,7 @@ from estimators.hvp import count_hvps
 from harness.conformance.cases import Case, case
 from harness.conformance.check import check, check_on_cases, on_each
 from harness.conformance.messages import NotApplicable, Violation, add_note
-from harness.conformance.subject import Subject, check_tensors, copied
+from harness.conformance.subject import Subject, check_finite, check_tensors, copied, type_name
 from harness.probes.bias import relative_error
 
 DTYPES = (torch.float64, torch.float32)
@@ -29,7 +29,7 @@ def result_is_well_formed(subject: Subject) -> None:
             raise end
         for steps in subject.depths:
             for dtype in DTYPES:
-                with add_note(f"at depth {steps} in {str(dtype).removeprefix('torch.')}"):
+                with add_note(f"at depth {steps} in {type_name(dtype)}"):
                     this = case(example.name, dtype)
                     subject.run(this, this.problem(steps))
 
@@ -44,10 +44,8 @@ def estimate_is_finite(subject: Subject, example: Case) -> None:
     """Estimate and adapted parameters are finite."""
     for steps in subject.depths:
         result = subject.run(example, example.problem(steps))
-        for what, tensors in (("gradient", result.gradient), ("adapted", result.adapted)):
-            for name, value in tensors.items():
-                if not value.isfinite().all():
-                    raise Violation(f"{what}[{name!r}] is not finite at depth {steps}")
+        for name in ("gradient", "adapted"):
+            check_finite(name, getattr(result, name), f" at depth {steps}")
 
 
 @check_on_cases()
@@ -58,7 +56,7 @@ def outer_loss_is_that_of_the_adapted(subject: Subject, example: Case) -> None:
         result = subject.run(this)
         wanted = this.outer_loss(copied(result.adapted))
         if result.outer_loss.dtype != wanted.dtype:
-            names = (str(t.dtype).removeprefix("torch.") for t in (result.outer_loss, wanted))
+            names = type_name(result.outer_loss.dtype), type_name(wanted.dtype)
             raise Violation("outer_loss is {}, but the loss returns {}".format(*names))
         if not torch.isclose(result.outer_loss, wanted, rtol=1e-5, atol=1e-8, equal_nan=True):
             raise Violation(

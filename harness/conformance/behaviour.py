@@ -45,7 +45,7 @@ def grad_mode_does_not_matter(subject: Subject, example: Case) -> None:
     for enabled in (True, False):
         for params in (copied(example.params), _as_parameters(example)):
             trainable = any(value.requires_grad for value in params.values())
-            how = "under torch.no_grad()" if not enabled else "with gradients enabled"
+            how = "with gradients enabled" if enabled else "under torch.no_grad()"
             with add_note(f"{how}, with {'nn.Parameters' if trainable else 'plain tensors'}"):
                 _same_estimate(subject, example, params, wanted, enabled=enabled)
 

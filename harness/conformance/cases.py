@@ -23,11 +23,7 @@ class Case:
     """Losses, a step size and the point theta.
 
     Attributes:
-        name: of the case.
-        inner_loss: the loss that is descended.
-        outer_loss: the loss at the end of the descent.
         step_size: alpha, large enough for the curvature to matter.
-        params: theta.
         lam: a proximal strength at which the proximal inner loss is convex around theta.
         curved: whether the inner Hessian varies along the descent.
     """

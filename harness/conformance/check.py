@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import wraps
 
 from harness.conformance.cases import Case, case
 from harness.conformance.messages import NotApplicable, Violation, error_line
@@ -13,13 +14,7 @@ CaseBody = Callable[[Subject, Case], None]
 
 @dataclass(frozen=True)
 class Check:
-    """A rule for every estimator.
-
-    Attributes:
-        name: unique among checks.
-        about: the rule, one line for people.
-        run: raises `Violation` where it is not, and `NotApplicable` where it means nothing.
-    """
+    """A rule for every estimator, in one line for people, and how to check it."""
 
     name: str
     about: str
@@ -32,7 +27,9 @@ CHECKS: dict[str, Check] = {}
 
 def check(body: Body) -> Body:
     """Make a function a check; the first line of its docstring is what people see."""
-    _add(body.__name__, body.__doc__, body)
+    name = body.__name__.replace("_", "-")
+    assert body.__doc__, name
+    CHECKS[name] = Check(name, body.__doc__.splitlines()[0].rstrip("."), body)
     return body
 
 
@@ -40,19 +37,14 @@ def check_on_cases(*only: str) -> Callable[[CaseBody], CaseBody]:
     """Make a function of an estimator and a case a check on all cases."""
 
     def decorate(body: CaseBody) -> CaseBody:
-        _add(body.__name__, body.__doc__, lambda s: on_each(s, s.cases(*only), body))
+        check(wraps(body)(lambda subject: on_each(subject, subject.cases(*only), body)))
         return body
 
     return decorate
 
 
 def on_each(subject: Subject, names: Iterable[str], body: CaseBody) -> None:
-    """Run a check on each of some cases, and report all failures at once.
-
-    Raises:
-        NotApplicable: it is applicable to none of them.
-        Violation: some fail; the message has the reason of the first, and names all.
-    """
+    """Run a check on each of some cases, and report all failures at once."""
     failures: dict[str, list[str]] = {}
     passes: dict[str, list[str]] = {}
     names = list(names)
@@ -73,13 +65,6 @@ def on_each(subject: Subject, names: Iterable[str], body: CaseBody) -> None:
         raise Violation(f"{'everywhere' if everywhere else f'on {_listed(where)}'}: {reason}{rest}")
     if "" not in passes:
         raise NotApplicable(next(iter(passes)))
-
-
-def _add(name: str, about: str | None, run: Body) -> None:
-    assert about, name
-    name = name.replace("_", "-")
-    assert name not in CHECKS, name
-    CHECKS[name] = Check(name, about.splitlines()[0].rstrip("."), run)
 
 
 def _listed(names: list[str]) -> str:

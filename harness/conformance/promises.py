@@ -1,6 +1,5 @@
 """Checks of an estimator's own statements, and of the problems that it must refuse."""
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,7 @@ from harness.conformance.behaviour import same_bits
 from harness.conformance.cases import TASKS, Case, case
 from harness.conformance.check import check, check_on_cases, on_each
 from harness.conformance.messages import NotApplicable, Violation, add_note, error_line
-from harness.conformance.subject import Subject, copied
+from harness.conformance.subject import Subject, check_finite, copied
 from harness.probes.bias import relative_error
 
 
@@ -23,11 +22,10 @@ from harness.probes.bias import relative_error
 def estimator_is_a_value(subject: Subject) -> None:
     """It is frozen, hashable, and equal to another of the same specification."""
     one, other = subject.create(), subject.create()
-    dataclass_options = getattr(type(one), "__dataclass_params__", None)
-    if not dataclasses.is_dataclass(one) or "__dataclass_params__" not in vars(type(one)):
-        raise Violation("its class is no dataclass: put @dataclass(frozen=True) above it")
-    if dataclass_options is None or not dataclass_options.frozen:
-        raise Violation("its class is not frozen: put @dataclass(frozen=True) above it")
+    options = vars(type(one)).get("__dataclass_params__")  # not those of a base class
+    if options is None or not options.frozen:
+        wrong = "no dataclass" if options is None else "not frozen"
+        raise Violation(f"its class is {wrong}: put @dataclass(frozen=True) above it")
     if one != other:
         raise Violation("two made from one specification are not equal; fields must be options")
     try:
@@ -63,25 +61,20 @@ def unsupported_reason_is_true(subject: Subject) -> None:
     depths = subject.depths if subject.compiled else range(7)
     for steps in depths:
         reason = subject.estimator.unsupported_reason(steps)
+        stated = f"unsupported_reason({steps}) is {reason!r}"
         if reason is not None and not (isinstance(reason, str) and reason):
-            raise Violation(
-                f"unsupported_reason({steps}) is {reason!r}; it must be None or tell the reason"
-            )
+            raise Violation(f"{stated}; it must be None or tell the reason")
         try:
             subject.run(example, example.problem(steps))
         except (Exception, SystemExit) as error:
             if not reason:
-                end = error_line(error, subject.estimator)
-                raise Violation(
-                    f"unsupported_reason({steps}) is None, but at that depth: {end}"
-                ) from error
+                message = f"{stated}, but at that depth: {error_line(error, subject.estimator)}"
+                raise Violation(message) from error
             if not isinstance(error, OptionError):
                 raise
         else:
             if reason:
-                raise Violation(
-                    f"unsupported_reason({steps}) is {reason!r}, but a call is not refused"
-                )
+                raise Violation(f"{stated}, but a call is not refused")
 
 
 @check
@@ -97,13 +90,8 @@ def loss_that_is_no_scalar_is_refused(subject: Subject) -> None:
             return scalar(params).expand(shape)
 
         for which, losses in (("inner", (vector, scalar)), ("outer", (scalar, vector))):
-            _must_refuse(
-                subject,
-                (scalar, scalar),
-                losses,
-                f"an {which} loss of shape {shape}",
-                "estimators.base.differentiation.value_and_gradient refuses it",
-            )
+            what = f"an {which} loss of shape {shape}"
+            _must_refuse(subject, (scalar, scalar), losses, what)
 
 
 @check
@@ -118,19 +106,14 @@ def inner_loss_without_gradient_is_refused(subject: Subject) -> None:
     def inner(params: Params) -> Tensor:
         return outer(params).detach()
 
-    _must_refuse(
-        subject,
-        (outer, outer),
-        (inner, outer),
-        "a detached inner loss",
-        "estimators.base.differentiation.value_and_gradient refuses it",
-    )
+    _must_refuse(subject, (outer, outer), (inner, outer), "a detached inner loss")
 
 
 def _must_refuse(
-    subject: Subject, right: tuple[Loss, Loss], wrong: tuple[Loss, Loss], what: str, how: str
+    subject: Subject, right: tuple[Loss, Loss], wrong: tuple[Loss, Loss], what: str
 ) -> None:
     params = {"w": torch.ones(2)}
+    how = "estimators.base.differentiation.value_and_gradient refuses it"
     estimator = subject.create()
     try:
         good, bad = (BilevelProblem(*losses, 0.01, subject.depth) for losses in (right, wrong))
@@ -167,9 +150,7 @@ def descent_is_followed_or_refused(subject: Subject, example: Case) -> None:
                 result = subject.run(example, problem)
         except OptionError:
             continue
-        for name, value in result.gradient.items():
-            if not value.isfinite().all():
-                raise Violation(f"with {what}, gradient[{name!r}] is not finite")
+        check_finite("gradient", result.gradient, f" with {what}")
         off = relative_error(result.adapted, descent(problem, example.params))
         if not own and not off < 1e-10:
             raise Violation(
@@ -212,9 +193,7 @@ def calibration_is_sound(subject: Subject, example: Case) -> None:
     if not raw.needs_calibration and not raw.calibration_problems:
         raise NotApplicable("there is nothing to calibrate")
     params = copied(example.params)
-    draws = range(1, max(1, raw.calibration_problems) + 1)
-    problems = [case(example.name, draw=draw).problem(subject.depth) for draw in draws]
-    raw.calibrate(problems, params)
+    raw.calibrate(subject.probes(example.name), params)
     if raw.needs_calibration:
         raise Violation("needs_calibration is true right after calibrate()")
     for name, value in params.items():
@@ -238,8 +217,6 @@ def tasks_of_the_harness_work(subject: Subject) -> None:
             result = subject.run(single)
         except OptionError as reason:
             raise NotApplicable(f"it refuses: {reason}") from reason
-        bad = [name for name, value in result.gradient.items() if not value.isfinite().all()]
-        if bad:
-            raise Violation(f"gradient[{bad[0]!r}] is not finite")
+        check_finite("gradient", result.gradient)
 
     on_each(subject, TASKS, body)

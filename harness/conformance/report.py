@@ -29,7 +29,7 @@ def print_report(
     depths = sorted({score.depth for score in scores if score.error is not None})
     if depths:
         title = f"Relative error against the exact meta-gradient, K={', '.join(map(str, depths))}"
-        console.print(title, style="bold", highlight=False)
+        console.print(title, style="bold")
         console.print(_scores(scores))
         console.print(_legend(scores), style="dim")
         console.print()

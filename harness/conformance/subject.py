@@ -16,11 +16,7 @@ _COMPILED = ("mlp", "uneven")  # each costs a compiled program seconds to minute
 
 
 class Subject:
-    """An estimator under test.
-
-    Raises:
-        OptionError: it cannot be created.
-    """
+    """An estimator under test."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -29,11 +25,7 @@ class Subject:
         self._results: dict[str, MetaGradient | BaseException] = {}
 
     def create(self) -> Estimator:
-        """Create a new instance of the estimator.
-
-        Raises:
-            OptionError: it cannot be created.
-        """
+        """Create a new instance of the estimator."""
         try:
             created: object = create(self.text)
         except OptionError:
@@ -48,7 +40,7 @@ class Subject:
             )
         return created
 
-    @cached_property
+    @property
     def spec(self) -> str:
         """The canonical specification."""
         return ESTIMATORS.canonical(self.text)
@@ -60,11 +52,7 @@ class Subject:
 
     @cached_property
     def depths(self) -> tuple[int, ...]:
-        """1 and 3 where the estimator supports them; else the depth nearest to 3.
-
-        Raises:
-            Violation: the estimator fits no depth.
-        """
+        """1 and 3 where the estimator supports them; else the depth nearest to 3."""
         fitting = [k for k in range(1, DEEPEST + 1) if not self.estimator.unsupported_reason(k)]
         if not fitting:
             raise Violation(
@@ -88,11 +76,7 @@ class Subject:
         return (*SYNTHETIC, *_SMALL) if refused else SYNTHETIC
 
     def cases(self, *only: str) -> list[str]:
-        """Return the cases on which an ordinary call succeeds, for further checks.
-
-        Raises:
-            NotApplicable: there is none.
-        """
+        """Return the cases on which an ordinary call succeeds, for further checks."""
         good = [name for name in self.names if isinstance(self.result(name), MetaGradient)]
         if not good:
             raise NotApplicable("no call ends well; see the first check")
@@ -110,26 +94,20 @@ class Subject:
     def prepared(self, name: str) -> Estimator:
         """Return the estimator, calibrated on other draws of a case where it needs to be."""
         if name not in self._prepared:
-            self._prepared[name] = self.calibrated(case(name))
+            estimator = self._prepared[name] = self.create()
+            if estimator.needs_calibration:
+                estimator.calibrate(self.probes(name), case(name).params)
         return self._prepared[name]
 
-    def calibrated(self, example: Case) -> Estimator:
-        """Create a new instance, calibrated if it needs to be."""
-        estimator = self.create()
-        if estimator.needs_calibration:
-            draws = range(1, max(1, estimator.calibration_problems) + 1)
-            problems = [case(example.name, draw=draw).problem(self.depth) for draw in draws]
-            estimator.calibrate(problems, {k: v.double() for k, v in example.params.items()})
-        return estimator
+    def probes(self, name: str) -> list[BilevelProblem]:
+        """Return other draws of a case, as many as the estimator is calibrated on."""
+        count = max(1, self.estimator.calibration_problems)
+        return [case(name, draw=draw).problem(self.depth) for draw in range(1, count + 1)]
 
     def run(
         self, example: Case, problem: BilevelProblem | None = None, params: Params | None = None
     ) -> MetaGradient:
-        """Call the estimator.
-
-        Raises:
-            Violation: what it returns is malformed.
-        """
+        """Call the estimator."""
         params = copied(example.params) if params is None else params
         problem = example.problem(self.depth) if problem is None else problem
         result = self.prepared(example.name)(problem, params)
@@ -137,19 +115,14 @@ class Subject:
         return result
 
     def has_own_objective(self, example: Case) -> bool:
-        """Return whether it follows another objective than the outer loss after K steps.
-
-        Raises:
-            NotApplicable: own_exact_gradient() fails; there is a check for that.
-        """
+        """Return whether it follows another objective than the outer loss after K steps."""
         try:
             own = self.prepared(example.name).own_exact_gradient(
                 example.problem(self.depth), copied(example.params)
             )
-        except (Exception, SystemExit) as error:
-            raise NotApplicable(
-                f"own_exact_gradient: {error_line(error, self.estimator)}"
-            ) from error
+        except (Exception, SystemExit) as error:  # there is a check for it
+            line = error_line(error, self.estimator)
+            raise NotApplicable(f"own_exact_gradient: {line}") from error
         return own is not None
 
 
@@ -158,12 +131,20 @@ def copied(params: Params) -> Params:
     return {name: value.detach().clone() for name, value in params.items()}
 
 
-def check_result(result: object, problem: BilevelProblem, params: Params) -> None:
-    """Check everything about a result that does not need its numbers.
+def check_finite(name: str, tensors: Params, where: str = "") -> None:
+    """Check that all numbers of some tensors are finite."""
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise Violation(f"{name}[{key!r}] is not finite{where}")
 
-    Raises:
-        Violation: something is not as it must be.
-    """
+
+def type_name(dtype: torch.dtype) -> str:
+    """Return the name of a type of numbers, as float64."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_result(result: object, problem: BilevelProblem, params: Params) -> None:
+    """Check everything about a result that does not need its numbers."""
     if not isinstance(result, MetaGradient):
         raise Violation(f"it returns a {type(result).__name__}, not a MetaGradient")
     check_tensors("gradient", result.gradient, params)
@@ -189,11 +170,7 @@ def check_result(result: object, problem: BilevelProblem, params: Params) -> Non
 
 
 def check_tensors(what: str, tensors: object, like: Params) -> None:
-    """Check that tensors are keyed, shaped and typed as others are.
-
-    Raises:
-        Violation: they are not.
-    """
+    """Check that tensors are keyed, shaped and typed as others are."""
     if not isinstance(tensors, dict):
         raise Violation(f"{what} is a {type(tensors).__name__}; it must be a dict of tensors")
     if list(tensors) != list(like):
@@ -206,18 +183,11 @@ def check_tensors(what: str, tensors: object, like: Params) -> None:
         if not isinstance(mine, Tensor):
             raise Violation(f"{what}[{name!r}] is a {type(mine).__name__}, not a tensor")
         if mine.shape != value.shape:
-            raise Violation(
-                f"{what}[{name!r}] is of shape {tuple(mine.shape)}, its parameter of "
-                f"{tuple(value.shape)}"
-            )
+            shapes = f"{tuple(mine.shape)}, its parameter of {tuple(value.shape)}"
+            raise Violation(f"{what}[{name!r}] is of shape {shapes}")
         if mine.dtype != value.dtype:
-            raise Violation(
-                f"{what}[{name!r}] is {_name(mine.dtype)}, its parameter {_name(value.dtype)}"
-            )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+            types = f"is {type_name(mine.dtype)}, its parameter {type_name(value.dtype)}"
+            raise Violation(f"{what}[{name!r}] {types}")
 
 
 def _listed(keys: dict[str, Tensor]) -> str:

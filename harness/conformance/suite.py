@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -41,16 +42,8 @@ class Finding:
 class Score:
     """How far an estimator is from the exact float64 meta-gradient on one case.
 
-    Attributes:
-        case: its name.
-        depth: K.
-        error: relative; None where there is no estimate.
-        cosine_distance: 1 - cos of the angle between the two.
-        single_error: relative, of the estimate in float32; None where there is none.
-        own_error: relative, against the exact gradient of its own objective if it has one.
-        hvps: Hessian-vector products taken.
-        serial_depth: number of those that had to wait for one another.
-        reason: why there is no estimate.
+    Errors are relative: of the estimate, of that in float32, and against the exact gradient of the
+    estimator's own objective if it has one. Without an estimate there is a reason.
     """
 
     case: str
@@ -93,14 +86,10 @@ def score(subject: Subject, name: str) -> Score:
         if not isinstance(end, MetaGradient):
             text = f"it refuses: {end}" if isinstance(end, OptionError) else "it fails"
             return Score(name, subject.depth, reason=text)
-        example = case(name)
-        exact, own = _exact(name, subject.depth), None
-        try:
-            own = subject.prepared(name).own_exact_gradient(
-                example.problem(subject.depth), example.params
-            )
-        except (Exception, SystemExit):  # there is a check for it
-            own = None
+        example, exact, own = case(name), _exact(name, subject.depth), None
+        problem = example.problem(subject.depth)
+        with suppress(Exception, SystemExit):  # there is a check for it
+            own = subject.prepared(name).own_exact_gradient(problem, example.params)
         return Score(
             name,
             subject.depth,
@@ -131,9 +120,6 @@ class Suite:
     """The checks and scores of an estimator, each in a worker process, in the order of `steps`.
 
     An estimator that crashes or hangs ends its worker only.
-
-    Raises:
-        OptionError: the estimator cannot be created, or fits no depth that is tried.
     """
 
     def __init__(self, text: str, plugins: tuple[str, ...] = (), time_limit: float = 300.0) -> None:

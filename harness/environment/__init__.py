@@ -89,13 +89,9 @@ def code_state(environment: dict[str, Any]) -> str:
     torch, threads, flags and variables of numerical libraries, and GPU drivers.
     """
     facts = {name: environment.get(name) for name in _DECIDES}
-    return _digest(
-        facts
-        | {
-            "threads": [environment.get(name) for name in ("threads", "threading", "variables")],
-            "drivers": sorted({gpu.get("driver", "") for gpu in environment.get("gpus") or ()}),
-        }
-    )
+    facts["threads"] = [environment.get(name) for name in ("threads", "threading", "variables")]
+    facts["drivers"] = sorted({gpu.get("driver", "") for gpu in environment.get("gpus") or ()})
+    return _digest(facts)
 
 
 def _memory() -> int:

@@ -23,11 +23,7 @@ _SLOWED = {
 
 @contextmanager
 def open_driver() -> Generator[bool]:
-    """Open the driver's library for as long as the block lasts.
-
-    Yields:
-        Whether there is one that answers; without it `query` must not be called.
-    """
+    """Open the driver's library; yield whether one answers, without which `query` would fail."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -50,15 +46,9 @@ def query(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @contextmanager
 def gpu_of(device: str) -> Generator[Any]:
-    """Open the driver's library for one GPU that this process computes on.
-
-    It is found by its identity: torch counts only the GPUs that it may use, in an order of its own,
-    and the driver counts all. A part of a divided GPU (MIG) has its own identity.
-
-    Yields:
-        The handle that functions of `pynvml` take; None if there is no driver or it knows no such
-        GPU.
-    """
+    """Open the driver's library; yield its handle of a GPU, None if it knows no such GPU."""
+    # torch counts only the GPUs that it may use, in another order than the driver, which counts
+    # all. A part of a divided GPU (MIG) has its own identity.
     identity = torch.cuda.get_device_properties(device).uuid
     with open_driver() as there:
         kinds = ("GPU", "MIG") if there else ()
@@ -69,11 +59,8 @@ def gpu_of(device: str) -> Generator[Any]:
 def gpus() -> list[dict[str, Any]]:
     """Return all GPUs; facts that are not known of one are left out.
 
-    Returns:
-        For each "index", "id", "name", "driver", "cuda" (the newest that the driver supports),
-        "capability", "cores", "memory" in bytes, "ecc", "mig" (whether it is divided), "mhz" and
-        "most_mhz" of the multiprocessors' clock, "memory_mhz", "busy" in per cent, "power_limit" in
-        watts, and "slowed": the causes that hold the clock down now. [] without a driver.
+    "cuda" is the newest that the driver supports, "mig" whether it is divided; memory is in bytes,
+    "busy" in per cent, the power limit in watts.
     """
     with open_driver() as there:
         if not there:
@@ -92,8 +79,7 @@ def visible(gpus: list[dict[str, Any]]) -> list[str]:
     if chosen is None:
         return [gpu["name"] for gpu in gpus]
     names = []
-    for part in chosen.split(","):
-        part = part.strip()
+    for part in map(str.strip, chosen.split(",")):
         match = [
             gpu["name"]
             for gpu in gpus

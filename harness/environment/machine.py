@@ -41,10 +41,8 @@ def processor_name(root: Path = Path("/")) -> str:
 def processor(root: Path = Path("/")) -> dict[str, Any]:
     """Return the properties of the processor that decide how steady timings are, if known.
 
-    Returns:
-        "logical" processors, and those "usable" by this process; "governor" and "driver" of the
-        clock; "boost": whether it may exceed its nominal frequency; "least_mhz" and "most_mhz";
-        "smt": whether two hardware threads share a core; "virtual": whether a hypervisor is there.
+    "usable" processors are those of this process, "driver" is that of the clock, "smt" is whether
+    two hardware threads share a core.
     """
     cpus = root / "sys/devices/system/cpu"
     clock = cpus / "cpu0/cpufreq"
@@ -90,13 +88,7 @@ def _mhz(path: Path) -> float | None:
 
 
 def load(store: Path | None = None, root: Path = Path("/")) -> dict[str, Any]:
-    """Return how busy, full and hot the machine is now, if known.
-
-    Returns:
-        "load": averages over 1, 5 and 15 minutes; "memory_free", "swap", "swap_used" and
-        "disk_free" in bytes; "on_battery"; "throttled": how often a control group's processor
-        time was used up; "overheated": how often the processor was slowed down by heat.
-    """
+    """Return how busy, full and hot the machine is now, if known; sizes are in bytes."""
     return known(
         load=[round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         **_free_memory(),
@@ -136,9 +128,6 @@ def limits(root: Path = Path("/")) -> dict[str, float]:
     """Return the least limits of the control groups, as of a container, that this process is in.
 
     Source: cgroup-v1 and cgroup-v2 in the documentation of the Linux kernel.
-
-    Returns:
-        "processors" that may be used at a time and "memory" in bytes, where they are limited.
     """
     quotas, memories = [], []
     for folder in _control_groups(root, "cpu"):
@@ -152,10 +141,7 @@ def limits(root: Path = Path("/")) -> dict[str, float]:
         limit = _integer(read(folder / "memory.max") or read(folder / "memory.limit_in_bytes"))
         if limit is not None and limit < 2**60:  # version 1 writes a huge number for no limit
             memories.append(limit)
-    return known(
-        processors=min(quotas, default=None),
-        memory=min(memories, default=None),
-    )
+    return known(processors=min(quotas, default=None), memory=min(memories, default=None))
 
 
 def throttled(root: Path = Path("/")) -> int | None:

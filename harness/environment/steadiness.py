@@ -21,11 +21,9 @@ class Steadiness:
     """Measurements of a second of test work on one thread.
 
     Attributes:
-        seconds: of each sample, in order.
         waited: share of the time in which the processor ran something else.
         stolen: share of processor time that the hypervisor gave to other machines.
         throttled: how often a control group's processor time was used up.
-        overheated: how often heat slowed cores down.
     """
 
     seconds: tuple[float, ...]

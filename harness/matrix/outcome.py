@@ -34,7 +34,6 @@ class Outcome:
     """How one piece of work ended.
 
     Attributes:
-        status: its kind.
         reason: one line for people; empty when all went well.
         traceback: of the exception, or of where a worker was when it was ended; what a crashed
             one printed last.

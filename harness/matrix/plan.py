@@ -21,14 +21,8 @@ class Axes:
 
     Attributes:
         settings: pairs of task and model.
-        depths: K.
-        estimators: specifications.
         ordered: names of estimators that are taken at every one of `orders`.
         orders: L, or "all" for 0..K.
-        devices: "cpu", "cuda:0", ...
-        dtypes: "float32", "float64".
-        seeds: of parameters and tasks.
-        num_tasks: how many tasks bias is taken over.
         step_size: alpha; None for each task's own.
         trained: steps of exact meta-training before anything is measured.
     """
@@ -60,22 +54,13 @@ def presets() -> dict[str, str]:
 
 
 def preset(name: str) -> Axes:
-    """Read a preset from presets.toml.
-
-    Raises:
-        OptionError: there is no such preset.
-    """
+    """Read a preset from presets.toml."""
     return Axes(**{key: _frozen(value) for key, value in entry("harness.matrix", name).items()})
 
 
 def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) -> list[Planned]:
-    """Return every cell of a matrix, in the order of its axes; nothing is filtered out.
-
-    Raises:
-        OptionError: a part of it is wrong, or it is empty.
-    """
-    planned: list[Planned] = []
-    seen: set[Cell] = set()
+    """Return every cell of a matrix, in the order of its axes; nothing is filtered out."""
+    planned: dict[Cell, Planned] = {}
     for (task, model), depth, device, dtype, seed, trained in product(
         axes.settings, axes.depths, axes.devices, axes.dtypes, axes.seeds, axes.trained
     ):
@@ -92,42 +77,36 @@ def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) ->
                 num_tasks=axes.num_tasks,
                 trained=trained,
             )
-            if cell not in seen:
-                seen.add(cell)
-                planned.append(
-                    Planned(cell, missing(cell.device) or cell.unsupported_reason() or "")
-                )
+            if cell not in planned:
+                skip = missing(cell.device) or cell.unsupported_reason() or ""
+                planned[cell] = Planned(cell, skip)
     if not planned:
         raise OptionError("nothing to measure: name a task, a model, a depth and an estimator")
-    return planned
+    return list(planned.values())
+
+
+def setting(task: str | None, model: str | None) -> list[tuple[str, str]]:
+    """Return the only setting of a user who named a task and a model; none for neither."""
+    if (task is None) != (model is None):
+        raise OptionError("--task and --model go together, as --task sinusoid --model mlp-40-40")
+    return [(task, model)] if task is not None and model is not None else []
 
 
 def override(axes: Axes, *, task: str | None, model: str | None, **changes: Any) -> Axes:
-    """Put what a user named in the place of a preset's axes.
-
-    Raises:
-        OptionError: a task without a model, or the other way round.
-    """
-    if (task is None) != (model is None):
-        raise OptionError("--task and --model go together, as --task sinusoid --model mlp-40-40")
+    """Put what a user named in the place of a preset's axes."""
+    changes["settings"] = setting(task, model)
     named: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in changes.items()
         if value not in (None, [])
     }
-    if task is not None and model is not None:
-        named["settings"] = ((task, model),)
     if "estimators" in named:
         named["ordered"] = ()
     return replace(axes, **named)
 
 
 def refuse_impossible(planned: list[Planned], *, named: bool) -> None:
-    """Refuse a plan of which nothing can be measured.
-
-    Raises:
-        OptionError: everything, or everything of a named estimator, would be skipped.
-    """
+    """Refuse a plan of which nothing can be measured."""
     groups: dict[str, list[str]] = {}
     for plan in planned:
         groups.setdefault(plan.cell.estimator if named else "", []).append(plan.skip)

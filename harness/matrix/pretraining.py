@@ -81,11 +81,7 @@ def pretrain(
 
 
 def losses_at(problem: BilevelProblem, theta: Params) -> tuple[Any, ...]:
-    """Return parts for `cache.digest`: they change when data, model or losses do.
-
-    Returns:
-        theta, K, alpha, and value and gradient of the inner and of the outer loss at theta.
-    """
+    """Return parts for `cache.digest`: they change when data, model or losses do."""
     point = leaves(theta)
     inner, outer = (value_and_gradient(f, point) for f in (problem.inner_loss, problem.outer_loss))
     return theta, problem.steps, problem.alpha, *inner, *outer

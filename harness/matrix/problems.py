@@ -31,12 +31,8 @@ assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= _FIRST_PROBE
 class Sampler:
     """Draw a cell's tasks, as problems of one module that is built once.
 
-    Attributes:
-        cell: names task, model, depth, step size and seed.
-        family: of the tasks.
-        module: with the parameters to measure at.
-        dtype: of parameters and inputs; their values are the same up to rounding.
-        device: where they live.
+    The module has the parameters to measure at; values are the same for every dtype and device, up
+    to rounding.
     """
 
     cell: Cell
@@ -50,9 +46,6 @@ class Sampler:
         """Build the module, at its initial parameters or where meta-training has led.
 
         Meta-training is taken up where the cache leaves off, in this very process.
-
-        Raises:
-            Diverged: meta-training does not stay finite.
         """
         family = TASKS.create(cell.task)
         module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
@@ -89,13 +82,7 @@ class Sampler:
 def bilevel_problems(
     cell: Cell, indices: Iterable[int], *, dtype: torch.dtype, device: str
 ) -> tuple[list[BilevelProblem], Params]:
-    """Build some of a cell's tasks, counted from 0, with the parameters to measure at.
-
-    Values are the same for every dtype and device, up to rounding.
-
-    Raises:
-        Diverged: meta-training does not stay finite.
-    """
+    """Build some of a cell's tasks, counted from 0, with the parameters to measure at."""
     sampler = Sampler.of(cell, dtype=dtype, device=device)
     return [sampler.problem(index) for index in indices], sampler.params
 
@@ -104,10 +91,7 @@ def bilevel_problems(
 def checkpoint(cell: Cell) -> Params:
     """Return theta after a cell's steps of exact meta-training, on tasks reserved for that.
 
-    It is computed on the CPU whatever the cell's device, and so is the same for all.
-
-    Returns:
-        float64 on the CPU.
+    It is computed in float64 on the CPU whatever the cell's device, and so is the same for all.
     """
     sampler = Sampler.of(replace(cell, trained=0), dtype=torch.float64, device="cpu")
 

@@ -61,14 +61,7 @@ def select(planned: list[Planned], conditions: Iterable[str]) -> list[Planned]:
 
 @dataclass(frozen=True)
 class _Part:
-    """An axis, how to compare with it, and with what.
-
-    Attributes:
-        text: as it was written.
-        axis: key of an axis.
-        sign: a key of `_COMPARED`.
-        patterns: alternatives; one number unless the sign is "=".
-    """
+    """An axis, a key of `_COMPARED`, and patterns: one number unless the sign is "="."""
 
     text: str
     axis: str
@@ -79,11 +72,7 @@ class _Part:
         return any(self._matches(pattern, cell) for pattern in self.patterns)
 
     def refuse_unmatched(self, cells: list[Cell]) -> None:
-        """Refuse a pattern that matches no cell: a slip, be there others beside it or not.
-
-        Raises:
-            OptionError: there is one.
-        """
+        """Refuse a pattern that matches no cell: a slip, be there others beside it or not."""
         values = sorted({getattr(cell, AXES[self.axis].name) for cell in cells})
         if self.sign != "=" and not all(_is_number(value) for value in values):
             raise OptionError(
@@ -136,11 +125,7 @@ def _canonical(axis: str, pattern: str) -> str:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Split at separators outside of parentheses and quotes.
-
-    Raises:
-        OptionError: a parenthesis or a quote is open or closed too often.
-    """
+    """Split at separators outside of parentheses and quotes."""
     pieces, depth, quote = [""], 0, ""
     for character in text:
         if quote:

@@ -20,11 +20,7 @@ def bias(target: Target) -> Samples:
     them; the theory's bound on that error, bound(x) ||g|| / ||exact||, with g the outer gradient
     and x the task's own alpha lambda_max. Of all tasks together: see `BatchError`.
 
-    Returns:
-        "bias", "cosine_distance", "outer_loss" and "curvature", which is alpha lambda_max, one a
-        task; where the estimator follows another objective than MAML's, "own_bias", and where
-        there is a bound, "bound", likewise; and one of each figure of `BatchError.samples`.
-        Curvature and bounds are left out if not all are finite.
+    Curvature and bounds are left out if not all are finite.
 
     Raises:
         Diverged: an estimate is not finite.
@@ -72,9 +68,6 @@ def error_bound(cell: Cell, estimator: Estimator, alpha_lambda_max: float) -> fl
 
     Only ||alpha H_k|| is measured, so that of the assumptions in `estimators.bounds` only
     `Bounded` is honest: networks have negative curvature, for which the others do not hold.
-
-    Returns:
-        inf beyond the largest float; None where nothing is known of the estimator's error.
     """
     known = math.isfinite(alpha_lambda_max)
     assumption = Bounded(alpha_lambda_max / cell.step_size if known else 0.0)

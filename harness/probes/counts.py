@@ -11,11 +11,7 @@ from harness.probes.target import Target
 
 
 def counts(target: Target) -> Samples:
-    """Return how many Hessian-vector products an estimate took, and how many were serial.
-
-    Raises:
-        Diverged: the estimate or the outer loss is not finite.
-    """
+    """Return how many Hessian-vector products an estimate took, and how many were serial."""
     result = target.estimate()
     for what, size in (("estimate", norm(result.gradient)), ("outer loss", result.outer_loss)):
         if not torch.isfinite(torch.as_tensor(size)):

@@ -32,13 +32,7 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
     on, gradient descent there diverges.
 
     The same to the last bit for the same problem in the same configuration: the start vector is
-    fixed.
-
-    Returns:
-        0 or more; inf where a product is not finite.
-
-    Raises:
-        OptionError: the inner loop is not plain gradient descent with one step size.
+    fixed. Where a product is not finite it is inf.
 
     Example:
         >>> import torch
@@ -76,9 +70,6 @@ def extreme_eigenpair(product: Callable[[Tensor], Tensor], start: Tensor) -> tup
 
     scipy's `eigsh` takes 20 products before it looks at all, or restarts with fewer; here ten
     are enough, and each is as dear as two gradients.
-
-    Returns:
-        The eigenvalue, inf if a product is not finite; and a unit vector [n].
 
     Source: Lanczos 1950; Golub and Van Loan, "Matrix Computations", section 10.1.
 

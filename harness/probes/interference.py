@@ -37,13 +37,11 @@ class Reading:
     A counter that a system lacks is 0.
 
     Attributes:
-        at: seconds on a monotonic clock.
         processors: how many this process may use; `busy` and `stolen` are theirs.
         busy: CPU seconds that they worked for anyone here.
         stolen: CPU seconds that a hypervisor gave to other machines.
         own: CPU seconds of this process.
         throttled: how often this process's control groups had used their processor time up.
-        overheated: how often cores were slowed down because they were hot.
         megahertz: of the fastest processor now.
     """
 

@@ -37,10 +37,6 @@ class LiveStorages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     before are not counted, nor is memory that is not torch's, such as that of numpy arrays.
     Buffers inside a kernel and sparse tensors are not seen, and a storage that is resized behind
     the operators' back (`UntypedStorage.resize_`) only when it is next used.
-
-    Attributes:
-        live: bytes alive now.
-        peak: most bytes alive so far.
     """
 
     def __init__(self, *, given: bool = False) -> None:
@@ -97,11 +93,9 @@ def storages(tree: Any) -> Iterator[torch.UntypedStorage]:
 def baseline_memory(build: Callable[[], object], device: str) -> int:
     """Return the bytes of tensors that what `build` returns holds.
 
-    They are counted by what is freed when it is dropped, so that caches are not. Run it a second
-    time, for what libraries allocate at their first use is not the problem's.
-
-    Returns:
-        Bytes; on the CPU those of numpy arrays that tensors share, too.
+    They are counted by what is freed when it is dropped, so that caches are not; on the CPU those
+    of numpy arrays that tensors share, too. Run it a second time, for what libraries allocate at
+    their first use is not the problem's.
 
     Example:
         >>> baseline_memory(lambda: torch.ones(10)[:5], "cpu")
@@ -158,9 +152,6 @@ def reserved_memory(work: Callable[[], object], device: str) -> int:
 
     More than `peak_memory` by what rounding to blocks and fragmentation cost; it decides whether
     an estimate fits on a device. Blocks that lie unused are given back before.
-
-    Returns:
-        Bytes above those reserved before.
     """
     gc.collect()
     torch.cuda.synchronize(device)
@@ -175,19 +166,12 @@ def profiled_peak(work: Callable[[], object]) -> int:
     """Return `peak_memory` of work on the CPU that a dispatch mode cannot see: compiled programs.
 
     torch's profiler records every allocation; it needs more time and memory for that.
-
-    Returns:
-        Bytes.
     """
     return max(accumulate(profiled_changes(work), initial=0))
 
 
 def profiled_changes(work: Callable[[], object]) -> list[int]:
-    """Return what work on the CPU allocates, and below 0 releases, as torch's profiler has it.
-
-    Returns:
-        Bytes, in the order of time.
-    """
+    """Return the bytes that work on the CPU allocates, and below 0 releases, one by one."""
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = work()

@@ -27,26 +27,14 @@ _SOURCES = (
 
 @dataclass(frozen=True)
 class Reference:
-    """Of each task of a group, in this order.
-
-    Attributes:
-        gradients: exact meta-gradients, float64.
-        curvature: alpha max_k |lambda|_max(H_k) along the inner loop, see `largest_curvature`.
-    """
+    """The exact meta-gradient and the `largest_curvature` of each task of a group."""
 
     gradients: list[Params]
     curvature: list[float]
 
 
 def save_reference(group: Cell, path: Path) -> None:
-    """Compute the references of a group, or take them from the cache, into a file.
-
-    The cache's key has all that the computation depends on: theta, value and gradient of each
-    task's losses there, K, alpha, the code, and the kind of machine.
-
-    Raises:
-        Diverged: an exact meta-gradient is not finite.
-    """
+    """Compute the references of a group, or take them from the cache, into a file."""
     problems, theta = bilevel_problems(
         group, range(group.num_tasks), dtype=torch.float64, device=group.device
     )

@@ -46,9 +46,6 @@ def resident_growth(work: Callable[[], object]) -> int:
 
     Call it first in a fresh process: whatever ran before leaves pages that are used again.
     What the libraries load on their first use is counted too.
-
-    Returns:
-        Bytes, 0 or more.
     """
     if "fork" in multiprocessing.get_all_start_methods():
         # memory-profiler watches from a child of ours; a fork server for it would cost more time

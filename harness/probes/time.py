@@ -69,9 +69,6 @@ def interleaved_times(
     The garbage collector rests meanwhile. CUDA is timed by its own events, and waited for at both
     ends of a sample. The number of threads stays at OMP_NUM_THREADS; the process is not bound
     to a processor, where it could not get out of the way of others.
-
-    Returns:
-        One a piece of work.
     """
     series = [series_of(work, device) for work in works]
     with _garbage_kept():
@@ -161,18 +158,12 @@ class _CudaClock(_Clock):
 
 @dataclass
 class Series:
-    """One piece of work, and what was measured of it so far.
+    """One piece of work, and what was measured of it so far; see `Timing`.
 
     Attributes:
-        work: what is timed.
-        clock: that of its device.
         threads: how many torch is to use.
-        runs: calls within a sample, of which `seconds` are the mean.
         warm_calls: seconds of the calls before the first sample.
-        seconds: samples.
-        phases: likewise, by phase.
         waited: seconds that the process was kept waiting while samples were taken.
-        notes: what disturbed them.
     """
 
     work: Work

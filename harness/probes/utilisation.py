@@ -18,11 +18,8 @@ _SECONDS = 2.0  # so that at least six windows, or one long one, are of the work
 def utilisation(work: Callable[[], object], device: str) -> list[float]:
     """Return the share of the time in which kernels of repeated work were running, in per cent.
 
-    The driver measures it and is read from a thread. Its buffer of older samples would need none,
-    but how long a time each of those covers is not documented.
-
-    Returns:
-        Readings in the order of time; none where the driver has no readings, as for parts of a GPU.
+    The driver measures it and is read from a thread; it has no readings for parts of a GPU. Its
+    buffer of older samples would need no thread, but how long a time each covers is not documented.
     """
     readings: list[float] = []
     ended = Event()

@@ -51,15 +51,8 @@ _REQUIRED: dict[str, Any] = {
 class Operator:
     """A row of operators.csv: one operator within one phase.
 
-    Attributes:
-        phase: the phase.
-        operator: its name, as `aten::mm`.
-        calls: how often it was called.
-        self_seconds: time in it, without the operators that it calls.
-        total_seconds: time in it, with them.
-        self_bytes: allocated less freed in it, without the operators that it calls; a release by
-            Python between operators counts for none.
-        device_seconds: time of the kernels that it launched itself; 0 on the CPU.
+    What is `self` is without the operators that it calls; a release by Python between operators
+    counts for none. `device_seconds` is the time of the kernels that it launched itself.
     """
 
     phase: str
@@ -73,13 +66,10 @@ class Operator:
 
 @dataclass(frozen=True)
 class Change:
-    """A row of memory.csv: an allocation or a release.
+    """A row of memory.csv: an allocation, or a release (`bytes` below 0).
 
-    Attributes:
-        bytes: allocated; below 0: released.
-        live: bytes alive afterwards, above those before the estimate.
-        phase: in which it happened.
-        operator: that allocated it; empty for a release, and where it is not known.
+    Afterwards `live` bytes are alive, above those before the estimate; the operator that allocated
+    is empty for a release, and where it is not known.
     """
 
     bytes: int
@@ -90,15 +80,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Tensors:
-    """A row of tensors.csv: equal tensors that are alive at the peak.
+    """A row of tensors.csv: equal tensors that are alive at the peak, and who allocated them.
 
-    Attributes:
-        phase: in which they were allocated.
-        operator: that allocated them.
-        shape: of the tensor that came with the storage, as "10 x 40"; empty for a scalar.
-        dtype: as "float32".
-        count: how many.
-        bytes: of all of them.
+    The shape, as "10 x 40", is that of the tensor that came with the storage; `bytes` are of all.
     """
 
     phase: str
@@ -114,16 +98,7 @@ TABLES = {"operators.csv": Operator, "memory.csv": Change, "tensors.csv": Tensor
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile that was written before.
-
-    Attributes:
-        folder: where its files are.
-        summary: of `profile.json`.
-        operators: rows of `Operator`.
-        memory: rows of `Change`.
-        tensors: rows of `Tensors`.
-        stacks: nanoseconds by stack.
-    """
+    """A profile that was written before, with rows of `Operator`, `Change` and `Tensors`."""
 
     folder: Path
     summary: dict[str, Any]
@@ -141,12 +116,7 @@ def folder_of(cell: Cell, store: Path) -> Path:
 
 
 def read_profile(folder: Path) -> Profile:
-    """Read a whole profile.
-
-    Raises:
-        ValueError: it is none, of another schema, or incomplete.
-        OSError: a file cannot be read.
-    """
+    """Read a whole profile."""
     summary = read_summary(folder)
     operators, memory, tensors = (_read_table(folder / name) for name in TABLES)
     stacks = read_stacks(folder / "stacks.txt")
@@ -154,12 +124,7 @@ def read_profile(folder: Path) -> Profile:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Read the summary of a profile.
-
-    Raises:
-        ValueError: it is none, of another schema, or incomplete.
-        OSError: it cannot be read.
-    """
+    """Read the summary of a profile."""
     summary: Any = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
         raise ValueError(f"{folder / SUMMARY} is no profile of schema {SCHEMA}")
@@ -196,12 +161,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """Read one of `TABLES`.
-
-    Raises:
-        ValueError: it is none, or a column is missing or of another type.
-        OSError: it cannot be read.
-    """
+    """Read one of `TABLES`."""
     kinds = {field.name: field.type for field in fields(TABLES[path.name])}
     # A text column stays one even if every text looks like a number.
     texts = {name: str for name, kind in kinds.items() if kind is str}
@@ -224,12 +184,7 @@ def write_stacks(stacks: Stacks, path: Path) -> None:
 
 
 def read_stacks(path: Path) -> Stacks:
-    """Read a file of `write_stacks`.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: a line is not a stack.
-    """
+    """Read a file of `write_stacks`."""
     stacks: Stacks = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         frames, _, spent = line.rpartition(" ")
@@ -239,14 +194,7 @@ def read_stacks(path: Path) -> Stacks:
 
 @contextmanager
 def replaced_when_whole(folder: Path, cell: str) -> Generator[Path]:
-    """Open an empty folder for a profile, which replaces an older one if all goes well.
-
-    Yields:
-        The folder to write to, beside the other one; it is removed if anything is raised.
-
-    Raises:
-        UserError: the other folder is no profile of the cell, or it cannot be written.
-    """
+    """Open an empty folder beside a profile's, which it replaces unless anything is raised."""
     if folder.exists() and not _is_replaceable(folder, cell):
         raise UserError(
             f"{folder} holds something other than a profile of this cell; name another by --out"

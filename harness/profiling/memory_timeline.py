@@ -17,12 +17,7 @@ from harness.profiling.folder import Change, Tensors
 
 @dataclass(frozen=True)
 class Timeline:
-    """The memory of one estimate over time.
-
-    Attributes:
-        changes: in the order of time.
-        tensors: those at the peak, the most bytes first; empty where they cannot be known.
-    """
+    """The changes of one estimate's memory, and the tensors at its peak where they are known."""
 
     changes: list[Change]
     tensors: list[Tensors]

@@ -24,7 +24,7 @@ def print_profile(profile: Profile, console: Console) -> None:
         row.append(number_text(sums["peak_memory"], "B") if "peak_memory" in sums else "")
         phases.add_row(*row, style="bold" if phase == summary["peak_phase"] else None)
     console.print(phases)
-    console.print(f"{peak_text(summary)}\n", highlight=False)
+    console.print(f"{peak_text(summary)}\n")
     console.print(_operators(profile.operators.head(_ROWS).to_dict("records"), whole), "")
     if len(profile.tensors):
         console.print(_tensors(profile), "")
@@ -32,9 +32,9 @@ def print_profile(profile: Profile, console: Console) -> None:
         "Times are those under the profiler, which slows small operators most.", style="dim"
     )
     for note in summary["notes"]:
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim")
     console.print()
-    console.print(f"{profile.folder}:", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{profile.folder}:", markup=False, soft_wrap=True)
     files = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, opened_by in FILES.items():
         files.add_row(name, opened_by)
@@ -55,15 +55,12 @@ def _tensors(profile: Profile) -> Table:
     columns = ("allocated by", "phase", "count", "shape", "memory")
     table = _table("tensors alive at the peak", *columns)
     for row in profile.tensors.head(_ROWS).to_dict("records"):
-        shape = f"{row['shape'] or 'scalar'} {row['dtype']}"
-        table.add_row(
-            row["operator"], row["phase"], str(row["count"]), shape, number_text(row["bytes"], "B")
-        )
+        size, shape = number_text(row["bytes"], "B"), f"{row['shape'] or 'scalar'} {row['dtype']}"
+        table.add_row(row["operator"], row["phase"], str(row["count"]), shape, size)
     rest = profile.tensors.iloc[_ROWS:]
     if len(rest):
-        table.add_row(
-            "(others)", "", str(rest["count"].sum()), "", number_text(rest["bytes"].sum(), "B")
-        )
+        size = number_text(rest["bytes"].sum(), "B")
+        table.add_row("(others)", "", str(rest["count"].sum()), "", size)
     return table
 
 
@@ -84,11 +81,6 @@ def peak_text(summary: dict[str, Any]) -> str:
 
 
 def short_name(operator: str) -> str:
-    """Return an operator's name for a narrow column.
-
-    Example:
-        >>> short_name("autograd::engine::evaluate_function: MmBackward0")
-        'MmBackward0 (engine)'
-    """
+    """Return an operator's name for a narrow column, as "MmBackward0 (engine)"."""
     name = operator.removeprefix("autograd::engine::evaluate_function: ")
     return operator if name == operator else f"{name} (engine)"

@@ -51,12 +51,7 @@ def marked_phases() -> Generator[None]:
 
 
 def marked_phase(event: str) -> str:
-    """Return the phase whose beginning an event of this name marks; empty for other events.
-
-    Example:
-        >>> marked_phase("phase: inner loop")
-        'inner loop'
-    """
+    """Return the phase whose beginning an event of this name marks; empty for other events."""
     return event.removeprefix(_MARK) if event.startswith(_MARK) else ""
 
 
@@ -81,12 +76,9 @@ def show_phases(trace: dict[str, Any]) -> None:
 
 
 def operators(events: Iterable[FunctionEvent]) -> list[Operator]:
-    """Sum a profile by phase and operator; self times add up to the time of the whole.
+    """Sum a profile by operator and the phase in which it begins, the longest self time first.
 
-    An operator belongs to the phase in which it begins.
-
-    Returns:
-        Rows, the longest self time first.
+    Self times add up to the time of the whole.
     """
     host = [event for event in events if event.device_type == DeviceType.CPU]
     (whole,) = (event.time_range for event in host if event.name == ESTIMATE)

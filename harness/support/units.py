@@ -79,3 +79,8 @@ def _scaled(number: float, base: int, units: tuple[str, ...]) -> str:
     while abs(number) >= 999.5 and power < len(units) - 1:
         number, power = number / base, power + 1
     return f"{number:.3g} {units[power]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words, as "1 cell" or "2 cells"."""
+    return f"{count} {noun}" + "s" * (count != 1)

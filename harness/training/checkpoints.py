@@ -23,16 +23,9 @@ class Checkpoint:
 
     Attributes:
         training: digest of the configuration, code and machine.
-        step: steps taken so far.
-        params: theta.
-        optimizer: state of the outer optimiser.
         estimator: fitted values of the estimator; empty where it fits nothing.
         evaluated_step: the step of the last validation; -1 before the first.
         score: of that validation, larger is better.
-        best_step: the step with the best score so far.
-        best_score: that score.
-        best_params: theta of that step.
-        validations_since_best: their number.
     """
 
     training: str
@@ -48,11 +41,7 @@ class Checkpoint:
     validations_since_best: int = 0
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint; a process that is killed meanwhile leaves the older one.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write the checkpoint; a process that is killed meanwhile leaves the older one."""
         buffer = io.BytesIO()
         # `asdict` would copy each tensor.
         content = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -63,12 +52,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path, training: str, like: Params) -> Self:
-        """Read a checkpoint.
-
-        Raises:
-            UserError: the file is broken, of another version, training or model.
-            OSError: it cannot be read.
-        """
+        """Read a checkpoint."""
         content = path.read_bytes()
         checksum, payload = content[:_CHECKSUM], content[_CHECKSUM:]
         if hashlib.sha256(payload).digest() != checksum:

@@ -20,6 +20,11 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 _NOT_OUTER = ("cell", "learning_rate", "bias_every", "bias_tasks")
 _LEARNING_RATE = 1e-3
+_BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("steps", "meta_batch", "validate_every"), (1, math.inf)),
+    **dict.fromkeys(("validation_tasks", "test_tasks"), (1, TASKS_A_SEED // 10)),
+    **dict.fromkeys(("test_depth", "patience", "bias_every"), (0, math.inf)),
+}
 _OWN_LEARNING_RATE = {"imaml": 5e-4}
 
 
@@ -28,22 +33,14 @@ class TrainingConfig:
     """A meta-training; the defaults are the hyperparameters of the binomial method's paper.
 
     Attributes:
-        cell: estimator, task, model, depth K, step size alpha, device, dtype and seed.
         steps: of the outer optimiser, at most.
-        optimiser: a name in `OPTIMISERS`.
         learning_rate: of the outer optimiser, which takes the mean over a meta-batch; None: the
             paper's for the estimator, 5e-4 for `imaml` and 1e-3 for all others.
         meta_batch: tasks of a step.
         test_depth: inner steps in validation and test.
-        validate_every: steps from one validation to the next.
         validation_tasks: tasks of each validation, and as many training tasks.
-        test_tasks: tasks of the test at the end.
         patience: validations without a better one after which it ends; 0: never.
         bias_every: steps from one measurement of bias to the next; 0: none.
-        bias_tasks: tasks over which bias is taken.
-
-    Raises:
-        OptionError: a number is out of its range.
 
     Source: the paper, section 5 and appendix; for 15 queries a class and 10 inner steps at test,
     the task's own options and `test_depth`.
@@ -63,16 +60,12 @@ class TrainingConfig:
     bias_tasks: int = 8
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "meta_batch": 1, "validate_every": 1}
-        least |= {"validation_tasks": 1, "test_tasks": 1}
-        least |= {"test_depth": 0, "patience": 0, "bias_every": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise OptionError(f"{_words(name)} {getattr(self, name)} must be {bound} or more")
-        most = TASKS_A_SEED // 10
-        for name in ("validation_tasks", "test_tasks"):
-            if getattr(self, name) > most:
-                raise OptionError(f"{_words(name)} {getattr(self, name)} must be {most:,} or less")
+        for name, (least, most) in _BOUNDS.items():
+            value, words = getattr(self, name), name.replace("_", " ")
+            if value < least:
+                raise OptionError(f"{words} {value} must be {least} or more")
+            if value > most:
+                raise OptionError(f"{words} {value} must be {most:,} or less")
         if self.bias_every % self.validate_every:
             raise OptionError(
                 f"bias every {self.bias_every} steps must be a multiple of the "
@@ -91,13 +84,7 @@ class TrainingConfig:
 
     @property
     def rate(self) -> float:
-        """The learning rate.
-
-        Example:
-            >>> axes = {"task": "sinusoid", "model": "mlp-40-40", "depth": 5}
-            >>> TrainingConfig(Cell.of(estimator="imaml(cg_steps=2)", **axes)).rate
-            0.0005
-        """
+        """The learning rate."""
         if self.learning_rate is not None:
             return self.learning_rate
         return _OWN_LEARNING_RATE.get(Spec.parse(self.cell.estimator).name, _LEARNING_RATE)
@@ -111,7 +98,3 @@ class TrainingConfig:
         # Estimators each at the paper's rate count as one setting, so that they are compared.
         outer["learning_rate"] = self.learning_rate or "own"
         return Training(**axes, outer=outer)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -20,10 +20,7 @@ _T = TypeVar("_T")
 class Ranks:
     """The rank of this process among those that train together; by default it is the only one.
 
-    Attributes:
-        rank: its number.
-        count: how many there are.
-        local: its number on its machine, which is that of its GPU.
+    `local` is its number on its machine, which is that of its GPU.
     """
 
     rank: int = 0
@@ -51,11 +48,7 @@ class Ranks:
         return {name: _interleaved([part.get(name, []) for part in parts]) for name in names}
 
     def from_first(self, make: Callable[[], _T]) -> _T:
-        """Call a function on rank 0 and return its result on all; every process has to call it.
-
-        Raises:
-            UserError: the function raised it.
-        """
+        """Call a function on rank 0 and return its result on all; every process has to call it."""
         if self.count == 1:
             return make()
         results: list[Any] = [None]
@@ -81,11 +74,7 @@ def under_torchrun() -> bool:
 
 @contextmanager
 def process_group(*, gpus: bool) -> Generator[Ranks]:
-    """Join the process group of torchrun.
-
-    Yields:
-        The rank of this process.
-    """
+    """Join the process group of torchrun, and leave it at the end."""
     store, rank, count = next(rendezvous("env://"))
     # After a restart torchrun's store still has the addresses of the lost processes.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -16,11 +16,9 @@ _AT_ONCE = 50  # tasks whose data and graphs are in memory together
 
 
 def evaluate(problems: Sequence[BilevelProblem], theta: Params, batching: Batching) -> Samples:
-    """Adapt to each task by all its inner steps and evaluate on its queries.
+    """Adapt to each task by all its inner steps, and return the outer loss on its queries.
 
-    Returns:
-        A number for each task: "outer_loss", the loss on the queries; and where targets are
-        classes "accuracy", the share of queries whose largest output is at their class.
+    And where targets are classes, the accuracy.
     """
     losses: list[float] = []
     accuracies: list[float] = []

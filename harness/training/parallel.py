@@ -34,9 +34,7 @@ class TrainingResult:
     """The end of a training.
 
     Attributes:
-        config: of the training.
-        outcome: whether that went well.
-        test: the test at the end; None unless the outcome is ok.
+        test: None unless the outcome is ok.
         name: of its journal in the store's folder of trainings; "" where there is none.
         messages: for the user, a line each.
         known: whether it had ended before, and was not trained now.
@@ -59,16 +57,8 @@ def train_all(
     fresh: bool = False,
     on_progress: OnProgress = lambda config, step, score: None,
 ) -> Iterator[TrainingResult]:
-    """Train each, resume it, or take its result from the store; see `begin`.
-
-    Left early, as by Ctrl-C, it ends all processes; each training goes on from where it was saved.
-
-    Yields:
-        The results, in the order in which trainings end.
-
-    Raises:
-        UserError: the store cannot be written, or the disk is full.
-    """
+    """Train each, resume it, or take its result from the store, in the order in which they end."""
+    # Left early, as by Ctrl-C, it ends all processes.
     stop = threading.Event()
     jobs = min(jobs, len(configs))
     limits = Limits(math.inf, worker_memory(jobs))
@@ -110,11 +100,7 @@ def train_distributed(
     fresh: bool = False,
     on_progress: OnProgress = lambda config, step, score: None,
 ) -> Iterator[TrainingResult]:
-    """Train one after another in this process together with the others of torchrun.
-
-    Yields:
-        The results, in order.
-    """
+    """Train one after another in this process together with the others of torchrun."""
     fixed_flags()
     with process_group(gpus=any(config.cell.device != "cpu" for config in configs)) as ranks:
         for config in configs:
@@ -134,12 +120,7 @@ def train_one(
     ranks: Ranks = SINGLE,
     on_step: OnStep = worker.start_part,
 ) -> TrainingResult:
-    """Train in this process.
-
-    Raises:
-        UserError: another process is training the same, or its checkpoint is broken.
-        OSError: the store cannot be written.
-    """
+    """Train in this process."""
     journals: list[TrainingJournal | None] = [None]
 
     def begin_session() -> TrainingSession:
@@ -157,11 +138,8 @@ def train_one(
             end = trainer.train(on_step)
         except Diverged as error:
             end = str(error)
-            if journal:
-                journal.failed(end)
-        else:
-            if journal:
-                journal.end()
+        if journal:
+            journal.failed(end) if isinstance(end, str) else journal.end()
     test = end if isinstance(end, TestResult) else None
     return TrainingResult(
         config,

@@ -24,20 +24,12 @@ def presets() -> dict[str, str]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Read a preset from presets.toml.
-
-    Raises:
-        OptionError: there is no such preset.
-    """
+    """Read a preset from presets.toml."""
     return entry("harness.training", name)
 
 
 def configs(values: dict[str, Any]) -> list[TrainingConfig]:
-    """Return all trainings of a preset, or of a user's values of the same names: seed by seed.
-
-    Raises:
-        OptionError: something is missing, wrong, or cannot be trained here.
-    """
+    """Return all trainings of a preset, or of a user's values of the same names: seed by seed."""
     if missing := [option for name, option in _REQUIRED.items() if not values.get(name)]:
         raise OptionError(f"nothing to train: name a preset, or {' and '.join(missing)}")
     outer = {name: value for name, value in values.items() if name in _OUTER}

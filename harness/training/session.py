@@ -16,13 +16,7 @@ from harness.training.config import TrainingConfig
 
 @dataclass(frozen=True)
 class TestResult:
-    """The result of a training that came to its end.
-
-    Attributes:
-        step: how many steps it took.
-        best_step: the step whose parameters were tested: those that validated best.
-        samples: by metric, a number for each test task.
-    """
+    """The result of a training: its steps, the one that validated best, and that one's test."""
 
     __test__ = False  # pytest would take it for a test
 
@@ -37,7 +31,6 @@ class TrainingSession:
 
     Attributes:
         journal: None if it has ended.
-        path: of the journal.
         digest: of the training, its code and machine.
         lines: messages for the user.
         resumed: environment with which it goes on, for the journal; None of a new one.
@@ -60,11 +53,7 @@ class TrainingSession:
 def begin(
     store: Path, config: TrainingConfig, *, plugins: tuple[str, ...] = (), fresh: bool = False
 ) -> TrainingSession:
-    """Open the newest training of the same configuration, code, machine and data, or a new one.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Open the newest training of the same configuration, code, machine and data, or a new one."""
     current = environment(store, plugins)
     training = config.training
     asked = digest([vars(training) | {"outer": dict(training.outer)}, config.bias_every])
@@ -93,11 +82,7 @@ def _refuse(path: Path) -> NoReturn:
 
 
 def end_of(path: Path) -> TestResult | str | None:
-    """Return how a training ended, or why it could not go on; None if it has not ended.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return how a training ended, or why it could not go on; None if it has not ended."""
     end: TestResult | str | None = None
     steps, over = 0, False
     for event in map(parse_event, path.read_bytes().splitlines()):

@@ -54,10 +54,6 @@ class Trainer:
     Attributes:
         state: the steps taken so far, and their parameters.
         saved_step: the step from which it goes on if it is stopped now; -1: from the beginning.
-
-    Raises:
-        UserError: the file is not a checkpoint of this training; there are more ranks than
-            tasks in a meta-batch, or they do not see the same checkpoint.
     """
 
     def __init__(
@@ -99,26 +95,13 @@ class Trainer:
         self._last_event = self._last_save = time.perf_counter()
 
     def train(self, on_step: OnStep = lambda step, score: None) -> TestResult:
-        """Train to the end and test.
-
-        Raises:
-            Diverged: an estimate is not finite.
-            OSError: the journal or the checkpoint cannot be written.
-        """
+        """Train to the end and test."""
         for score in self.steps():
             on_step(self.state.step, score)
         return self._test()
 
     def steps(self) -> Generator[str]:
-        """Take one step after another, to the last or until patience ends.
-
-        Yields:
-            After each step, the score of the last validation as text.
-
-        Raises:
-            Diverged: an estimate is not finite.
-            OSError: the journal or the checkpoint cannot be written.
-        """
+        """Take one step after another; after each, yield the last validation's score as text."""
         config, state = self._config, self.state
         if not state.step and not self._ranks.rank:
             self._record(0, "train", self._memory())
