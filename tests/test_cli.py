@@ -14,9 +14,9 @@ from estimators.base.registry import ESTIMATORS
 from harness.cli import main
 from harness.environment.gpus import missing_device
 from harness.matrix.metrics import METRICS
-from harness.matrix.plan import presets
 from harness.models import MODELS
 from harness.store.table import load_sound
+from harness.support.presets import about
 from harness.tasks import TASKS
 from tests.support.repositories import git
 
@@ -156,7 +156,8 @@ def test_help_and_list_name_everything(folder: Path, call: Call) -> None:
     words = set(out.split())
     commands = {"run", "train", "check", "list", "summary", "bench", "report"}
     assert commands <= set(call("--help")[1].split())
-    names = {*ESTIMATORS.available(), *TASKS.available(), *MODELS.available(), *presets()}
+    names = {*ESTIMATORS.available(), *TASKS.available(), *MODELS.available()}
+    names |= about("harness.matrix").keys()
     assert names | set(METRICS) <= words
     assert {"halved", "order:int", "factor:float=0.5"} <= {word.rstrip(",") for word in words}
 

@@ -8,7 +8,8 @@ import torch
 
 from estimators import OptionError
 from harness.environment.gpus import missing_device
-from harness.matrix.plan import Axes, expand, override, preset, presets, refuse_impossible
+from harness.matrix.plan import Axes, expand, override, preset, refuse_impossible
+from harness.support.presets import about
 
 SMALL = Axes(
     settings=(("sinusoid", "mlp-40-40"),),
@@ -36,7 +37,7 @@ def test_presets_expand() -> None:
     }
     for name, size in sizes.items():
         assert len({plan.cell.id for plan in expand(preset(name))}) == size, name
-        assert presets()[name]
+        assert about("harness.matrix")[name]
     full = expand(preset("full"))
     skipped = {plan.cell.estimator.partition("(")[0] for plan in full if plan.skip}
     assert skipped == {"hybrid"}  # whose window is wider than the least depths

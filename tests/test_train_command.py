@@ -20,10 +20,11 @@ from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
 from harness.commands.train import train
 from harness.store.trainings import trainings
+from harness.support.presets import about
 from harness.training.config import TrainingConfig
 from harness.training.distributed import Ranks
 from harness.training.parallel import train_one
-from harness.training.plan import configs, preset, presets
+from harness.training.plan import configs, preset
 from tests.support.invocation import invoke
 from tests.support.trainings import numbers
 
@@ -167,7 +168,7 @@ def test_mistakes_are_found_before_anything_is_written(folder: Path) -> None:
 
 
 def test_presets_and_options_that_replace_their_values() -> None:
-    for name in presets():
+    for name in about("harness.training"):
         values = preset(name)
         settings = len(values["settings"]) * len(values["depths"])
         count = len(values["seeds"]) * settings * len(values["estimators"])

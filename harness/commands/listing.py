@@ -9,11 +9,10 @@ def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argu
     """List estimators, tasks, models, presets and metrics."""
     from estimators.base.registry import ESTIMATORS
     from harness.matrix.metrics import METRICS
-    from harness.matrix.plan import presets
     from harness.models import MODELS
     from harness.support.plugins import load_plugins
+    from harness.support.presets import about
     from harness.tasks import TASKS
-    from harness.training.plan import presets as training_presets
 
     load_plugins(imports)
     for registry in (ESTIMATORS, TASKS, MODELS):
@@ -22,9 +21,9 @@ def list_everything(imports: Imports = []) -> None:  # ruff: ignore[mutable-argu
             options = registry.options(name).values()
             table.add_row(name, ", ".join(str(o).replace(" ", "") for o in options))
         console.print(table)
-    for command, about in (("run", presets()), ("train", training_presets())):
+    for command, package in (("run", "harness.matrix"), ("train", "harness.training")):
         table = _columns(f"presets of metagrad {command}", "name", "description")
-        for row in about.items():
+        for row in about(package).items():
             table.add_row(*row)
         console.print(table)
     table = _columns("metrics", "name", "unit", "description")

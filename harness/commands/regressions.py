@@ -43,7 +43,7 @@ def regressions(
 
     if form not in _FORMS:
         raise OptionError(f"unknown format {form!r}; give {' or '.join(_FORMS)}")
-    rows = _selected(_of_branch(_history(store)), metric or [], only or [])
+    rows = _selected(_history(store), metric or [], only or [])
     commits = _commits(rows)
     table = changes(rows)
     worse = table["verdict"] == "worse"
@@ -61,7 +61,8 @@ def regressions(
 
 
 def _history(store: Path) -> "pd.DataFrame":
-    """Read the series of a store; warn about files that cannot be read."""
+    """Read a store's series; warn of what is left out: broken files, and other branches."""
+    from harness.history.commits import on_other_branches
     from harness.history.series import stored_history
     from harness.store.table import StoreError, load, long_table
 
@@ -74,13 +75,6 @@ def _history(store: Path) -> "pd.DataFrame":
     if missing and series.empty:
         raise missing
     print_left_out(problems + more)
-    return series
-
-
-def _of_branch(series: "pd.DataFrame") -> "pd.DataFrame":
-    """Leave out results of other branches, with a warning."""
-    from harness.history.commits import on_other_branches
-
     others = on_other_branches(series["commit"], Path.cwd())
     if others:
         typer.echo(f"metagrad: {len(others)} commits of other branches are left out", err=True)

@@ -11,7 +11,14 @@ from estimators.hvp import count_hvps
 from harness.conformance.cases import Case, case
 from harness.conformance.check import check, check_on_cases, on_each
 from harness.conformance.messages import NotApplicable, Violation, add_note
-from harness.conformance.subject import Subject, check_finite, check_tensors, copied, type_name
+from harness.conformance.subject import (
+    Subject,
+    as_parameters,
+    check_finite,
+    check_tensors,
+    copied,
+    type_name,
+)
 from harness.probes.bias import relative_error
 
 DTYPES = (torch.float64, torch.float32)
@@ -139,7 +146,7 @@ def cost_is_what_is_taken(subject: Subject) -> None:
 @check_on_cases()
 def own_exact_gradient_is_well_formed(subject: Subject, example: Case) -> None:
     """The exact gradient of its own objective is keyed and shaped as the parameters."""
-    params: Params = {k: torch.nn.Parameter(v) for k, v in copied(example.params).items()}
+    params = as_parameters(example)
     with torch.no_grad():
         own = subject.prepared(example.name).own_exact_gradient(
             example.problem(subject.depth), params

@@ -5,13 +5,13 @@ import weakref
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from estimators import MetaGradient, OptionError, Params
 from harness.conformance.cases import Case, case
 from harness.conformance.check import check, check_on_cases
 from harness.conformance.messages import NotApplicable, Violation, add_note
-from harness.conformance.subject import Subject, copied
+from harness.conformance.subject import Subject, as_parameters, copied
 from harness.probes.bias import relative_error
 
 _NETWORKS = ("mlp", "convolution", "sinusoid/mlp-40-40")  # what people use autocast for
@@ -21,7 +21,7 @@ _NETWORKS = ("mlp", "convolution", "sinusoid/mlp-40-40")  # what people use auto
 def parameters_are_left_alone(subject: Subject, example: Case) -> None:
     """The parameters are left as they were, .grad and requires_grad too."""
     for trainable in (False, True):
-        params = _as_parameters(example) if trainable else copied(example.params)
+        params = as_parameters(example) if trainable else copied(example.params)
         grads = {name: torch.full_like(value, 7) for name, value in copied(params).items()}
         for name, value in params.items():
             value.grad = grads[name]
@@ -43,7 +43,7 @@ def grad_mode_does_not_matter(subject: Subject, example: Case) -> None:
     """Under torch.no_grad() and with nn.Parameters the estimate is the same."""
     wanted = subject.run(example).gradient
     for enabled in (True, False):
-        for params in (copied(example.params), _as_parameters(example)):
+        for params in (copied(example.params), as_parameters(example)):
             trainable = any(value.requires_grad for value in params.values())
             how = "with gradients enabled" if enabled else "under torch.no_grad()"
             with add_note(f"{how}, with {'nn.Parameters' if trainable else 'plain tensors'}"):
@@ -67,7 +67,7 @@ def _same_estimate(
 def nothing_returned_is_part_of_a_graph(subject: Subject, example: Case) -> None:
     """Nothing returned is part of a graph."""
     for steps in subject.depths:
-        result = subject.run(example, example.problem(steps), _as_parameters(example))
+        result = subject.run(example, example.problem(steps), as_parameters(example))
         for what, tensor in _tensors(result):
             if tensor.grad_fn is not None or tensor.requires_grad:
                 raise Violation(f"{what} is, and keeps it in memory; detach it")
@@ -160,10 +160,6 @@ def autocast_does_not_matter(subject: Subject) -> None:
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Return whether two tensors are equal, NaN being equal to NaN."""
     return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-def _as_parameters(example: Case) -> Params:
-    return {name: nn.Parameter(value) for name, value in copied(example.params).items()}
 
 
 def _tensors(result: MetaGradient) -> Iterator[tuple[str, Tensor]]:

@@ -3,7 +3,7 @@
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from estimators import BilevelProblem, Estimator, MetaGradient, OptionError, Params, create
 from estimators.base.registry import ESTIMATORS
@@ -129,6 +129,11 @@ class Subject:
 def copied(params: Params) -> Params:
     """Return copies that no graph leads to."""
     return {name: value.detach().clone() for name, value in params.items()}
+
+
+def as_parameters(example: Case) -> Params:
+    """Return copies of a case's parameters that require gradients."""
+    return {name: nn.Parameter(value) for name, value in copied(example.params).items()}
 
 
 def check_finite(name: str, tensors: Params, where: str = "") -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 from harness.support.units import number_text
@@ -74,6 +74,12 @@ class Metric:
         return number_text(value, self.unit)
 
 
+# What several entries have in common.
+_BIAS: Any = {"probe": "harness.probes.bias:bias", "turn": 3}
+_COUNTS: Any = {"probe": "harness.probes.counts:counts", "turn": 1}
+_MEMORY: Any = {"probe": "harness.probes.memory:memory", "unit": "B"}
+_SAMPLED: Any = {"noisy": True, "aggregate": "median"}
+
 _TABLE = (
     Metric(
         "bias",
@@ -81,16 +87,14 @@ _TABLE = (
         "Relative error against MAML's exact meta-gradient, both in float64, per task.",
         shown=("relative error", 1.0),
         aggregate="mean",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "cosine_distance",
         "1 - cosine",
         "1 - cosine of the angle to MAML's exact meta-gradient, both in float64, per task.",
         aggregate="mean",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "own_bias",
@@ -98,37 +102,32 @@ _TABLE = (
         "Relative error against the exact gradient of the estimator's own objective, where that "
         "is another than MAML's.",
         aggregate="mean",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "batch_bias",
         "bias of the batch mean",
         "Relative error of the mean meta-gradient over the tasks, which is what a step of meta- "
         "training follows.",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "batch_cosine_distance",
         "1 - cosine of the batch mean",
         "1 - cosine of the angle between the mean estimate and the mean exact meta-gradient.",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "systematic_bias",
         "systematic bias",
         "The part of the batch mean's relative error that more tasks would not average away.",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "error_spread",
         "spread of the error",
         "Standard deviation of the error over tasks, relative to the mean exact meta-gradient.",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "bound",
@@ -137,8 +136,7 @@ _TABLE = (
         "task.",
         aggregate="mean",
         better="neither",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "curvature",
@@ -147,16 +145,14 @@ _TABLE = (
         "loop, per task.",
         aggregate="mean",
         better="neither",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "outer_loss",
         "outer loss",
         "Outer loss at the adapted parameters, in float64, per task: what meta-training lowers.",
         aggregate="mean",
-        probe="harness.probes.bias:bias",
-        turn=3,
+        **_BIAS,
     ),
     Metric(
         "accuracy",
@@ -171,78 +167,68 @@ _TABLE = (
         "time",
         "Wall time of one estimate, inner loop included.",
         unit="s",
-        noisy=True,
-        aggregate="median",
+        **_SAMPLED,
     ),
     Metric(
         "time_ratio",
         "time / inner gradient",
         "Time of one estimate over that of one inner gradient, sampled beside it.",
         shown=("×", 1.0),
-        noisy=True,
-        aggregate="median",
+        **_SAMPLED,
     ),
     Metric(
         "time_inner_loop",
         "time, inner loop",
         "Time of one estimate that went into inner steps.",
         unit="s",
-        noisy=True,
-        aggregate="median",
+        **_SAMPLED,
     ),
     Metric(
         "time_outer_gradient",
         "time, outer gradient",
         "Time of one estimate that went into the outer loss and its gradient.",
         unit="s",
-        noisy=True,
-        aggregate="median",
+        **_SAMPLED,
     ),
     Metric(
         "time_meta_gradient",
         "time, meta-gradient",
         "Time of one estimate that went into anything else: Hessian-vector products and sums.",
         unit="s",
-        noisy=True,
-        aggregate="median",
+        **_SAMPLED,
     ),
     Metric(
         "utilisation",
         "GPU utilisation",
         "Share of the time in which kernels run on the GPU while the estimate is repeated.",
         unit="%",
-        noisy=True,
-        aggregate="median",
+        **_SAMPLED,
         better="higher",
     ),
     Metric(
         "peak_memory",
         "peak memory",
         "Most bytes of live tensors during one estimate, above those before it.",
-        unit="B",
-        probe="harness.probes.memory:memory",
+        **_MEMORY,
     ),
     Metric(
         "retained_memory",
         "retained memory",
         "Bytes of tensors that one estimate leaves alive when its result is gone: a leak, since "
         "caches are filled before.",
-        unit="B",
-        probe="harness.probes.memory:memory",
+        **_MEMORY,
     ),
     Metric(
         "baseline_memory",
         "baseline memory",
         "Bytes of tensors that the task's data and the parameters hold before the estimate.",
-        unit="B",
-        probe="harness.probes.memory:memory",
+        **_MEMORY,
     ),
     Metric(
         "reserved_memory",
         "reserved memory",
         "Most bytes that CUDA's allocator took from the device during one estimate.",
-        unit="B",
-        probe="harness.probes.memory:memory",
+        **_MEMORY,
     ),
     Metric(
         "resident_memory",
@@ -270,16 +256,14 @@ _TABLE = (
         "hvps",
         "HVPs",
         "Hessian-vector products of one estimate: its second-order work.",
-        probe="harness.probes.counts:counts",
-        turn=1,
+        **_COUNTS,
     ),
     Metric(
         "serial_depth",
         "serial HVPs",
         "Hessian-vector products that must follow one another: the least time of a machine with "
         "enough parallel hardware.",
-        probe="harness.probes.counts:counts",
-        turn=1,
+        **_COUNTS,
     ),
 )
 
@@ -294,12 +278,6 @@ def metric_of(name: str) -> Metric:
 def probes() -> list[Probe]:
     """Return what measures the metrics of a cell but its times, in turn, each once."""
     ordered = sorted(METRICS.values(), key=lambda metric: metric.turn)
-    return [_loaded(probe) for probe in dict.fromkeys(one.probe for one in ordered) if probe]
-
-
-def _loaded(probe: Probe | str) -> Probe:
-    if not isinstance(probe, str):
-        return probe
-    module, _, name = probe.partition(":")  # imported late: readers of the table need no torch
-    loaded: Probe = getattr(import_module(module), name)
-    return loaded
+    # Imported late, since readers of the table need no torch.
+    named = dict.fromkeys(metric.probe for metric in ordered if metric.probe)
+    return [resolve_name(probe) if isinstance(probe, str) else probe for probe in named]

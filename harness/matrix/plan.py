@@ -10,7 +10,7 @@ from estimators.base.errors import OptionError
 from estimators.base.registry import Spec
 from harness.cell import Cell
 from harness.environment.gpus import missing_device
-from harness.support.presets import about, entry
+from harness.support.presets import entry
 
 ALL_ORDERS = "all"
 
@@ -46,11 +46,6 @@ class Planned:
 
     cell: Cell
     skip: str = ""
-
-
-def presets() -> dict[str, str]:
-    """Return the names of all presets with a sentence about each."""
-    return about("harness.matrix")
 
 
 def preset(name: str) -> Axes:

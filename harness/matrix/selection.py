@@ -46,7 +46,7 @@ def select(planned: list[Planned], conditions: Iterable[str]) -> list[Planned]:
         >>> [(plan.cell.depth, plan.cell.estimator) for plan in chosen]
         [(5, 'binom(order=4)'), (10, 'binom(order=4)')]
     """
-    read = [_parts(condition) for condition in conditions]
+    read = [[_part(text.strip()) for text in _split(each, ",")] for each in conditions]
     if not read:
         return planned
     cells = [plan.cell for plan in planned]
@@ -93,10 +93,6 @@ class _Part:
         if number is not None:
             return _COMPARED[self.sign](value, number)
         return fnmatchcase(str(value), pattern)
-
-
-def _parts(condition: str) -> list[_Part]:
-    return [_part(text.strip()) for text in _split(condition, ",")]
 
 
 def _part(text: str) -> _Part:

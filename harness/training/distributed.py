@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -60,8 +60,7 @@ class Ranks:
         dist.broadcast_object_list(results)
         if isinstance(results[0], UserError):
             raise results[0]
-        result: _T = results[0]
-        return result
+        return cast(_T, results[0])
 
 
 SINGLE = Ranks()

@@ -7,20 +7,11 @@ from typing import Any
 from estimators.base.errors import OptionError
 from harness.cell import Cell
 from harness.environment.gpus import missing_device
-from harness.support.presets import about, entry
+from harness.support.presets import entry
 from harness.training.config import TrainingConfig
 
-_REQUIRED = {
-    "estimators": "--estimator",
-    "settings": "--task and --model",
-    "depths": "--depth",
-}
+_REQUIRED = {"estimators": "--estimator", "settings": "--task and --model", "depths": "--depth"}
 _OUTER = tuple(field.name for field in fields(TrainingConfig) if field.name != "cell")
-
-
-def presets() -> dict[str, str]:
-    """Return the names of all presets with a sentence about each."""
-    return about("harness.training")
 
 
 def preset(name: str) -> dict[str, Any]:

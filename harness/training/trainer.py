@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -223,7 +223,7 @@ class Trainer:
         """Return a copy of the estimator: its calls must not count towards the next fit."""
         copy = create(self._cell.estimator)
         if (fitted := _fitted(self._estimator)) is not None:
-            _fit(copy, fitted)
+            cast(Any, copy).load_state_dict(fitted)
         return copy
 
     def _meta_batch(self, step: int) -> list[BilevelProblem]:
@@ -265,16 +265,12 @@ class Trainer:
                 value.copy_(state.params[name])
         self._optimizer.load_state_dict(state.optimizer)
         if state.estimator:
-            _fit(self._estimator, state.estimator)
+            cast(Any, self._estimator).load_state_dict(state.estimator)
 
 
 def _fitted(estimator: Any) -> dict[str, Any] | None:
     """Return the fitted values of an estimator; None of one that fits nothing."""
     return estimator.state_dict() if hasattr(estimator, "state_dict") else None
-
-
-def _fit(estimator: Any, fitted: dict[str, Any]) -> None:
-    estimator.load_state_dict(fitted)
 
 
 def _prefetched(make: Callable[[int], _T], first: int, end: int) -> Iterator[tuple[int, _T]]:
