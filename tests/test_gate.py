@@ -227,9 +227,9 @@ def test_each_commit_has_its_own_plug_ins(project: Project, tmp_path: Path) -> N
             outside_plugins(tree, [name])
     assert outside_plugins(tree, ["ours", "ours.py"]) == []
     assert outside_plugins(tree, ["json"]) == ["json"]
-    sides = [Revision("base", tree), Revision("head", tree, outside=["json"])]
+    revisions = [Revision("base", tree), Revision("head", tree, outside=["json"])]
     with pytest.raises(UserError, match="head lacks --import json"):
-        check_pair(*sides)
+        check_pair(*revisions)
 
 
 @pytest.mark.slow
