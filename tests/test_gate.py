@@ -285,6 +285,7 @@ def test_wrong_options_are_refused(
 ) -> None:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth", "1", project.folder.as_uri(), str(clone))
+    monkeypatch.chdir(clone)
     words: tuple[str, ...]
     for words, named in (
         (("--base", "nowhere"), "'nowhere'"),
@@ -294,10 +295,8 @@ def test_wrong_options_are_refused(
         (("--base", "HEAD", "--only", "depth=99"), "depth=99"),
         (("--base", "HEAD~1"), "this clone is shallow"),
     ):
-        folder = clone if "shallow" in named else project.folder
-        monkeypatch.chdir(folder)
         with pytest.raises(UserError) as raised:
-            invoke(command, "quick", *WORDS, "--import", folder / "ours.py", *words)
+            invoke(command, "quick", *WORDS, "--import", clone / "ours.py", *words)
         assert named in str(raised.value)
 
 
