@@ -11,9 +11,10 @@ import torch
 
 from estimators import OptionError
 from estimators.base.registry import ESTIMATORS
-from harness.conformance import CHECKS, Finding, Subject, Verdict, examine, score, scored_on
 from harness.conformance.cases import SYNTHETIC, TASKS, case
-from harness.conformance.suite import Suite
+from harness.conformance.check import CHECKS
+from harness.conformance.subject import Subject
+from harness.conformance.suite import Finding, Suite, Verdict, examine, score, scored_on
 from harness.support.plugins import load_plugins
 
 COMMAND = Path(sys.executable).with_name("metagrad")

@@ -6,7 +6,9 @@ The checks themselves are in `harness.conformance`; `metagrad check` makes them 
 import pytest
 
 from estimators import available
-from harness.conformance import CHECKS, Subject, Verdict, examine, score, scored_on
+from harness.conformance.check import CHECKS
+from harness.conformance.subject import Subject
+from harness.conformance.suite import Verdict, examine, score, scored_on
 
 OPTIONS = {
     "binom": "(order=1)",
