@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -16,6 +17,9 @@ import pytest
 import harness  # sets how many threads there are, before torch is imported anywhere
 
 assert harness
+
+if TYPE_CHECKING:
+    from estimators.base.registry import Registry
 
 HEAVIEST = (
     *("test_kills", "test_cluster", "test_gate", "test_asv", "test_browser", "test_compiled"),
@@ -73,15 +77,19 @@ def _main_module_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
-@pytest.fixture
-def plugins_forgotten() -> Iterator[None]:
-    """Forget the plug-in files that a test loads into this process."""
+@pytest.fixture(autouse=True)
+def _plugins_forgotten() -> Iterator[None]:
+    """Forget what a test registers, and the plug-in files that it loads into this process."""
     from estimators.base.registry import ESTIMATORS
+    from harness.models import MODELS
+    from harness.tasks import TASKS
 
-    factories, modules = dict(ESTIMATORS._factories), set(sys.modules)
+    registries: tuple[Registry[Any], ...] = (ESTIMATORS, MODELS, TASKS)
+    before, modules = [dict(each._factories) for each in registries], set(sys.modules)
     yield
-    ESTIMATORS._factories.clear()
-    ESTIMATORS._factories.update(factories)
+    for registry, factories in zip(registries, before, strict=True):
+        registry._factories.clear()
+        registry._factories.update(factories)
     for name in set(sys.modules) - modules:
         if re.search(r"_[0-9a-f]{8}$", name):  # as those of files are named
             del sys.modules[name]

@@ -122,9 +122,8 @@ class Labelled(Estimator):
 
 
 @pytest.fixture
-def labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+def labelled() -> None:
     """Register the estimator above for one test."""
-    monkeypatch.setattr(ESTIMATORS, "_factories", dict(ESTIMATORS._factories))
     ESTIMATORS.register("labelled")(Labelled)
 
 

@@ -43,8 +43,8 @@ class Halved(Estimator):
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugins_forgotten: None) -> Path:
-    """An empty folder to work in; estimators of plug-ins are forgotten afterwards."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("METAGRAD_STORE", raising=False)
     return tmp_path

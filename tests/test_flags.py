@@ -1,7 +1,6 @@
 """How torch multiplies and convolves: alike in all processes that measure, and recorded so."""
 
 import math
-from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,15 +40,6 @@ def held() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def fast() -> Generator[None]:
-    """Set this process to be quick rather than right."""
-    exec(FAST)
-    assert held() != FIXED
-    yield
-    environment()  # sets them again
-
-
 def test_workers_have_them_whatever_a_plug_in_says(tmp_path: Path) -> None:
     plugin = tmp_path / "fast.py"
     plugin.write_text(FAST, encoding="utf-8")
@@ -57,15 +47,13 @@ def test_workers_have_them_whatever_a_plug_in_says(tmp_path: Path) -> None:
     assert ending.value == FIXED
 
 
-@pytest.mark.usefixtures("fast")
-def test_the_record_says_what_holds_in_workers() -> None:
-    assert environment()["flags"].items() >= FIXED.items()
-
-
-@pytest.mark.usefixtures("fast")
-def test_trainings_in_this_process_have_them(
+def test_records_and_trainings_of_this_process_have_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    exec(FAST)
+    assert held() != FIXED
+    assert environment()["flags"].items() >= FIXED.items()
+    exec(FAST)
     monkeypatch.setattr(parallel, "process_group", lambda **_: nullcontext(SINGLE))
     assert [*parallel.train_distributed([], tmp_path)] == []
     assert held() == FIXED

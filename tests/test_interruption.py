@@ -1,17 +1,10 @@
+"""Interruptions: one counts, and not in the midst of what must not be left half done."""
+
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from harness.support.signals import delay_signals, interrupt_once
-
-
-@pytest.fixture(autouse=True)
-def _as_from_a_terminal() -> Iterator[None]:
-    """A shell may have started the tests with Ctrl-C ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_interruption_waits_for_what_must_not_be_left_half_done() -> None:

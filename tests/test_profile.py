@@ -258,7 +258,6 @@ def test_a_compiled_estimate_is_profiled_as_one_program(tmp_path: Path) -> None:
     assert len(summary["notes"]) == 1
 
 
-@pytest.mark.usefixtures("plugins_forgotten")
 def test_a_fault_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     faulty = str(Path(__file__).with_name("support") / "faulty.py")
     name = cell_of("fomaml").id.replace("fomaml", "raises")
