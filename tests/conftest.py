@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from estimators.base.registry import Registry
 
 HEAVIEST = (
-    *("test_kills", "test_cluster", "test_gate", "test_asv", "test_browser", "test_compiled"),
-    *("test_train_command", "test_docs", "test_runner", "test_resume"),
+    *("test_probes", "test_kills", "test_cluster", "test_compiled", "test_gate"),
+    *("test_stores_in_need", "test_check", "test_train_command", "test_runner", "test_asv"),
 )
 """Files whose tests begin first, so that no long one is left for the end."""
 
