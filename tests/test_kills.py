@@ -293,9 +293,12 @@ def test_folders_of_killed_processes_are_cleared(
     from harness.support.files import temporary_folder
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "metagrad.left").mkdir()
-    (tmp_path / "metagrad.left" / "file").touch()
+    store = tmp_path / "metagrad.results"  # a user's folder of such a name
+    store.mkdir()
+    for name in (".temporary", "file"):
+        (tmp_path / "metagrad.left").mkdir(exist_ok=True)
+        (tmp_path / "metagrad.left" / name).touch()
     live = temporary_folder.__wrapped__()
-    assert [*tmp_path.iterdir()] == [live]
+    assert {*tmp_path.iterdir()} == {store, live}
     other = temporary_folder.__wrapped__()
-    assert {*tmp_path.iterdir()} == {live, other}
+    assert {*tmp_path.iterdir()} == {store, live, other}

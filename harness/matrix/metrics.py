@@ -107,8 +107,8 @@ _TABLE = (
     Metric(
         "batch_bias",
         "bias of the batch mean",
-        "Relative error of the mean meta-gradient over the tasks, which is what a step of meta- "
-        "training follows.",
+        "Relative error of the mean meta-gradient over the tasks, which is what a step of "
+        "meta-training follows.",
         **_BIAS,
     ),
     Metric(

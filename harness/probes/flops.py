@@ -1,6 +1,7 @@
 """Floating-point operations."""
 
 from collections.abc import Callable, Sequence
+from inspect import unwrap
 from math import prod
 
 import torch
@@ -10,7 +11,7 @@ from harness.matrix.metrics import Samples
 from harness.probes.target import Target
 
 # Its wrapper would import torch's compiler, for a second, at the first operator.
-_FlopCounterMode.__torch_dispatch__ = _FlopCounterMode.__torch_dispatch__.__wrapped__  # type: ignore
+_FlopCounterMode.__torch_dispatch__ = unwrap(_FlopCounterMode.__torch_dispatch__)  # type: ignore
 
 
 def flops(target: Target) -> Samples:

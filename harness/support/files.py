@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from estimators.base.errors import UserError
 
+_MARK = ".temporary"  # a file in each folder for temporary files
+
 
 @contextmanager
 def atomic_file(
@@ -33,7 +35,8 @@ def atomic_file(
         OSError: it cannot be written; the older file is left as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = (drafts or path.parent) / f".{secrets.token_hex(4)}-{path.name}"
+    # Its suffix is another, so that nobody reads it for the file itself.
+    draft = (drafts or path.parent) / f".{secrets.token_hex(4)}-{path.name}.draft"
     try:
         with draft.open("xb") as file:
             yield file
@@ -63,13 +66,15 @@ def temporary_folder() -> Path:
     It is locked for as long as this process lives.
     """
     parent = Path(tempfile.gettempdir())
-    for left in parent.glob("metagrad.*"):
+    for mark in parent.glob(f"metagrad.*/{_MARK}"):  # a user's folder may have such a name, too
+        left = mark.parent
         with suppress(OSError):
             lock = _lock(left)
             shutil.rmtree(left, ignore_errors=True)
             os.close(lock)
     draft = Path(tempfile.mkdtemp(prefix=".metagrad."))
     _lock(draft)  # before other processes see it
+    (draft / _MARK).touch()
     folder = draft.rename(draft.with_name(draft.name[1:]))
     # Unlike those of atexit, finalizers run in processes that multiprocessing has started, too.
     util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
