@@ -59,10 +59,10 @@ def reproduce(
     chosen = next((one for one in SCALES if one == scale), None)
     if chosen is None:
         raise OptionError(unknown("scale", scale, [*SCALES]))
-    wanted = list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in EXPERIMENTS:
+    for name in names:
+        if name not in (*EXPERIMENTS, "all"):
             raise OptionError(unknown("figure or table", name, [*EXPERIMENTS, "all"]))
+    wanted = list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
     sources = [replace(one, device=device) for one in needed(wanted, chosen)]
     if device != "cpu" and not any(one.trainings for one in sources):
         raise OptionError(f"{', '.join(wanted)}: nothing is trained, which --device is for")
