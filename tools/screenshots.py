@@ -1,7 +1,7 @@
 """Takes the pictures of the dashboard in docs/.
 
-    metagrad run quick --only "task=sinusoid,model=mlp-40-40,depth=5" --store STORE
-    python -m tools.screenshots STORE
+    make bench
+    python -m tools.screenshots results
 
 Needs Chromium, and a machine with nothing else to do: the first picture shows times.
 """
@@ -14,8 +14,13 @@ from tests.support.chromium import CHARTS, chromium, dashboard_of
 DOCS = Path(__file__).parent.parent / "docs"
 # Picture, address of the page, how many figures it has, height in pixels.
 PICTURES = (
-    ("overview.png", "/?memory=80+KiB", 2, 1150),
-    ("trade-offs.png", "/trade-offs?x=peak+memory+(MiB)", 1, 1000),
+    ("overview.png", "/?memory=80+KiB&task=sinusoid&model=mlp-40-40&depth=5", 2, 1150),
+    (
+        "trade-offs.png",
+        "/trade-offs?x=peak+memory+(MiB)&task=sinusoid&model=mlp-40-40&depth=5",
+        1,
+        1000,
+    ),
 )
 
 
