@@ -102,12 +102,11 @@ class Mixed(TakesProducts, Compilable):
         """
 
         def mean(theta: Params) -> tuple[Tensor, Params]:
-            state = problem.start(theta)
-            total = torch.zeros(())
+            state, losses = problem.start(theta), []
             for weight in self.weights_at(problem.steps):
                 state = problem.unroll(state, min(problem.steps, 1))
-                total = total + weight * evaluate(problem.outer_loss, state.params)
-            return total, {}
+                losses.append(weight * evaluate(problem.outer_loss, state.params))
+            return torch.stack(losses).sum(), {}
 
         with torch.enable_grad():
             return differentiate(mean, params)[2][0]

@@ -1,9 +1,10 @@
 """Every estimator's result and counts against the dense reference, in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from estimators import BilevelProblem, OptionError, Params, create
 from harness.conformance.cases import case
@@ -205,3 +206,34 @@ def test_outer_loss_that_ignores_the_parameters_is_refused() -> None:
     for spec in ("maml", "adjoint", "fomaml", "binom(order=1)", "imaml(lam=2.0)"):
         with pytest.raises(OptionError, match="differentiable"):
             create(spec)(problem, example.params)
+
+
+def test_defaults_of_torch_for_device_and_type_change_nothing() -> None:
+    example = case("mlp", torch.float32)
+    sizes = {name: torch.full_like(value, 0.1) for name, value in example.params.items()}
+    specs = ["maml(checkpoint='sqrt')", "mixed", "neumann(terms=2, lam=2.0)", "imaml(lam=2.0)"]
+    specs += ["binom(order=1)", "binom-calibrated(order=2)", "hf-maml", "adjoint(engine='func')"]
+
+    def results() -> Iterator[Tensor | None]:
+        for estimator in map(create, specs):
+            if estimator.needs_calibration:
+                estimator.calibrate([example.problem(5)], example.params)
+            problem = example.problem(5)
+            yield flatten(estimator(problem, example.params).gradient)
+            own = estimator.own_exact_gradient(problem, example.params)
+            yield flatten(own) if own else None
+            if estimator.supports_momentum:
+                problem = example.problem(5, step_size=sizes, momentum=0.5)
+                yield flatten(create("maml(checkpoint='sqrt')")(problem, example.params).gradient)
+
+    expected = list(results())
+    with torch.device("meta"):
+        elsewhere = list(results())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        finer = list(results())
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(elsewhere, expected, rtol=0, atol=0)
+    torch.testing.assert_close(finer, expected, rtol=0, atol=0)

@@ -35,8 +35,9 @@ def scaled(scale: float, x: Params) -> Params:
 
 
 def inner(x: Params, y: Params) -> Tensor:
-    """Return the inner product of two parameter dictionaries; differentiable."""
-    return sum((torch.sum(value * y[name]) for name, value in x.items()), torch.zeros(()))
+    """Return the inner product of two parameter dictionaries, not empty ones; differentiable."""
+    first, *others = (torch.sum(value * y[name]) for name, value in x.items())
+    return sum(others, first)
 
 
 def dot(x: Params, y: Params) -> float:

@@ -65,7 +65,10 @@ def _pull(problem: BilevelProblem, start: State, steps: int, vector: State) -> t
 
     def projected(params: Params, velocity: Params, *sizes: Params) -> tuple[Tensor, Params]:
         end = _with(problem, sizes).unroll(State(params, velocity), steps)
-        return inner(end.params, vector.params) + inner(end.velocity, vector.velocity), {}
+        value = inner(end.params, vector.params)
+        if end.velocity:
+            value = value + inner(end.velocity, vector.velocity)
+        return value, {}
 
     return differentiate(projected, *start, *_sizes(problem))[2]
 

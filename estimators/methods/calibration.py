@@ -114,7 +114,7 @@ def fit(probes: Sequence[Probe], order: int) -> Calibration:
         reason = f"the coefficients of the first {used} of {order} levels fit best"
         candidates.append((error, _calibration(solution, error, None if used == order else reason)))
     for value, name in ((1.0, "Eq. 8 (all 1)"), (0.0, "fomaml (all 0)")):
-        fixed = torch.full((order,), value, dtype=torch.float64)
+        fixed = probes[0].factor.new_full((order,), value)
         error = _rms([probe.squared_error(fixed) for probe in probes])
         reason = f"the fit was ill-conditioned or no better than the coefficients of {name}"
         candidates.append((error, _calibration(fixed, error, reason)))
@@ -127,7 +127,7 @@ def _left_out(probes: Sequence[Probe], used: int, order: int) -> list[tuple[Prob
     for index, probe in enumerate(probes):
         others = [*probes[:index], *probes[index + 1 :]] or [probe]
         solution = _solve(others, used, order)
-        zero = torch.zeros(order, dtype=torch.float64)
+        zero = probes[0].factor.new_zeros(order)
         pairs.append((probe, zero if solution is None else solution))
     return pairs
 
@@ -142,7 +142,7 @@ def _solve(probes: Sequence[Probe], used: int, order: int) -> Tensor | None:
     u, values, v_t = torch.linalg.svd(matrix / scale, full_matrices=False)
     if not values[0] < _WORST_CONDITION * values[-1]:
         return None
-    solution = torch.zeros(order, dtype=torch.float64)
+    solution = probes[0].factor.new_zeros(order)
     solution[:used] = 1 + v_t.T @ ((u.T @ right) / values) / scale
     return solution
 
