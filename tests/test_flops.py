@@ -6,11 +6,12 @@ from itertools import pairwise, product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad, grad
 from torch.func import grad as gradient_of
 from torch.func import jvp, vjp, vmap
 from torch.nn import functional
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.tree import leaves
@@ -302,3 +303,53 @@ def test_flops_of_estimators_on_an_mlp() -> None:
     assert count_flops(work_of("adjoint", 5, SINUSOID)) == unrolled + 5 * gradient
     assert count_flops(work_of("fomaml", 5, SINUSOID)) == 6 * gradient
     assert count_flops(work_of("reptile", 5, SINUSOID)) == 5 * gradient + 33_600
+
+
+class Queries(nn.Module):
+    """Learned queries, and a class token that is expanded, go through layers as inputs do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.ones(5, 4))
+        self.token = nn.Parameter(torch.ones(1, 4))
+        self.layer = nn.Linear(4, 3, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = torch.cat([self.token.expand(len(inputs), 4), inputs])
+        scores: Tensor = self.layer(self.queries) @ self.layer(rows).T
+        return scores
+
+
+def test_modules_that_are_given_parameters() -> None:
+    def gradient_of_all(module: nn.Module, inputs: Tensor) -> int:
+        parameters = list(module.parameters())
+        return count_flops(lambda: grad(module(inputs).sum(), parameters))
+
+    # 5 queries, 2 tokens and 2 inputs of width 4; a product of [5, 3] and [3, 4]; each has a
+    # gradient by either factor.
+    products = 2 * 5 * 4 * 3 + 2 * 4 * 4 * 3 + 2 * 5 * 3 * 4
+    assert gradient_of_all(Queries(), torch.ones(2, 4)) == 3 * products
+    plain = 2 * 6 * 4 * 4
+    for parametrization in (weight_norm, spectral_norm, orthogonal):
+        module = nn.Sequential(nn.Linear(4, 4), parametrization(nn.Linear(4, 4)))
+        assert gradient_of_all(module, torch.ones(6, 4)) >= 2 * plain + 3 * plain, parametrization
+
+
+def test_fused_layers_count_as_their_products() -> None:
+    inputs, gates = torch.ones(7, 6, 3), 2 * 7 * 6 * 4 * 5 * (3 + 5)
+    lstm = nn.LSTM(3, 5)
+    assert counted(lstm, inputs) == counted(lstm.double(), inputs.double()) == gates
+    by_all = partial(grad, lstm.float()(inputs)[0].sum(), [*lstm.parameters()])
+    assert count_flops(by_all) == 2 * gates
+
+    heads = ones(2, 3, 7, 4)
+    attention = functional.scaled_dot_product_attention
+    product_of_two = 2 * (2 * 3) * 7 * 4 * 7
+    assert counted(attention, heads, heads, heads) == 2 * product_of_two
+    attended = attention(heads, heads, heads).sum()
+    assert count_flops(lambda: grad(attended, heads)) == 5 * product_of_two  # one done again
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).eval()
+    rows = torch.ones(2, 7, 8)
+    slow = counted(layer, rows)
+    with torch.no_grad():
+        assert counted(layer, rows) == slow > 2 * 2 * 7 * (4 * 8 * 8 + 2 * 8 * 16)

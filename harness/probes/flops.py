@@ -1,17 +1,15 @@
 """Floating-point operations."""
 
 from collections.abc import Callable, Sequence
-from inspect import unwrap
 from math import prod
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from harness.matrix.metrics import Samples
+from harness.probes.operators import watch_operators
 from harness.probes.target import Target
-
-# Its wrapper would import torch's compiler, for a second, at the first operator.
-_FlopCounterMode.__torch_dispatch__ = unwrap(_FlopCounterMode.__torch_dispatch__)  # type: ignore
 
 
 def flops(target: Target) -> Samples:
@@ -30,12 +28,24 @@ def count_flops(work: Callable[[], object]) -> int:
         >>> count_flops(lambda: torch.ones(2, 3) @ torch.ones(3, 4))
         48
     """
-    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-        work()
-    return int(counter.get_total_flops())
+    count = 0
+
+    def seen(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        nonlocal count
+        formula = _FORMULAS.get(func.overloadpacket) or flop_registry.get(func.overloadpacket)
+        if formula:
+            count += formula(*args, **kwargs, out_val=result)
+
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # transformer layers would be one operator
+    try:
+        watch_operators(work, seen)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return count
 
 
-# Formulas are given shapes in place of tensors. FlopCounterMode has those of the other products.
+# Formulas are given shapes in place of tensors. torch has those of the other products.
 
 _Shape = Sequence[int]
 
@@ -74,8 +84,24 @@ def _convolution_backward(
     return 2 * batch * prod(positions) * prod(weight) * sum(output_mask[:2])
 
 
+def _mkldnn_rnn(
+    inputs: _Shape, from_input: _Shape, from_hidden: _Shape, *_: object, **__: object
+) -> int:
+    return 2 * prod(inputs[:-1]) * (prod(from_input) + prod(from_hidden))
+
+
+def _cudnn_rnn(inputs: _Shape, weights: Sequence[_Shape], *_: object, **__: object) -> int:
+    matrices = (weight for weight in weights if len(weight) == 2)
+    return 2 * prod(inputs[:-1]) * sum(map(prod, matrices))
+
+
+def _twice(formula: Callable[..., int]) -> Callable[..., int]:
+    """Return the formula of a backward pass: a product for inputs and one for weights."""
+    return lambda *shapes, **_: 2 * formula(*shapes)
+
+
 _aten = torch.ops.aten
-_FORMULAS: dict[object, Callable[..., int]] = {
+_OF_SHAPES: dict[object, Callable[..., int]] = {
     _aten.dot: _times_vector,
     _aten.vdot: _times_vector,
     _aten.mv: _times_vector,
@@ -86,4 +112,18 @@ _FORMULAS: dict[object, Callable[..., int]] = {
     _aten.addbmm_: _plus_times_matrix,
     _aten.baddbmm_: _plus_times_matrix,
     _aten.convolution_backward: _convolution_backward,
+    _aten.mkldnn_rnn_layer: _mkldnn_rnn,
+    _aten.mkldnn_rnn_layer_backward: _twice(_mkldnn_rnn),
+    _aten._cudnn_rnn: _cudnn_rnn,
+    _aten._cudnn_rnn_backward: _twice(_cudnn_rnn),
+}
+_FORMULAS: dict[object, Callable[..., int]] = {
+    **{name: shape_wrapper(formula) for name, formula in _OF_SHAPES.items()},  # type: ignore
+    # On a CPU the same kernels have other names, which torch's table lacks.
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        _aten._scaled_dot_product_flash_attention
+    ],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
 }

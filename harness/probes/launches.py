@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.matrix.metrics import Samples
 from harness.probes.memory import storages
+from harness.probes.operators import watch_operators
 from harness.probes.target import Target
 
 
@@ -34,10 +34,14 @@ def count_launches(work: Callable[[], object]) -> int:
         >>> count_launches(lambda: torch.relu(x @ weight.t()).sum())  # mm, relu, sum
         3
     """
-    counter = _Launches()
-    with counter:
-        work()
-    return counter.count
+    count = 0
+
+    def seen(func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        nonlocal count
+        count += _works(func, _addresses((args, kwargs)), _addresses(result))
+
+    watch_operators(work, seen)
+    return count
 
 
 _aten = torch.ops.aten
@@ -49,27 +53,6 @@ _ALLOCATIONS = {
     _aten.new_empty,
     _aten.new_empty_strided,
 }
-
-
-class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # or torch would import its compiler, for a second, at the first operator
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        with self:  # some composite operators come as a whole, all in inference mode
-            result = func.decompose(*args, **kwargs)
-        if result is not NotImplemented:
-            return result
-        given = _addresses((args, kwargs))
-        result = func(*args, **kwargs)
-        self.count += _works(func, given, _addresses(result))
-        return result
 
 
 def _works(func: Any, given: set[int], returned: set[int]) -> bool:
