@@ -22,6 +22,7 @@ from harness.commands.profile import profile
 from harness.commands.regressions import regressions
 from harness.commands.run import run, summary
 from harness.commands.train import train
+from harness.support.streams import lasting_streams
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,21 +39,36 @@ app.add_typer(data, name="data")
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2."""
     try:
+        with lasting_streams():
+            status = _status()
+    except UserError as error:
+        status = _refusal(str(error))
+    sys.exit(status)
+
+
+def _status() -> int:
+    """Run a command and return its exit code."""
+    try:
         for point in entry_points(group="metagrad.commands"):
             app.command(point.name)(_load(point))
         status = app(standalone_mode=False)
-    except (UserError, TyperException) as error:
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        if message:  # empty where no command was given, and the help is printed already
-            line = " ".join(f"metagrad: {message}".split())
-            Console(stderr=True, soft_wrap=True).print(line, markup=False, style="red")
-        sys.exit(2)
+    except TyperException as error:
+        return _refusal(error.format_message())
+    except UserError as error:
+        return _refusal(str(error))
     except typer.Abort:
-        sys.exit(2)
+        return 2
     except Exception:  # a defect: exit code 1 would mean that a check found something
         traceback.print_exc()
-        sys.exit(2)
-    sys.exit(status if isinstance(status, int) else 0)
+        return 2
+    return status if isinstance(status, int) else 0
+
+
+def _refusal(message: str) -> int:
+    if message:  # empty where no command was given, and the help is printed already
+        line = " ".join(f"metagrad: {message}".split())
+        Console(stderr=True, soft_wrap=True).print(line, markup=False, style="red")
+    return 2
 
 
 def _load(point: EntryPoint) -> Callable[..., object]:

@@ -79,6 +79,6 @@ def reproduce(
                 print(f"  {', '.join(f'{name}: {value}' for name, value in pairs)}")
     missing = sorted(set(wanted) - {piece.name for piece in pieces})
     if missing:
-        typer.echo(f"metagrad: nothing to make {', '.join(missing)} from", err=True)
+        options.print_error(f"nothing to make {', '.join(missing)} from")
     print(f"All of it: {page}")
     return int(bool(missing) or not all(well))

@@ -39,7 +39,8 @@ def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     log: deque[str] = deque(maxlen=200)
     reader = threading.Thread(target=_read, args=(process, log), daemon=True)
@@ -107,7 +108,11 @@ def _check_checkout(console: Console, commits: str) -> int:
 
 def _asv(*arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "asv", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "asv", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if done.returncode:
         raise UserError(f"asv {' '.join(arguments)}: {done.stdout}{done.stderr}".strip())

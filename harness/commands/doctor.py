@@ -30,7 +30,7 @@ def doctor(
 
     known = environment(store)
     if as_json:
-        typer.echo(json.dumps(known, indent=2))
+        print(json.dumps(known, indent=2))
         return 0
     steady = steadiness()
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -12,7 +12,8 @@ from rich.console import Console
 from estimators.base.errors import OptionError
 
 console = Console(
-    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200, highlight=False
+    width=None if (sys.stdout and sys.stdout.isatty()) or "COLUMNS" in os.environ else 200,
+    highlight=False,
 )
 """Where tables and progress go; output to a file or a pipe is not cut to a screen's width."""
 
@@ -22,10 +23,15 @@ def print_line(line: str, style: str | None = None) -> None:
     console.print(line, soft_wrap=True, markup=False, style=style)
 
 
+def print_error(line: str) -> None:
+    """Print a line on standard error."""
+    print(f"metagrad: {line}", file=sys.stderr)
+
+
 def print_left_out(problems: Iterable[object]) -> None:
     """Print on standard error what could not be read, a line each."""
     for problem in problems:
-        typer.echo(f"metagrad: {problem}; it is left out", err=True)
+        print_error(f"{problem}; it is left out")
 
 
 def option(text: str, *names: str, default: str | bool = True, **more: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from estimators.base.errors import OptionError, UserError
-from harness.commands.options import Only, Store, console, print_left_out
+from harness.commands.options import Only, Store, console, print_error, print_left_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def regressions(
     last = int((worse & table["lasting"]).sum())
     shown = table[(worse | everything) & (table["lasting"] | (not lasting))]
     if form == "json":
-        typer.echo(as_json(shown, commits))
+        print(as_json(shown, commits))
         return int(last > 0)
     if not shown.empty:
         print_changes(shown, console)
@@ -77,7 +77,7 @@ def _history(store: Path) -> "pd.DataFrame":
     print_left_out(problems + more)
     others = on_other_branches(series["commit"], Path.cwd())
     if others:
-        typer.echo(f"metagrad: {len(others)} commits of other branches are left out", err=True)
+        print_error(f"{len(others)} commits of other branches are left out")
     return series[~series["commit"].isin(others)]
 
 

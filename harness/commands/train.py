@@ -13,7 +13,7 @@ from rich.table import Table
 
 from estimators.base.errors import UserError
 from harness.commands import options
-from harness.commands.options import console, option, print_line
+from harness.commands.options import console, option, print_error, print_line
 from harness.support.units import counted
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _print_result(result: "TrainingResult", folder: Path) -> None:
     if result.test is None:
         before = f" ({path}; --fresh trains anew)" if result.known else ""
         reason = f"{result.outcome.status}: {result.outcome.reason}{before}"
-        typer.echo(f"metagrad: {name}: {reason}", err=True)
+        print_error(f"{name}: {reason}")
     elif result.known:
         print_line(f"{name}: done already, in {path}; --fresh trains anew.")
 

@@ -38,7 +38,6 @@ def export(
     Raises:
         OptionError: the format is unknown, or the file exists.
         UserError: it cannot be written.
-        BrokenPipeError: the reader of standard output has gone.
     """
     form = form or ("csv" if out == STDOUT else out.suffix.removeprefix("."))
     if form not in _WRITERS:
@@ -59,8 +58,6 @@ def export(
         else:
             with atomic_file(out) as file:
                 _WRITERS[form](runs, file)
-    except BrokenPipeError:  # as with `| head`: the command line ends without a word
-        raise
     except OSError as error:
         name = "to standard output" if out == STDOUT else out
         raise UserError(f"cannot write {name}: {error.strerror or error}") from error
