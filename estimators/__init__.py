@@ -17,7 +17,8 @@ from estimators.base.errors import OptionError, UserError
 if TYPE_CHECKING:
     from estimators.base.estimator import Cost, Estimator, MetaGradient
     from estimators.base.meta_batch import MetaBatch, estimate_batch, meta_backward
-    from estimators.base.module_loss import ModuleLoss, module_problem, trainable
+    from estimators.base.module_loss import ModuleLoss, trainable
+    from estimators.base.module_problem import module_problem
     from estimators.base.problem import BilevelProblem
     from estimators.base.registry import available, create, register
     from estimators.base.tree import Params
@@ -30,7 +31,7 @@ _WHERE = {
     "estimate_batch": "estimators.base.meta_batch",
     "meta_backward": "estimators.base.meta_batch",
     "ModuleLoss": "estimators.base.module_loss",
-    "module_problem": "estimators.base.module_loss",
+    "module_problem": "estimators.base.module_problem",
     "trainable": "estimators.base.module_loss",
     "BilevelProblem": "estimators.base.problem",
     "available": "estimators.base.registry",

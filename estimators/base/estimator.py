@@ -13,6 +13,7 @@ from torch import Tensor
 
 from estimators.base.errors import OptionError
 from estimators.base.problem import BilevelProblem
+from estimators.base.problem_check import check_problem
 from estimators.base.tree import Params, detached
 
 
@@ -211,8 +212,11 @@ class Estimator(ABC):
             params: theta; floating-point tensors by name.
 
         Raises:
-            OptionError: the estimator does not support the problem's depth or its inner loop.
+            OptionError: the estimator does not support the problem's depth or its inner loop; the
+                parameters are not those of the problem; or its check has found something, see
+                `module_problem`.
         """
+        check_problem(problem, params)
         reason = self.unsupported_reason(problem.steps)
         if reason:
             raise OptionError(reason)

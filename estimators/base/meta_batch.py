@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
-from estimators.base.estimator import Estimator
-from estimators.base.module_loss import Batch, ModuleLoss, trainable
+from estimators.base.estimator import Estimator, MetaGradient
+from estimators.base.module_loss import ModuleLoss, trainable
 from estimators.base.problem import BilevelProblem
+from estimators.base.problem_check import check_problem
 from estimators.base.tree import Params, axpy, detached, scaled
 
 Batching = Literal["loop", "vmap"]
@@ -75,11 +77,13 @@ def estimate_batch(
                 f"{estimator.title} cannot take a meta-batch at once, since its steps depend on "
                 'all problems together; use batching="loop"'
             )
+        for problem in problems:
+            check_problem(problem, params)
         together = stacked(problems)
     if estimator.needs_calibration:
         estimator.calibrate(problems, params)
     if batching == "vmap":
-        result = estimator(together, repeated(params, count))
+        result = _at_once(estimator, together, repeated(params, count))
         gradient = {name: value.sum(0) for name, value in result.gradient.items()}
         total = MetaBatch(gradient, result.outer_loss, result.step_size_gradient)
     else:
@@ -116,8 +120,7 @@ def meta_backward(
 
     Example:
         >>> import torch
-        >>> from estimators import create
-        >>> from estimators.base.module_loss import module_problem
+        >>> from estimators import create, module_problem
         >>> model, mse = torch.nn.Linear(2, 1), torch.nn.functional.mse_loss
         >>> batch = torch.ones(4, 2), torch.zeros(4, 1)
         >>> problem = module_problem(model, mse, batch, batch, step_size=0.1, steps=3)
@@ -137,6 +140,18 @@ def meta_backward(
     return result.outer_loss
 
 
+def _at_once(estimator: Estimator, together: BilevelProblem, params: Params) -> MetaGradient:
+    try:
+        return estimator(together, params)
+    except (OptionError, torch.OutOfMemoryError):
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise OptionError(
+            f'vmap cannot take these problems at once ({reason}); use batching="loop"'
+        ) from error
+
+
 def _one(estimator: Estimator, problem: BilevelProblem, params: Params) -> MetaBatch:
     result = estimator(problem, params)
     return MetaBatch(result.gradient, result.outer_loss, result.step_size_gradient)
@@ -152,18 +167,30 @@ def _added(one: MetaBatch, other: MetaBatch) -> MetaBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class _StackedLoss:
-    """Sum of a module's losses over problems, their parameters and data stacked."""
+class StackedLoss:
+    """Sum of a module's losses over problems, their parameters, buffers and data stacked."""
 
     each: ModuleLoss
-    batch: Batch
+    batch: tuple[Any, Any]
+    buffers: Params
 
     def __call__(self, stacked: Params) -> Tensor:
-        def one(params: Params, inputs: Tensor, targets: Tensor) -> Tensor:
-            return replace(self.each, batch=(inputs, targets))(params)
+        """Return the sum at parameters that have the problems along their first dimension."""
+        return self.losses(stacked).sum()
 
-        losses: Tensor = torch.vmap(one)(stacked, *self.batch)
-        return losses.sum()
+    def losses(self, stacked: Params) -> Tensor:
+        """Return the loss of each problem."""
+        return self.outputs_and_losses(stacked)[1]
+
+    def outputs_and_losses(self, stacked: Params) -> tuple[Any, Tensor]:
+        """Return what the module puts out, and the loss, for each problem."""
+
+        def one(params: Params, buffers: Params, *batch: Any) -> tuple[Any, Tensor]:
+            inputs, targets = batch
+            own = replace(self.each, batch=(inputs, targets), buffers=self.each.buffers | buffers)
+            return own.outputs_and_loss(params)
+
+        return torch.vmap(one)(stacked, self.buffers, *self.batch)
 
 
 def _same_sizes(one: float | Params, other: float | Params) -> bool:
@@ -206,14 +233,33 @@ def stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
     )
 
 
-def _stacked_loss(losses: Sequence[Loss]) -> _StackedLoss:
+def _stacked_loss(losses: Sequence[Loss]) -> StackedLoss:
     ours = [loss for loss in losses if isinstance(loss, ModuleLoss)]
     if len(ours) < len(losses):
         raise OptionError('batching="vmap" needs problems made by module_problem; use "loop"')
     first = ours[0]
     if any(o.module is not first.module or o.criterion != first.criterion for o in ours):
         raise OptionError('problems of one meta-batch must share module and loss for "vmap"')
-    if len({(loss.batch[0].shape, loss.batch[1].shape) for loss in ours}) > 1:
-        raise OptionError('tasks of one meta-batch must have data of one shape for "vmap"')
-    inputs, targets = (torch.stack(data) for data in zip(*(o.batch for o in ours), strict=True))
-    return _StackedLoss(first, (inputs, targets))
+    return StackedLoss(
+        first,
+        _stack("data", [loss.batch for loss in ours]),
+        _stack("buffers", [loss.buffers for loss in ours]),
+    )
+
+
+def _stack(name: str, trees: Sequence[Any]) -> Any:
+    """Stack the tensors of nested tuples, lists or dicts, of one problem each."""
+
+    def stack(*tensors: Any) -> Tensor:
+        if not all(isinstance(tensor, Tensor) for tensor in tensors):
+            raise OptionError(f'the {name} must be tensors for "vmap"; use batching="loop"')
+        return torch.stack(tensors)
+
+    try:
+        return tree_map(stack, *trees)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(
+            f'tasks of one meta-batch must have {name} of one shape for "vmap"; use "loop"'
+        ) from error

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -64,17 +65,21 @@ class BilevelProblem:
         if isinstance(self.step_size, dict):
             if not all(isinstance(size, Tensor) for size in self.step_size.values()):
                 raise OptionError("a step_size by parameter must be a dict of tensors")
-        elif not isinstance(self.step_size, int | float):
+        elif not isinstance(self.step_size, Real) or isinstance(self.step_size, bool):
             kind = type(self.step_size).__name__
             raise OptionError(f"step_size must be a number or a dict of tensors, not a {kind}")
         elif not 0 < self.step_size < inf:
             raise OptionError(f"step_size={self.step_size} must be positive and finite")
-        if type(self.steps) is not int:
+        else:
+            object.__setattr__(self, "step_size", float(self.step_size))
+        if not isinstance(self.steps, Integral) or isinstance(self.steps, bool):
             raise OptionError(f"steps={self.steps!r} must be a whole number")
         if self.steps < 0:
             raise OptionError(f"steps={self.steps} must be 0 or more")
-        if not 0 <= self.momentum < 1:
-            raise OptionError(f"momentum={self.momentum} must be 0 or more and below 1")
+        object.__setattr__(self, "steps", int(self.steps))
+        if not isinstance(self.momentum, Real) or not 0 <= self.momentum < 1:
+            raise OptionError(f"momentum={self.momentum!r} must be 0 or more and below 1")
+        object.__setattr__(self, "momentum", float(self.momentum))
 
     @property
     def plain(self) -> bool:

@@ -5,10 +5,9 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from estimators import BilevelProblem, Params
-from estimators.base.meta_batch import Batching, repeated, stacked
+from estimators.base.meta_batch import Batching, StackedLoss, repeated, stacked
 from estimators.base.module_loss import ModuleLoss
 from harness.matrix.metrics import Samples
 
@@ -24,33 +23,25 @@ def evaluate(problems: Sequence[BilevelProblem], theta: Params, batching: Batchi
     accuracies: list[float] = []
     size = _AT_ONCE if batching == "vmap" else 1
     for start in range(0, len(problems), size):
-        group = problems[start : start + size]
-        outputs, targets = _outputs(group, theta)
-        criterion = cast("ModuleLoss", group[0].outer_loss).criterion
-        with torch.no_grad():
-            losses += [float(criterion(*pair)) for pair in zip(outputs, targets, strict=True)]
-            if not targets.is_floating_point():
-                right = outputs.argmax(-1) == targets
-                accuracies += right.double().flatten(1).mean(1).tolist()
+        outputs, targets, found = _outputs(problems[start : start + size], theta)
+        losses += found.tolist()
+        if not targets.is_floating_point():
+            right = outputs.argmax(-1) == targets
+            accuracies += right.double().flatten(1).mean(1).tolist()
     return {"outer_loss": losses} | ({"accuracy": accuracies} if accuracies else {})
 
 
-def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Tensor, Tensor]:
-    """Return outputs and targets of the queries after adaptation, a row for each task."""
-    loss = cast("ModuleLoss", problems[0].outer_loss)
+def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Tensor, Tensor, Tensor]:
+    """Return outputs, targets and loss of the queries after adaptation, a row for each task."""
     if len(problems) == 1:
-        *_, phi = problems[0].trajectory(theta)
-        inputs, targets = loss.batch
+        loss = cast("ModuleLoss", problems[0].outer_loss)
+        phi = problems[0].adapt(theta)
         with torch.no_grad():
-            outputs = functional_call(loss.module, loss.buffers | phi, (inputs,))
-        return outputs[None], targets[None]
-    *_, phi = stacked(problems).trajectory(repeated(theta, len(problems)))
-
-    def one(params: Params, inputs: Tensor) -> Tensor:
-        output: Tensor = functional_call(loss.module, loss.buffers | params, (inputs,))
-        return output
-
-    batches = [cast("ModuleLoss", problem.outer_loss).batch for problem in problems]
-    inputs, targets = (torch.stack(part) for part in zip(*batches, strict=True))
+            outputs, value = loss.outputs_and_loss(phi)
+        return outputs[None], loss.batch[1][None], value[None]
+    together = stacked(problems)
+    losses = cast("StackedLoss", together.outer_loss)
+    phi = together.adapt(repeated(theta, len(problems)))
     with torch.no_grad():
-        return torch.vmap(one)(phi, inputs), targets
+        outputs, values = losses.outputs_and_losses(phi)
+    return outputs, losses.batch[1], values

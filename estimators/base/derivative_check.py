@@ -1,0 +1,94 @@
+"""Comparison of torch's derivatives with finite differences."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from estimators.base.differentiation import Loss, value_and_gradient
+from estimators.base.tree import Params, axpy, leaves
+
+TOLERANCE = 0.01
+
+# Steps, relative, and the noise of a gradient. Short ones cross few kinks; long ones are for
+# functions that compute in float32 inside.
+_STEPS_32 = ((1e-4, 1e-6), (1e-3, 1e-6), (1e-2, 1e-6))
+_STEPS = ((1e-8, 2e-12), (1e-9, 2e-12), (1e-6, 2e-12), *_STEPS_32[:2])
+
+
+class Errors(NamedTuple):
+    """Relative differences between derivatives and slopes; NaN is none.
+
+    Attributes:
+        gradient: between <gradient, direction> and the slope of the value.
+        product: between Hessian-vector product and the slope of the gradient, in the worst tensor.
+            The product is by the transposed Hessian: where they agree, it is symmetric, too.
+    """
+
+    gradient: float
+    product: float
+
+
+def derivative_errors(
+    function: Loss, at: Params, generator: torch.Generator, *, twice: bool
+) -> Errors:
+    """Compare gradient and Hessian-vector product with central differences, in a random direction.
+
+    Args:
+        function: maps parameters to a scalar tensor.
+        at: where.
+        generator: of the CPU, for the direction.
+        twice: whether to take the product; 0 stands for one that torch does not have.
+    """
+    direction, point = random_direction(at, generator), leaves(at)
+    value, gradient = value_and_gradient(function, point, create_graph=twice)
+    products = _products(gradient, point, direction) if twice else None
+    gradient = {name: slope.detach() for name, slope in gradient.items()}
+    parts = [float((slope * direction[name]).sum()) for name, slope in gradient.items()]
+    largest = max(float(slope.norm()) for slope in gradient.values())
+    eps = max(torch.finfo(value.dtype).eps for value in at.values())
+    least = Errors(inf, inf)
+    for step, noise in _STEPS if eps < 1e-10 else _STEPS_32:
+        ends = [leaves(axpy(sign * step, direction, at)) for sign in (1.0, -1.0)]
+        (upper, up), (lower, down) = (value_and_gradient(function, end) for end in ends)
+        slope = float(upper - lower) / (2 * step)
+        size = max(abs(slope), sum(map(abs, parts))) + noise * abs(float(value.detach())) / step
+        errors = [0.0]
+        for product, name in zip(products or [], at, strict=products is not None):
+            change = (up[name] - down[name]) / (2 * step)
+            length = max(float(product.norm()), float(change.norm())) + noise * largest / step
+            errors.append(float((product - change).norm()) / (length or 1.0))
+        least = Errors(
+            min(least.gradient, abs(slope - sum(parts)) / (size or 1.0)),
+            min(least.product, max(errors)),
+        )
+        if max(least) < TOLERANCE:
+            break
+    return least
+
+
+def _products(gradient: Params, point: Params, direction: Params) -> Sequence[Tensor] | None:
+    curved = {name: slope for name, slope in gradient.items() if slope.requires_grad}
+    if not curved:
+        return [torch.zeros_like(value) for value in point.values()]
+    try:
+        return torch.autograd.grad(
+            list(curved.values()),
+            list(point.values()),
+            [direction[name] for name in curved],
+            materialize_grads=True,
+        )
+    except RuntimeError:  # not implemented: estimators that need it will say so
+        return None
+
+
+def random_direction(point: Params, generator: torch.Generator) -> Params:
+    """Draw a direction that is as long in each tensor as the tensor is, and a little longer."""
+    found = {}
+    for name, value in point.items():
+        draw = torch.randn(value.shape, generator=generator, device="cpu", dtype=torch.float32)
+        length = value.detach().double().square().mean().sqrt() + 0.05
+        found[name] = (draw.to(value.device) * length).to(value.dtype)
+    return found

@@ -1,0 +1,106 @@
+"""From an `nn.Module`, a criterion and two batches to a bilevel problem."""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from estimators.base.errors import OptionError
+from estimators.base.module_loss import Batch, Criterion, ModuleLoss, trainable
+from estimators.base.module_state import Snapshot, state_of
+from estimators.base.problem import BilevelProblem
+from estimators.base.problem_check import check_problem
+from estimators.base.tree import Params
+
+
+def module_problem(
+    module: nn.Module,
+    criterion: Criterion,
+    support: Batch,
+    query: Batch,
+    *,
+    step_size: float | Params,
+    steps: int,
+    momentum: float = 0.0,
+    check: bool = True,
+) -> BilevelProblem:
+    """Return the problem of adapting a module to a support set, judged by a query set.
+
+    Args:
+        module: maps inputs to outputs; left as it is. The problem has copies of its buffers, and
+            sees all else of it as it is at an estimate.
+        criterion: maps outputs and targets to a scalar tensor, as `torch.nn.functional.mse_loss`.
+            While it runs, the module has the adapted parameters: `module.parameters()` is what a
+            penalty takes. An argument named `params` is given them by name.
+        support: inputs and targets to adapt to.
+        query: inputs and targets of the outer loss.
+        step_size: see `BilevelProblem`.
+        steps: K.
+        momentum: see `BilevelProblem`.
+        check: find out, once for all problems of a kind, whether module and criterion are the
+            differentiable function that estimators take them for; some ten gradients.
+
+    Raises:
+        OptionError: a number is out of its range; data or module are of a kind that cannot be
+            used; or the check has found something: random numbers, a module that changes with
+            each call, parameters other than those given, a wrong second derivative.
+
+    Example:
+        >>> import torch
+        >>> from estimators import create, trainable
+        >>> model, mse = torch.nn.Linear(2, 1), torch.nn.functional.mse_loss
+        >>> batch = torch.ones(4, 2), torch.zeros(4, 1)
+        >>> problem = module_problem(model, mse, batch, batch, step_size=0.1, steps=3)
+        >>> create("maml")(problem, trainable(model)).gradient["weight"].shape
+        torch.Size([1, 2])
+    """
+    batches = _batch("support", support), _batch("query", query)
+    state = state_of(module)
+    data: Snapshot = [
+        (part, part._version) for batch in batches for part in batch if isinstance(part, Tensor)
+    ]
+    seen = (state.snapshot(), data) if check else None
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    inner, outer = (
+        ModuleLoss(module, state, criterion, batch, buffers, _wants_params(criterion), seen)
+        for batch in batches
+    )
+    problem = BilevelProblem(inner, outer, step_size, steps, momentum)
+    own = trainable(module)
+    if check and own:
+        check_problem(problem, own)
+    return problem
+
+
+def _wants_params(criterion: Criterion) -> bool:
+    """Return whether a criterion has an argument named `params`."""
+    if not callable(criterion):
+        raise OptionError(f"the criterion must be a function, not a {type(criterion).__name__}")
+    called: Any = criterion.forward if isinstance(criterion, nn.Module) else criterion
+    while isinstance(called, partial):
+        if "params" in called.keywords:
+            return False
+        called = called.func
+    if not hasattr(called, "__code__"):
+        called = type(called).__call__
+    code = getattr(called, "__code__", None)
+    return (
+        code is not None
+        and "params" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    )
+
+
+def _batch(name: str, batch: Batch) -> Batch:
+    """Return the inputs and targets of a batch."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise OptionError(
+            f"{name} must be a pair of inputs and targets, not a {type(batch).__name__}"
+            + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
+        )
+    for part in batch:
+        if hasattr(part, "__array__") and not isinstance(part, Tensor):
+            raise OptionError(f"{name} has a {type(part).__name__}: make it a tensor, torch.tensor")
+        if isinstance(part, Tensor) and part.is_inference():
+            raise OptionError(f"{name} was made within torch.inference_mode(): clone it outside")
+    inputs, targets = batch
+    return inputs, targets
