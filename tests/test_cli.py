@@ -97,7 +97,7 @@ MISTAKES = [
     (f"{SMALL} --dtype half", "half"),
     (f"{SMALL} --step-size 0", "0.0"),
     (f"{SMALL} --tasks 0", "0"),
-    (f"{SMALL} --store a-file", "a-file: Not a directory"),
+    (f"{SMALL} --store a-file", "a-file: it is no folder"),
     (f"{SMALL} --import nowhere.py", "nowhere.py"),
     (f"{SMALL} --import no_such_module", "no_such_module"),
     (f"{SMALL} --import broken.py", "SyntaxError"),

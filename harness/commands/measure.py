@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from estimators.base.errors import OptionError, UserError
-from harness.commands.options import console, print_line
+from harness.commands.options import console, print_line, warn
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ def measure_cells(
     """Measure a plan, or go on with an interrupted run of the same, and return the journal."""
     from harness.running.resume import begin
     from harness.running.runner import run
+    from harness.store.folder import prepare
     from harness.store.runs import read_run
     from harness.support.progress import progress_bar
     from harness.support.signals import interrupt_once
@@ -33,6 +34,8 @@ def measure_cells(
     skipped = sum(bool(plan.skip) for plan in planned)
     total = len(planned) - skipped
     path = store  # until there is a journal in it
+    for line in prepare(store):
+        warn(line)
     try:
         with interrupt_once():
             session = begin(

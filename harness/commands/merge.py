@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from estimators.base.errors import UserError
-from harness.commands.options import Store, console, print_left_out, print_line
+from harness.commands.options import Store, console, print_left_out, print_line, warn
 
 
 def merge(
@@ -36,6 +36,8 @@ def merge(
         raise UserError(
             "stopped; files copied so far are whole, and the same command goes on from there"
         ) from None
+    for line in merged.warnings:
+        warn(line)
     print_left_out(merged.left_out)
     if merged.added:
         table = Table("machine", *KINDS, box=None, pad_edge=False)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,12 @@ console = Console(
 def print_line(line: str, style: str | None = None) -> None:
     """Print a line as it is: not cut, and without markup."""
     console.print(line, soft_wrap=True, markup=False, style=style)
+
+
+@cache
+def warn(line: str) -> None:
+    """Print a warning, once."""
+    print_line(line, style="yellow")
 
 
 def print_error(line: str) -> None:

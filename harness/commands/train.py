@@ -13,7 +13,7 @@ from rich.table import Table
 
 from estimators.base.errors import UserError
 from harness.commands import options
-from harness.commands.options import console, option, print_error, print_line
+from harness.commands.options import console, option, print_error, print_line, warn
 from harness.support.units import counted
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def train_with_progress(
     fresh: bool = False,
 ) -> "list[TrainingResult]":
     """Train with progress and messages; return the results in the order of the configurations."""
+    from harness.store.folder import prepare
     from harness.store.trainings import FOLDER
     from harness.support.progress import progress_bar
     from harness.support.signals import interrupt_once
@@ -124,6 +125,8 @@ def train_with_progress(
     folder = store / FOLDER
     if distributed := under_torchrun():
         console.quiet = os.environ["RANK"] != "0"
+    for line in prepare(store):
+        warn(line)
     steps = dict.fromkeys(configs, 0)
     total = sum(config.steps for config in configs)
     results: dict[TrainingConfig, TrainingResult] = {}

@@ -14,6 +14,7 @@ from harness.merging.staging import place, read_regular, staging
 from harness.profiling import FOLDER as PROFILES
 from harness.store import trainings
 from harness.store.events import Problem, first_event, has_begun, parse_event
+from harness.store.folder import prepare
 from harness.store.journal import EventFile
 from harness.store.runs import parse_run
 from harness.store.trainings import parse_training
@@ -32,6 +33,7 @@ class Merged:
     """Result of a merge."""
 
     added: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and machine
+    warnings: list[str] = field(default_factory=list)  # of the store's file system
     present: int = 0  # files that were in the store already
     # Files that are not in the store now, and why.
     left_out: list[Problem] = field(default_factory=list)
@@ -62,7 +64,7 @@ def merge(sources: Sequence[Path], store: Path) -> Merged:
     """
     for source in sources:
         _check(source, store)
-    merged = Merged()
+    merged = Merged(warnings=prepare(store))
     try:
         with staging(store) as drafts:
             for source in sources:

@@ -1,15 +1,14 @@
 """Read files of a source that may be odd, and place them in a store, each whole or not at all."""
 
-import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from estimators.base.errors import UserError
-from harness.support.files import atomic_file
+from harness.support.files import atomic_file, lock
 
 _FOLDER = ".merge"
 
@@ -21,7 +20,7 @@ def staging(store: Path) -> Generator[Path]:
     handle = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle)
         except BlockingIOError:
             raise UserError(f"another merge into {store} is at work") from None
         folder = store / _FOLDER
@@ -57,4 +56,5 @@ def place(target: Path, content: bytes, modified: int, drafts: Path) -> None:
     with atomic_file(target, synced=True, drafts=drafts) as file:
         file.write(content)
         file.flush()
-        os.utime(file.fileno(), ns=(modified, modified))
+        with suppress(OSError):  # as for others than the owner, on some file systems
+            os.utime(file.fileno(), ns=(modified, modified))

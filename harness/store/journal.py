@@ -1,6 +1,5 @@
 """Write journals: JSON lines, one event each, on disk before the next piece of work."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Outcome
-from harness.support.files import atomic_file, sync_folder
+from harness.support.files import atomic_file, lock, sync, sync_folder
 
 if TYPE_CHECKING:
     from harness.cell import Cell
@@ -49,12 +48,14 @@ class EventFile:
         flags = os.O_CREAT | os.O_EXCL if new else 0
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | flags, 0o666)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
+            if new:
+                sync_folder(path.parent)
         except OSError:
             os.close(self._file)
+            if new:
+                path.unlink(missing_ok=True)
             raise
-        if new:
-            sync_folder(path.parent)
 
     @classmethod
     def create_in(cls, folder: Path) -> Self:
@@ -76,7 +77,7 @@ class EventFile:
         with torn_file.open("ab") as file:
             file.writelines(line + b"\n" for line in broken)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         with atomic_file(self.path, synced=True) as file:
             file.writelines(line + b"\n" for line in lines if is_sound(line))
             file.flush()
@@ -98,18 +99,20 @@ class EventFile:
         """Close the file, which unlocks it."""
         os.close(self._file)
 
-    def _write(self, event: str, *, sync: bool = True, **fields: Any) -> None:
+    def _write(self, event: str, *, at_once: bool = True, **fields: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "at": now, **fields}).encode() + b"\n"
         end = os.fstat(self._file).st_size
         try:
             while line:
                 line = line[os.write(self._file, line) :]
-            if sync:
-                os.fsync(self._file)
+            if at_once:
+                sync(self._file)
         except OSError:  # a full disk, which may have taken part of the line
             with suppress(OSError):
                 os.ftruncate(self._file, end)
+                if not end:
+                    self.path.unlink(missing_ok=True)
             raise
 
 
@@ -141,7 +144,7 @@ class Journal(EventFile):
         """Write the results of one stage of some cells, all of them or none."""
         name = f"{machine['fingerprint']}-{machine['state']}" if machine else ""
         if name and name not in self._machines:
-            self._write("machine", sync=False, name=name, environment=machine)
+            self._write("machine", at_once=False, name=name, environment=machine)
             self._machines.add(name)
         written = [
             {
@@ -167,4 +170,4 @@ class Journal(EventFile):
 
     def progress(self, progress: Progress) -> None:
         """Write the progress; not synced, since its loss does no harm."""
-        self._write("progress", sync=False, **asdict(progress))
+        self._write("progress", at_once=False, **asdict(progress))

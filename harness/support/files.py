@@ -1,11 +1,12 @@
-"""Files that are complete or absent, and a folder for temporary ones."""
+"""Files that are complete or absent, locks, and a folder for temporary files."""
 
+import errno
 import fcntl
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import util
@@ -15,6 +16,8 @@ from typing import BinaryIO
 from estimators.base.errors import UserError
 
 _MARK = ".temporary"  # a file in each folder for temporary files
+# How file systems of clusters and of other systems say that they lack locks or `fsync`.
+_UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def atomic_file(
             yield file
             if synced:
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -54,9 +57,33 @@ def sync_folder(folder: Path) -> None:
     """Have the names of a folder on disk, or a power cut could take them."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync(handle)
     finally:
         os.close(handle)
+
+
+def sync(handle: int) -> bool:
+    """Have a file or folder on disk; return whether its file system can do that."""
+    return _is_supported(os.fsync, handle)
+
+
+def lock(handle: int) -> bool:
+    """Lock a file or folder against other processes; return whether its file system has locks.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    return _is_supported(fcntl.flock, handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_supported(call: Callable[..., None], *arguments: int) -> bool:
+    try:
+        call(*arguments)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            return False
+        raise
+    return True
 
 
 @cache
@@ -64,31 +91,33 @@ def temporary_folder() -> Path:
     """Return this process's folder for temporary files; delete those of processes that were killed.
 
     It is locked for as long as this process lives.
+
+    Raises:
+        UserError: there cannot be one.
     """
-    parent = Path(tempfile.gettempdir())
-    for mark in parent.glob(f"metagrad.*/{_MARK}"):  # a user's folder may have such a name, too
-        left = mark.parent
-        with suppress(OSError):
-            lock = _lock(left)
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
-    draft = Path(tempfile.mkdtemp(prefix=".metagrad."))
-    _lock(draft)  # before other processes see it
-    (draft / _MARK).touch()
-    folder = draft.rename(draft.with_name(draft.name[1:]))
+    try:
+        parent = Path(tempfile.gettempdir())
+        _delete_abandoned(parent)
+        draft = Path(tempfile.mkdtemp(prefix=".metagrad.", dir=parent))
+        lock(os.open(draft, os.O_RDONLY))  # before other processes see it
+        (draft / _MARK).touch()
+        folder = draft.rename(draft.with_name(draft.name[1:]))
+    except OSError as error:
+        raise UserError(f"no folder for temporary files: {error}; TMPDIR names one") from error
     # Unlike those of atexit, finalizers run in processes that multiprocessing has started, too.
     util.Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-200)
     return folder
 
 
-def _lock(folder: Path) -> int:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+def _delete_abandoned(parent: Path) -> None:
+    for mark in parent.glob(f"metagrad.*/{_MARK}"):  # a user's folder may have such a name, too
+        with suppress(OSError):
+            handle = os.open(mark.parent, os.O_RDONLY)
+            try:
+                if lock(handle):  # without locks nobody knows whether it is in use
+                    shutil.rmtree(mark.parent, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def put(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
