@@ -31,18 +31,16 @@ class Errors(NamedTuple):
     product: float
 
 
-def derivative_errors(
-    function: Loss, at: Params, generator: torch.Generator, *, twice: bool
-) -> Errors:
-    """Compare gradient and Hessian-vector product with central differences, in a random direction.
+def derivative_errors(function: Loss, at: Params, direction: Params, *, twice: bool) -> Errors:
+    """Compare gradient and Hessian-vector product with central differences in a direction.
 
     Args:
         function: maps parameters to a scalar tensor.
         at: where.
-        generator: of the CPU, for the direction.
+        direction: a random one, about as long as the parameters.
         twice: whether to take the product; 0 stands for one that torch does not have.
     """
-    direction, point = random_direction(at, generator), leaves(at)
+    point = leaves(at)
     value, gradient = value_and_gradient(function, point, create_graph=twice)
     products = _products(gradient, point, direction) if twice else None
     gradient = {name: slope.detach() for name, slope in gradient.items()}

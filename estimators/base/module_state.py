@@ -209,7 +209,7 @@ def _refuse_wrappers(module: nn.Module) -> None:
                 )
             if is_lazy(tensors[key]):  # type: ignore[arg-type]
                 raise OptionError(
-                    f"parameter {leaf!r} has no shape yet: call the module once on a batch"
+                    f"lazy parameter {leaf!r} has no shape yet: call the module once on a batch"
                 )
 
 

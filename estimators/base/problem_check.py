@@ -7,7 +7,7 @@ of a kind (module, criterion, shapes), at the price of some ten gradients.
 """
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -34,7 +34,7 @@ from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, leaves
 
 _LIKELY = (
-    "Is one cut, rounded or replaced (detach, a straight-through or custom function, a hook, a "
+    "Is it cut, rounded or replaced (detach, a straight-through or custom function, a hook, a "
     "checkpoint with use_reentrant=True)?"
 )
 _KNOWN_FAULTS = {
@@ -148,7 +148,7 @@ def _check(loss: ModuleLoss, params: Mapping[str, Tensor], *, twice: bool) -> No
     dtypes = (torch.float64, None) if params else ()
     for dtype in dtypes:
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), _generators_kept():
                 _Trial(loss, params, dtype).run(twice=twice)
         except OptionError:
             raise
@@ -180,7 +180,7 @@ class _Trial:
         self._random = torch.Generator("cpu").manual_seed(0)
         self._eps = max(torch.finfo(value.dtype).eps for value in theta.values())
         # Not theta itself: at an initial 0 there may be a kink, as of a ReLU after a bias.
-        self._points = [axpy(0.02, random_direction(theta, self._random), theta) for _ in range(2)]
+        self._points = [axpy(0.02, self._direction(theta), theta) for _ in range(2)]
 
     def run(self, *, twice: bool) -> None:
         """Evaluate the loss, its gradient and a Hessian-vector product; refuse what is wrong.
@@ -190,7 +190,7 @@ class _Trial:
             Exception: the loss cannot be evaluated.
         """
         state, loss = self.state, self.loss
-        point = leaves(self._points[0])
+        point = leaves(_cloned(self._points[0]))
         copy = replace(loss, buffers=_cloned(loss.buffers), batch=tree_map(_clone, loss.batch))
         generators = generator_states(self.module)
         # The backward pass within: what reads the module late finds the same parameters.
@@ -256,7 +256,8 @@ class _Trial:
         """Refuse a loss whose first or second derivative is wrong."""
         least = Errors(inf, inf)
         for point in self._points:  # a second, since there may be a kink near the first
-            errors = derivative_errors(self.loss, point, self._random, twice=twice)
+            direction = self._direction(point)
+            errors = derivative_errors(self.loss, point, direction, twice=twice)
             least = Errors(*map(min, least, errors))
             if max(least) < TOLERANCE:
                 return
@@ -293,9 +294,20 @@ class _Trial:
             return torch.stack([each.sin().sum() for each in outputs if each.requires_grad]).sum()
 
         with suppress(Exception):
-            errors = derivative_errors(total, theta | data, self._random, twice=True)
+            at = theta | data
+            errors = derivative_errors(total, at, self._direction(at, prefix), twice=True)
             return max(errors) >= TOLERANCE
         return False
+
+    def _direction(self, point: Params, prefix: str = "") -> Params:
+        """Draw a direction in which the parameters of a part of the module may move."""
+        found = random_direction(point, self._random)
+        for name, part in self.module.named_modules():
+            row = getattr(part, "padding_idx", None)  # of an embedding, which never trains that row
+            weight = found.get(f"{name}.weight".lstrip(".").removeprefix(prefix))
+            if row is not None and weight is not None:
+                weight[row] = 0
+        return found
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
         """Return whether results are equal, but for the rounding of another order of sums."""
@@ -303,6 +315,12 @@ class _Trial:
 
     def _title(self, parts: list[str]) -> str:
         return self.state.title(parts[0]) if parts else "the criterion"
+
+
+def _generators_kept() -> AbstractContextManager[None]:
+    """Put torch's generators back where they were, after a block."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return torch.random.fork_rng(range(torch.cuda.device_count()) if used else ())
 
 
 @contextmanager
