@@ -20,7 +20,6 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
 from estimators.base.derivative_check import (
-    TOLERANCE,
     Errors,
     derivative_errors,
     random_direction,
@@ -254,23 +253,24 @@ class _Trial:
 
     def _refuse_derivatives(self, *, twice: bool) -> None:
         """Refuse a loss whose first or second derivative is wrong."""
-        least = Errors(inf, inf)
+        errors = Errors(0.0, 0.0)
         for point in self._points:  # a second, since there may be a kink near the first
             direction = self._direction(point)
             errors = derivative_errors(self.loss, point, direction, twice=twice)
-            least = Errors(*map(min, least, errors))
-            if max(least) < TOLERANCE:
+            if errors.small():
                 return
+            if not errors.small_first():
+                break
         point = leaves(self._points[0])
         wrong = [c.part for c in record_calls(self.loss, point) if self._is_wrong(c.part, c.inputs)]
         operations = _graph(self.loss(point))
         causes = [cause for name, cause in _KNOWN_FAULTS.items() if name in operations]
-        first = least.gradient >= TOLERANCE
-        which = "gradient is not the slope of the value"
-        which = which if first else "second derivative is not the slope of the gradient"
+        which, by = "gradient is not the slope of the value", errors.gradient
+        if errors.small_first():
+            which, by = "second derivative is not the slope of the gradient", errors.product
         _refuse(
-            f"{self._title(wrong)}: its {which}; they differ by "
-            f"{least.gradient if first else least.product:.0%}. "
+            f"{self._title(wrong)}: its {which}; "
+            + (f"they differ by {by:.1%}. " if by < inf else "one is not finite. ")
             + (causes[0] if causes else _LIKELY)
         )
 
@@ -296,7 +296,7 @@ class _Trial:
         with suppress(Exception):
             at = theta | data
             errors = derivative_errors(total, at, self._direction(at, prefix), twice=True)
-            return max(errors) >= TOLERANCE
+            return not errors.small()
         return False
 
     def _direction(self, point: Params, prefix: str = "") -> Params:
@@ -310,8 +310,8 @@ class _Trial:
         return found
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
-        """Return whether results are equal, but for the rounding of another order of sums."""
-        return bool((one - other).norm() <= 1e5 * self._eps * one.norm())
+        """Return whether results are equal, but for the rounding of other ways to compute them."""
+        return bool((one - other).norm() <= max(1e-6, 1e3 * self._eps) * one.norm())
 
     def _title(self, parts: list[str]) -> str:
         return self.state.title(parts[0]) if parts else "the criterion"
