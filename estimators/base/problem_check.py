@@ -30,7 +30,7 @@ from estimators.base.module_calls import generator_states, record_calls, tensors
 from estimators.base.module_loss import ModuleLoss
 from estimators.base.module_state import ModuleState
 from estimators.base.problem import BilevelProblem
-from estimators.base.tree import Params, axpy, leaves
+from estimators.base.tree import Params, axpy, detached, leaves, norm
 
 _LIKELY = (
     "Is it cut, rounded or replaced (detach, a straight-through or custom function, a hook, a "
@@ -206,7 +206,7 @@ class _Trial:
             return
         again = leaves(self._points[0])
         value_again, slopes = value_and_gradient(loss, again, create_graph=True)
-        if not self._same(value, value_again):
+        if not self._same({"": value}, {"": value_again}):
             calls = zip(record_calls(loss, point), record_calls(loss, point), strict=False)
             differ = [one.part for one, two in calls if not _equal(one.outputs, two.outputs)]
             _refuse(
@@ -214,7 +214,7 @@ class _Trial:
                 "same parameters and data: let it neither draw nor keep anything"
             )
         self._refuse_reach(value_again, point)
-        if not all(self._same(gradient[name], slopes[name]) for name in gradient):
+        if not self._same(gradient, slopes):
             _refuse(
                 "part of the module runs again in the backward pass, with other parameters than "
                 "before (an activation checkpoint, or a custom autograd function that reads the "
@@ -309,9 +309,10 @@ class _Trial:
                 weight[row] = 0
         return found
 
-    def _same(self, one: Tensor, other: Tensor) -> bool:
+    def _same(self, one: Params, other: Params) -> bool:
         """Return whether results are equal, but for the rounding of other ways to compute them."""
-        return bool((one - other).norm() <= max(1e-6, 1e3 * self._eps) * one.norm())
+        one, other = detached(one), detached(other)
+        return norm(axpy(-1.0, one, other)) <= max(1e-6, 1e3 * self._eps) * norm(one)
 
     def _title(self, parts: list[str]) -> str:
         return self.state.title(parts[0]) if parts else "the criterion"
