@@ -350,6 +350,6 @@ def test_a_stopped_gate_ends_its_processes(project: Project, tmp_path: Path) -> 
 
 
 def _measures(child: psutil.Process) -> bool:
-    with suppress(psutil.Error):  # those that export the commits end at any moment
+    with suppress(psutil.Error):  # those that copy the commits end at any moment
         return "run" in child.cmdline()
     return False

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from harness.gate.waivers import Waiver
 
 
+_STATUS = ("--no-optional-locks", "status", "--porcelain", "-uno")
+
+
 def gate(
     preset: options.Preset = "gate",
     base: Annotated[
@@ -71,7 +74,7 @@ def gate(
             old, new = (open_revision(ref, plugins, console) for ref in (base, head))
             waivers = _waivers(new)
             notes = check_pair(old, new)
-            if new.checkout and (changed := git_text("status", "--porcelain", "-uno")):
+            if new.checkout and (changed := git_text(*_STATUS)):
                 count = len(changed.splitlines())
                 notes.append(
                     f"{count} files have uncommitted changes, which are not part of {new.name}."
@@ -93,13 +96,11 @@ def gate(
 
 def _waivers(head: "Revision") -> "list[Waiver]":
     """Return the waivers of the head, or of this folder if it is stored results."""
-    from harness.gate.checkout import file_at
     from harness.gate.waivers import FILE, parse
 
-    if head.checkout:
-        return parse(file_at(head.checkout.commit, FILE) or b"")
+    path = (head.checkout.work if head.checkout else Path()) / FILE
     try:
-        return parse(Path(FILE).read_bytes() if Path(FILE).exists() else b"")
+        return parse(path.read_bytes() if path.exists() else b"")
     except OSError as error:
         raise UserError(f"{FILE} cannot be read: {error.strerror}") from None
 

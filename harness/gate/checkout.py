@@ -1,23 +1,25 @@
 """Check commits out side by side, each installed in a separate folder."""
 
 import hashlib
-import io
+import math
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from rich.console import Console
 
 from estimators.base.errors import UserError
+from harness.gate.copies import copy, filters, parts
 from harness.support.cache import folder
-from harness.support.git import git, git_text, shallow
+from harness.support.git import free_environment, git_text, run_git, shallow
 
 _KEPT = 20  # checkouts; the least recently used ones are deleted
+_LINES = 10  # of what pip says
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Checkout:
     work: Path  # folder in which commands for it are run
     path: tuple[Path, ...]  # folders from which Python imports, first to last
     results: Path  # folder of its measurements
+    lacks: str = ""  # in words: submodules, contents that git-lfs stores
 
     def has(self, package: str) -> bool:
         """Return whether it contains a package, which then is not this environment's."""
@@ -40,108 +43,121 @@ class Checkout:
         inherited = os.environ.get("PYTHONPATH", "")
         folders = [*map(str, self.path), *([inherited] if inherited else [])]
         variables = {"PYTHONPATH": os.pathsep.join(folders), "ASV_COMMIT": self.commit}
-        return os.environ | variables
+        return free_environment() | variables
 
 
 def resolve(ref: str) -> str:
     """Return the hash of a commit of the repository of the current folder."""
-    if git("rev-parse", "--git-dir") is None:
-        raise UserError("this folder is in no git repository; --base and --head name its commits")
+    try:
+        run_git("rev-parse", "--git-dir")
+    except UserError as error:
+        raise UserError(f"--base and --head name commits of this folder, but {error}") from None
     commit = git_text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
     if commit is None:
         raise UserError(f"no commit {ref!r} in this repository{shallow()}")
     return commit.strip()
 
 
-def install(commit: str) -> Checkout:
-    """Export a commit and, if it is a package, install it there, without its requirements.
+def install(commit: str, console: Console) -> Checkout:
+    """Copy a commit and, if it is a package, install it there, without its requirements.
 
     Both happen once for a commit; all commits run with the packages of this environment.
 
     Raises:
-        UserError: its package cannot be built, or the cache not be written.
+        UserError: it cannot be copied, or its package not be built, or the cache not be written.
     """
     try:
-        return _installed(commit, _prefix())
+        return _installed(commit, _prefix(), console)
     except OSError as error:
         raise UserError(f"{folder()} cannot be written: {error.strerror or error}") from None
 
 
-def _installed(commit: str, prefix: Path) -> Checkout:
+def _installed(commit: str, prefix: Path, console: Console) -> Checkout:
+    found = parts(commit)
     # The installation depends on the current folder within the repository.
-    place = folder() / "trees" / f"{commit}-{hashlib.sha256(str(prefix).encode()).hexdigest()[:8]}"
+    facts = hashlib.sha256(repr((str(prefix), found, filters())).encode()).hexdigest()
+    place = folder() / "trees" / f"{commit}-{facts[:8]}"
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         # Its draft has a name of the same length: the length of paths can change speed.
         draft = Path(tempfile.mkdtemp(prefix=place.name[:-8], dir=place.parent))
+        lacks = ""
         try:
-            _export(commit, draft / "source")
-            _install(draft / "source", prefix, draft / "site")
+            lacks = copy(found, draft / "source")
+            (draft / "lacks").write_text(lacks, encoding="utf-8", errors="surrogateescape")
+            _install(draft / "source", prefix, draft / "site", console)
             (draft / "results").mkdir()
             draft.rename(place)
+        except UserError as error:
+            also = f" ({lacks})" if lacks else ""
+            raise UserError(f"{commit[:8]} cannot be installed: {error}{also}") from None
         except OSError:
             if not place.exists():  # or another process was quicker
                 raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     os.utime(place)
-    for old in sorted(place.parent.iterdir(), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+    for old in sorted(place.parent.iterdir(), key=_last_used)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     work = place / "source" / prefix
-    subject = (git_text("log", "-1", "--format=%s", commit) or "").strip()
-    return Checkout(commit, subject, work, (place / "site", work), place / "results")
+    if not work.is_dir():
+        raise UserError(f"{commit[:8]} has no folder {prefix}, in which its commands would run")
+    subject = (
+        git_text("-c", "log.showSignature=false", "log", "-1", "--format=%s", commit) or ""
+    ).strip()
+    lacks = (place / "lacks").read_text(encoding="utf-8", errors="surrogateescape")
+    return Checkout(commit, subject, work, (place / "site", work), place / "results", lacks)
 
 
-def file_at(commit: str, name: str) -> bytes | None:
-    """Return a file of a commit, from the folder that corresponds to ours; None if it has none."""
-    return git("show", f"{commit}:./{name}")
+def _last_used(place: Path) -> float:
+    try:
+        return place.stat().st_mtime
+    except FileNotFoundError:  # a draft of another process, which has its name now
+        return math.inf
 
 
 def _prefix() -> Path:
-    return Path((git_text("rev-parse", "--show-prefix") or "").strip())
+    return Path((git_text("rev-parse", "--show-prefix") or "").rstrip("\n"))
 
 
-def _export(commit: str, target: Path) -> None:
-    top = (git_text("rev-parse", "--show-toplevel") or "").strip()
-    archive = git("-C", top, "archive", "--format=tar", commit)
-    if archive is None:
-        raise UserError(f"git cannot export {commit}")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        # The filters of the standard library are not in every Python 3.11.
-        files.extraction_filter = lambda member, path: member
-        files.extractall(target, [member for member in files if not _leads_out(member)])
-
-
-def _leads_out(member: tarfile.TarInfo) -> bool:
-    """Return whether this is a link to outside, the only way out that git writes."""
-    if not member.issym():
-        return False
-    leads_to = os.path.normpath(PurePosixPath(member.name).parent / member.linkname)
-    return PurePosixPath(leads_to).is_absolute() or leads_to.split("/")[0] == ".."
-
-
-def _install(top: Path, prefix: Path, target: Path) -> None:
+def _install(top: Path, prefix: Path, target: Path, console: Console) -> None:
     """Install the project to which a folder of the repository belongs, if it is one."""
     target.mkdir()
-    around = [prefix, *prefix.parents]
-    project = next((one for one in around if (top / one / "pyproject.toml").exists()), None)
+    project = next((one for one in (prefix, *prefix.parents) if _is_project(top / one)), None)
     if project is None:
         return
-    source = top / project
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--target", str(target)]
-    # With the build backend in this environment, nothing has to be fetched.
-    backend = _backend(source / "pyproject.toml")
-    command += ["--no-build-isolation"] if find_spec(backend) else []
-    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        why = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
-        raise UserError(f"{top.parent.name[:8]} cannot be installed: {why}")
+    command += ["--no-deps", "--target", str(target), str(top / project)]
+    reasons: dict[str, list[str]] = {}  # the last lines, by the last one
+    # With all that the build needs in this environment, nothing has to be fetched.
+    for words in (["--no-build-isolation", "--check-build-dependencies"], []):
+        done = subprocess.run(
+            [*command, *words],
+            env=free_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if not done.returncode:
+            return
+        # What follows says only that it is above.
+        text = done.stdout.partition("[end of output]")[0]
+        lines = [line for line in text.splitlines() if line.strip()][-_LINES:]
+        reasons.setdefault(lines[-1].strip() if lines else "no reason given", lines)
+    for lines in reasons.values():
+        console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
+    raise UserError(f"{'; '.join(reasons)}; the last lines of pip are above")
 
 
-def _backend(project: Path) -> str:
+def _is_project(folder: Path) -> bool:
+    """Return whether a folder is a package's: pyproject.toml may have settings of tools alone."""
+    path = folder / "pyproject.toml"
     try:
-        build = tomllib.loads(project.read_text(encoding="utf-8")).get("build-system", {})
-        return str(build.get("build-backend", "setuptools")).partition(".")[0].partition(":")[0]
-    except (ValueError, OSError) as error:
-        raise UserError(f"{project.name} of the commit cannot be read: {error}") from None
+        tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"its {path.name} cannot be read: {error}") from None
+    return (
+        not tables.keys().isdisjoint(("project", "build-system")) or (folder / "setup.py").is_file()
+    )

@@ -55,7 +55,8 @@ def measure(
         if run is None:
             errors.seek(0)
             why = errors.read().strip().splitlines()[-1:] or [f"exit code {code}"]
-            raise UserError(f"{checkout.commit[:8]} cannot be measured: {why[0]}")
+            also = f" ({checkout.lacks})" if checkout.lacks else ""
+            raise UserError(f"{checkout.commit[:8]} cannot be measured: {why[0]}{also}")
         journals[0].replace(stored)
     return {cell.id: cell for cell in run.cells}
 

@@ -48,11 +48,11 @@ def outside_plugins(checkout: Checkout, plugins: Sequence[str]) -> list[str]:
     for name in plugins:
         if name.endswith(".py"):
             if not (checkout.work / name).exists():
-                raise OptionError(f"{checkout.commit[:8]} lacks --import {name}")
+                raise _lacking(checkout, name)
             continue
         place = places.get(name)
         if place is None:
-            raise OptionError(f"{checkout.commit[:8]} lacks --import {name}")
+            raise _lacking(checkout, name)
         if any(place.is_relative_to(one.resolve()) for one in checkout.path):
             continue
         if place.is_relative_to(repository):
@@ -61,6 +61,13 @@ def outside_plugins(checkout: Checkout, plugins: Sequence[str]) -> list[str]:
             )
         outside.append(name)
     return outside
+
+
+def _lacking(checkout: Checkout, name: str) -> OptionError:
+    also = f"; {checkout.lacks}" if checkout.lacks else ""
+    return OptionError(
+        f"{checkout.commit[:8]} lacks --import {name}; only committed files are measured{also}"
+    )
 
 
 def _places(checkout: Checkout, modules: Sequence[str]) -> dict[str, Path]:

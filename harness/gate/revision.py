@@ -46,7 +46,7 @@ def open_revision(ref: str, plugins: Sequence[str], console: Console) -> Revisio
     commit = resolve(ref)
     name = commit[:8] if commit.startswith(ref) else f"{ref} ({commit[:8]})"
     with console.status(f"Installing {commit[:8]}"):
-        checkout = install(commit)
+        checkout = install(commit, console)
     return Revision(name, checkout, outside=outside_plugins(checkout, plugins))
 
 
@@ -95,7 +95,11 @@ def check_pair(base: Revision, head: Revision) -> list[str]:
     """Return remarks on two revisions that are to be compared, a line each."""
     if base.stored and head.stored:
         return _differences(base.stored, head.stored)
-    notes = []
+    notes = [
+        f"{one.name}: {one.checkout.lacks}."
+        for one in (base, head)
+        if one.checkout and one.checkout.lacks
+    ]
     if base.checkout and head.checkout:
         for name in dict.fromkeys([*base.outside, *head.outside]):
             lacking = [one.name for one in (base, head) if name in one.outside]
