@@ -121,8 +121,7 @@ def _figure(page: str, draw: Callable[[pd.DataFrame], Chart], rows: str, *metric
 def _recommendation(view: View) -> Iterator[Block]:
     yield Answer(verdict(view.advice), bool(view.advice["fits"].any()))
     yield text.ranking(view.advice)
-    if sentence := text.disturbed(view.here):
-        yield sentence
+    yield from text.notes(view.here)
 
 
 def _by_memory(view: View) -> Iterator[Block]:

@@ -11,6 +11,7 @@ import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader
 
+from harness.matrix.notes import sorted_notes
 from harness.store.events import Problem
 from harness.store.table import StoreError
 from harness.support.files import put
@@ -183,7 +184,7 @@ def _summary(view: View) -> dict[str, Any]:
         "verdict": verdict(view.advice),
         "cells": _table(text.summary(view.here).drop(columns=["reason", "notes"])),
         "budgets": _table(by_memory(view.here, view.errors)),
-        "disturbed": text.disturbed(view.here),
+        "disturbed": bool(sorted_notes(view.here["notes"])[0]),
     }
 
 

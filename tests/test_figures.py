@@ -87,10 +87,10 @@ def test_numbers_are_in_shown_units_and_stay_where_a_cell_fails_later(here: pd.D
     assert late["bias"] == pytest.approx(0.55)
     assert pd.isna(late["time"])
     assert text.summary(here).set_index("estimator").loc["imaml(lam=8.0)", "notes"] == NOTE
-    disturbed = text.disturbed(here)
+    (disturbed,) = text.notes(here)
     assert NOTE in disturbed
     assert disturbed.startswith(f"1 of {len(here)} ")
-    assert text.disturbed(here[here["estimator"] == "fomaml"]) == ""
+    assert not [*text.notes(here[here["estimator"] == "fomaml"])]
 
 
 def test_orders_span_from_first_order_to_exact(here: pd.DataFrame) -> None:

@@ -33,6 +33,7 @@ TASKS = 2
 ON_CPU = set(METRICS) - {"accuracy", "own_bias", "bound", "reserved_memory", "utilisation"}
 GOOD: dict[str, set[str]] = {
     "good": set(),
+    "warns": set(),
     "fomaml": {"bound"},
     "maml": set(),
     "imaml": {"own_bias"},
@@ -130,6 +131,7 @@ def test_good_cells_beside_them_are_measured(finished: Finished) -> None:
             assert min(cell.samples[metric]) > 0
         assert cell.samples["peak_memory"][0] > 0
         assert cell.samples["resident_memory"][0] >= 0
+    assert cells["warns"].stages["score"].notes == ["warning: mind the gap"]
     assert max(cells["maml"].samples["bias"]) < 1e-12
     assert cells["good"].samples["bias"] == cells["fomaml"].samples["bias"]
     assert min(cells["fomaml"].samples["bias"]) > 1e-3

@@ -275,9 +275,17 @@ def metric_of(name: str) -> Metric:
     return METRICS.get(name) or Metric(name, name.replace("_", " "), "")
 
 
-def probes() -> list[Probe]:
-    """Return what measures the metrics of a cell but its times, in turn, each once."""
-    ordered = sorted(METRICS.values(), key=lambda metric: metric.turn)
+def probes() -> list[tuple[str, Probe]]:
+    """Return what measures the metrics of a cell but its times, in turn.
+
+    Each once, with the label of the first metric that it measures.
+    """
+    labels: dict[Probe | str, str] = {}
+    for metric in sorted(METRICS.values(), key=lambda metric: metric.turn):
+        if metric.probe:
+            labels.setdefault(metric.probe, metric.label)
     # Imported late, since readers of the table need no torch.
-    named = dict.fromkeys(metric.probe for metric in ordered if metric.probe)
-    return [resolve_name(probe) if isinstance(probe, str) else probe for probe in named]
+    return [
+        (label, resolve_name(probe) if isinstance(probe, str) else probe)
+        for probe, label in labels.items()
+    ]

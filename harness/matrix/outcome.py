@@ -60,7 +60,7 @@ def outcome_of(error: BaseException) -> Outcome:
         return Outcome(Status.DIVERGED, str(error), kept)
     message = " ".join(_message(error).split())
     reason = message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"
-    reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]} ..."
+    reason = one_line(reason)
     if not isinstance(error, UserError):
         reason += place(frames, innermost_first=False)
     # On a CPU, and where CUDA itself lacks it, torch raises an error of no particular class.
@@ -73,6 +73,12 @@ def outcome_of(error: BaseException) -> Outcome:
         kept,
         disk_full=isinstance(error, OSError) and error.errno == errno.ENOSPC,
     )
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line that is not too long for a table."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
 def _message(error: BaseException) -> str:

@@ -20,33 +20,28 @@ def bias(target: Target) -> Samples:
     them; the theory's bound on that error, bound(x) ||g|| / ||exact||, with g the outer gradient
     and x the task's own alpha lambda_max. Of all tasks together: see `BatchError`.
 
-    Curvature and bounds are left out if not all are finite.
+    Curvature and bounds are left out if not all are finite. Without exact meta-gradients there is
+    only what needs none: the outer loss, and the error for an objective of the estimator's own.
 
     Raises:
         Diverged: an estimate is not finite.
     """
     reference = load_reference(target.reference, target.cell.device)
     estimator = target.estimator
+    exacts: list[Params | None] = [*reference.gradients] or [None] * target.cell.num_tasks
     samples: Samples = {"bias": [], "cosine_distance": [], "outer_loss": []}
     own: list[float] = []
     bounds: list[float] = []
     batch = BatchError()
     problems, params = target.float64_problems()
     for index, (problem, exact, curvature) in enumerate(
-        zip(problems, reference.gradients, reference.curvature, strict=True)
+        zip(problems, exacts, reference.curvature, strict=True)
     ):
         result = estimator(problem, params)
         estimate = result.gradient
         if not math.isfinite(norm(estimate)):
             raise Diverged(f"the estimate of task {index} is not finite")
-        samples["bias"].append(relative_error(estimate, exact))
         samples["outer_loss"].append(float(result.outer_loss))
-        samples["cosine_distance"].append(cosine_distance(estimate, exact))
-        batch.add(estimate, exact)
-        bound = error_bound(target.cell, estimator, curvature)
-        if bound is not None:
-            outer = outer_gradient(problem, result.adapted)
-            bounds.append(ratio(bound * norm(outer), norm(exact)))
         own_exact = estimator.own_exact_gradient(problem, params)
         if own_exact is not None:
             error = relative_error(estimate, own_exact)
@@ -55,12 +50,21 @@ def bias(target: Target) -> Samples:
                     f"the exact gradient of its own objective, task {index}, is not finite"
                 )
             own.append(error)
-    if own:
-        samples["own_bias"] = own
+        if exact is None:
+            continue
+        samples["bias"].append(relative_error(estimate, exact))
+        samples["cosine_distance"].append(cosine_distance(estimate, exact))
+        batch.add(estimate, exact)
+        bound = error_bound(target.cell, estimator, curvature)
+        if bound is not None:
+            outer = outer_gradient(problem, result.adapted)
+            bounds.append(ratio(bound * norm(outer), norm(exact)))
+    samples["own_bias"] = own
     for name, values in (("curvature", reference.curvature), ("bound", bounds)):
-        if values and all(map(math.isfinite, values)):
+        if all(map(math.isfinite, values)):
             samples[name] = values
-    return samples | batch.samples()
+    target.notes += reference.notes
+    return {name: values for name, values in (samples | batch.samples()).items() if values}
 
 
 def error_bound(cell: Cell, estimator: Estimator, alpha_lambda_max: float) -> float | None:
@@ -124,6 +128,8 @@ class BatchError:
 
     def samples(self) -> Samples:
         """Return the figures by name, one sample each; spread and systematic part if T > 1."""
+        if not self._tasks:
+            return {}
         estimate = axpy(1.0, self._error, self._exact)
         error, length = norm(self._error), norm(self._exact)
         samples = {

@@ -3,17 +3,19 @@
 import inspect
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 import estimators
-from estimators import Params, create
+from estimators import BilevelProblem, Params, create
 from estimators.base.tree import norm
 from harness.cell import Cell
+from harness.matrix.metrics import METRICS
+from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
-from harness.matrix.pretraining import losses_at
+from harness.matrix.pretraining import losses_at, twice_differentiable
 from harness.matrix.problems import bilevel_problems, origin
 from harness.probes import curvature
 from harness.support import cache
@@ -27,32 +29,66 @@ _SOURCES = (
 
 @dataclass(frozen=True)
 class Reference:
-    """The exact meta-gradient and the `largest_curvature` of each task of a group."""
+    """The exact meta-gradient and the `largest_curvature` of each task of a group.
+
+    Attributes:
+        gradients: empty where they cannot be had.
+        curvature: not numbers where it cannot be had.
+        notes: what cannot be had, and why.
+    """
 
     gradients: list[Params]
     curvature: list[float]
+    notes: list[str] = field(default_factory=list)
 
 
 def save_reference(group: Cell, path: Path) -> None:
-    """Compute the references of a group, or take them from the cache, into a file."""
+    """Compute the references of a group, or take them from the cache, into a file.
+
+    What cannot be had is noted there: torch lacks second derivatives of some operators, and a
+    module may not run in float64. Estimators of first order may do without either.
+
+    Raises:
+        Diverged: a meta-gradient is not finite.
+    """
     problems, theta = bilevel_problems(
         group, range(group.num_tasks), dtype=torch.float64, device=group.device
     )
+    try:
+        reference = _cached(group, problems, theta)
+    except Exception as error:
+        note = not_measured(METRICS["bias"].label, error)
+        reference = Reference([], [math.nan] * len(problems), [note])
+    buffer = io.BytesIO()
+    torch.save(vars(reference), buffer)
+    path.write_bytes(buffer.getvalue())  # unlike torch, it says so where the disk is full
+
+
+def _cached(group: Cell, problems: list[BilevelProblem], theta: Params) -> Reference:
     content = [part for problem in problems for part in losses_at(problem, theta)]
     machine = cache.arithmetic(group.device)
     key = cache.digest(origin(group), *_SOURCES, machine, *content)
     stored = cache.load("reference", key)
-    if stored is None:
-        gradients = [create("adjoint")(problem, theta).gradient for problem in problems]
-        for index, gradient in enumerate(gradients):
-            if not math.isfinite(norm(gradient)):
-                raise Diverged(f"the exact meta-gradient of task {index} is not finite")
+    if stored is not None:
+        return Reference(**stored)
+    with twice_differentiable():
+        reference = _computed(problems, theta)
+    if not reference.notes:
+        cache.save("reference", key, vars(reference))
+    return reference
+
+
+def _computed(problems: list[BilevelProblem], theta: Params) -> Reference:
+    gradients = [create("adjoint")(problem, theta).gradient for problem in problems]
+    for index, gradient in enumerate(gradients):
+        if not math.isfinite(norm(gradient)):
+            raise Diverged(f"the exact meta-gradient of task {index} is not finite")
+    try:
         sizes = [curvature.largest_curvature(problem, theta) for problem in problems]
-        stored = {"gradients": gradients, "curvature": sizes}
-        cache.save("reference", key, stored)
-    buffer = io.BytesIO()
-    torch.save(stored, buffer)
-    path.write_bytes(buffer.getvalue())  # unlike torch, it says so where the disk is full
+    except Exception as error:
+        note = not_measured(METRICS["curvature"].label, error)
+        return Reference(gradients, [math.nan] * len(problems), [note])
+    return Reference(gradients, sizes)
 
 
 def load_reference(path: Path, device: str) -> Reference:

@@ -22,12 +22,14 @@ class Target:
         problem: of the cell's first task, in the cell's dtype.
         params: theta, likewise.
         reference: file of the group's exact meta-gradients, see `harness.probes.references`.
+        notes: of probes on what they measured, a sentence each.
     """
 
     def __init__(self, cell: Cell, reference: Path, estimator: Estimator | None = None) -> None:
         self.cell, self.reference = cell, reference
         self.estimator = estimator or prepared_estimator(cell)
         self.problem, self.params = self.build()
+        self.notes: list[str] = []
 
     def build(self) -> tuple[BilevelProblem, Params]:
         """Build the problem and its parameters once more."""

@@ -10,7 +10,9 @@ from estimators.base.phases import Phase
 from estimators.base.tree import leaves
 from harness.cell import Cell
 from harness.matrix.metrics import Samples, probes
+from harness.matrix.notes import not_measured, warnings_as_notes
 from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.probes.counts import counts
 from harness.probes.references import save_reference
 from harness.probes.target import Target
 from harness.probes.time import Timing, Work, interleaved_times
@@ -29,19 +31,30 @@ def reference(group: Cell, path: Path) -> None:
     save_reference(group, path)
 
 
-def score(cell: Cell, reference: Path) -> Samples:
+def score(cell: Cell, reference: Path) -> tuple[Samples, list[str]]:
     """Measure everything of a cell but time; to be called in a fresh process.
+
+    Where a probe fails its metrics are missing. The cell fails where an estimate does without one.
+
+    Returns:
+        Samples by metric; and notes: what is missing and why, and warnings.
 
     Raises:
         Diverged: an estimate or the outer loss is not finite.
     """
-    target = Target(cell, reference)
-    if target.compiled:
-        target.estimate()  # the compiler's own memory and time are not the estimate's
     samples: Samples = {}
-    for probe in probes():
-        samples |= probe(target)
-    return samples
+    with warnings_as_notes() as notes:
+        target = Target(cell, reference)
+        if target.compiled:
+            target.estimate()  # the compiler's own memory and time are not the estimate's
+        for label, probe in probes():
+            try:
+                samples |= probe(target)
+            except Exception as error:
+                note = not_measured(label, error)
+                counts(target)
+                target.notes.append(note)
+    return samples, [*target.notes, *notes]
 
 
 def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]]]:

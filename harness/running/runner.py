@@ -125,7 +125,7 @@ class _Run:
         items = [(group, cell) for group in self.groups for cell in group.unscored]
         items = _by_turns(items, lambda item: item[1].device)
         for (group, cell), result in self._side_by_side(items, compute):
-            self._journal("score", [Result(cell, result.outcome, result.value or {})], result)
+            self._journal("score", [Result(cell, result.outcome, *(result.value or ()))], result)
             if result.outcome.status is Status.OK:
                 self.good.add(cell)
             left[group.name] -= 1

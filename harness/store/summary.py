@@ -1,6 +1,7 @@
 """The table that a run ends with."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from estimators.base.registry import Spec
+from harness.matrix.notes import sorted_notes
 from harness.support.units import bytes_text, count_text
 
 GROUP = ["task", "model", "depth", "step_size", "device", "dtype", "seed", "trained"]
@@ -29,15 +31,18 @@ def print_summary(rows: pd.DataFrame, console: Console, against: str | None = No
         style="dim",
         soft_wrap=True,
     )
-    noted = rows[rows["notes"] != ""].drop_duplicates("cell")
-    if not noted.empty:
-        example = noted["notes"].value_counts().index[0]
+    disturbed, others = sorted_notes(rows.drop_duplicates("cell")["notes"])
+    if disturbed:
+        example = Counter(disturbed).most_common(1)[0][0]
         console.print(
-            f"* {len(noted)} of {rows['cell'].nunique()} cells were disturbed, such as: {example}",
+            f"* {len(disturbed)} of {rows['cell'].nunique()} cells were disturbed, such as: "
+            f"{example}",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
+    for note, count in others.most_common():
+        console.print(f"{count} × {note}", markup=False, highlight=False, soft_wrap=True)
     bad = rows[rows["outcome"] != "ok"].drop_duplicates("cell")
     for text, count in (bad["outcome"] + ": " + bad["reason"]).value_counts().items():
         console.print(f"{count} × {text}", markup=False, highlight=False, soft_wrap=True)
@@ -91,7 +96,7 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         half = value(metric) - float(metrics["low"].get(metric, math.nan))
         return _short(value(metric)) + (f" ±{_short(half)}" if math.isfinite(half) else "")
 
-    ratio, noted = value("time_ratio"), " *" if cell["notes"].iloc[0] else ""
+    ratio, noted = value("time_ratio"), " *" if sorted_notes(cell["notes"][:1])[0] else ""
     time = f"{ratio:.1f} x{noted}" if math.isfinite(ratio) else "-"
     yield [
         estimator,

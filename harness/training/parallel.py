@@ -10,6 +10,7 @@ from pathlib import Path
 
 from estimators.base.errors import UserError
 from harness.environment.build import fixed_flags
+from harness.matrix.notes import warnings_as_notes
 from harness.matrix.outcome import Diverged, Outcome, Status
 from harness.running import worker
 from harness.running.processes import (
@@ -129,15 +130,17 @@ def train_one(
         return replace(session, journal=None)  # an open file cannot be sent to other ranks
 
     session, journal = ranks.from_first(begin_session), journals[-1]
-    end = session.end
+    end, lines = session.end, session.lines
     if end is None:
-        trainer = Trainer(config, journal, session.checkpoint, session.digest, ranks)
-        if journal and session.resumed is not None:
-            journal.resume(session.resumed)
-        try:
-            end = trainer.train(on_step)
-        except Diverged as error:
-            end = str(error)
+        with warnings_as_notes() as notes:
+            trainer = Trainer(config, journal, session.checkpoint, session.digest, ranks)
+            if journal and session.resumed is not None:
+                journal.resume(session.resumed)
+            try:
+                end = trainer.train(on_step)
+            except Diverged as error:
+                end = str(error)
+        lines = [*lines, *trainer.notes, *notes]
         if journal:
             journal.failed(end) if isinstance(end, str) else journal.end()
     test = end if isinstance(end, TestResult) else None
@@ -146,7 +149,7 @@ def train_one(
         Outcome(Status.OK) if test else Outcome(Status.DIVERGED, str(end)),
         test,
         session.path.name,
-        tuple(session.lines),
+        tuple(lines),
         known=session.end is not None,
     )
 

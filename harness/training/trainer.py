@@ -16,8 +16,9 @@ from estimators.base.errors import OptionError, UserError
 from estimators.base.tree import norm, scaled
 from estimators.methods.options import Compilable
 from harness.matrix.metrics import Samples
+from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
-from harness.matrix.pretraining import batching_for
+from harness.matrix.pretraining import batching_for, twice_differentiable
 from harness.matrix.problems import TASKS_A_SEED, Sampler
 from harness.probes.bias import cosine_distance, relative_error
 from harness.probes.curvature import largest_curvature
@@ -54,6 +55,7 @@ class Trainer:
     Attributes:
         state: the steps taken so far, and their parameters.
         saved_step: the step from which it goes on if it is stopped now; -1: from the beginning.
+        notes: on what could not be measured, which does not end a training.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Trainer:
         self._params = {name: value for name, value in named if value.requires_grad}
         self._optimizer = OPTIMISERS[config.optimiser]([*self._params.values()], lr=config.rate)
         self._estimator = create(cell.estimator)
+        self.notes: list[str] = []
         self.state, self.saved_step = Checkpoint(digest), -1
         if checkpoint.exists():
             self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
@@ -104,7 +107,7 @@ class Trainer:
         """Take one step after another; after each, yield the last validation's score as text."""
         config, state = self._config, self.state
         if not state.step and not self._ranks.rank:
-            self._record(0, "train", self._memory())
+            self._record(0, "train", self._measured("peak memory", self._memory))
         score = self._validate()
         for step, problems in _prefetched(self._meta_batch, state.step, config.steps):
             if 0 < config.patience <= state.validations_since_best:
@@ -185,6 +188,11 @@ class Trainer:
         every = self._config.bias_every
         if not every or self.state.step % every:
             return {}
+        mine = self._measured("bias", self._own_bias)
+        missing = self._ranks.gather({"missing": [float(not mine)]})["missing"]
+        return {} if any(missing) else self._ranks.gather(mine)
+
+    def _own_bias(self) -> Samples:
         sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
         theta = {name: value.double() for name, value in self._theta().items()}
         exact, estimator = create("adjoint"), self._copy()
@@ -193,12 +201,22 @@ class Trainer:
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
         for index in self._ranks.share(range(self._config.bias_tasks)):
             problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
-            reference = exact(problem, theta).gradient
+            with twice_differentiable():
+                reference = exact(problem, theta).gradient
+                samples["curvature"].append(largest_curvature(problem, theta))
             estimate = estimator(problem, theta).gradient
             samples["bias"].append(relative_error(estimate, reference))
             samples["cosine_distance"].append(cosine_distance(estimate, reference))
-            samples["curvature"].append(largest_curvature(problem, theta))
-        return self._ranks.gather(samples)
+        return samples
+
+    def _measured(self, what: str, measure: Callable[[], Samples]) -> Samples:
+        """Return what is measured beside the training; nothing, and a note, where that fails."""
+        try:
+            return measure()
+        except Exception as error:
+            note = not_measured(what, error)
+            self.notes += [note] if note not in self.notes else []
+            return {}
 
     def _time(self) -> Samples:
         """Return the median seconds of a step since the last time."""

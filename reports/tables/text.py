@@ -1,11 +1,14 @@
 """Rows of the table of cells under the names that people read."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
 from harness.cell import AXES
 from harness.matrix.metrics import METRICS
+from harness.matrix.notes import sorted_notes
 from harness.support.units import number_text
 from reports.tables.cells import REST_LABEL
 
@@ -38,13 +41,14 @@ def ranking(advice: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def disturbed(table: pd.DataFrame) -> str:
-    """Return a sentence on the timings that were disturbed; "" if there are none."""
-    noted = table.loc[table["notes"] != "", "notes"]
-    if noted.empty:
-        return ""
-    example = noted.value_counts().index[0]
-    return f"{len(noted)} of {len(table)} timings were disturbed, such as: {example}."
+def notes(table: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence on the timings that were disturbed, and one on each other note."""
+    disturbed, others = sorted_notes(table["notes"])
+    if disturbed:
+        example = Counter(disturbed).most_common(1)[0][0]
+        yield f"{len(disturbed)} of {len(table)} timings were disturbed, such as: {example}."
+    for note, count in others.most_common():
+        yield f"{count} of {len(table)} cells: {note}."
 
 
 def as_text(table: pd.DataFrame) -> list[list[str]]:

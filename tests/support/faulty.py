@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
@@ -227,6 +228,12 @@ def wants_no_cuda() -> None:
 def dawdles(seconds: float) -> None:
     """Take so long at each call that something can happen meanwhile."""
     time.sleep(seconds)
+
+
+@fault
+def warns() -> None:
+    """Warn at each call."""
+    warnings.warn("mind the gap", stacklevel=1)
 
 
 @fault
