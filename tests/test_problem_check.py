@@ -1,7 +1,10 @@
 """Modules and criteria that are no function of the parameters given are refused, and no others."""
 
+import pickle
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from estimators import (
     BilevelProblem,
+    ModuleLoss,
     OptionError,
     Params,
     create,
@@ -274,6 +278,24 @@ def test_problems_keep_their_buffers_and_refuse_what_else_has_changed() -> None:
     problem.inner_loss.batch[0].mul_(2)  # type: ignore[attr-defined]
     with pytest.raises(OptionError, match="data"):
         create("maml")(problem, trainable(net))
+
+
+def test_problems_can_be_copied_and_made_beside_an_estimate() -> None:
+    net = mlp()
+    problem, params = problem_of(net), trainable(net)
+    right = create("maml")(problem, params)
+    for copy in (deepcopy(problem), pickle.loads(pickle.dumps(problem))):
+        assert isinstance(copy.inner_loss, ModuleLoss)
+        found = create("maml")(copy, trainable(copy.inner_loss.module)).gradient
+        assert relative_error(found, flatten(right.gradient)) == 0
+    with ThreadPoolExecutor(1) as pool:
+        made = [pool.submit(problem_of, net) for _ in range(50)]
+        for _ in range(50):
+            create("maml")(problem, params)
+        for each in made:
+            found = create("maml")(each.result(), params).gradient
+            assert relative_error(found, flatten(right.gradient)) == 0
+    assert all(isinstance(value, nn.Parameter) for value in net.parameters())
 
 
 def test_parameters_that_are_not_the_modules_are_refused() -> None:

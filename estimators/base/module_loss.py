@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -26,8 +26,9 @@ class ModuleLoss:
         batch: inputs and targets.
         buffers: by name, in place of the module's.
         wants_params: whether the criterion is given the parameters too, by the name `params`.
-        seen: what the module and the batch were when the problem was made; None where the problem
-            is not to be checked.
+        seen: what the module was when the problem was made; None where the problem is not to be
+            checked.
+        versions: of the batch's tensors when the problem was made.
     """
 
     module: nn.Module
@@ -36,7 +37,28 @@ class ModuleLoss:
     batch: Batch
     buffers: Params
     wants_params: bool = False
-    seen: tuple[Snapshot, Snapshot] | None = None
+    seen: Snapshot | None = None
+    versions: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        criterion: Criterion,
+        batch: Batch,
+        buffers: Params,
+        wants_params: bool,
+        check: bool,
+    ) -> Self:
+        """Make the loss of a module as it is now."""
+        state = state_of(module)
+        seen = state.snapshot() if check else None
+        return cls(module, state, criterion, batch, buffers, wants_params, seen, versions(batch))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle what the loss is made of."""
+        parts = self.module, self.criterion, self.batch, self.buffers, self.wants_params
+        return type(self).of, (*parts, self.seen is not None)
 
     def __call__(self, params: Params) -> Tensor:
         """Return the scalar loss at `params`."""
@@ -49,6 +71,11 @@ class ModuleLoss:
             outputs = self.module(inputs)
             more = {"params": params} if self.wants_params else {}
             return outputs, self.criterion(outputs, targets, **more)
+
+
+def versions(batch: Batch) -> tuple[int, ...]:
+    """Return the versions of a batch's tensors, which every write counts up."""
+    return tuple([part._version for part in batch if isinstance(part, Tensor)])
 
 
 def trainable(module: nn.Module) -> Params:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from estimators.base.errors import OptionError
 from estimators.base.module_loss import Batch, Criterion, ModuleLoss, trainable
-from estimators.base.module_state import Snapshot, state_of
+from estimators.base.module_state import state_of
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
 from estimators.base.tree import Params
@@ -55,15 +55,9 @@ def module_problem(
         torch.Size([1, 2])
     """
     batches = _batch("support", support), _batch("query", query)
-    state = state_of(module)
-    data: Snapshot = [
-        (part, part._version) for batch in batches for part in batch if isinstance(part, Tensor)
-    ]
-    seen = (state.snapshot(), data) if check else None
-    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    buffers, asks = state_of(module).buffers(), _wants_params(criterion)
     inner, outer = (
-        ModuleLoss(module, state, criterion, batch, buffers, _wants_params(criterion), seen)
-        for batch in batches
+        ModuleLoss.of(module, criterion, batch, buffers, asks, check) for batch in batches
     )
     problem = BilevelProblem(inner, outer, step_size, steps, momentum)
     own = trainable(module)

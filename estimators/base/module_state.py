@@ -1,9 +1,11 @@
 """What a module holds: other tensors in its parameters' places, and what may not change later."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
+from operator import is_
+from threading import RLock
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -17,7 +19,7 @@ from estimators.base.tree import Params
 
 _Place = tuple[dict[str, Tensor | None], str]
 _PLAIN = Tensor | bool | int | float | str | None
-Snapshot = list[tuple[object, int | None]]
+Snapshot = tuple[list[object], list[int]]
 """Values, and of tensors a version, which every write counts up."""
 
 
@@ -29,18 +31,23 @@ class ModuleState:
 
     Args:
         module: left as it is.
+        lock: held while the module has other tensors; its own where another thread may look.
 
     Raises:
         OptionError: the module's parameters cannot be replaced by other tensors.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(
+        self, module: nn.Module, lock: AbstractContextManager[object] | None = None
+    ) -> None:
         _refuse_wrappers(module)
+        self._lock = lock or RLock()
         self._parts = {name: vars(part) for name, part in module.named_modules()}
         self._types = {name: type(part).__name__ for name, part in module.named_modules()}
         self._built = self._build()
         self._places: dict[str, list[_Place]] = {}
         self._first_names: dict[str, str] = {}
+        self._buffers: dict[str, _Place] = {}
         shared: dict[int, tuple[str, list[_Place]]] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):
             for name, (tensors, leaf) in _entries(prefix, part):
@@ -48,13 +55,13 @@ class ModuleState:
                 if not any(held is tensors and at == leaf for held, at in places):
                     places.append((tensors, leaf))
                 self._places[name], self._first_names[name] = places, first
+                if tensors is part._buffers and name == first:
+                    self._buffers[name] = tensors, leaf
         self._own: Params = dict(module.named_parameters())
-        # What a forward pass may read: numbers, texts, flags and tensors, frozen parameters too.
-        self._watched = [
-            (part, name, held)
+        self._watched = [  # what a forward pass may read: numbers, texts, flags and tensors
+            (part, name)
             for part, attributes in self._parts.items()
-            for held in (attributes, attributes["_parameters"])
-            for name, value in held.items()
+            for name, value in attributes.items()
             if name not in _STANDARD and isinstance(value, _PLAIN)
         ]
 
@@ -83,8 +90,13 @@ class ModuleState:
         """The module's own parameters by name, frozen ones included."""
         return self._own
 
+    def buffers(self) -> Params:
+        """Return copies of the module's buffers, by name."""
+        with self._lock:
+            return {name: held[at].clone() for name, (held, at) in self._buffers.items()}  # type: ignore[union-attr]
+
     @contextmanager
-    def filled(self, tensors: Mapping[str, Tensor]) -> Generator[None]:
+    def filled(self, tensors: Mapping[str, Tensor], *, alone: bool = True) -> Generator[None]:
         """Put tensors in the places of parameters and buffers while a block runs.
 
         What `torch.func.functional_call` does, without its search for tied weights at each call.
@@ -92,12 +104,25 @@ class ModuleState:
 
         Args:
             tensors: by name; the module's own stand in for the others.
+            alone: keep other threads from the module meanwhile.
 
         Raises:
             OptionError: a name is unknown.
         """
+        if torch.compiler.is_compiling():
+            with self._swapped(tensors):
+                yield
+            return
+        token = _filling.set((self, tensors))
+        try:
+            with self._lock if alone else nullcontext(), self._swapped(tensors):
+                yield
+        finally:
+            _filling.reset(token)
+
+    @contextmanager
+    def _swapped(self, tensors: Mapping[str, Tensor]) -> Generator[None]:
         before: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
-        token = None if torch.compiler.is_compiling() else _filling.set((self, tensors))
         try:
             for name, tensor in tensors.items():
                 for held, leaf in self._places.get(name) or self._unknown(name):
@@ -107,8 +132,6 @@ class ModuleState:
         finally:
             for held, leaf, own in reversed(before):
                 held[leaf] = own
-            if token:
-                _filling.reset(token)
 
     def check_names(self, params: Mapping[str, Tensor]) -> None:
         """Refuse parameters that are not the module's, and any that are missing or misshapen.
@@ -141,25 +164,24 @@ class ModuleState:
                 )
 
     def snapshot(self) -> Snapshot:
-        """Return the values of attributes and frozen parameters."""
-        found: Snapshot = []
-        for _, name, held in self._watched:
-            value = held.get(name)
-            tensor = isinstance(value, Tensor) and not (
-                value.requires_grad and isinstance(value, nn.Parameter)
-            )
-            found.append((value, value._version if tensor else None))
-        return found
+        """Return the attributes and frozen parameters, and of tensors a version."""
+        values: list[object] = [self._parts[part].get(name) for part, name in self._watched]
+        values += [None if value.requires_grad else value for value in self._own.values()]
+        return values, [value._version if isinstance(value, Tensor) else 0 for value in values]
 
     def changed(self, since: Snapshot) -> list[tuple[str, str]]:
-        """Return the attributes that are not as in a snapshot, by names of part and attribute."""
+        """Return the names of part and attribute of what is not as in a snapshot."""
+        now = self.snapshot()
+        if all(map(is_, since[0], now[0])) and since[1] == now[1]:
+            return []
+        own = [name.rpartition(".")[::2] for name in self._own]
         return [
-            (part, name)
-            for (part, name, _), (value, version), (now, now_version) in zip(
-                self._watched, since, self.snapshot(), strict=True
+            at
+            for at, was, value, *versions in zip(
+                self._watched + own, since[0], now[0], since[1], now[1], strict=True
             )
-            if now is not value or (version != now_version and None not in (version, now_version))
-            if isinstance(now, Tensor) or isinstance(value, Tensor) or now != value
+            if at in self._watched or None not in (was, value)  # frozen, or no longer, since then
+            if not _alike(was, value) or versions[0] != versions[1]
         ]
 
     def title(self, part: str) -> str:
@@ -172,6 +194,11 @@ class ModuleState:
         raise OptionError(f"the module has no parameter {name!r}; {hint}")
 
 
+def _alike(one: object, other: object) -> bool:
+    tensors = isinstance(one, Tensor) or isinstance(other, Tensor)
+    return one is other or (not tensors and one == other)
+
+
 def state_of(module: nn.Module) -> ModuleState:
     """Return the state of a module; the same object for as long as the module is built alike.
 
@@ -182,8 +209,11 @@ def state_of(module: nn.Module) -> ModuleState:
         OptionError: see `ModuleState`.
     """
     state = _states.get(module)
-    if state is None or not state.fits():
-        _states[module] = state = ModuleState(module)
+    if state is None:
+        state = _states[module] = ModuleState(module)
+    with state._lock:
+        if not state.fits():
+            state = _states[module] = ModuleState(module, state._lock)
     return state
 
 

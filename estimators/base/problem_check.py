@@ -27,7 +27,7 @@ from estimators.base.derivative_check import (
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.errors import OptionError
 from estimators.base.module_calls import generator_states, record_calls, tensors
-from estimators.base.module_loss import ModuleLoss
+from estimators.base.module_loss import ModuleLoss, versions
 from estimators.base.module_state import ModuleState
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, detached, leaves, norm
@@ -62,7 +62,7 @@ def check_problem(problem: BilevelProblem, params: Mapping[str, Tensor]) -> None
             loss.state.check_names(params)
             seen.add(id(loss.state))
             _refuse_changes(loss, params)
-        if loss.seen:
+        if loss.seen is not None:
             kinds, kind = _passed.setdefault(loss.module, set()), _kind(loss, params)
             if (kind, True) not in kinds and (kind, twice) not in kinds:
                 _check(loss, params, twice=twice)
@@ -111,16 +111,15 @@ def _refuse(reason: str) -> NoReturn:
 
 def _refuse_changes(loss: ModuleLoss, params: Mapping[str, Tensor]) -> None:
     """Refuse what was changed after the problem was made: it sees things as they are now."""
-    if not loss.seen:
+    if loss.seen is None:
         return
     if parametrize._cache_enabled:
         _refuse(
             "within parametrize.cached() all iterates would have the weights of the first: leave it"
         )
-    attributes, data = loss.seen
-    if any(isinstance(held, Tensor) and held._version != version for held, version in data):
+    if versions(loss.batch) != loss.versions:
         _refuse("the data of a problem was written to after the problem was made: give it a copy")
-    changed = loss.state.changed(attributes)
+    changed = loss.state.changed(loss.seen)
     if changed:
         before = loss.state.snapshot()
         with suppress(Exception), torch.no_grad():
@@ -193,7 +192,10 @@ class _Trial:
         copy = replace(loss, buffers=_cloned(loss.buffers), batch=tree_map(_clone, loss.batch))
         generators = generator_states(self.module)
         # The backward pass within: what reads the module late finds the same parameters.
-        with state.filled(copy.buffers | point), _buffers_after(self.module) as buffers:
+        with (
+            state.filled(copy.buffers | point, alone=False),
+            _buffers_after(self.module) as buffers,
+        ):
             value, gradient = value_and_gradient(copy, point)
         if generators != generator_states(self.module):
             drew = [call.part for call in record_calls(loss, point) if call.drew]
