@@ -186,6 +186,38 @@ def test_meta_batch_of_a_module_at_once() -> None:
         assert relative_error(one.gradient, flatten(other.gradient)) < 1e-10
 
 
+class Attention(nn.Module):
+    """In evaluation mode, where torch would take its attention for inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True, dtype=torch.float64)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", ["maml", "binom(order=1, batching='vmap')", "fomaml"])
+def test_attention_is_compiled_in_a_form_that_has_the_derivatives(spec: str) -> None:
+    batch = (torch.ones(2, 3, 4).double().cumsum(1), torch.ones(2, 3, 4).double())
+    module = Attention()
+    problem = module_problem(module, mse_loss, batch, batch, step_size=0.1, steps=1)
+    compiled = create(spec, compiled=True)(problem, trainable(module))
+    assert_same(compiled, create(spec)(problem, trainable(module)))
+
+
+@pytest.mark.usefixtures("traced")
+def test_second_derivatives_that_torch_lacks_are_told_from_within_the_compiler() -> None:
+    def loss(params: Params) -> Tensor:
+        return nn.functional.hardsigmoid(params["w"]).square().sum()
+
+    with pytest.raises(OptionError, match=r"hardsigmoid twice .*hf-maml"):
+        create("maml(compiled=True)")(BilevelProblem(loss, loss, 0.1, 1), {"w": torch.ones(3)})
+
+
 def test_options_that_are_no_part_of_one_program_are_refused() -> None:
     for spec, options in (
         ("adjoint", {"engine": "reverse"}),

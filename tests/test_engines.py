@@ -159,7 +159,7 @@ def test_forward_mode_names_what_it_cannot_do() -> None:
     errors: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "mse_?loss": functional.mse_loss,
         "huber_?loss": functional.huber_loss,
-        "multi_?margin_?loss": lambda x, y: functional.multi_margin_loss(x, y[0].long()),
+        "soft_?margin_?loss": functional.soft_margin_loss,
     }
     for operation, error in errors.items():
         message = f"(?i)engine='forward': .*{operation}.* engine='reverse'"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from estimators.base.attention import trainable_attention
 from estimators.base.errors import OptionError
+from estimators.base.failures import first_line, missing_derivative
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params
 
@@ -40,18 +42,29 @@ def compiled_estimate(
         OptionError: something in the estimate, most likely in a loss, cannot be compiled.
     """
     # Takes a second, which few want to wait for.
-    from torch._dynamo.exc import BackendCompilerFailed, FailOnRecompileLimitHit, Unsupported
+    from torch._dynamo.exc import (
+        BackendCompilerFailed,
+        FailOnRecompileLimitHit,
+        TorchRuntimeError,
+        Unsupported,
+    )
 
     device = next(iter(params.values())).device.type
     try:
-        result = _compiled(estimator, device)(problem, params)
+        with trainable_attention():
+            result = _compiled(estimator, device)(problem, params)
     except FailOnRecompileLimitHit as error:
         raise OptionError(
             f"{estimator.title} was compiled {_VARIANTS} times: do shapes, depths, step sizes or "
             "numbers in the losses change at every call? make numbers tensors"
         ) from error
-    except (Unsupported, BackendCompilerFailed) as error:
-        raise OptionError(f"{estimator.title} cannot be compiled here: {_reason(error)}") from error
+    except (Unsupported, BackendCompilerFailed, TorchRuntimeError) as error:
+        cause = error.__cause__ or error.__context__ or error
+        while cause.__cause__:
+            cause = cause.__cause__
+        raise missing_derivative(cause) or OptionError(
+            f"{estimator.title} cannot be compiled here: {first_line(cause)}"
+        ) from error
     if device == "cuda":
         return _copied(result)
     # A program may return a parameter that it did not change as it is: the caller's own memory.
@@ -78,12 +91,6 @@ def _copied(result: "MetaGradient") -> "MetaGradient":
 
 def _copies(params: Params) -> Params:
     return {name: value.clone() for name, value in params.items()}
-
-
-def _reason(error: BaseException) -> str:
-    """Return the message of the error that stopped the tracing of the estimate."""
-    cause = error.__cause__ or error.__context__ or error
-    return str(cause).strip().splitlines()[0]
 
 
 @cache

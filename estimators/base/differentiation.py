@@ -5,12 +5,16 @@ transforms of torch.func. All estimators differentiate through this file (and `e
 so that each is written once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from estimators.base.attention import plain_attention, trainable_attention
 from estimators.base.errors import OptionError
+from estimators.base.failures import missing_derivative
 from estimators.base.tree import Params, detached, leaves
 
 Loss = Callable[[Params], Tensor]
@@ -57,13 +61,36 @@ def value_and_gradient(
         OptionError: the loss is not a scalar, or does not depend on the parameters at all.
     """
     if torch.compiler.is_compiling():
-        gradient, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
+        with plain_attention() if create_graph else nullcontext():
+            gradient, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
         return value, gradient
-    with torch.enable_grad():
+    with torch.enable_grad(), plain_attention() if create_graph else nullcontext():
         value = evaluate(loss, params)
-    tensors = list(params.values())
-    grads = torch.autograd.grad(value, tensors, create_graph=create_graph, materialize_grads=True)
+    grads = differentiated(value, list(params.values()), create_graph=create_graph)
     return (value if create_graph else value.detach()), dict(zip(params, grads, strict=True))
+
+
+def differentiated(
+    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], **options: Any
+) -> tuple[Tensor, ...]:
+    """Call `torch.autograd.grad`; a derivative that torch lacks ends in one clear line.
+
+    Args:
+        outputs: of the graph.
+        inputs: in the same graph, or not: the gradients of these are zeros.
+        **options: of `torch.autograd.grad`.
+
+    Raises:
+        OptionError: torch cannot differentiate an operation, or not twice.
+        RuntimeError: torch's, where it is about something else.
+    """
+    try:
+        return torch.autograd.grad(outputs, inputs, materialize_grads=True, **options)
+    except RuntimeError as error:
+        refusal = missing_derivative(error)
+        if refusal is None:
+            raise
+        raise refusal from error
 
 
 def differentiate(
@@ -86,7 +113,7 @@ def differentiate(
     points = tuple(leaves(point) for point in points)
     value, rest = function(*points)
     tensors = [tensor for point in points for tensor in point.values()]
-    grads = iter(torch.autograd.grad(value, tensors, materialize_grads=True))
+    grads = iter(differentiated(value, tensors))
     gradients = tuple({name: next(grads) for name in point} for point in points)
     return value.detach(), detached(rest), gradients
 
@@ -106,6 +133,7 @@ def summed(loss: Loss) -> Loss:
         return loss(params)
 
     def total(stacked: Params) -> Tensor:
-        return torch.vmap(one)(stacked).sum()
+        with trainable_attention():
+            return torch.vmap(one)(stacked).sum()
 
     return total

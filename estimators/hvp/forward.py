@@ -4,13 +4,24 @@ import os
 from contextlib import suppress
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.graph import Node
 from torch.profiler import ProfilerActivity, profile
 
 from estimators.base.differentiation import Loss, value_and_gradient
 from estimators.base.errors import OptionError
 from estimators.base.tree import Params, leaves
 from estimators.hvp.hessian import Hessian
+from estimators.hvp.reverse import refusal
+
+# Operations whose forward mode gives wrong numbers, by the node of autograd's graph:
+# https://github.com/pytorch/pytorch/issues/198017, 196682, 196702, 196707.
+_WRONG = {
+    "CholeskyInverseBackward0": "cholesky_inverse",
+    "ScatterReduceBackward0": "scatter_reduce(reduce='prod')",
+    "TriangularSolveBackward0": "triangular_solve",
+}
 
 
 class Forward(Hessian):
@@ -19,8 +30,8 @@ class Forward(Hessian):
     Nothing is kept between products: each costs about three gradients.
 
     Raises:
-        OptionError: an operation of the loss has no forward mode; the message names it, and the
-            engine to use instead.
+        OptionError: an operation of the loss has no forward mode, or a wrong one; the message names
+            it, and the engine to use instead.
     """
 
     def _prepare(self, loss: Loss, params: Params) -> None:
@@ -29,21 +40,16 @@ class Forward(Hessian):
     def _product(self, vector: Params, *, last: bool) -> Params:
         try:
             return self._tangent(vector)
-        except (RuntimeError, NotImplementedError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            if not any(word in reason for word in ("forward", "ZeroTensor")):
-                raise  # something else went wrong: out of memory, say
-            raise OptionError(
-                f"engine='forward': {self._failing_operation(vector)} has no forward mode here "
-                f"({reason}); use engine='reverse'"
-            ) from error
+        except RuntimeError as error:
+            operation = self._failing_operation(vector)
+            raise refusal("forward", error, self._loss, self._params, operation) from error
 
     def _failing_operation(self, vector: Params) -> str:
         """Repeat the failed call under the profiler, which knows the last operation to start."""
         os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # or torch logs every profile
         with (
             profile(activities=[ProfilerActivity.CPU]) as profiler,
-            suppress(RuntimeError, NotImplementedError),
+            suppress(RuntimeError),
         ):
             self._tangent(vector)
         backward = "autograd::engine::evaluate_function: "
@@ -58,10 +64,30 @@ class Forward(Hessian):
                 name: forward_ad.make_dual(value, vector[name])  # type: ignore[no-untyped-call]
                 for name, value in leaves(self._params).items()
             }
-            _, gradient = value_and_gradient(self._loss, point)
+            # Without a graph, some of torch's formulas take short cuts that lose the tangent:
+            # https://github.com/pytorch/pytorch/issues/192540.
+            value, gradient = value_and_gradient(self._loss, point, create_graph=True)
+            _refuse_wrong(value)
             product: Params = {}
             for name, slope in gradient.items():
                 tangent = forward_ad.unpack_dual(slope).tangent  # type: ignore[no-untyped-call]
                 flat = tangent is None  # the gradient is constant in the parameters
                 product[name] = torch.zeros_like(slope) if flat else tangent.detach()
             return product
+
+
+def _refuse_wrong(value: Tensor) -> None:
+    waiting = [value.grad_fn]
+    seen: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = node.name()
+        if name in _WRONG and getattr(node, "_saved_reduce", "prod") == "prod":
+            raise OptionError(
+                f"engine='forward': torch's forward mode of {_WRONG[name]} is wrong; "
+                "use engine='reverse'"
+            )
+        waiting += [parent for parent, _ in node.next_functions]

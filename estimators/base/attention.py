@@ -1,0 +1,66 @@
+"""Attention in plain operations: what can be differentiated twice, and goes through vmap."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+
+import torch
+from torch.backends import cuda, mha
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def plain_attention() -> AbstractContextManager[None]:
+    """Keep torch from fused attention, none of which has a second derivative, in a block.
+
+    https://github.com/pytorch/pytorch/issues/116350
+    """
+    if torch.compiler.is_compiling():
+        return sdpa_kernel(SDPBackend.MATH)
+    return _PLAIN
+
+
+def trainable_attention() -> AbstractContextManager[None]:
+    """Keep torch from attention for inference, in a block.
+
+    `nn.MultiheadAttention` takes it in evaluation mode where no tensor seems to require a gradient,
+    as within vmap. What is being compiled is within such a block.
+    """
+    return nullcontext() if torch.compiler.is_compiling() else _TRAINABLE
+
+
+_Setting = tuple[Callable[[], bool], Callable[[bool], None], bool]
+
+
+class _Settings(AbstractContextManager[None]):
+    """What `sdpa_kernel` does, in a tenth of its time.
+
+    Settings are the process's: the last thread to leave restores what the first one found.
+    """
+
+    def __init__(self, *wanted: _Setting) -> None:
+        self._wanted, self._before = wanted, [False] * len(wanted)
+        self._lock, self._inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [get() for get, _, _ in self._wanted]
+                for _, choose, value in self._wanted:
+                    choose(value)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for (_, choose, _), before in zip(self._wanted, self._before, strict=True):
+                    choose(before)
+
+
+_TRAINABLE = _Settings((mha.get_fastpath_enabled, mha.set_fastpath_enabled, False))
+_PLAIN = _Settings(  # flags of all devices, whatever their name says
+    (cuda.flash_sdp_enabled, cuda.enable_flash_sdp, False),
+    (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp, False),
+    (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp, False),
+    (cuda.math_sdp_enabled, cuda.enable_math_sdp, True),
+)
