@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from estimators.base.errors import UserError
+from harness.store.folder import prepare
 from harness.store.runs import last_progress
 from harness.support.git import git_text, shallow
 from harness.support.progress import Show, progress_bar
@@ -29,6 +30,8 @@ HEAD = "HEAD^!"
 def run_asv(store: Path, console: Console, commits: str = HEAD) -> list[Path]:
     """Measure commits with asv; return the journals, oldest first: none if all have results."""
     count = _check_checkout(console, commits)
+    for line in prepare(store):
+        console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
     _asv("machine", "--yes")
     runs = store / "runs"
     before = _stamps(runs)

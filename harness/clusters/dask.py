@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import dask
 from distributed import Client, Nanny, Scheduler, SpecCluster
@@ -60,7 +59,7 @@ def connect(settings: Settings, address: str) -> Generator[Cluster]:
             where=f"{len(workers)} workers at {address}",
             workers=len(workers),
             limits=Limits(settings.time_limit, memory),
-            plugins=_absolute(settings.plugins),
+            plugins=settings.plugins,
             code=code_of(environment(plugins=settings.plugins)),
             devices=devices,
         )
@@ -126,14 +125,9 @@ def start_cluster(
             where=f"{len(names)} workers on this machine",
             workers=len(names),
             limits=Limits(settings.time_limit, memory),
-            plugins=_absolute(settings.plugins),
+            plugins=settings.plugins,
             code=code_of(environment(plugins=settings.plugins)),
             devices=frozenset(usable),
             # The CPU is timed with nothing beside; GPUs need one core each at most.
             timed_at_once=1 if "cpu" in usable else max(len(usable), 1),
         )
-
-
-def _absolute(plugins: tuple[str, ...]) -> tuple[str, ...]:
-    """Return plug-ins with absolute paths: workers have other working folders."""
-    return tuple(str(Path(one).resolve()) if one.endswith(".py") else one for one in plugins)

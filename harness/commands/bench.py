@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from harness.commands.measure import print_run
-from harness.commands.options import Store, console, warn
+from harness.commands.options import Store, console
 
 
 def bench(
@@ -23,11 +23,8 @@ def bench(
     Exit code 0: all cells were measured; 1: some went wrong at a commit; 2: none could be measured.
     """
     from harness.asv.bench import run_asv
-    from harness.store.folder import prepare
     from harness.store.table import load_run
 
-    for line in prepare(store):
-        warn(line)
     journals = run_asv(store, console, commits)
     if not journals:
         console.print("All of them have results already.")

@@ -32,7 +32,7 @@ def profile(
     from harness.running.processes import Limits, run_in_worker, worker_memory
     from harness.support.plugins import load_plugins
 
-    load_plugins(imports)
+    plugins = load_plugins(imports)
     planned = Cell.parse(cell)
     if reason := missing_device(planned.device) or planned.unsupported_reason():
         raise OptionError(reason)
@@ -41,9 +41,7 @@ def profile(
     limits = Limits(time_limit, worker_memory(jobs=1))
     with replaced_when_whole(folder, planned.id) as draft:
         try:
-            outcome = run_in_worker(
-                record, planned, draft, limits=limits, plugins=tuple(imports)
-            ).outcome
+            outcome = run_in_worker(record, planned, draft, limits=limits, plugins=plugins).outcome
         except KeyboardInterrupt:
             raise UserError("stopped; nothing was written") from None
         if outcome.status is not Status.OK:

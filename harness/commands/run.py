@@ -71,7 +71,7 @@ def run(
     from harness.store.table import load_run
     from harness.support.plugins import load_plugins
 
-    load_plugins(imports)
+    plugins = load_plugins(imports)
     if 0 < samples < 6:
         raise OptionError(
             f"--samples {samples} must be 6 or more for statistics, or 0 for no times"
@@ -94,7 +94,7 @@ def run(
         samples=samples,
         time_limit=time_limit,
         memory_limit=memory_limit * 2**30 if memory_limit else None,
-        plugins=tuple(imports),
+        plugins=plugins,
     )
     # Errors are reported before a cluster is asked for workers.
     anywhere = select(expand(axes, missing=lambda device: None), only or [])

@@ -74,7 +74,7 @@ def train(
     from harness.support.plugins import load_plugins
     from harness.training import plan
 
-    load_plugins(imports)
+    plugins = load_plugins(imports)
     named = {
         "settings": setting(task, model),
         "estimators": estimators,
@@ -96,9 +96,7 @@ def train(
     }
     values = plan.preset(preset) if preset else {"depths": [5]}
     values |= {name: value for name, value in named.items() if value not in (None, [])}
-    results = train_with_progress(
-        plan.configs(values), store, tuple(imports), jobs=jobs, fresh=fresh
-    )
+    results = train_with_progress(plan.configs(values), store, plugins, jobs=jobs, fresh=fresh)
     failed = sum(result.test is None for result in results)
     if failed < len(results):
         console.print(_table(results))

@@ -123,11 +123,11 @@ class Suite:
     """
 
     def __init__(self, text: str, plugins: tuple[str, ...] = (), time_limit: float = 300.0) -> None:
-        load_plugins(plugins)
+        self.plugins = load_plugins(plugins)
         subject = Subject(text)
         if all(subject.estimator.unsupported_reason(steps) for steps in range(DEEPEST + 1)):
             raise OptionError(str(subject.estimator.unsupported_reason(DEEPEST)))
-        self.text, self.plugins, self.time_limit = text, plugins, time_limit
+        self.text, self.time_limit = text, time_limit
         self.spec = subject.spec
         self.cases = scored_on(subject)
 

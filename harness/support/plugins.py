@@ -1,38 +1,61 @@
 """Import a user's modules, which register estimators, tasks or models."""
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from estimators.base.errors import OptionError
+from estimators.base.errors import OptionError, UserError
+
+_OWN = ("estimators", "harness")  # what a plug-in imports them for, whatever lies beside it
 
 
-def load_plugins(modules: Iterable[str]) -> None:
+def load_plugins(modules: Iterable[str]) -> tuple[str, ...]:
     """Import `package.module` or `folder/file.py` each, unless it is imported already.
+
+    A file may import modules that lie beside it.
+
+    Returns:
+        The modules for processes with other working folders: files by their whole paths.
 
     Raises:
         OptionError: a module is missing or fails while it is imported.
     """
-    for module in modules:
-        path = Path(module)
-        try:
-            if path.suffix == ".py":
-                _load_file(path.resolve())
-            else:
-                if str(Path.cwd()) not in sys.path:
-                    sys.path.append(str(Path.cwd()))
-                importlib.import_module(module)
-        except (Exception, SystemExit) as error:
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            raise OptionError(f"--import {module}: cannot be imported ({text})") from error
+    return tuple(map(_load, modules))
 
 
 def module_name(path: Path) -> str:
     """Return the module name for an absolute path; files of the same name have different ones."""
     return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def _load(module: str) -> str:
+    path, is_file = Path(module).resolve(), module.endswith(".py")
+    folder = path.parent if is_file else Path.cwd()
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last, since its files may have the names of others' modules
+    try:
+        if is_file:
+            _refuse_hidden(path, folder)
+            _load_file(path)
+        else:
+            spec = importlib.util.find_spec(module)
+            origin = Path((spec and spec.origin) or "")
+            if origin.suffix == ".py" and origin.is_relative_to(folder):
+                _refuse_hidden(origin, folder)
+            importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        text = " ".join(f"{kind}{error}".split())
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        where = f", line {lines[-1]}" if lines else ""
+        raise OptionError(f"--import {module}{where}: cannot be imported ({text})") from error
+    return str(path) if is_file else module
 
 
 def _load_file(path: Path) -> None:
@@ -49,3 +72,37 @@ def _load_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+
+
+def _refuse_hidden(file: Path, folder: Path) -> None:
+    """Refuse a file that imports a module of its folder by a name that leads to another module.
+
+    Raises:
+        ImportError: it does, as two plug-ins do whose helpers have one name.
+    """
+    known, left = {file.stem, *_OWN, *sys.stdlib_module_names}, [file]
+    while left:
+        for name in _imports(left.pop()) - known:
+            known.add(name)
+            init, beside = folder / name / "__init__.py", folder / f"{name}.py"
+            if init.is_file() or not beside.is_file():
+                beside = init if init.is_file() else init.parent
+            spec = importlib.util.find_spec(name) if beside.exists() else None
+            if spec is None or (beside.is_dir() and spec.origin):
+                continue  # a folder that is no package counts only where nothing else does
+            found = Path(spec.origin or next(iter(spec.submodule_search_locations or ("",))))
+            if found.resolve() != beside.resolve():
+                raise ImportError(f"{beside} is hidden by {found}, which has its name; rename it")
+            if beside.is_file():
+                left.append(beside)
+
+
+def _imports(file: Path) -> set[str]:
+    """Return the outermost names of all that a file imports, in functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
