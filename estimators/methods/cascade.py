@@ -7,16 +7,20 @@ recursion over points was derived for this project from Eq. 8 of arXiv 2604.1326
 """
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from estimators.base.differentiation import Loss, summed
+import torch
+
+from estimators.base.agreement import fault_of_vmap, kind_of
+from estimators.base.differentiation import Loss, summed, value_and_gradient
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost
 from estimators.base.problem import BilevelProblem
-from estimators.base.tree import Params, axpy, stack, unstack
-from estimators.hvp import hessian_at, hvp
+from estimators.base.tree import Params, axpy, leaves, stack, unstack
+from estimators.hvp import count_hvps, hessian_at, hvp
 from estimators.hvp.sharding import gather, rank_and_size, share
 from estimators.hvp.streams import run_on_streams
 from estimators.methods.options import AUTO, Compilable, TakesProducts, measured_default
@@ -89,12 +93,53 @@ class Cascading(TakesProducts, Compilable):
             if sharded:
                 width = -(-width // rank_and_size()[1])
             size = _chunk_size(self.batching, g, width)
+            if order and size != 1 and not self._takes_vmap(problem.inner_loss, points, g, engine):
+                size = 1
             if size == 1 and not sharded:
                 return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
             products = partial(_batched, engine=engine, at_once=size)
         return by_level(
             problem.inner_loss, points, g, order, scale=scale, products=products, sharded=sharded
         )
+
+    def _takes_vmap(self, loss: Loss, points: list[Params], g: Params, engine: str) -> bool:
+        """Return whether products may be taken at once; those of two points are compared.
+
+        Raises:
+            OptionError: they may not, though that was asked for.
+        """
+        if torch.compiler.is_compiling():
+            return True
+        pair = [points[0], points[-1]]
+
+        def warned(reason: str) -> None:
+            warnings.warn(
+                f"{self.title}: products are taken one after another, since vmap cannot take them "
+                f'together ({reason}); batching="loop" does so without this warning',
+                stacklevel=2,
+            )
+
+        asked = self.batching not in (AUTO, SHARDED)
+        with count_hvps():  # those of an estimate are counted without these
+            reason = fault_of_vmap(
+                kind_of(loss, g, engine),
+                lambda: unstack(_change(summed(loss), stack(pair), stack([g, g]), engine)),
+                lambda: [_change(loss, point, g, engine) for point in pair],
+                told=None if asked else warned,
+            )
+        if reason and asked:
+            raise OptionError(
+                f'batching="{self.batching}": vmap cannot take products of this loss together '
+                f'({reason}); use batching="loop"'
+            )
+        return not reason
+
+
+def _change(loss: Loss, point: Params, vector: Params, engine: str) -> Params:
+    """Return a product, or the gradient where products are only as good as its rounding."""
+    if engine == "finite-difference":
+        return value_and_gradient(loss, leaves(point))[1]
+    return hvp(loss, point, vector, engine=engine)
 
 
 def _chunk_size(batching: str, params: Params, width: int) -> int | None:
@@ -183,6 +228,8 @@ def _batched(
     at_once: int | None,
 ) -> list[Params]:
     """Take `at_once` products in one go through vmap, or all of them; memory grows with it."""
+    if at_once == 1:
+        return [hvp(loss, *pair, engine=engine) for pair in zip(points, vectors, strict=True)]
     products: list[Params] = []
     size = at_once or max(len(points), 1)
     for start in range(0, len(points), size):

@@ -1,0 +1,119 @@
+"""Whether vmap gives what a loop gives: found out once for all losses of a kind."""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from inspect import isfunction, ismethod
+from math import isfinite, sqrt
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from estimators.base.failures import first_line, out_of_memory
+from estimators.base.tree import Params, axpy, norm
+
+_MOST = 256  # kinds that are remembered
+_known: dict[Hashable, str] = {}
+
+
+def fault_of_vmap(
+    kind: Hashable,
+    together: Callable[[], Sequence[Params]],
+    apart: Callable[[], Sequence[Params]],
+    *,
+    told: Callable[[str], None] | None = None,
+) -> str:
+    """Return why vmap cannot be used for a kind of loss; empty where it can.
+
+    Modes that count or record what torch does see nothing of the comparison.
+
+    Args:
+        kind: see `kind_of`.
+        together: returns some results by vmap.
+        apart: returns the same one by one; an error here is an error of the loss.
+        told: called with the reason when it is first found.
+    """
+    reason = _known.get(kind)
+    if reason is not None:
+        return reason
+    with _disable_current_modes():
+        found = _compare(together, apart)
+    if found is None:
+        return ""
+    if len(_known) >= _MOST:
+        _known.clear()
+    _known[kind] = found
+    if found and told:
+        told(found)
+    return found
+
+
+def _compare(
+    together: Callable[[], Sequence[Params]], apart: Callable[[], Sequence[Params]]
+) -> str | None:
+    """Return how two ways to the same results differ; None where that cannot be told."""
+    try:
+        some = together()
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        apart()
+        return first_line(error)
+    pairs = list(zip(some, apart(), strict=True))
+    size = max(norm(other) for _, other in pairs)
+    distance = max(norm(axpy(-1.0, one, other)) for one, other in pairs)
+    if not (isfinite(size) and isfinite(distance)):
+        return None
+    if distance > _tolerance(some[0]) * size:
+        return f"results by vmap differ from those of a loop by {distance / (size or 1):.1%}"
+    return ""
+
+
+def _tolerance(params: Params) -> float:
+    """Return what relative difference rounding can make, in reduced precision of a GPU too."""
+    dtypes = {value.dtype for value in params.values()}
+    device = next(iter(params.values())).device.type
+    if torch.is_autocast_enabled(device):
+        dtypes.add(torch.get_autocast_dtype(device))
+    return 30 * sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
+
+
+def kind_of(*things: object) -> Hashable:
+    """Return what losses are made of: the same for those of tasks that differ in their data only.
+
+    That is code, modules (held weakly, with the modes of their parts) and shapes of tensors, also
+    within closures, attributes and bound arguments.
+
+    Args:
+        *things: losses, parameters, and whatever else makes a difference.
+    """
+    parts: list[Hashable] = []
+    waiting, seen = [*things], set[int]()
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            parts.append((thing.shape, thing.dtype, thing.device))
+        elif isinstance(thing, str):
+            parts.append(thing)
+        elif isinstance(thing, nn.Module):
+            parts.append((ref(thing), *[part.training for part in thing.modules()]))
+        elif isinstance(thing, dict):
+            waiting += thing.values()
+        elif isinstance(thing, list | tuple):
+            waiting += thing
+        elif isinstance(thing, partial):
+            waiting += [thing.func, thing.args, thing.keywords]
+        elif ismethod(thing):
+            waiting += [thing.__func__, thing.__self__]
+        elif isfunction(thing):
+            parts.append(thing.__code__)
+            cells = thing.__closure__ or ()
+            waiting += [cell.cell_contents for cell in cells] + [thing.__defaults__]
+        elif callable(thing):
+            parts.append((ref(type(thing)), getattr(thing, "__qualname__", "")))
+            waiting += getattr(thing, "__dict__", {}).values()
+    return tuple(parts)
