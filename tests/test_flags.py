@@ -18,12 +18,15 @@ FIXED = {
     **{"cudnn_convolution": "ieee", "cudnn_recurrent": "ieee"},
     **{"cudnn_benchmark": False, "cudnn_deterministic": True},
 }
+DEFAULTS = {"device": torch.device("cpu"), "dtype": torch.float32}
 # What is often found at the top of a training script.
 FAST = """import torch
 torch.backends.cudnn.benchmark = True
 torch.backends.cudnn.deterministic = False
 torch.backends.cudnn.conv.fp32_precision = "tf32"
 torch.set_float32_matmul_precision("high")
+torch.set_default_device("meta")
+torch.set_default_dtype(torch.bfloat16)
 """
 
 
@@ -37,6 +40,8 @@ def held() -> dict[str, Any]:
         "cudnn_recurrent": cudnn.rnn.fp32_precision,
         "cudnn_benchmark": cudnn.benchmark,
         "cudnn_deterministic": cudnn.deterministic,
+        "device": torch.get_default_device(),
+        "dtype": torch.get_default_dtype(),
     }
 
 
@@ -44,16 +49,17 @@ def test_workers_have_them_whatever_a_plug_in_says(tmp_path: Path) -> None:
     plugin = tmp_path / "fast.py"
     plugin.write_text(FAST, encoding="utf-8")
     ending = run_in_worker(held, limits=Limits(60.0, math.inf), plugins=(str(plugin),))
-    assert ending.value == FIXED
+    assert ending.value == FIXED | DEFAULTS
 
 
 def test_records_and_trainings_of_this_process_have_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exec(FAST)
-    assert held() != FIXED
+    assert not held().items() & DEFAULTS.items()
+    assert held().items() & FIXED.items() != FIXED.items()
     assert environment()["flags"].items() >= FIXED.items()
     exec(FAST)
     monkeypatch.setattr(parallel, "process_group", lambda **_: nullcontext(SINGLE))
     assert [*parallel.train_distributed([], tmp_path)] == []
-    assert held() == FIXED
+    assert held() == FIXED | DEFAULTS

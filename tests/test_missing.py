@@ -105,7 +105,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 def test_estimates_without_an_exact_gradient_are_measured(measured: Callable[..., Any]) -> None:
     for between in ("hardsigmoid", "float32"):
         samples, (note,) = measured(between)
-        assert "bias not measured: RuntimeError" in note, between
+        assert note.startswith("bias not measured: "), between
         assert not samples.keys() & OF_REFERENCE, between
         assert samples.keys() >= {"peak_memory", "flops", "launches", "hvps"}, between
         assert all(samples.values()), between
@@ -178,7 +178,7 @@ def test_trainings_go_on_without_what_cannot_be_measured(tmp_path: Path) -> None
     short |= {"test_tasks": 2, "bias_every": 1, "bias_tasks": 1}
     missing = {"hardsigmoid": {"bias"}, "unwatched": {"peak_memory"}, "attention": set()}
     for between, metrics in missing.items():
-        result = train_one(tmp_path, TrainingConfig(cell_of(between), **short), (), fresh=True)
+        result = train_one(tmp_path, TrainingConfig(cell_of(between), **short), (), True, True)
         assert result.test, between
         table, _ = trainings(tmp_path)
         ours = table[table["training"] == result.name.removesuffix(".jsonl")]

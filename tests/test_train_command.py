@@ -246,4 +246,4 @@ def test_more_processes_than_tasks_are_refused(tmp_path: Path) -> None:
     cell = Cell.of(estimator="fomaml", task="sinusoid", model="mlp-40-40", depth=5)
     config = TrainingConfig(cell, steps=2, meta_batch=2, validation_tasks=1, test_tasks=1)
     with pytest.raises(OptionError, match="--meta-batch"):
-        train_one(tmp_path, config, (), False, ranks=_First(0, 3))
+        train_one(tmp_path, config, (), True, False, ranks=_First(0, 3))

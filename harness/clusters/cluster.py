@@ -44,13 +44,14 @@ class Cluster:
         plugins: tuple[str, ...],
         code: dict[str, Any],
         devices: frozenset[str],
+        check: bool = True,
         timed_at_once: int | None = None,
     ) -> None:
         self.where, self.limits, self.workers = where, limits, workers
         self.timed_at_once = timed_at_once or workers
         self.in_flight = max(2 * workers, _LEAST_IN_FLIGHT)
         self._client = client
-        self._order = Order(secrets.token_hex(8), limits, plugins, code)
+        self._order = Order(secrets.token_hex(8), limits, plugins, code, check)
         self._devices = devices
         self._stop = threading.Event()
         self._numbers = count()

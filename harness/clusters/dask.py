@@ -61,6 +61,7 @@ def connect(settings: Settings, address: str) -> Generator[Cluster]:
             limits=Limits(settings.time_limit, memory),
             plugins=settings.plugins,
             code=code_of(environment(plugins=settings.plugins)),
+            check=settings.check,
             devices=devices,
         )
 
@@ -127,6 +128,7 @@ def start_cluster(
             limits=Limits(settings.time_limit, memory),
             plugins=settings.plugins,
             code=code_of(environment(plugins=settings.plugins)),
+            check=settings.check,
             devices=frozenset(usable),
             # The CPU is timed with nothing beside; GPUs need one core each at most.
             timed_at_once=1 if "cpu" in usable else max(len(usable), 1),

@@ -41,12 +41,14 @@ class Order:
         limits: of a piece of work.
         plugins: modules to import first; see `load_plugins`.
         code: that the worker must have too; see `code_of`.
+        check: see `harness.running.executor.Settings`.
     """
 
     run: str
     limits: Limits
     plugins: tuple[str, ...]
     code: Code
+    check: bool = True
 
 
 def code_of(environment: dict[str, Any]) -> Code:
@@ -58,7 +60,7 @@ def code_of(environment: dict[str, Any]) -> Code:
 def reference(order: Order, group: Cell) -> Reference:
     """Compute what the cells of a group are scored against."""
     with _temporary_file() as path:
-        result = _work(order, measures.reference, group, path)
+        result = _work(order, measures.reference, group, path, order.check)
         return result, path.read_bytes() if result.outcome.status is Status.OK else b""
 
 

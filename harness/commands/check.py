@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from estimators.base.errors import UserError
-from harness.commands.options import Imports, TimeLimit, console, print_line
+from harness.commands.options import Imports, NoProblemCheck, TimeLimit, console, print_line
 
 
 def check(
@@ -13,6 +13,7 @@ def check(
         str, typer.Argument(metavar="SPEC", help='Estimator, as "binom(order=2)".')
     ],
     time_limit: TimeLimit = 300,
+    no_problem_check: NoProblemCheck = False,
     imports: Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
 ) -> int:
     """Check that an estimator keeps its contract, and report whether it is exact or biased.
@@ -23,7 +24,7 @@ def check(
     from harness.conformance.suite import Finding, Score, Suite, Verdict
     from harness.support.progress import progress_bar
 
-    suite = Suite(estimator, tuple(imports), time_limit)
+    suite = Suite(estimator, tuple(imports), time_limit, check=not no_problem_check)
     print_line(f"Checking {suite.spec}")
     results: list[Finding | Score] = []
     try:

@@ -42,6 +42,7 @@ def measure_cells(
                 *(store, list(planned)),
                 samples=settings.samples,
                 plugins=settings.plugins,
+                check=settings.check,
                 fresh=fresh,
             )
             path = session.journal.path

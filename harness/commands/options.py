@@ -107,6 +107,13 @@ MemoryLimit = Annotated[
 Fresh = Annotated[
     bool, option("Start anew, whatever is done already or was interrupted.", "--fresh")
 ]
+NoProblemCheck = Annotated[
+    bool,
+    option(
+        "Do not check, once for each task and model, whether estimates of it would be right.",
+        "--no-problem-check",
+    ),
+]
 Against = Annotated[
     str | None,
     option("Estimator that time and memory are compared with in the table.", "--against"),

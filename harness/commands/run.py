@@ -52,6 +52,7 @@ def run(
     ] = None,
     time_limit: options.TimeLimit = 3600,
     memory_limit: options.MemoryLimit = None,
+    no_problem_check: options.NoProblemCheck = False,
     fresh: options.Fresh = False,
     against: options.Against = None,
     store: options.Store = Path("results"),
@@ -95,6 +96,7 @@ def run(
         time_limit=time_limit,
         memory_limit=memory_limit * 2**30 if memory_limit else None,
         plugins=plugins,
+        check=not no_problem_check,
     )
     # Errors are reported before a cluster is asked for workers.
     anywhere = select(expand(axes, missing=lambda device: None), only or [])

@@ -58,6 +58,7 @@ def train(
         option("Steps between measurements of bias, at validations.", default="none"),
     ] = None,
     jobs: options.Jobs = None,
+    no_problem_check: options.NoProblemCheck = False,
     fresh: options.Fresh = False,
     store: options.Store = Path("results"),
     imports: options.Imports = [],  # ruff: ignore[mutable-argument-default] (typer copies it)
@@ -96,7 +97,12 @@ def train(
     }
     values = plan.preset(preset) if preset else {"depths": [5]}
     values |= {name: value for name, value in named.items() if value not in (None, [])}
-    results = train_with_progress(plan.configs(values), store, plugins, jobs=jobs, fresh=fresh)
+    results = train_with_progress(
+        *(plan.configs(values), store, plugins),
+        jobs=jobs,
+        check=not no_problem_check,
+        fresh=fresh,
+    )
     failed = sum(result.test is None for result in results)
     if failed < len(results):
         console.print(_table(results))
@@ -109,6 +115,7 @@ def train_with_progress(
     plugins: tuple[str, ...],
     *,
     jobs: int | None = None,
+    check: bool = True,
     fresh: bool = False,
 ) -> "list[TrainingResult]":
     """Train with progress and messages; return the results in the order of the configurations."""
@@ -138,6 +145,7 @@ def train_with_progress(
 
             common: dict[str, Any] = {
                 "plugins": plugins,
+                "check": check,
                 "fresh": fresh,
                 "on_progress": on_progress,
             }

@@ -44,13 +44,19 @@ class Case:
         return BilevelProblem(self.inner_loss, self.outer_loss, alpha, steps, momentum)
 
 
-def case(name: str, dtype: torch.dtype = torch.float64, draw: int = 0) -> Case:
-    """Build a case afresh: nothing that is done to its parameters is seen by the next."""
+def case(
+    name: str, dtype: torch.dtype = torch.float64, draw: int = 0, *, check: bool = False
+) -> Case:
+    """Build a case afresh: nothing that is done to its parameters is seen by the next.
+
+    Raises:
+        OptionError: it is one of `TASKS`, a check of that was asked for, and has found something.
+    """
     if name in _BUILDERS:
         return _BUILDERS[name](dtype, draw)
     task, model = _PAIRS[name]
     cell = Cell.of(estimator="fomaml", task=task, model=model, depth=1)
-    problem, params = bilevel_problem(cell, draw, dtype=dtype, device="cpu")
+    problem, params = bilevel_problem(cell, draw, dtype=dtype, device="cpu", check=check)
     return Case(name, problem.inner_loss, problem.outer_loss, problem.alpha, params)
 
 
@@ -58,12 +64,12 @@ class Source:
     """Repeatable normal draws: the same numbers in any precision."""
 
     def __init__(self, seed: int, dtype: torch.dtype, draw: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed + 1000 * draw)
+        self._generator = torch.Generator("cpu").manual_seed(seed + 1000 * draw)
         self._dtype = dtype
 
     def normal(self, *shape: int) -> Tensor:
         """Return the next numbers, of a shape."""
-        draw = torch.randn(*shape, generator=self._generator, dtype=torch.float64)
+        draw = torch.randn(*shape, generator=self._generator, dtype=torch.float64, device="cpu")
         return draw.to(self._dtype)
 
 
@@ -109,7 +115,7 @@ def convolution(dtype: torch.dtype, draw: int) -> Case:
     source = Source(2, dtype, draw)
 
     def classification() -> Loss:
-        images, labels = source.normal(6, 1, 5, 5), torch.arange(6) % 2
+        images, labels = source.normal(6, 1, 5, 5), torch.arange(6, device="cpu") % 2
 
         def loss(params: Params) -> Tensor:
             x = functional.conv2d(images, params["weight"])

@@ -112,7 +112,7 @@ def inner_loss_without_gradient_is_refused(subject: Subject) -> None:
 def _must_refuse(
     subject: Subject, right: tuple[Loss, Loss], wrong: tuple[Loss, Loss], what: str
 ) -> None:
-    params = {"w": torch.ones(2)}
+    params = {"w": torch.ones(2, dtype=torch.float32, device="cpu")}
     how = "estimators.base.differentiation.value_and_gradient refuses it"
     estimator = subject.create()
     try:

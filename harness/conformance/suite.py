@@ -122,12 +122,19 @@ class Suite:
     An estimator that crashes or hangs ends its worker only.
     """
 
-    def __init__(self, text: str, plugins: tuple[str, ...] = (), time_limit: float = 300.0) -> None:
+    def __init__(
+        self,
+        text: str,
+        plugins: tuple[str, ...] = (),
+        time_limit: float = 300.0,
+        *,
+        check: bool = True,
+    ) -> None:
         self.plugins = load_plugins(plugins)
         subject = Subject(text)
         if all(subject.estimator.unsupported_reason(steps) for steps in range(DEEPEST + 1)):
             raise OptionError(str(subject.estimator.unsupported_reason(DEEPEST)))
-        self.text, self.time_limit = text, time_limit
+        self.text, self.time_limit, self.check = text, time_limit, check
         self.spec = subject.spec
         self.cases = scored_on(subject)
 
@@ -141,6 +148,8 @@ class Suite:
 
     def run(self) -> Iterator[Finding | Score]:
         """Yield each finding, then each score, as soon as it is known.
+
+        In place of a score there is a finding where the case is refused.
 
         Where the first check ends its process the others would too, and are not made.
         """
@@ -160,7 +169,8 @@ class Suite:
             if dead:
                 yield Score(name, 0, reason=dead)
                 continue
-            result = run_in_worker(_score, self.text, name, limits=limits, plugins=self.plugins)
+            work = _score, self.text, name, self.check
+            result = run_in_worker(*work, limits=limits, plugins=self.plugins)
             yield result.value or Score(name, 0, reason=result.outcome.reason)
 
 
@@ -168,5 +178,10 @@ def _examine(text: str, name: str) -> Finding:
     return examine(Subject(text), CHECKS[name])
 
 
-def _score(text: str, name: str) -> Score:
+def _score(text: str, name: str, check: bool) -> Score | Finding:
+    try:
+        case(name, check=check)
+    except OptionError as error:
+        about = f"Estimates on {name} would be right, if the estimator is"
+        return Finding("problem", about, Verdict.FAILED, str(error))
     return score(Subject(text), name)

@@ -64,13 +64,16 @@ def variables() -> dict[str, str]:
 
 
 def fixed_flags() -> dict[str, Any]:
-    """Fix torch's settings for products and convolutions in this process, and return all of them.
+    """Fix torch's settings in this process, and return those of products and convolutions.
 
     float32 is IEEE's: by default torch rounds convolutions on GPUs to TF32, to ten bits. cuDNN
     uses algorithms that repeat their results to the bit, and does not choose the quickest by
-    trying: that would differ from run to run, and with it result, time and memory.
+    trying: that would differ from run to run, and with it result, time and memory. Tensors are
+    made on the CPU and in float32 where nothing else is said.
     """
     cudnn: Any = torch.backends.cudnn
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
     torch.set_float32_matmul_precision("highest")
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     cudnn.benchmark, cudnn.deterministic = False, True

@@ -50,7 +50,9 @@ def steadiness(root: Path = Path("/")) -> Steadiness:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        matrix = torch.randn(_SIZE, _SIZE, generator=torch.Generator().manual_seed(0))
+        matrix = torch.randn(
+            *(_SIZE, _SIZE), generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+        )
         warm = [_seconds(matrix, 20) / 20 for _ in range(10)]
         products = max(1, round(_SAMPLE / min(warm)))
         before, ran = _counters(root), time.thread_time()

@@ -3,12 +3,10 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import estimators
 from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
@@ -65,12 +63,9 @@ def pretrain(
             _restore(state, params, optimizer)
             start = step
             break
-    if start < steps:
-        with twice_differentiable():
-            batching = batching_for(create("maml"), first, theta)
+    batching = batching_for(create("maml"), first, theta) if start < steps else "loop"
     for step in range(start, steps):
-        with twice_differentiable():
-            mean = estimate_batch(create("maml"), meta_batch(step), params, batching=batching)
+        mean = estimate_batch(create("maml"), meta_batch(step), params, batching=batching)
         if not math.isfinite(norm(mean.gradient)):
             raise Diverged(f"exact meta-training: the meta-gradient of step {step} is not finite")
         for name, value in params.items():
@@ -83,11 +78,6 @@ def pretrain(
             }
             cache.save("checkpoint", f"{chain}-{step + 1}", state)
     return {name: value.detach() for name, value in params.items()}
-
-
-def twice_differentiable() -> AbstractContextManager[None]:
-    """Have attention computed by operators whose second derivatives torch has."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def losses_at(problem: BilevelProblem, theta: Params) -> tuple[Any, ...]:

@@ -6,22 +6,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from estimators import BilevelProblem, Estimator, Params, create, module_problem, trainable
+from estimators.base.errors import OptionError
 from harness import models, tasks
 from harness.cell import MOST_TRAINED, Cell
 from harness.matrix.pretraining import META_BATCH, pretrain
 from harness.models import MODELS
 from harness.support import cache
-from harness.tasks import TASKS, Batch, TaskFamily
+from harness.tasks import TASKS, TaskFamily
 
 TASKS_A_SEED = 1_000_000
 """Tasks of each split that a seed has; no two seeds share one."""
 
+NO_CHECK = "--no-problem-check"
+"""The option of commands that leaves out the check of problems."""
+
+_IN_THE_LIBRARY = "module_problem(..., check=False)"
 _FIRST_TRAINED_ON = 100_000  # so that nothing is scored on what it was meta-trained on
 _FIRST_PROBE = 900_000  # so that no estimator is scored on what it was calibrated on
 assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= _FIRST_PROBE
@@ -40,19 +46,29 @@ class Sampler:
     module: nn.Module
     dtype: torch.dtype
     device: str
+    check: bool = False
 
     @classmethod
-    def of(cls, cell: Cell, *, dtype: torch.dtype, device: str) -> Self:
+    def of(cls, cell: Cell, *, dtype: torch.dtype, device: str, check: bool = False) -> Self:
         """Build the module, at its initial parameters or where meta-training has led.
 
         Meta-training is taken up where the cache leaves off, in this very process.
+
+        Args:
+            cell: its task, model and seed.
+            dtype: of parameters and data.
+            device: likewise.
+            check: whether to refuse problems of which estimates would be wrong.
         """
         family = TASKS.create(cell.task)
-        module = MODELS.create(cell.model).build(family, cell.seed).to(device=device, dtype=dtype)
+        module = MODELS.create(cell.model).build(family, cell.seed)
+        # Unlike `Module.to`, which would take the imaginary parts of complex tensors away.
+        every: Any = module._apply
+        every(lambda tensor: tensor.to(device=device, dtype=_in(dtype, tensor)))
         if cell.trained:
-            trained = checkpoint(replace(cell.chain, trained=cell.trained))
+            trained = checkpoint(replace(cell.chain, trained=cell.trained), check=check)
             module.load_state_dict(trained, strict=False)
-        return cls(cell, family, module, dtype, device)
+        return cls(cell, family, module, dtype, device, check)
 
     @property
     def params(self) -> Params:
@@ -62,38 +78,60 @@ class Sampler:
     def problem(
         self, index: int, split: str = "train", *, depth: int | None = None
     ) -> BilevelProblem:
-        """Return the problem that one of the seed's tasks stands for."""
-        task = self.family.sample(self.cell.seed * TASKS_A_SEED + index, split)
-        return module_problem(
-            self.module,
-            self.family.loss,
-            self._converted(task.support),
-            self._converted(task.query),
-            step_size=self.cell.step_size,
-            steps=self.cell.depth if depth is None else depth,
-        )
+        """Return the problem that one of the seed's tasks stands for.
 
-    def _converted(self, batch: Batch) -> Batch:
-        inputs, targets = (tensor.to(self.device) for tensor in batch)
-        floating = targets.is_floating_point()
-        return inputs.to(self.dtype), targets.to(self.dtype) if floating else targets
+        Raises:
+            OptionError: a check was asked for and has found something.
+        """
+        with torch.device("cpu"):
+            task = self.family.sample(self.cell.seed * TASKS_A_SEED + index, split)
+        try:
+            return module_problem(
+                self.module,
+                self.family.loss,
+                tree_map(self._converted, task.support),
+                tree_map(self._converted, task.query),
+                step_size=self.cell.step_size,
+                steps=self.cell.depth if depth is None else depth,
+                check=self.check,
+            )
+        except OptionError as error:
+            raise OptionError(str(error).replace(_IN_THE_LIBRARY, NO_CHECK)) from error
+
+    def _converted(self, data: object) -> object:
+        """Return a copy on the device, since a family may use its tensors for the next task."""
+        if not isinstance(data, Tensor):
+            return data
+        return data.to(device=self.device, dtype=_in(self.dtype, data), copy=True)
+
+
+def _in(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
+    """Return the type of a tensor in a precision: whole numbers and truth values keep theirs."""
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 def bilevel_problems(
-    cell: Cell, indices: Iterable[int], *, dtype: torch.dtype, device: str
+    cell: Cell, indices: Iterable[int], *, dtype: torch.dtype, device: str, check: bool = False
 ) -> tuple[list[BilevelProblem], Params]:
-    """Build some of a cell's tasks, counted from 0, with the parameters to measure at."""
-    sampler = Sampler.of(cell, dtype=dtype, device=device)
+    """Build some of a cell's tasks, counted from 0, with the parameters to measure at.
+
+    Raises:
+        OptionError: a check was asked for and has found something.
+    """
+    sampler = Sampler.of(cell, dtype=dtype, device=device, check=check)
     return [sampler.problem(index) for index in indices], sampler.params
 
 
 @lru_cache(maxsize=4)
-def checkpoint(cell: Cell) -> Params:
+def checkpoint(cell: Cell, *, check: bool = False) -> Params:
     """Return theta after a cell's steps of exact meta-training, on tasks reserved for that.
 
     It is computed in float64 on the CPU whatever the cell's device, and so is the same for all.
     """
-    sampler = Sampler.of(replace(cell, trained=0), dtype=torch.float64, device="cpu")
+    untrained = replace(cell, trained=0)
+    sampler = Sampler.of(untrained, dtype=torch.float64, device="cpu", check=check)
 
     def meta_batch(step: int) -> list[BilevelProblem]:
         first = _FIRST_TRAINED_ON + step * META_BATCH
@@ -114,10 +152,10 @@ def origin(cell: Cell) -> str:
 
 
 def bilevel_problem(
-    cell: Cell, index: int, *, dtype: torch.dtype, device: str
+    cell: Cell, index: int, *, dtype: torch.dtype, device: str, check: bool = False
 ) -> tuple[BilevelProblem, Params]:
     """Build one of a cell's tasks with the parameters to measure at; see `bilevel_problems`."""
-    (problem,), params = bilevel_problems(cell, [index], dtype=dtype, device=device)
+    (problem,), params = bilevel_problems(cell, [index], dtype=dtype, device=device, check=check)
     return problem, params
 
 

@@ -49,9 +49,14 @@ class Model(ABC):
         reason = self.unsupported_reason(family)
         if reason:
             raise OptionError(reason)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.module(family)
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                torch.manual_seed(seed)
+                return self.module(family)
+        finally:
+            torch.set_default_dtype(usual)
 
 
 MODELS: Registry[Model] = Registry("model", "metagrad.models")

@@ -1,8 +1,7 @@
 """Hessian-vector products, as the estimator counts them; and whether its result is finite."""
 
+import math
 import operator
-
-import torch
 
 from estimators.base.tree import norm
 from harness.matrix.metrics import Samples
@@ -14,7 +13,7 @@ def counts(target: Target) -> Samples:
     """Return how many Hessian-vector products an estimate took, and how many were serial."""
     result = target.estimate()
     for what, size in (("estimate", norm(result.gradient)), ("outer loss", result.outer_loss)):
-        if not torch.isfinite(torch.as_tensor(size)):
+        if not math.isfinite(size):
             raise Diverged(f"the {what} of task 0 is not finite")
     # An estimator may count in numbers of numpy or torch, or return what is no number at all.
     return {

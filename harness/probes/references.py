@@ -15,7 +15,7 @@ from harness.cell import Cell
 from harness.matrix.metrics import METRICS
 from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
-from harness.matrix.pretraining import losses_at, twice_differentiable
+from harness.matrix.pretraining import losses_at
 from harness.matrix.problems import bilevel_problems, origin
 from harness.probes import curvature
 from harness.support import cache
@@ -42,17 +42,24 @@ class Reference:
     notes: list[str] = field(default_factory=list)
 
 
-def save_reference(group: Cell, path: Path) -> None:
+def save_reference(group: Cell, path: Path, *, check: bool = True) -> None:
     """Compute the references of a group, or take them from the cache, into a file.
 
     What cannot be had is noted there: torch lacks second derivatives of some operators, and a
     module may not run in float64. Estimators of first order may do without either.
 
+    Args:
+        group: of cells.
+        path: of the file.
+        check: whether to refuse problems of which estimates would be wrong.
+
     Raises:
         Diverged: a meta-gradient is not finite.
+        OptionError: the check has found something.
     """
+    tasks, device = range(group.num_tasks), group.device
     problems, theta = bilevel_problems(
-        group, range(group.num_tasks), dtype=torch.float64, device=group.device
+        group, tasks, dtype=torch.float64, device=device, check=check
     )
     try:
         reference = _cached(group, problems, theta)
@@ -71,8 +78,7 @@ def _cached(group: Cell, problems: list[BilevelProblem], theta: Params) -> Refer
     stored = cache.load("reference", key)
     if stored is not None:
         return Reference(**stored)
-    with twice_differentiable():
-        reference = _computed(problems, theta)
+    reference = _computed(problems, theta)
     if not reference.notes:
         cache.save("reference", key, vars(reference))
     return reference

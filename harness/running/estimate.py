@@ -208,7 +208,7 @@ class _Machine:
         cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1, num_tasks=1)
         with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
             path = Path(folder) / "reference.pt"
-            self._run_in_worker(measures.reference, cell, path)
+            self._run_in_worker(measures.reference, cell, path, self.settings.check)
             return self._run_in_worker(measures.score, cell, path).seconds
 
     def _run_in_worker(self, function: Callable[..., Any], *arguments: Any) -> WorkResult:

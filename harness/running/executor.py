@@ -19,6 +19,7 @@ class Settings:
         memory_limit: bytes of resident memory that a worker may take; None: an equal share of most
             of the machine's.
         plugins: modules that workers import first; see `load_plugins`.
+        check: whether each group's problems are checked, and refused if estimates would be wrong.
     """
 
     jobs: int = usable_processors(most=8)
@@ -26,6 +27,7 @@ class Settings:
     time_limit: float = 3600.0
     memory_limit: float | None = None
     plugins: tuple[str, ...] = ()
+    check: bool = True
 
     @property
     def limits(self) -> Limits:

@@ -27,7 +27,7 @@ class Local:
     def __init__(self, settings: Settings) -> None:
         self.limits = settings.limits
         self.workers = self.in_flight = settings.jobs
-        self._plugins = settings.plugins
+        self._plugins, self._check = settings.plugins, settings.check
         self._stop = threading.Event()
         self._numbers = count()
         # Workers side by side would share a GPU's memory.
@@ -52,7 +52,7 @@ class Local:
         """See `Executor`."""
         path = Path(self._folder.name) / f"{next(self._numbers)}.pt"
         with self._use(group.device):
-            return self._work(measures.reference, group, path), path
+            return self._work(measures.reference, group, path, self._check), path
 
     def score(self, cell: Cell, reference: Path) -> WorkResult:
         """See `Executor`."""

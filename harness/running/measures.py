@@ -26,9 +26,9 @@ _PHASES = {
 }
 
 
-def reference(group: Cell, path: Path) -> None:
+def reference(group: Cell, path: Path, check: bool) -> None:
     """Compute the file that all cells of a group are scored against; see `save_reference`."""
-    save_reference(group, path)
+    save_reference(group, path, check=check)
 
 
 def score(cell: Cell, reference: Path) -> tuple[Samples, list[str]]:

@@ -53,6 +53,7 @@ def begin(
     *,
     samples: int,
     plugins: tuple[str, ...] = (),
+    check: bool = True,
     fresh: bool = False,
 ) -> RunSession:
     """Open the newest interrupted run of the same plan, code and machine, or a new one.
@@ -61,7 +62,7 @@ def begin(
         OSError: the folder cannot be written.
     """
     current = environment(store, plugins)
-    identity = _identity(current, planned, samples)
+    identity = _identity(current, planned, samples, check=check)
     previous: Previous[Journal] = Previous()
     if not fresh:
         previous = find_previous(
@@ -94,7 +95,7 @@ def finished(
     store: Path, planned: Sequence[Planned], *, samples: int, plugins: tuple[str, ...] = ()
 ) -> Path | None:
     """Return the newest run of the same plan, code and machine that ended well."""
-    identity = _identity(environment(store, plugins), planned, samples)
+    identity = _identity(environment(store, plugins), planned, samples, check=True)
     for path, start in starts(store / "runs"):
         with suppress(OSError, ValueError):
             if identity.items() <= start.items():
@@ -105,11 +106,11 @@ def finished(
 
 
 def _identity(
-    environment: dict[str, Any], planned: Sequence[Planned], samples: int
+    environment: dict[str, Any], planned: Sequence[Planned], samples: int, *, check: bool
 ) -> dict[str, str]:
     """Return digests of what is measured, and of the code and machine that do it."""
     cells = sorted([each.cell.id, bool(each.skip)] for each in planned)
     return {
-        "plan": digest([samples, cells]),
+        "plan": digest([samples, cells, check]),
         "state": digest([code_state(environment), environment["fingerprint"]]),
     }

@@ -156,4 +156,4 @@ class FewShot(Classification):
         """Return inputs and targets of images [ways, per class, ...], class by class."""
         ways, each = images.shape[:2]
         inputs = torch.from_numpy(images.reshape(ways * each, *images.shape[2:]) / self.brightest)
-        return inputs, torch.arange(ways).repeat_interleave(each)
+        return inputs, torch.arange(ways, device="cpu").repeat_interleave(each)

@@ -60,6 +60,6 @@ class Noise(Classification):
         cut = self.ways * self.shots
 
         def labelled(inputs: Tensor) -> Batch:
-            return inputs, torch.arange(len(inputs)) % self.ways
+            return inputs, torch.arange(len(inputs), device="cpu") % self.ways
 
         return Task(labelled(images[:cut]), labelled(images[cut:]))

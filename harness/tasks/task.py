@@ -17,7 +17,10 @@ class Task:
     """A problem: a support set to adapt on and a query set to be judged on.
 
     Attributes:
-        support: inputs [n, *input_shape], float64 on the CPU, and targets [n, ...].
+        support: inputs [n, *input_shape] and targets [n, ...], on the CPU. Either may be nested
+            tuples, lists or dicts of tensors, which model and loss get as they are. Floating-point
+            numbers, best in float64, are converted to a cell's dtype; whole numbers (tokens,
+            classes) and truth values stay as they are.
         query: likewise.
     """
 

@@ -1,10 +1,11 @@
 """Evaluation of an initialisation: adapt it to tasks by gradient descent, then test it."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from estimators import BilevelProblem, Params
 from estimators.base.meta_batch import Batching, StackedLoss, repeated, stacked
@@ -25,20 +26,29 @@ def evaluate(problems: Sequence[BilevelProblem], theta: Params, batching: Batchi
     for start in range(0, len(problems), size):
         outputs, targets, found = _outputs(problems[start : start + size], theta)
         losses += found.tolist()
-        if not targets.is_floating_point():
+        if _are_classes(targets, outputs):
             right = outputs.argmax(-1) == targets
             accuracies += right.double().flatten(1).mean(1).tolist()
     return {"outer_loss": losses} | ({"accuracy": accuracies} if accuracies else {})
 
 
-def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Tensor, Tensor, Tensor]:
+def _are_classes(targets: Any, outputs: Any) -> bool:
+    """Return whether targets are whole numbers, for each of which there is a row of outputs."""
+    tensors = isinstance(targets, Tensor) and isinstance(outputs, Tensor)
+    return tensors and not targets.is_floating_point() and outputs.shape[:-1] == targets.shape
+
+
+def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Any, Any, Tensor]:
     """Return outputs, targets and loss of the queries after adaptation, a row for each task."""
     if len(problems) == 1:
         loss = cast("ModuleLoss", problems[0].outer_loss)
         phi = problems[0].adapt(theta)
         with torch.no_grad():
             outputs, value = loss.outputs_and_loss(phi)
-        return outputs[None], loss.batch[1][None], value[None]
+        targets = loss.batch[1]
+        return *(tree_map(lambda part: part[None], each) for each in (outputs, targets)), value[
+            None
+        ]
     together = stacked(problems)
     losses = cast("StackedLoss", together.outer_loss)
     phi = together.adapt(repeated(theta, len(problems)))

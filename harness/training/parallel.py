@@ -55,6 +55,7 @@ def train_all(
     *,
     jobs: int,
     plugins: tuple[str, ...] = (),
+    check: bool = True,
     fresh: bool = False,
     on_progress: OnProgress = lambda config, step, score: None,
 ) -> Iterator[TrainingResult]:
@@ -71,7 +72,7 @@ def train_all(
     def train(config: TrainingConfig) -> TrainingResult:
         # The working folder of worker processes may be another.
         result = run_in_worker(
-            *(train_one, store.absolute(), config, plugins, fresh),
+            *(train_one, store.absolute(), config, plugins, check, fresh),
             limits=limits,
             plugins=plugins,
             stop=stop,
@@ -98,6 +99,7 @@ def train_distributed(
     store: Path,
     *,
     plugins: tuple[str, ...] = (),
+    check: bool = True,
     fresh: bool = False,
     on_progress: OnProgress = lambda config, step, score: None,
 ) -> Iterator[TrainingResult]:
@@ -106,7 +108,7 @@ def train_distributed(
     with process_group(gpus=any(config.cell.device != "cpu" for config in configs)) as ranks:
         for config in configs:
             yield train_one(
-                *(store.absolute(), config, plugins, fresh),
+                *(store.absolute(), config, plugins, check, fresh),
                 ranks=ranks,
                 on_step=partial(on_progress, config),
             )
@@ -116,6 +118,7 @@ def train_one(
     store: Path,
     config: TrainingConfig,
     plugins: tuple[str, ...],
+    check: bool,
     fresh: bool,
     *,
     ranks: Ranks = SINGLE,
@@ -133,7 +136,8 @@ def train_one(
     end, lines = session.end, session.lines
     if end is None:
         with warnings_as_notes() as notes:
-            trainer = Trainer(config, journal, session.checkpoint, session.digest, ranks)
+            files = session.checkpoint, session.digest
+            trainer = Trainer(config, journal, *files, ranks, check=check)
             if journal and session.resumed is not None:
                 journal.resume(session.resumed)
             try:

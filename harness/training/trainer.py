@@ -18,7 +18,7 @@ from estimators.methods.options import Compilable
 from harness.matrix.metrics import Samples
 from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
-from harness.matrix.pretraining import batching_for, twice_differentiable
+from harness.matrix.pretraining import batching_for
 from harness.matrix.problems import TASKS_A_SEED, Sampler
 from harness.probes.bias import cosine_distance, relative_error
 from harness.probes.curvature import largest_curvature
@@ -65,6 +65,8 @@ class Trainer:
         checkpoint: Path,
         digest: str,
         ranks: Ranks = SINGLE,
+        *,
+        check: bool = False,
     ) -> None:
         if ranks.count > config.meta_batch:
             raise OptionError(
@@ -77,6 +79,10 @@ class Trainer:
         self._config, self._journal, self._path = config, journal, checkpoint
         self._ranks = ranks
         self._sampler = Sampler.of(cell, dtype=getattr(torch, cell.dtype), device=cell.device)
+        if check:
+            checked = replace(self._sampler, check=True)
+            for split, first in _FIRST.items():
+                checked.problem(first, split)
         named = self._sampler.module.named_parameters()
         self._params = {name: value for name, value in named if value.requires_grad}
         self._optimizer = OPTIMISERS[config.optimiser]([*self._params.values()], lr=config.rate)
@@ -201,12 +207,11 @@ class Trainer:
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
         for index in self._ranks.share(range(self._config.bias_tasks)):
             problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
-            with twice_differentiable():
-                reference = exact(problem, theta).gradient
-                samples["curvature"].append(largest_curvature(problem, theta))
+            reference = exact(problem, theta).gradient
             estimate = estimator(problem, theta).gradient
             samples["bias"].append(relative_error(estimate, reference))
             samples["cosine_distance"].append(cosine_distance(estimate, reference))
+            samples["curvature"].append(largest_curvature(problem, theta))
         return samples
 
     def _measured(self, what: str, measure: Callable[[], Samples]) -> Samples:
