@@ -100,7 +100,8 @@ def test_every_layout_is_recognised_and_read_right(
             for number, count in enumerate(counts):
                 pixels = images.pictures(split, number, np.arange(count))
                 colours = [colour(short, number, place) for place in range(count)]
-                assert (pixels == np.array(colours, np.uint8)[:, :, None, None]).all(), layout
+                expected = np.array(colours, np.uint8)[:, :, None, None]
+                assert (pixels[:, :, :-1] == expected).all(), layout
         tasks.append(images.sample(1))
     assert all(equal(tasks[0], task) for task in tasks[1:])
 
@@ -154,13 +155,21 @@ def test_every_broken_or_blank_image_is_named(folder: Path) -> None:
     here = write_tree(folder / "tree", size=20)
     truncate(here / "train" / "train-1" / "2.png")
     (here / "test" / "test-0" / "0.png").write_text("no image")
-    for name in ("1.png", "3.png"):  # a drawing in the transparency
-        Image.new("RGBA", (20, 20), (0, 0, 0, 9)).save(here / "test" / "test-0" / name)
+    drawing = Image.linear_gradient("L").resize((20, 20))
+    for name, mode, shade in (
+        ("1.png", "RGB", "black"),
+        ("3.png", "RGB", "red"),
+        ("4.png", "L", 7),
+    ):
+        icon = Image.new(mode, (20, 20), shade)
+        icon.putalpha(drawing)
+        icon.save(here / "test" / "test-0" / name)
     code, out, _ = invoke(check, here)
     assert code == 1
     assert f"- {here}/train/train-1/2.png is not a whole image" in out
     assert f"- {here}/test/test-0/0.png is not a whole image" in out
-    assert "- test has 2 images that are black or white all over" in out
+    assert "- test has 3 images of one colour" in out
+    assert out.count("of one colour") == 1
     assert f"{here}/test/test-0/1.png" in out
     assert "once that is mended" in out
     for path in (here / "train").rglob("*.png"):

@@ -123,6 +123,12 @@ LISTS: list[Case] = [
     ("short row", with_rows("a.png"), "train.csv, line 2: .*label missing"),
     ("empty", with_rows(), "train.csv lists no images"),
     ("open quote", with_rows('"train-0-0.png,a', "train-0-1.png,a"), "cannot read .*train.csv"),
+    ("stray quote", with_rows('train-0-0.png,a"', "train-0-1.png,a"), "line 2: stray quote"),
+    ("text behind quotes", with_rows('train-0-0.png,"a"b'), "cannot read .*train.csv, line 2"),
+    ("semicolons", with_rows("a.png;b", header="filename;label"), "commas.*filename;label"),
+    ("two labels", with_rows("a.png,b,c", header="filename,label,Label"), "label,label"),
+    ("comma in a label", with_rows("train-0-0.png,a, b"), "line 2 has 3 columns, not 2"),
+    ("Latin-1", lambda d: (d / "train.csv").write_bytes(b"filename,label\n\xe9,a"), "not in UTF-8"),
     ("no text", lambda d: (d / "train.csv").write_bytes(b"\xff\xfe"), "cannot read .*train.csv"),
 ]
 PICKLES: list[Case] = [

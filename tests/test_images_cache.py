@@ -169,6 +169,19 @@ def test_without_a_cache_images_stay_in_memory(
         tree.sample(0)
 
 
+def test_a_file_system_that_maps_nothing_into_memory(
+    tree: ImageFiles, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(19, "No such device")
+
+    task = tree.sample(0)
+    monkeypatch.setattr("mmap.mmap", unsupported)
+    decoded.cache_clear()
+    assert equal(tree.sample(0), task)
+    assert len(opened) == 19
+
+
 def test_a_disk_that_is_full_leaves_nothing_behind(
     tree: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,8 +240,9 @@ def test_broken_and_foreign_folders_of_profiles_are_left(tmp_path: Path) -> None
         write_profile(source, one)
     (folder_of(maml, source) / "stacks.txt").unlink()
     (folder_of(fomaml, source) / SUMMARY).write_text("{}")
-    left_out = [problem.path for problem in merge([source], store).left_out]
-    assert left_out == sorted(folder_of(one, source) for one in PROFILED)
+    left_out = merge([source], store).left_out
+    assert [one.path for one in left_out] == sorted(folder_of(one, source) for one in PROFILED)
+    assert not any(".merge" in one.what for one in left_out)  # where the copy lay
     folder_of(maml, store).mkdir(parents=True)
     (folder_of(maml, store) / "mine.txt").touch()
     write_profile(other, maml)

@@ -176,6 +176,8 @@ class _Merging:
                     place(draft / path.name, *read, self._drafts)
             try:
                 machine = _place_profile(draft, self._store / PROFILES / source.name)
+            except FileNotFoundError as error:
+                self._leave_out(source, f"it has no {Path(error.filename).name}")
             except (OSError, ValueError) as error:
                 self._leave_out(source, str(error).replace(str(draft), str(source)))
             else:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimators.base.errors import UserError
+from harness.support.units import counted
 from harness.tasks.image_files import ImageFiles, data_folder
 from harness.tasks.images import Images
 from harness.tasks.miniimagenet import MiniImageNet
@@ -32,8 +33,8 @@ class PartReport:
 
     Attributes:
         counts: images of each class, broken ones too.
-        places: where each image lies, for messages; `blank` are those that are black or white
-            all over.
+        places: where each image lies, for messages; `blank` are those of one colour all
+            over.
         sizes: (width, height) of whole images, each once.
         modes: Pillow's names of their pixels: "L" or "RGB".
         broken: a message for each broken image.
@@ -202,7 +203,7 @@ def _report(layout: Layout, folder: Path, name: str, progress: Progress) -> Part
                 continue
             report.sizes.add(image.size)
             report.modes.add(image.mode)
-            if image.convert("L").getextrema() in ((0, 0), (255, 255)):
+            if image.getcolors(maxcolors=1):
                 report.blank.append(picture.where)
         report.classes, report.counts = part.names, part.counts
     except UserError as error:
@@ -217,7 +218,7 @@ def _findings(part: PartReport, official: tuple[int, int] | None) -> Iterator[st
     yield from part.broken
     if part.blank:
         yield (
-            f"{part.name} has {len(part.blank)} images that are black or white all over, as "
+            f"{part.name} has {counted(len(part.blank), 'image')} of one colour all over, as "
             f"{part.blank[0]}; a drawing in the transparency is not read"
         )
     numbers = len(part.classes), int(part.counts.sum())

@@ -38,13 +38,13 @@ def truncate(path: Path) -> None:
 
 
 def colour(split: str, number: int, place: int) -> tuple[int, int, int]:
-    """Return the colour of all pixels of an image; no two images are alike."""
+    """Return the colour of an image; no two images are alike."""
     return 40 * [*SPLITS].index(split) + 7 * number + 1, 10 * place + 3, 200 - place
 
 
 def classes(split: str, *, images: int = 6, size: int = 84) -> Classes:
-    """Classes of images of one colour each; the first class has an image more."""
-    return {
+    """Classes of images of one colour each, but for a corner; the first has an image more."""
+    result = {
         f"{split}-{number}": np.array(
             [
                 np.full((size, size, 3), colour(split, number, place), np.uint8)
@@ -53,6 +53,9 @@ def classes(split: str, *, images: int = 6, size: int = 84) -> Classes:
         )
         for number in range(SPLITS[split])
     }
+    for pixels in result.values():
+        pixels[:, -1, -1] = 0
+    return result
 
 
 def as_png(image: Pixels) -> bytes:

@@ -55,7 +55,7 @@ def decoded(layout: Layout, folder: Path, part: str, form: Form) -> Decoded:
     count = len(content.labels)
     if not count:
         raise UserError(f"{folder}: the classes of {part} have no images")
-    reason = "it was deleted again"
+    reason = "it cannot be read back"
     try:
         _store(path, content, form)
     except OSError as error:
@@ -89,7 +89,13 @@ def _load(path: Path, form: Form) -> Decoded | None:
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         counts = np.array(index["counts"], dtype=np.intp)
-        stored = Decoded(tuple(index["names"]), counts, np.load(path, mmap_mode="r"))
+        try:
+            images = np.load(path, mmap_mode="r")
+        except OSError:  # some file systems map nothing into memory
+            if path.stat().st_size > _LARGEST_IN_MEMORY:
+                raise
+            images = np.load(path)
+        stored = Decoded(tuple(index["names"]), counts, images)
     except Exception:  # a broken file fails in many ways, and decoding anew is the remedy for all
         return None
     whole = stored.images.shape == (counts.sum(), *form.shape) and stored.images.dtype == np.uint8

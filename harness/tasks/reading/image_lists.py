@@ -1,6 +1,7 @@
 """Image files on disk: in folders by class, or listed by class."""
 
 import csv
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from harness.tasks.reading.pictures import Picture
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """Suffixes of image files; other files beside them are ignored."""
 
-IGNORED = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN")
+IGNORED = (
+    *("__MACOSX", "@eaDir", "#recycle", "lost+found"),
+    *("$RECYCLE.BIN", "System Volume Information"),
+)
 """Folders that systems put among those of a user; hidden ones are ignored too."""
 
 Listing = dict[str, list[Path]]
@@ -77,15 +81,23 @@ def _images_in(folders: dict[str, Path], pattern: str) -> Listing:
 def _listed(table: Path, folder: Path) -> Listing:
     """Return the image files that a list names, by class."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            # `strict` refuses an open quote, which would swallow all rows up to the next one.
-            reader = csv.reader(file, skipinitialspace=True, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {table}: {error}") from None
-    if not {"filename", "label"} <= {*header}:
-        raise UserError(f"{table} has no columns filename and label in its first line")
+        text = table.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(unreadable(table, error)) from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {table}: it is not in UTF-8") from None
+    # `strict` refuses an open quote, which would swallow all rows up to the next one.
+    reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"cannot read {table}, line {reader.line_num}: {error}") from None
+    if [header.count(name) for name in ("filename", "label")] != [1, 1]:
+        raise UserError(
+            f"the first line of {table} is not of columns filename and label, with commas between: "
+            f"{printable(','.join(header)):.80}"
+        )
     listing: Listing = {}
     images: set[Path] = set()
     for line, cells in rows:
@@ -93,6 +105,10 @@ def _listed(table: Path, folder: Path) -> Listing:
         name, label = row.get("filename"), row.get("label")
         if not name or not label:
             raise UserError(f"{where}: filename or label missing")
+        if any(cells[len(header) :]):
+            raise UserError(f"{where} has {len(cells)} columns, not {len(header)}")
+        if '"' in name + label:
+            raise UserError(f"{where}: stray quote in {printable(f'{name},{label}')}")
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             raise UserError(f"{where}: {printable(name)} is not below the folder images")
         if (image := folder / name) in images:
