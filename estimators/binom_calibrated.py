@@ -10,6 +10,7 @@ import torch
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
+from estimators.base.problem_check import check_problem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy
 from estimators.methods.backpropagation import adapt, through_iterates
@@ -117,8 +118,8 @@ class BinomCalibrated(Ordered, TakesProducts):
             params: theta.
 
         Raises:
-            OptionError: no problem has a finite exact meta-gradient other than zero, or the
-                order does not fit their depth.
+            OptionError: no problem has a finite exact meta-gradient other than zero, the order does
+                not fit their depth, or a call on one of them would be refused.
         """
         if not self.order:
             return
@@ -138,6 +139,7 @@ class BinomCalibrated(Ordered, TakesProducts):
     def _probes(self, problems: Sequence[BilevelProblem], params: Params) -> list[Probe]:
         probes: list[Probe] = []
         for problem in problems:
+            check_problem(problem, params)
             reason = self.unsupported_reason(problem.steps)
             if reason:
                 raise OptionError(reason)

@@ -302,6 +302,10 @@ def test_options_out_of_range_and_problems_that_do_not_fit_are_refused() -> None
             calibrated(order, **options)
     estimator, usual = calibrated(3), problem(0, 0.5, 3)
     heavy = BilevelProblem(usual.inner_loss, usual.outer_loss, 0.5, 3, momentum=0.5)
+    with pytest.raises(OptionError, match="real"):
+        estimator.calibrate(
+            [usual], {name: value.to(torch.complex64) for name, value in THETA.items()}
+        )
     for wrong, message in (
         (problem(0, 0.5, 2), r"order=3 is outside 0\.\.2"),
         (heavy, "plain grad"),

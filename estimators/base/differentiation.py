@@ -31,7 +31,8 @@ def evaluate(loss: Loss, params: Params) -> Tensor:
         OptionError: the loss is not a scalar tensor; or it is not differentiable in the parameters,
             while gradients are enabled.
     """
-    value = loss(params)
+    with trainable_attention():
+        value = loss(params)
     if not isinstance(value, Tensor):
         raise OptionError(f"a loss must return a tensor, not a {type(value).__name__}")
     if value.dim() != 0:
@@ -133,7 +134,6 @@ def summed(loss: Loss) -> Loss:
         return loss(params)
 
     def total(stacked: Params) -> Tensor:
-        with trainable_attention():
-            return torch.vmap(one)(stacked).sum()
+        return torch.vmap(one)(stacked).sum()
 
     return total
