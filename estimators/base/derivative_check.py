@@ -10,11 +10,13 @@ from torch import Tensor
 from estimators.base.differentiation import Loss, value_and_gradient
 from estimators.base.tree import Params, axpy, leaves
 
-_TOLERANCE_FIRST, _TOLERANCE_SECOND = 0.001, 0.01  # kinks disturb the second alone
-# Steps, relative, and the noise of a gradient. Short ones cross few kinks; long ones are for
-# functions that compute in float32 inside.
-_STEPS_32 = ((1e-4, 1e-6), (1e-3, 1e-6), (1e-2, 1e-6))
-_STEPS = ((1e-8, 2e-12), (1e-9, 2e-12), (1e-6, 2e-12), *_STEPS_32[:2])
+# By the precision that a function computes in: greatest relative errors of gradient and product
+# (which kinks disturb), steps, and the noise of value and gradient. Short steps cross few kinks.
+_TOLERANCES = {torch.float64: (0.001, 0.01), torch.float32: (0.05, 0.2)}
+_STEPS = {
+    torch.float64: ((1e-8, 2e-12), (1e-9, 2e-12), (1e-6, 2e-12)),
+    torch.float32: ((1e-3, 1e-5), (1e-4, 1e-5), (1e-2, 1e-5)),
+}
 
 
 class Errors(NamedTuple):
@@ -29,22 +31,25 @@ class Errors(NamedTuple):
     gradient: float
     product: float
 
-    def small_first(self) -> bool:
+    def small_first(self, precision: torch.dtype) -> bool:
         """Whether the gradient is right."""
-        return self.gradient < _TOLERANCE_FIRST
+        return self.gradient < _TOLERANCES[precision][0]
 
-    def small(self) -> bool:
+    def small(self, precision: torch.dtype) -> bool:
         """Whether both are right."""
-        return self.small_first() and self.product < _TOLERANCE_SECOND
+        return self.small_first(precision) and self.product < _TOLERANCES[precision][1]
 
 
-def derivative_errors(function: Loss, at: Params, direction: Params, *, twice: bool) -> Errors:
+def derivative_errors(
+    function: Loss, at: Params, direction: Params, precision: torch.dtype, *, twice: bool
+) -> Errors:
     """Compare gradient and Hessian-vector product with central differences in a direction.
 
     Args:
         function: maps parameters to a scalar tensor.
         at: where.
         direction: a random one, about as long as the parameters.
+        precision: what the function computes in: float64 or float32.
         twice: whether to take the product; 0 stands for one that torch does not have.
     """
     point = leaves(at)
@@ -53,9 +58,8 @@ def derivative_errors(function: Loss, at: Params, direction: Params, *, twice: b
     gradient = {name: slope.detach() for name, slope in gradient.items()}
     parts = [float((slope * direction[name]).sum()) for name, slope in gradient.items()]
     largest = max(float(slope.norm()) for slope in gradient.values())
-    eps = max(torch.finfo(value.dtype).eps for value in at.values())
     least = Errors(inf, inf)
-    for step, noise in _STEPS if eps < 1e-10 else _STEPS_32:
+    for step, noise in _STEPS[precision]:
         ends = [leaves(axpy(sign * step, direction, at)) for sign in (1.0, -1.0)]
         (upper, up), (lower, down) = (value_and_gradient(function, end) for end in ends)
         slope = float(upper - lower) / (2 * step)
@@ -67,7 +71,7 @@ def derivative_errors(function: Loss, at: Params, direction: Params, *, twice: b
             errors.append(_finite(float((product - change).norm()) / (length or 1.0)))
         first = _finite(abs(slope - sum(parts)) / (size or 1.0))
         least = Errors(min(least.gradient, first), min(least.product, max(errors)))
-        if least.small():
+        if least.small(precision):
             break
     return least
 

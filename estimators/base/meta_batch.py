@@ -1,13 +1,15 @@
 """A meta-batch of problems in one call, and its gradient where optimisers look for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from estimators.base.attention import trainable_attention
 from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Estimator, MetaGradient
@@ -176,21 +178,22 @@ class StackedLoss:
 
     def __call__(self, stacked: Params) -> Tensor:
         """Return the sum at parameters that have the problems along their first dimension."""
-        return self.losses(stacked).sum()
-
-    def losses(self, stacked: Params) -> Tensor:
-        """Return the loss of each problem."""
-        return self.outputs_and_losses(stacked)[1]
+        losses: Tensor = self._mapped(stacked, lambda loss, params: loss(params))
+        return losses.sum()
 
     def outputs_and_losses(self, stacked: Params) -> tuple[Any, Tensor]:
         """Return what the module puts out, and the loss, for each problem."""
+        found: tuple[Any, Tensor] = self._mapped(stacked, ModuleLoss.outputs_and_loss)
+        return found
 
-        def one(params: Params, buffers: Params, *batch: Any) -> tuple[Any, Tensor]:
+    def _mapped(self, stacked: Params, function: Callable[[ModuleLoss, Params], Any]) -> Any:
+        def one(params: Params, buffers: Params, *batch: Any) -> Any:
             inputs, targets = batch
             own = replace(self.each, batch=(inputs, targets), buffers=self.each.buffers | buffers)
-            return own.outputs_and_loss(params)
+            return function(own, params)
 
-        return torch.vmap(one)(stacked, self.buffers, *self.batch)
+        with trainable_attention():
+            return torch.vmap(one)(stacked, self.buffers, *self.batch)
 
 
 def _same_sizes(one: float | Params, other: float | Params) -> bool:
@@ -238,13 +241,20 @@ def _stacked_loss(losses: Sequence[Loss]) -> StackedLoss:
     if len(ours) < len(losses):
         raise OptionError('batching="vmap" needs problems made by module_problem; use "loop"')
     first = ours[0]
-    if any(o.module is not first.module or o.criterion != first.criterion for o in ours):
+    same = [_same_criterion(loss.criterion, first.criterion) for loss in ours]
+    if not all(same) or any(loss.module is not first.module for loss in ours):
         raise OptionError('problems of one meta-batch must share module and loss for "vmap"')
+    own = [n for n in first.buffers if any(o.buffers[n] is not first.buffers[n] for o in ours)]
     return StackedLoss(
         first,
         _stack("data", [loss.batch for loss in ours]),
-        _stack("buffers", [loss.buffers for loss in ours]),
+        _stack("buffers", [{name: loss.buffers[name] for name in own} for loss in ours]),
     )
+
+
+def _same_criterion(one: object, other: object) -> bool:
+    bound = isinstance(one, MethodType) and isinstance(other, MethodType)
+    return one is other or (bound and one == other)
 
 
 def _stack(name: str, trees: Sequence[Any]) -> Any:

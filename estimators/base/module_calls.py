@@ -2,13 +2,16 @@
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from estimators.base.differentiation import Loss
 from estimators.base.module_loss import ModuleLoss
 from estimators.base.tree import Params
 
@@ -67,8 +70,53 @@ def generator_states(module: nn.Module) -> list[object]:
         states += [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
     if "numpy" in sys.modules:
         states.append(str(sys.modules["numpy"].random.get_state(legacy=False)["state"]))
-    for part in module.modules():
-        for value in vars(part).values():
-            if isinstance(value, torch.Generator):
-                states.append(value.get_state().numpy().tobytes())
+    states += [each.get_state().numpy().tobytes() for each in _own_generators(module)]
     return states
+
+
+@contextmanager
+def generators_kept(module: nn.Module) -> Generator[None]:
+    """Put all generators that a module may draw from back where they were, after a block."""
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    own = [(each, each.get_state()) for each in _own_generators(module)]
+    state, numpy = random.getstate(), sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if used else ()):
+        try:
+            yield
+        finally:
+            for generator, before in own:
+                generator.set_state(before)
+            random.setstate(state)
+            if numpy:
+                numpy.random.set_state(numpy_state)
+
+
+def _own_generators(module: nn.Module) -> list[torch.Generator]:
+    values = (value for part in module.modules() for value in vars(part).values())
+    return [value for value in values if isinstance(value, torch.Generator)]
+
+
+class _Coarsest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the coarsest floating-point type that operations return."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: torch.dtype = torch.float64
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tensors(result):
+            if tensor.is_floating_point() and tensor.dtype.itemsize < self.found.itemsize:
+                self.found = tensor.dtype
+        return result
+
+
+def lowest_precision(loss: Loss, params: Params) -> torch.dtype:
+    """Return the coarsest type that a loss computes in."""
+    mode = _Coarsest()
+    with torch.no_grad(), mode:
+        loss(params)
+    return mode.found

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from estimators.base.module_state import ModuleState, Snapshot, state_of
 from estimators.base.tree import Params, detached
@@ -55,6 +56,10 @@ class ModuleLoss:
         seen = state.snapshot() if check else None
         return cls(module, state, criterion, batch, buffers, wants_params, seen, versions(batch))
 
+    def __deepcopy__(self, _: object) -> Self:
+        """Stay the loss of the same module, which the criterion may know."""
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle what the loss is made of."""
         parts = self.module, self.criterion, self.batch, self.buffers, self.wants_params
@@ -75,7 +80,9 @@ class ModuleLoss:
 
 def versions(batch: Batch) -> tuple[int, ...]:
     """Return the versions of a batch's tensors, which every write counts up."""
-    return tuple([part._version for part in batch if isinstance(part, Tensor)])
+    if all(isinstance(part, Tensor) for part in batch):
+        return tuple([part._version for part in batch])
+    return tuple([leaf._version for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)])
 
 
 def trainable(module: nn.Module) -> Params:

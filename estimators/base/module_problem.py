@@ -1,6 +1,7 @@
 """From an `nn.Module`, a criterion and two batches to a bilevel problem."""
 
 from functools import partial
+from inspect import unwrap
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def module_problem(
         torch.Size([1, 2])
     """
     batches = _batch("support", support), _batch("query", query)
-    buffers, asks = state_of(module).buffers(), _wants_params(criterion)
+    buffers, asks = state_of(module).buffers(shared=check), _wants_params(criterion)
     inner, outer = (
         ModuleLoss.of(module, criterion, batch, buffers, asks, check) for batch in batches
     )
@@ -75,6 +76,7 @@ def _wants_params(criterion: Criterion) -> bool:
         if "params" in called.keywords:
             return False
         called = called.func
+    called = unwrap(called)
     if not hasattr(called, "__code__"):
         called = type(called).__call__
     code = getattr(called, "__code__", None)

@@ -1,13 +1,13 @@
 """What a module holds: other tensors in its parameters' places, and what may not change later."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
 from operator import is_
 from threading import RLock
 from typing import Any, NoReturn
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +18,43 @@ from estimators.base.errors import OptionError
 from estimators.base.tree import Params
 
 _Place = tuple[dict[str, Tensor | None], str]
-_PLAIN = Tensor | bool | int | float | str | None
-Snapshot = tuple[list[object], list[int]]
-"""Values, and of tensors a version, which every write counts up."""
+_Attribute = tuple[str, str]  # name of the part, name of the attribute
+_PLAIN = bool | int | float | str | None
+_LONGEST = 16  # of the lists whose items are compared
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+Snapshot = dict[_Attribute, tuple[object, object]]
+"""Attributes and frozen parameters with a version: what every write to a tensor or list changes."""
 
 
 class ModuleState:
     """The state of a module: where its parameters and buffers are, and what else it reads.
 
     Tied tensors have several names and places, and are one parameter. It belongs to the module as
-    it is built now, and holds none of it but what the module holds itself.
+    it is built now, and keeps no module alive.
 
     Args:
         module: left as it is.
-        lock: held while the module has other tensors; its own where another thread may look.
 
     Raises:
         OptionError: the module's parameters cannot be replaced by other tensors.
+
+    Attributes:
+        passed: kinds of problem that were checked.
+        volatile: attributes that a forward pass changes.
     """
 
-    def __init__(
-        self, module: nn.Module, lock: AbstractContextManager[object] | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module) -> None:
         _refuse_wrappers(module)
-        self._lock = lock or RLock()
-        self._parts = {name: vars(part) for name, part in module.named_modules()}
-        self._types = {name: type(part).__name__ for name, part in module.named_modules()}
+        parts = dict(module.named_modules())
+        self._parts = {name: ref(part) for name, part in parts.items()}
+        self._types = {name: type(part).__name__ for name, part in parts.items()}
         self._built = self._build()
         self._places: dict[str, list[_Place]] = {}
         self._first_names: dict[str, str] = {}
         self._buffers: dict[str, _Place] = {}
+        self._copies: dict[str, tuple[Tensor, int, Tensor]] = {}
         shared: dict[int, tuple[str, list[_Place]]] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):
             for name, (tensors, leaf) in _entries(prefix, part):
@@ -58,53 +65,109 @@ class ModuleState:
                 if tensors is part._buffers and name == first:
                     self._buffers[name] = tensors, leaf
         self._own: Params = dict(module.named_parameters())
-        self._watched = [  # what a forward pass may read: numbers, texts, flags and tensors
-            (part, name)
-            for part, attributes in self._parts.items()
-            for name, value in attributes.items()
-            if name not in _STANDARD and isinstance(value, _PLAIN)
+        self._watched = [
+            (name, attribute)
+            for name, part in parts.items()
+            for attribute, value in vars(part).items()
+            if _is_watched(attribute, value)
         ]
+        self.passed: set[tuple[Any, ...]] = set()
+        self.volatile: set[_Attribute] = set()
 
     def fits(self) -> bool:
-        """Return whether the module is still built as it was."""
-        return self._built == self._build()
+        """Return whether the module is still built as it was, with the same buffers."""
+        with _lock:
+            modules, tensors, counts = self._build()
+        same = len(modules) == len(self._built[0]) and len(tensors) == len(self._built[1])
+        return (
+            same
+            and all(was() is now() for was, now in zip(self._built[0], modules, strict=True))
+            and all(map(is_, self._built[1], tensors))
+            and counts == self._built[2]
+        )
 
-    def _build(self) -> list[int]:
-        inside = ("_modules", "_parameters", "_buffers")
-        return [
-            number
-            for attributes in self._parts.values()
-            for number in (
-                len(attributes),
-                *[id(value) for kind in inside for value in attributes[kind].values()],
-            )
-        ]
+    def is_rebuilt(self) -> bool:
+        """Return whether the module has other parts or parameters than it had."""
+        with _lock:
+            modules, tensors, _ = self._build(("_parameters",))
+        was = [tensor for tensor in self._built[1] if isinstance(tensor, nn.Parameter)]
+        now = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+        return (
+            len(modules) != len(self._built[0])
+            or any(old() is not new() for old, new in zip(self._built[0], modules, strict=True))
+            or len(was) != len(now)
+            or not all(map(is_, was, now))
+        )
+
+    def _build(
+        self, kinds: tuple[str, ...] = ("_parameters", "_buffers")
+    ) -> tuple[list[ref[nn.Module]], list[object], list[int]]:
+        modules: list[ref[nn.Module]] = []
+        tensors: list[object] = []
+        counts: list[int] = []
+        for name in self._parts:
+            attributes = self._vars(name)
+            modules += [ref(part) for part in attributes["_modules"].values() if part is not None]
+            for kind in kinds:
+                tensors += attributes[kind].values()
+            counts.append(len(attributes))
+        return modules, tensors, counts
+
+    def _vars(self, part: str) -> dict[str, Any]:
+        module = self._parts[part]()
+        return (
+            {"_modules": {}, "_parameters": {}, "_buffers": {}} if module is None else vars(module)
+        )
 
     @property
-    def modes(self) -> tuple[bool, ...]:
-        """Whether each part is in training mode."""
-        return tuple([attributes["training"] for attributes in self._parts.values()])
+    def settings(self) -> tuple[object, ...]:
+        """Modes, hooks and plain attributes: what makes a module another function."""
+        held = [self._vars(part) for part in self._parts]
+        modes = [attributes.get("training") for attributes in held]
+        hooks = [key for attributes in held for kind in _HOOKS for key in attributes.get(kind, ())]
+        plain = [
+            value
+            for part, name in self._watched
+            if (part, name) not in self.volatile
+            and isinstance(value := self._vars(part).get(name), _PLAIN)
+        ]
+        return (*modes, None, *hooks, None, *plain)
 
     @property
     def parameters(self) -> Params:
         """The module's own parameters by name, frozen ones included."""
         return self._own
 
-    def buffers(self) -> Params:
-        """Return copies of the module's buffers, by name."""
-        with self._lock:
-            return {name: held[at].clone() for name, (held, at) in self._buffers.items()}  # type: ignore[union-attr]
+    def buffers(self, *, shared: bool) -> Params:
+        """Return copies of the module's buffers, by name.
+
+        Args:
+            shared: whether to return the same copy until the buffer changes.
+        """
+        found = {}
+        with _lock:
+            for name, (held, leaf) in self._buffers.items():
+                buffer: Any = held[leaf]
+                kept = self._copies.get(name)
+                if (
+                    not shared
+                    or kept is None
+                    or kept[0] is not buffer
+                    or kept[1] != buffer._version
+                ):
+                    kept = self._copies[name] = buffer, buffer._version, buffer.clone()
+                found[name] = kept[2]
+        return found
 
     @contextmanager
-    def filled(self, tensors: Mapping[str, Tensor], *, alone: bool = True) -> Generator[None]:
+    def filled(self, tensors: Mapping[str, Tensor]) -> Generator[None]:
         """Put tensors in the places of parameters and buffers while a block runs.
 
         What `torch.func.functional_call` does, without its search for tied weights at each call.
-        Activation checkpoints find the same tensors when they compute again, later.
+        Other threads wait. Activation checkpoints find the same tensors when they compute again.
 
         Args:
             tensors: by name; the module's own stand in for the others.
-            alone: keep other threads from the module meanwhile.
 
         Raises:
             OptionError: a name is unknown.
@@ -115,7 +178,7 @@ class ModuleState:
             return
         token = _filling.set((self, tensors))
         try:
-            with self._lock if alone else nullcontext(), self._swapped(tensors):
+            with _lock, self._swapped(tensors):
                 yield
         finally:
             _filling.reset(token)
@@ -153,6 +216,8 @@ class ModuleState:
                     f"parameter {name!r} has shape {tuple(value.shape)}, which in the module is "
                     f"{tuple(own.shape)}"
                 )
+            if first in given:
+                raise OptionError(f"{name!r} and {first!r} are one parameter, tied: give it once")
             given.add(first)
         if len(given) < len(self._own):
             rest = [name for name in self._own if name not in given]
@@ -164,25 +229,46 @@ class ModuleState:
                 )
 
     def snapshot(self) -> Snapshot:
-        """Return the attributes and frozen parameters, and of tensors a version."""
-        values: list[object] = [self._parts[part].get(name) for part, name in self._watched]
-        values += [None if value.requires_grad else value for value in self._own.values()]
-        return values, [value._version if isinstance(value, Tensor) else 0 for value in values]
+        """Return what a forward pass may read besides other parameters and buffers."""
+        held = {at: self._vars(at[0]).get(at[1]) for at in self._watched}
+        held |= {_split(n): value for n, value in self._own.items() if not value.requires_grad}
+        return {at: (value, _version(value)) for at, value in held.items()}
 
-    def changed(self, since: Snapshot) -> list[tuple[str, str]]:
-        """Return the names of part and attribute of what is not as in a snapshot."""
+    def changed(self, since: Snapshot) -> list[_Attribute]:
+        """Return what is not as in a snapshot."""
         now = self.snapshot()
-        if all(map(is_, since[0], now[0])) and since[1] == now[1]:
-            return []
-        own = [name.rpartition(".")[::2] for name in self._own]
-        return [
-            at
-            for at, was, value, *versions in zip(
-                self._watched + own, since[0], now[0], since[1], now[1], strict=True
-            )
-            if at in self._watched or None not in (was, value)  # frozen, or no longer, since then
-            if not _alike(was, value) or versions[0] != versions[1]
-        ]
+        found = [at for at in since if at in now and not _same(since[at], now[at])]
+        for part, count in zip(self._parts, self._built[2], strict=True):
+            attributes = self._vars(part)
+            if len(attributes) != count:
+                names = [name for name, value in attributes.items() if _is_watched(name, value)]
+                found += [(part, name) for name in names if (part, name) not in now]
+        return found
+
+    @contextmanager
+    def attributes_kept(self) -> Generator[None]:
+        """Put attributes back after a block: a table that is made at the first call, say."""
+        before = [(held := self._vars(part), dict(held)) for part in self._parts]
+        try:
+            yield
+        finally:
+            for held, kept in before:
+                for name in held.keys() - kept.keys():
+                    del held[name]
+                held.update(kept)
+
+    @contextmanager
+    def attributes_of(self, snapshot: Snapshot) -> Generator[None]:
+        """Have attributes as in a snapshot for a block; what was written in place stays so."""
+        with self.attributes_kept():
+            known = set(self._watched)
+            for part, name in self.changed(snapshot):
+                held = self._vars(part)
+                if (part, name) in known:
+                    held[name] = snapshot[part, name][0]
+                elif name not in held["_parameters"]:
+                    del held[name]
+            yield
 
     def title(self, part: str) -> str:
         """Return the words for a part of the module, such as "LSTM 'rnn'"."""
@@ -194,11 +280,6 @@ class ModuleState:
         raise OptionError(f"the module has no parameter {name!r}; {hint}")
 
 
-def _alike(one: object, other: object) -> bool:
-    tensors = isinstance(one, Tensor) or isinstance(other, Tensor)
-    return one is other or (not tensors and one == other)
-
-
 def state_of(module: nn.Module) -> ModuleState:
     """Return the state of a module; the same object for as long as the module is built alike.
 
@@ -208,16 +289,18 @@ def state_of(module: nn.Module) -> ModuleState:
     Raises:
         OptionError: see `ModuleState`.
     """
-    state = _states.get(module)
-    if state is None:
-        state = _states[module] = ModuleState(module)
-    with state._lock:
-        if not state.fits():
-            state = _states[module] = ModuleState(module, state._lock)
+    known = _states.get(id(module))  # not by equality, which a module may define
+    if known is not None and known[0]() is module and known[1].fits():
+        return known[1]
+    with _lock:
+        state = ModuleState(module)
+    key = id(module)
+    _states[key] = ref(module, lambda _: _states.pop(key, None)), state
     return state
 
 
-_states: WeakKeyDictionary[nn.Module, ModuleState] = WeakKeyDictionary()
+_states: dict[int, tuple[ref[nn.Module], ModuleState]] = {}
+_lock = RLock()  # while a module has other tensors; one for all, since modules share parts
 
 
 def _refuse_wrappers(module: nn.Module) -> None:
@@ -232,11 +315,6 @@ def _refuse_wrappers(module: nn.Module) -> None:
                 "module itself, and compiled=True to an estimator"
             )
         for leaf, (tensors, key) in _entries(name, part):
-            if getattr(tensors[key], "_backward_hooks", None):
-                raise OptionError(
-                    f"parameter {leaf!r} has a hook on its gradient, which estimators would leave "
-                    "out: do what it does in the criterion or in the outer optimiser"
-                )
             if is_lazy(tensors[key]):  # type: ignore[arg-type]
                 raise OptionError(
                     f"lazy parameter {leaf!r} has no shape yet: call the module once on a batch"
@@ -250,7 +328,33 @@ def _entries(prefix: str, part: nn.Module) -> Generator[tuple[str, _Place]]:
                 yield (f"{prefix}.{leaf}" if prefix else leaf), (tensors, leaf)  # type: ignore
 
 
+def _split(name: str) -> _Attribute:
+    part, _, leaf = name.rpartition(".")
+    return part, leaf
+
+
 _STANDARD = frozenset(vars(nn.Module()))
+
+
+def _is_watched(name: str, value: object) -> bool:
+    return name not in _STANDARD and isinstance(value, _PLAIN | Tensor | tuple | list | dict)
+
+
+def _version(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value._version
+    if isinstance(value, list | dict) and len(value) <= _LONGEST:
+        items = value if isinstance(value, list) else value.values()
+        return tuple(item for item in items if isinstance(item, _PLAIN))
+    return None
+
+
+def _same(one: tuple[object, object], other: tuple[object, object]) -> bool:
+    (value, version), (now, now_version) = one, other
+    if version != now_version:
+        return False
+    plain = isinstance(value, _PLAIN | tuple) and type(value) is type(now)
+    return value is now or (plain and repr(value) == repr(now))
 
 
 _filling: ContextVar[tuple[ModuleState, Mapping[str, Tensor]] | None] = ContextVar(

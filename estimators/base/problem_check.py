@@ -7,12 +7,11 @@ of a kind (module, criterion, shapes), at the price of some ten gradients.
 """
 
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any, NoReturn
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,14 @@ from estimators.base.derivative_check import (
 )
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.errors import OptionError
-from estimators.base.module_calls import generator_states, record_calls, tensors
+from estimators.base.module_calls import (
+    Call,
+    generator_states,
+    generators_kept,
+    lowest_precision,
+    record_calls,
+    tensors,
+)
 from estimators.base.module_loss import ModuleLoss, versions
 from estimators.base.module_state import ModuleState
 from estimators.base.problem import BilevelProblem
@@ -38,9 +44,8 @@ _LIKELY = (
 )
 _KNOWN_FAULTS = {
     "WeightNormInterfaceBackward0": "torch's fused weight_norm is wrong on a CPU "
-    "(github.com/pytorch/pytorch/issues/192540): write it as a parametrization of plain operations."
+    "(as github.com/facebookresearch/higher/issues/14 has it): write it as a parametrization of plain operations."
 }
-_passed: WeakKeyDictionary[nn.Module, set[tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 def check_problem(problem: BilevelProblem, params: Mapping[str, Tensor]) -> None:
@@ -54,19 +59,19 @@ def check_problem(problem: BilevelProblem, params: Mapping[str, Tensor]) -> None
         OptionError: says what is wrong, where, and what to do.
     """
     _check_params(params)
-    seen: set[int] = set()
+    states: set[int] = set()
     for loss, twice in ((problem.inner_loss, True), (problem.outer_loss, False)):
         if not isinstance(loss, ModuleLoss):
             continue
-        if id(loss.state) not in seen:  # once for both
+        if id(loss.state) not in states:  # once for both
+            states.add(id(loss.state))
             loss.state.check_names(params)
-            seen.add(id(loss.state))
             _refuse_changes(loss, params)
         if loss.seen is not None:
-            kinds, kind = _passed.setdefault(loss.module, set()), _kind(loss, params)
-            if (kind, True) not in kinds and (kind, twice) not in kinds:
+            kind, passed = _kind(loss, params), loss.state.passed
+            if (kind, True) not in passed and (kind, twice) not in passed:
                 _check(loss, params, twice=twice)
-                kinds.add((kind, twice))
+                passed.add((_kind(loss, params), twice))
 
 
 def _check_params(params: Mapping[str, Tensor]) -> None:
@@ -89,20 +94,40 @@ def _check_params(params: Mapping[str, Tensor]) -> None:
 
 
 def _kind(loss: ModuleLoss, params: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    types = tuple([(value.dtype, value.device) for value in params.values()])
-    return loss.state.modes, code(loss.criterion), tuple(map(_shape, loss.batch)), types
+    types = tuple([(name, value.dtype, value.device) for name, value in params.items()])
+    shapes = tuple([_shape(part) for part in loss.batch])
+    return loss.state.settings, code(loss.criterion), shapes, types
 
 
-def code(function: object) -> object:
-    """Return what functions that are made anew for each task have in common."""
-    while isinstance(function, partial):
-        function = function.func
-    function = getattr(function, "__func__", function)
-    return getattr(function, "__code__", type(function))
+def code(function: object, depth: int = 3) -> object:
+    """Return what functions that are made anew for each task have in common.
+
+    Their code, that of the functions that they refer to, and the modes of modules.
+
+    Args:
+        function: any callable.
+        depth: how far to follow references.
+    """
+    if isinstance(function, nn.Module):
+        return type(function), tuple([part.training for part in function.modules()])
+    parts: list[object] = [getattr(function, "__wrapped__", None)]
+    if isinstance(function, partial):
+        parts += [function.func, *function.args, *function.keywords.values()]
+    elif hasattr(function, "__func__"):
+        function = function.__func__
+    elif not hasattr(function, "__code__"):
+        parts += getattr(function, "__dict__", {}).values()
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # empty yet
+            parts.append(cell.cell_contents)
+    key = getattr(function, "__code__", type(function))
+    if not depth:
+        return key
+    return key, *[code(part, depth - 1) if callable(part) else type(part) for part in parts]
 
 
 def _shape(data: object) -> object:
-    return (data.shape, data.dtype) if isinstance(data, Tensor) else type(data)
+    return (data.shape[1:], data.dtype) if isinstance(data, Tensor) else type(data)
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -113,26 +138,49 @@ def _refuse_changes(loss: ModuleLoss, params: Mapping[str, Tensor]) -> None:
     """Refuse what was changed after the problem was made: it sees things as they are now."""
     if loss.seen is None:
         return
+    state = loss.state
+    hooked = [name for name, value in state.parameters.items() if value._backward_hooks]
+    if hooked:
+        _refuse(
+            f"parameter {hooked[0]!r} has a hook on its gradient, which estimators leave out: do "
+            "what it does in the criterion or in the outer optimiser"
+        )
     if parametrize._cache_enabled:
         _refuse(
             "within parametrize.cached() all iterates would have the weights of the first: leave it"
         )
     if versions(loss.batch) != loss.versions:
         _refuse("the data of a problem was written to after the problem was made: give it a copy")
-    changed = loss.state.changed(loss.seen)
-    if changed:
-        before = loss.state.snapshot()
-        with suppress(Exception), torch.no_grad():
-            loss(dict(params))
-        traces = loss.state.changed(before)  # of any forward pass
-        changed = [at for at in changed if at not in traces]
-    if changed:
+    if state.is_rebuilt():
+        _refuse(
+            "the module was given other parts or parameters after a problem was made: make it anew"
+        )
+    changed = [at for at in state.changed(loss.seen) if at not in state.volatile]
+    if changed and _matters(loss, changed, dict(params)):
         part, name = changed[0]
         _refuse(
-            f"{name!r} of {loss.state.title(part)} was changed after a problem was made, which "
-            "sees the module as it is now: estimate problems one by one, or make a tensor that "
-            "differs from task to task a buffer, of which each problem keeps a copy"
+            f"{name!r} of {state.title(part)} was changed after a problem was made, which sees the "
+            "module as it is now: estimate problems one by one, or make a tensor that differs from "
+            "task to task a buffer, of which each problem keeps a copy"
         )
+
+
+def _matters(loss: ModuleLoss, changed: list[tuple[str, str]], params: Params) -> bool:
+    """Return whether changed attributes make another loss; those that a call changes do not."""
+    state, seen = loss.state, loss.seen or {}
+    try:
+        with torch.no_grad(), state.attributes_kept():
+            now = loss(params)
+            with state.attributes_of(seen):
+                before = state.snapshot()
+                then = loss(params)
+                state.volatile.update(state.changed(before))
+    except Exception:
+        return True
+    changed = [at for at in changed if at not in state.volatile]
+    current = state.snapshot()
+    in_place = any(at in seen and seen[at][0] is current[at][0] for at in changed)
+    return bool(changed) and (in_place or not torch.equal(now, then))
 
 
 def _check(loss: ModuleLoss, params: Mapping[str, Tensor], *, twice: bool) -> None:
@@ -143,11 +191,13 @@ def _check(loss: ModuleLoss, params: Mapping[str, Tensor], *, twice: bool) -> No
     Raises:
         OptionError: it is none.
     """
-    dtypes = (torch.float64, None) if params else ()
-    for dtype in dtypes:
+    state = loss.state
+    for dtype in (torch.float64, None):
         try:
-            with torch.enable_grad(), _generators_kept():
+            with torch.enable_grad(), generators_kept(loss.module), state.attributes_kept():
+                before = state.snapshot()
                 _Trial(loss, params, dtype).run(twice=twice)
+                state.volatile.update(state.changed(before))
         except OptionError:
             raise
         except Exception as error:
@@ -177,8 +227,7 @@ class _Trial:
         self.loss = replace(loss, batch=(inputs, targets), buffers=held)
         self._random = torch.Generator("cpu").manual_seed(0)
         self._eps = max(torch.finfo(value.dtype).eps for value in theta.values())
-        # Not theta itself: at an initial 0 there may be a kink, as of a ReLU after a bias.
-        self._points = [axpy(0.02, self._direction(theta), theta) for _ in range(2)]
+        self._theta = self._point = theta
 
     def run(self, *, twice: bool) -> None:
         """Evaluate the loss, its gradient and a Hessian-vector product; refuse what is wrong.
@@ -187,16 +236,27 @@ class _Trial:
             OptionError: it is.
             Exception: the loss cannot be evaluated.
         """
-        state, loss = self.state, self.loss
-        point = leaves(_cloned(self._points[0]))
+        # Not at theta itself: at an initial 0 there may be a kink, as of a ReLU after a bias. But
+        # nearer to it where the loss is not finite, as of a variance that becomes negative.
+        for away in (0.02, 1e-4, 0.0):
+            self._point = axpy(away, self._direction(self._theta), self._theta)
+            value, finite = self._refuse_state()
+            if finite and self._refuse_derivatives(twice=twice, last=not away):
+                return
+        if value.isfinite():
+            _refuse("the loss is finite, but its gradient is not, at the parameters given")
+
+    def _refuse_state(self) -> tuple[Tensor, bool]:
+        """Refuse a loss that draws, writes, or depends on more than it is given.
+
+        Returns:
+            Its value, and whether value and gradient are finite.
+        """
+        loss, point = self.loss, leaves(_cloned(self._point))
         copy = replace(loss, buffers=_cloned(loss.buffers), batch=tree_map(_clone, loss.batch))
         generators = generator_states(self.module)
-        # The backward pass within: what reads the module late finds the same parameters.
-        with (
-            state.filled(copy.buffers | point, alone=False),
-            _buffers_after(self.module) as buffers,
-        ):
-            value, gradient = value_and_gradient(copy, point)
+        with _buffers_after(self.module) as buffers:
+            value, gradient = value_and_gradient(copy, point, create_graph=True)
         if generators != generator_states(self.module):
             drew = [call.part for call in record_calls(loss, point) if call.drew]
             _refuse(
@@ -204,31 +264,24 @@ class _Trial:
                 "several times at a point: call .eval() on it"
             )
         self._refuse_writing(copy, point, buffers)
-        if not value.isfinite():
-            return
-        again = leaves(self._points[0])
-        value_again, slopes = value_and_gradient(loss, again, create_graph=True)
-        if not self._same({"": value}, {"": value_again}):
+        value_again, slopes = value_and_gradient(loss, leaves(self._point), create_graph=True)
+        self._refuse_reach(value_again, point)
+        if not all(tensor.isfinite().all() for tensor in (value, *gradient.values())):
+            return value, False
+        if not self._same({"": value} | gradient, {"": value_again} | slopes):
             calls = zip(record_calls(loss, point), record_calls(loss, point), strict=False)
             differ = [one.part for one, two in calls if not _equal(one.outputs, two.outputs)]
             _refuse(
                 f"{self._title(differ)} gives another result when it is called again with the "
                 "same parameters and data: let it neither draw nor keep anything"
             )
-        self._refuse_reach(value_again, point)
-        if not self._same(gradient, slopes):
-            _refuse(
-                "part of the module runs again in the backward pass, with other parameters than "
-                "before (an activation checkpoint, or a custom autograd function that reads the "
-                "module): switch that off"
-            )
-        self._refuse_derivatives(twice=twice)
+        return value, True
 
     def _refuse_writing(self, copy: ModuleLoss, point: Params, buffers: Params) -> None:
         """Refuse a loss that has changed what it was evaluated on."""
         if not _equal(tensors(copy.batch), tensors(self.loss.batch)):
             _refuse("the loss writes to its data, in place: let it work on a copy")
-        before = self.loss.buffers | self._points[0]
+        before = self.loss.buffers | self._point
         for name, after in (copy.buffers | point | buffers).items():
             if name not in before or not _equal([before[name]], [after]):
                 part, _, leaf = name.rpartition(".")
@@ -253,22 +306,36 @@ class _Trial:
                     "of the criterion), and keep none from before"
                 )
 
-    def _refuse_derivatives(self, *, twice: bool) -> None:
-        """Refuse a loss whose first or second derivative is wrong."""
-        errors = Errors(0.0, 0.0)
-        for point in self._points:  # a second, since there may be a kink near the first
-            direction = self._direction(point)
-            errors = derivative_errors(self.loss, point, direction, twice=twice)
-            if errors.small():
-                return
-            if not errors.small_first():
-                break
-        point = leaves(self._points[0])
-        wrong = [c.part for c in record_calls(self.loss, point) if self._is_wrong(c.part, c.inputs)]
-        operations = _graph(self.loss(point))
+    def _refuse_derivatives(self, *, twice: bool, last: bool) -> bool:
+        """Refuse a loss whose first or second derivative is wrong.
+
+        Args:
+            twice: whether the second matters.
+            last: refuse what is not finite, too.
+
+        Returns:
+            False where a derivative is not finite.
+        """
+        precision, errors = torch.float64, Errors(inf, inf)
+        at = self._point
+        for attempt in range(3):  # there may be a kink nearby
+            direction = self._direction(at)
+            errors = derivative_errors(self.loss, at, direction, precision, twice=twice)
+            if errors.small(precision):
+                return True
+            if not attempt:
+                precision = lowest_precision(self.loss, at)
+                if precision.itemsize < 4:  # too coarse to be told
+                    return True
+            at = axpy(0.01, direction, at)
+        if max(errors) == inf and not last:
+            return False
+        calls = record_calls(self.loss, self._point)
+        wrong = [call.part for call in calls if self._is_wrong(call, precision)]
+        operations = _graph(self.loss(leaves(self._point)))
         causes = [cause for name, cause in _KNOWN_FAULTS.items() if name in operations]
         which, by = "gradient is not the slope of the value", errors.gradient
-        if errors.small_first():
+        if errors.small_first(precision):
             which, by = "second derivative is not the slope of the gradient", errors.product
         _refuse(
             f"{self._title(wrong)}: its {which}; "
@@ -276,12 +343,13 @@ class _Trial:
             + (causes[0] if causes else _LIKELY)
         )
 
-    def _is_wrong(self, name: str, inputs: tuple[Any, ...]) -> bool:
+    def _is_wrong(self, call: Call, precision: torch.dtype) -> bool:
         """Return whether a part of the module has a wrong derivative by itself."""
+        name, inputs = call.part, call.inputs
         part, prefix = self.module.get_submodule(name), f"{name}." if name else ""
         held, theta = (
             {n.removeprefix(prefix): t for n, t in some.items() if n.startswith(prefix)}
-            for some in (self.loss.buffers, self._points[0])
+            for some in (self.loss.buffers, self._point)
         )
         data = {
             f"input {i}": each.detach()
@@ -296,9 +364,10 @@ class _Trial:
             return torch.stack([each.sin().sum() for each in outputs if each.requires_grad]).sum()
 
         with suppress(Exception):
-            at = theta | data
-            errors = derivative_errors(total, at, self._direction(at, prefix), twice=True)
-            return not errors.small()
+            at = theta | axpy(0.02, self._direction(data), data)  # off the ties of its inputs
+            direction = self._direction(at, prefix)
+            errors = derivative_errors(total, at, direction, precision, twice=True)
+            return not errors.small(precision)
         return False
 
     def _direction(self, point: Params, prefix: str = "") -> Params:
@@ -318,12 +387,6 @@ class _Trial:
 
     def _title(self, parts: list[str]) -> str:
         return self.state.title(parts[0]) if parts else "the criterion"
-
-
-def _generators_kept() -> AbstractContextManager[None]:
-    """Put torch's generators back where they were, after a block."""
-    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.random.fork_rng(range(torch.cuda.device_count()) if used else ())
 
 
 @contextmanager
