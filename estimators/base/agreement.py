@@ -1,6 +1,7 @@
 """Whether vmap gives what a loop gives: found out once for all losses of a kind."""
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import partial
 from inspect import isfunction, ismethod
 from math import isfinite, sqrt
@@ -79,6 +80,21 @@ def _tolerance(params: Params) -> float:
     return 30 * sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
 
 
+class _Same(ref[nn.Module]):
+    """A weak reference that equals those to the very same module, however modules compare."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self._id = id(module)
+
+    def __hash__(self) -> int:
+        return self._id
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self() is not None and self() is other()
+
+
 def kind_of(*things: object) -> Hashable:
     """Return what losses are made of: the same for those of tasks that differ in their data only.
 
@@ -100,7 +116,7 @@ def kind_of(*things: object) -> Hashable:
         elif isinstance(thing, str):
             parts.append(thing)
         elif isinstance(thing, nn.Module):
-            parts.append((ref(thing), *[part.training for part in thing.modules()]))
+            parts.append((_Same(thing), *[part.training for part in thing.modules()]))
         elif isinstance(thing, dict):
             waiting += thing.values()
         elif isinstance(thing, list | tuple):
@@ -111,8 +127,10 @@ def kind_of(*things: object) -> Hashable:
             waiting += [thing.__func__, thing.__self__]
         elif isfunction(thing):
             parts.append(thing.__code__)
-            cells = thing.__closure__ or ()
-            waiting += [cell.cell_contents for cell in cells] + [thing.__defaults__]
+            waiting += [thing.__defaults__, getattr(thing, "__wrapped__", None)]
+            for cell in thing.__closure__ or ():
+                with suppress(ValueError):  # empty yet
+                    waiting.append(cell.cell_contents)
         elif callable(thing):
             parts.append((ref(type(thing)), getattr(thing, "__qualname__", "")))
             waiting += getattr(thing, "__dict__", {}).values()

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from estimators.base.attention import trainable_attention
+from estimators.base.agreement import fault_of_vmap, kind_of
 from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
-from estimators.base.estimator import Estimator, MetaGradient
+from estimators.base.estimator import Estimator
 from estimators.base.module_loss import ModuleLoss, trainable
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
-from estimators.base.tree import Params, axpy, detached, scaled
+from estimators.base.tree import Params, axpy, detached, scaled, unstack
 
 Batching = Literal["loop", "vmap"]
 
@@ -85,7 +85,8 @@ def estimate_batch(
     if estimator.needs_calibration:
         estimator.calibrate(problems, params)
     if batching == "vmap":
-        result = _at_once(estimator, together, repeated(params, count))
+        _refuse_vmap(estimator, problems, params)
+        result = estimator(together, repeated(params, count))
         gradient = {name: value.sum(0) for name, value in result.gradient.items()}
         total = MetaBatch(gradient, result.outer_loss, result.step_size_gradient)
     else:
@@ -142,16 +143,20 @@ def meta_backward(
     return result.outer_loss
 
 
-def _at_once(estimator: Estimator, together: BilevelProblem, params: Params) -> MetaGradient:
-    try:
-        return estimator(together, params)
-    except (OptionError, torch.OutOfMemoryError):
-        raise
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
+def _refuse_vmap(estimator: Estimator, problems: Sequence[BilevelProblem], params: Params) -> None:
+    """Refuse problems that vmap cannot take, or of which it makes something else than a loop."""
+    first = problems[0].inner_loss
+    assert isinstance(first, ModuleLoss)
+    few = problems[:2]
+    reason = fault_of_vmap(
+        (kind_of(estimator, first.module, first.batch, params), first.kind),
+        lambda: unstack(estimator(stacked(few), repeated(params, len(few))).gradient),
+        lambda: [estimator(problem, params).gradient for problem in few],
+    )
+    if reason:
         raise OptionError(
             f'vmap cannot take these problems at once ({reason}); use batching="loop"'
-        ) from error
+        )
 
 
 def _one(estimator: Estimator, problem: BilevelProblem, params: Params) -> MetaBatch:
@@ -192,8 +197,7 @@ class StackedLoss:
             own = replace(self.each, batch=(inputs, targets), buffers=self.each.buffers | buffers)
             return function(own, params)
 
-        with trainable_attention():
-            return torch.vmap(one)(stacked, self.buffers, *self.batch)
+        return torch.vmap(one)(stacked, self.buffers, *self.batch)
 
 
 def _same_sizes(one: float | Params, other: float | Params) -> bool:

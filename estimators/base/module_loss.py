@@ -1,12 +1,13 @@
 """The loss of an `nn.Module` on a batch, as a function of its parameters."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from estimators.base.agreement import kind_of
 from estimators.base.module_state import ModuleState, Snapshot, state_of
 from estimators.base.tree import Params, detached
 
@@ -29,6 +30,7 @@ class ModuleLoss:
         wants_params: whether the criterion is given the parameters too, by the name `params`.
         seen: what the module was when the problem was made; None where the problem is not to be
             checked.
+        kind: of the criterion, see `kind_of`.
         versions: of the batch's tensors when the problem was made.
     """
 
@@ -39,6 +41,7 @@ class ModuleLoss:
     buffers: Params
     wants_params: bool = False
     seen: Snapshot | None = None
+    kind: Hashable = None
     versions: tuple[int, ...] = ()
 
     @classmethod
@@ -54,7 +57,12 @@ class ModuleLoss:
         """Make the loss of a module as it is now."""
         state = state_of(module)
         seen = state.snapshot() if check else None
-        return cls(module, state, criterion, batch, buffers, wants_params, seen, versions(batch))
+        kind, now = kind_of(criterion), versions(batch)
+        return cls(module, state, criterion, batch, buffers, wants_params, seen, kind, now)
+
+    def on(self, batch: Batch) -> Self:
+        """Return the same loss on another batch."""
+        return replace(self, batch=batch, versions=versions(batch))
 
     def __deepcopy__(self, _: object) -> Self:
         """Stay the loss of the same module, which the criterion may know."""

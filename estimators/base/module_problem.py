@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from estimators.base.errors import OptionError
-from estimators.base.module_loss import Batch, Criterion, ModuleLoss, trainable
+from estimators.base.module_loss import Batch, Criterion, ModuleLoss
 from estimators.base.module_state import state_of
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
-from estimators.base.tree import Params
+from estimators.base.tree import Params, detached
 
 
 def module_problem(
@@ -55,13 +55,12 @@ def module_problem(
         >>> create("maml")(problem, trainable(model)).gradient["weight"].shape
         torch.Size([1, 2])
     """
-    batches = _batch("support", support), _batch("query", query)
-    buffers, asks = state_of(module).buffers(shared=check), _wants_params(criterion)
-    inner, outer = (
-        ModuleLoss.of(module, criterion, batch, buffers, asks, check) for batch in batches
-    )
-    problem = BilevelProblem(inner, outer, step_size, steps, momentum)
-    own = trainable(module)
+    support, query = _batch("support", support), _batch("query", query)
+    state, asks = state_of(module), _wants_params(criterion)
+    buffers = state.buffers(shared=check)
+    inner = ModuleLoss.of(module, criterion, support, buffers, asks, check)
+    problem = BilevelProblem(inner, inner.on(query), step_size, steps, momentum)
+    own = detached({name: p for name, p in state.parameters.items() if p.requires_grad})
     if check and own:
         check_problem(problem, own)
     return problem

@@ -9,7 +9,6 @@ of a kind (module, criterion, shapes), at the price of some ten gradients.
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Any, NoReturn
 
@@ -34,7 +33,7 @@ from estimators.base.module_calls import (
     tensors,
 )
 from estimators.base.module_loss import ModuleLoss, versions
-from estimators.base.module_state import ModuleState
+from estimators.base.module_state import ModuleState, Snapshot
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, detached, leaves, norm
 
@@ -44,7 +43,7 @@ _LIKELY = (
 )
 _KNOWN_FAULTS = {
     "WeightNormInterfaceBackward0": "torch's fused weight_norm is wrong on a CPU "
-    "(as github.com/facebookresearch/higher/issues/14 has it): write it as a parametrization of plain operations."
+    "(github.com/facebookresearch/higher/issues/14): write it in plain operations."
 }
 
 
@@ -59,19 +58,23 @@ def check_problem(problem: BilevelProblem, params: Mapping[str, Tensor]) -> None
         OptionError: says what is wrong, where, and what to do.
     """
     _check_params(params)
-    states: set[int] = set()
+    checked: dict[int, object] = {}  # by module, which both losses have as a rule
     for loss, twice in ((problem.inner_loss, True), (problem.outer_loss, False)):
         if not isinstance(loss, ModuleLoss):
             continue
-        if id(loss.state) not in states:  # once for both
-            states.add(id(loss.state))
+        if id(loss.state) not in checked:
             loss.state.check_names(params)
-            _refuse_changes(loss, params)
-        if loss.seen is not None:
-            kind, passed = _kind(loss, params), loss.state.passed
-            if (kind, True) not in passed and (kind, twice) not in passed:
-                _check(loss, params, twice=twice)
-                passed.add((_kind(loss, params), twice))
+            if loss.seen is not None:
+                _refuse_changes(loss, loss.seen, params)
+            checked[id(loss.state)] = _kind(loss, params)
+        if loss.seen is None:
+            continue
+        if versions(loss.batch) != loss.versions:
+            _refuse("the data of a problem was written to after the problem was made: copy it")
+        kind, passed = (checked[id(loss.state)], *_own_kind(loss)), loss.state.passed
+        if (*kind, True) not in passed and (*kind, twice) not in passed:
+            _check(loss, params, twice=twice)
+            passed.add((_kind(loss, params), *_own_kind(loss), twice))
 
 
 def _check_params(params: Mapping[str, Tensor]) -> None:
@@ -93,37 +96,16 @@ def _check_params(params: Mapping[str, Tensor]) -> None:
         raise OptionError("there are no gradients within torch.inference_mode(): leave it")
 
 
-def _kind(loss: ModuleLoss, params: Mapping[str, Tensor]) -> tuple[Any, ...]:
+def _kind(loss: ModuleLoss, params: Mapping[str, Tensor]) -> object:
     types = tuple([(name, value.dtype, value.device) for name, value in params.items()])
-    shapes = tuple([_shape(part) for part in loss.batch])
-    return loss.state.settings, code(loss.criterion), shapes, types
+    return loss.state.settings, types
 
 
-def code(function: object, depth: int = 3) -> object:
-    """Return what functions that are made anew for each task have in common.
-
-    Their code, that of the functions that they refer to, and the modes of modules.
-
-    Args:
-        function: any callable.
-        depth: how far to follow references.
-    """
-    if isinstance(function, nn.Module):
-        return type(function), tuple([part.training for part in function.modules()])
-    parts: list[object] = [getattr(function, "__wrapped__", None)]
-    if isinstance(function, partial):
-        parts += [function.func, *function.args, *function.keywords.values()]
-    elif hasattr(function, "__func__"):
-        function = function.__func__
-    elif not hasattr(function, "__code__"):
-        parts += getattr(function, "__dict__", {}).values()
-    for cell in getattr(function, "__closure__", None) or ():
-        with suppress(ValueError):  # empty yet
-            parts.append(cell.cell_contents)
-    key = getattr(function, "__code__", type(function))
-    if not depth:
-        return key
-    return key, *[code(part, depth - 1) if callable(part) else type(part) for part in parts]
+def _own_kind(loss: ModuleLoss) -> tuple[object, ...]:
+    modes: tuple[bool, ...] = ()
+    if isinstance(loss.criterion, nn.Module):
+        modes = tuple([part.training for part in loss.criterion.modules()])
+    return loss.kind, modes, *[_shape(part) for part in loss.batch]
 
 
 def _shape(data: object) -> object:
@@ -134,10 +116,8 @@ def _refuse(reason: str) -> NoReturn:
     raise OptionError(f"{reason} (module_problem(..., check=False) leaves this check out)")
 
 
-def _refuse_changes(loss: ModuleLoss, params: Mapping[str, Tensor]) -> None:
+def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tensor]) -> None:
     """Refuse what was changed after the problem was made: it sees things as they are now."""
-    if loss.seen is None:
-        return
     state = loss.state
     hooked = [name for name, value in state.parameters.items() if value._backward_hooks]
     if hooked:
@@ -149,14 +129,12 @@ def _refuse_changes(loss: ModuleLoss, params: Mapping[str, Tensor]) -> None:
         _refuse(
             "within parametrize.cached() all iterates would have the weights of the first: leave it"
         )
-    if versions(loss.batch) != loss.versions:
-        _refuse("the data of a problem was written to after the problem was made: give it a copy")
     if state.is_rebuilt():
         _refuse(
             "the module was given other parts or parameters after a problem was made: make it anew"
         )
-    changed = [at for at in state.changed(loss.seen) if at not in state.volatile]
-    if changed and _matters(loss, changed, dict(params)):
+    changed = [at for at in state.changed(seen) if at not in state.volatile]
+    if changed and _matters(loss, seen, changed, dict(params)):
         part, name = changed[0]
         _refuse(
             f"{name!r} of {state.title(part)} was changed after a problem was made, which sees the "
@@ -165,9 +143,11 @@ def _refuse_changes(loss: ModuleLoss, params: Mapping[str, Tensor]) -> None:
         )
 
 
-def _matters(loss: ModuleLoss, changed: list[tuple[str, str]], params: Params) -> bool:
+def _matters(
+    loss: ModuleLoss, seen: Snapshot, changed: list[tuple[str, str]], params: Params
+) -> bool:
     """Return whether changed attributes make another loss; those that a call changes do not."""
-    state, seen = loss.state, loss.seen or {}
+    state = loss.state
     try:
         with torch.no_grad(), state.attributes_kept():
             now = loss(params)
