@@ -74,7 +74,7 @@ def value_and_gradient(
 def differentiated(
     outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], **options: Any
 ) -> tuple[Tensor, ...]:
-    """Call `torch.autograd.grad`; a derivative that torch lacks ends in one clear line.
+    """Call `torch.autograd.grad` for dense results; what torch lacks ends in one clear line.
 
     Args:
         outputs: of the graph.
@@ -86,7 +86,8 @@ def differentiated(
         RuntimeError: torch's, where it is about something else.
     """
     try:
-        return torch.autograd.grad(outputs, inputs, materialize_grads=True, **options)
+        found = torch.autograd.grad(outputs, inputs, materialize_grads=True, **options)
+        return tuple([grad.to_dense() if grad.is_sparse else grad for grad in found])
     except RuntimeError as error:
         refusal = missing_derivative(error)
         if refusal is None:

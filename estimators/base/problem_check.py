@@ -307,6 +307,8 @@ class _Trial:
                 precision = lowest_precision(self.loss, at)
                 if precision.itemsize < 4:  # too coarse to be told
                     return True
+                if precision == torch.float64 and not errors.small_first(precision):
+                    break  # no kink does that
             at = axpy(0.01, direction, at)
         if max(errors) == inf and not last:
             return False
