@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from estimators.base.errors import UserError
 from harness.commands.bench import bench
 from harness.commands.check import check
+from harness.commands.command import Command
 from harness.commands.data import data
 from harness.commands.doctor import doctor
 from harness.commands.export import export
@@ -29,10 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark meta-gradient estimators: bias, time, memory, FLOPs.",
 )
-app.command("list")(list_everything)
+app.command("list", cls=Command)(list_everything)
 _COMMANDS = (run, train, check, summary, export, merge, bench, gate, regressions, profile, doctor)
 for _command in _COMMANDS:
-    app.command()(_command)
+    app.command(cls=Command)(_command)
 app.add_typer(data, name="data")
 
 
@@ -50,7 +51,7 @@ def _status() -> int:
     """Run a command and return its exit code."""
     try:
         for point in entry_points(group="metagrad.commands"):
-            app.command(point.name)(_load(point))
+            app.command(point.name, cls=Command)(_load(point))
         status = app(standalone_mode=False)
     except TyperException as error:
         return _refusal(error.format_message())

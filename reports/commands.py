@@ -62,6 +62,8 @@ def reproduce(
     for name in names:
         if name not in (*EXPERIMENTS, "all"):
             raise OptionError(unknown("figure or table", name, [*EXPERIMENTS, "all"]))
+    if store.exists() and not store.is_dir():
+        raise OptionError(f"{store} is no folder of results")
     wanted = list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
     sources = [replace(one, device=device) for one in needed(wanted, chosen)]
     if device != "cpu" and not any(one.trainings for one in sources):

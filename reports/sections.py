@@ -211,7 +211,9 @@ def _reproduction(view: View) -> Iterator[Block]:
 
     measured = Measurements(view.snapshot)
     for scale in SCALES:
-        for piece in pieces(measured, scale):
+        found = pieces(measured, scale)
+        # The first is of theory alone, and by itself no reproduction of anything measured.
+        for piece in found if found[1:] else []:
             yield Heading(f"{piece.name}: {piece.title}")
             yield Command(f"metagrad reproduce {piece.name} --scale {scale}")
             yield [*piece.notes]

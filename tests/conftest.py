@@ -79,14 +79,16 @@ def _main_module_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _plugins_forgotten() -> Iterator[None]:
-    """Forget what a test registers, and the plug-in files that it loads into this process."""
+    """Forget what a test registers, the plug-in files that it loads here, and their folders."""
     from estimators.base.registry import ESTIMATORS
     from harness.models import MODELS
     from harness.tasks import TASKS
 
     registries: tuple[Registry[Any], ...] = (ESTIMATORS, MODELS, TASKS)
     before, modules = [dict(each._factories) for each in registries], set(sys.modules)
+    path = [*sys.path]
     yield
+    sys.path[:] = path
     for registry, factories in zip(registries, before, strict=True):
         registry._factories.clear()
         registry._factories.update(factories)

@@ -34,7 +34,6 @@ LIMITS = Limits(60.0, float("inf"))
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder to work in; what is imported from it is forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -93,6 +92,23 @@ def test_the_helper_of_another_plugin_is_not_taken(
     plugins = [first, "two/mine.py"]
     with pytest.raises(OptionError, match=rf"--import {plugins[not turned]}: .*hidden"):
         load_plugins(plugins[:: -1 if turned else 1])
+
+
+def test_a_module_of_the_name_of_one_beside_another_plugin_is_not_taken() -> None:
+    for number, place in enumerate(("one", ".")):
+        write(f"{place}/mine.py", f"mine-{number}")
+        write(f"{place}/first.py", f"first-{number}")
+    with pytest.raises(OptionError, match=r"--import mine: .*hidden"):
+        load_plugins(["one/first.py", "mine"])
+
+
+def test_modules_of_a_package_are_held_apart_too() -> None:
+    write("one/beside.py")
+    write("one/mine.py", "one", "from beside import FACTOR")
+    write("beside.py")
+    write("mine/inner.py", "two", "from beside import FACTOR")
+    with pytest.raises(OptionError, match=r"--import mine.inner: .*hidden"):
+        load_plugins(["one/mine.py", "mine.inner"])
 
 
 def test_helpers_of_one_name_that_are_not_imported_do_not_matter() -> None:

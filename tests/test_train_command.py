@@ -18,13 +18,16 @@ import torch
 from estimators.base.errors import OptionError, UserError
 from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
-from harness.commands.train import train
+from harness.commands.options import console
+from harness.commands.train import _table, train
+from harness.matrix.outcome import Outcome, Status
 from harness.store.trainings import trainings
 from harness.support.presets import about
 from harness.training.config import TrainingConfig
 from harness.training.distributed import Ranks
-from harness.training.parallel import train_one
+from harness.training.parallel import TrainingResult, train_one
 from harness.training.plan import configs, preset
+from harness.training.session import TestResult
 from tests.support.invocation import invoke
 from tests.support.trainings import numbers
 
@@ -68,6 +71,16 @@ def weights(store: Path) -> dict[str, torch.Tensor]:
     (store / "payload").write_bytes(content)
     saved: dict[str, dict[str, torch.Tensor]] = torch.load(store / "payload", weights_only=True)
     return saved["params"] | {f"best {name}": value for name, value in saved["best_params"].items()}
+
+
+def test_a_test_of_one_task_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    (config,) = configs(
+        {"settings": [("sinusoid", "mlp-40-40")], "depths": [1], "estimators": ["fomaml"]}
+    )
+    for samples, text in (([2.5], "2.5"), ([2.0, 4.0], "3 ± 2"), ([float("nan")] * 2, "nan")):
+        result = TestResult(1, 1, {"outer_loss": samples})
+        console.print(_table([TrainingResult(config, Outcome(Status.OK), result)]))
+        assert capsys.readouterr().out.splitlines()[-1].rstrip().endswith(f" {text}")
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])

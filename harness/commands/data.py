@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from estimators.base.errors import UserError
+from harness.commands.command import Command
 from harness.commands.options import console, print_line
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def _data() -> None:
     """Keep `check` a subcommand: typer would take the only one for `data` itself."""
 
 
-@data.command()
+@data.command(cls=Command)
 def check(
     path: Annotated[Path, typer.Argument(help="Folder of a data set.", metavar="PATH")],
 ) -> int:

@@ -90,7 +90,7 @@ Only = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    option("Worker processes side by side.", "--jobs", min=1, default="cores, at most 8"),
+    option("Worker processes side by side.", "--jobs", min=1, max=1024, default="cores, at most 8"),
 ]
 TimeLimit = Annotated[
     float, option("Seconds that a piece of work may take.", "--time-limit", callback=_positive)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from harness.training.parallel import TrainingResult
 
 
+_FORMS = {"accuracy": (".2%", ".2%"), "outer_loss": (".4g", ".2g")}
+"""How a test and its interval are written."""
+
+
 def train(
     preset: Annotated[
         str | None, typer.Argument(help="Preset: see `metagrad list`.", show_default="none")
@@ -207,10 +211,11 @@ def _table(results: "Sequence[TrainingResult]") -> Table:
         cell, test = result.config.cell, result.test
         metric = "accuracy" if "accuracy" in test.samples else "outer_loss"
         values = test.samples[metric]
-        mean, half = statistics.fmean(values), math.nan
+        mean, (form, digits) = statistics.fmean(values), _FORMS[metric]
+        text = f"{mean:{form}}"
         if values[1:] and math.isfinite(mean):
             half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
-        text = f"{mean:.2%} ± {half:.2%}" if metric == "accuracy" else f"{mean:.4g} ± {half:.2g}"
+            text += f" ± {half:{digits}}"
         axes = (getattr(cell, axis) for axis in (*varying, "estimator", "seed"))
         table.add_row(*map(escape, map(str, axes)), str(test.step), str(test.best_step), text)
     return table

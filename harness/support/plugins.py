@@ -35,18 +35,18 @@ def module_name(path: Path) -> str:
 
 def _load(module: str) -> str:
     path, is_file = Path(module).resolve(), module.endswith(".py")
+    if is_file and not path.is_file():
+        raise OptionError(f"--import {module}: there is no such file")
     folder = path.parent if is_file else Path.cwd()
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # last, since its files may have the names of others' modules
     try:
         if is_file:
-            _refuse_hidden(path, folder)
+            _refuse_hidden(_imports(path) - {path.stem}, folder)
             _load_file(path)
         else:
-            spec = importlib.util.find_spec(module)
-            origin = Path((spec and spec.origin) or "")
-            if origin.suffix == ".py" and origin.is_relative_to(folder):
-                _refuse_hidden(origin, folder)
+            names, file = module.split("."), folder.joinpath(*module.split(".")).with_suffix(".py")
+            _refuse_hidden({names[0]} | (_imports(file) if file.is_file() else set()), folder)
             importlib.import_module(module)
     except (Exception, SystemExit) as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
@@ -74,27 +74,28 @@ def _load_file(path: Path) -> None:
         raise
 
 
-def _refuse_hidden(file: Path, folder: Path) -> None:
-    """Refuse a file that imports a module of its folder by a name that leads to another module.
+def _refuse_hidden(names: Iterable[str], folder: Path) -> None:
+    """Refuse names of modules of a folder, or that these import, which lead to other modules.
 
     Raises:
-        ImportError: it does, as two plug-ins do whose helpers have one name.
+        ImportError: one does, as when two plug-ins have helpers of one name.
     """
-    known, left = {file.stem, *_OWN, *sys.stdlib_module_names}, [file]
+    known = {*_OWN, *sys.stdlib_module_names}
+    left = {*names} - known
     while left:
-        for name in _imports(left.pop()) - known:
-            known.add(name)
-            init, beside = folder / name / "__init__.py", folder / f"{name}.py"
-            if init.is_file() or not beside.is_file():
-                beside = init if init.is_file() else init.parent
-            spec = importlib.util.find_spec(name) if beside.exists() else None
-            if spec is None or (beside.is_dir() and spec.origin):
-                continue  # a folder that is no package counts only where nothing else does
-            found = Path(spec.origin or next(iter(spec.submodule_search_locations or ("",))))
-            if found.resolve() != beside.resolve():
-                raise ImportError(f"{beside} is hidden by {found}, which has its name; rename it")
-            if beside.is_file():
-                left.append(beside)
+        name = left.pop()
+        known.add(name)
+        init, beside = folder / name / "__init__.py", folder / f"{name}.py"
+        if init.is_file() or not beside.is_file():
+            beside = init if init.is_file() else init.parent
+        spec = importlib.util.find_spec(name) if beside.exists() else None
+        if spec is None or (beside.is_dir() and spec.origin):
+            continue  # a folder that is no package counts only where nothing else does
+        found = Path(spec.origin or next(iter(spec.submodule_search_locations or ("",))))
+        if found.resolve() != beside.resolve():
+            raise ImportError(f"{beside} is hidden by {found}, which has its name; rename it")
+        if beside.is_file():
+            left |= _imports(beside) - known
 
 
 def _imports(file: Path) -> set[str]:

@@ -27,10 +27,10 @@ PIECES: dict[str, Callable[[Measurements, Scale], Piece | None]] = {
 def pieces(measured: Measurements, scale: Scale) -> list[Piece]:
     """Return every figure and table for which a store has measurements, in the paper's order.
 
-    The bounds of Figure 2 need none, and alone they are no reproduction of anything measured.
+    The bounds of Figure 2 need none.
     """
     results: list[Piece] = []
     for name, make in PIECES.items():
         if piece := make(measured, scale):
             results.append(replace(piece, notes=[*piece.notes, *measured.about(name, scale)]))
-    return results if results[1:] else []
+    return results
