@@ -146,7 +146,8 @@ def test_wrong_options_are_refused(
     for arguments, named in (
         *(("--out x.txt", "'txt'"), ("--out x", "''"), ("--format xml", "'xml'")),
         *(("--format parquet", "parquet"), ("--out x.csv", "--force")),
-        ("--out folder.csv --force", "folder.csv: Is a directory"),
+        ("--out folder.csv --force", "folder.csv is no file"),
+        ("--out /dev/null --format csv --force", "/dev/null is no file"),
         ("--store empty --out y.csv", "no results in empty"),
     ):
         with pytest.raises(UserError) as raised:

@@ -66,9 +66,14 @@ def test_a_file_name_that_is_no_text_is_printed(
     call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "out"
-    (tmp_path / "results" / "runs" / os.fsdecode(b"caf\xe9.jsonl")).write_bytes(b"{}\n")
+    runs = tmp_path / "results" / "runs"
+    (run,) = runs.iterdir()
+    run.rename(runs / os.fsdecode(b"caf\xe9.jsonl"))
+    write_run(tmp_path / "results", COMMITS[0], {"fomaml": 0.3})
     assert call("export", opened(file)) == 1
-    assert "caf?" in capfd.readouterr().err
+    assert call("report --out page", opened(file)) == 1
+    assert capfd.readouterr().err.count("caf?") == 2
+    assert "caf?" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
 
 
 def closed_pipe() -> int:

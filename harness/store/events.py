@@ -25,7 +25,8 @@ class Problem:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+        # A file's name need not be text; pages and files of text are not to end over that.
+        return f"{self.path}: {self.what}".encode(errors="replace").decode()
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def read_journals(
     for path in paths:
         try:
             content = path.read_bytes()
-            if has_begun(content):
+            if not path.stem.isprintable():
+                problems.append(Problem(path, "its name is not text"))
+            elif has_begun(content):
                 results.append(parse(path.stem, content))
         except OSError as error:
             problems.append(Problem(path, f"cannot be read: {error.strerror or error}"))

@@ -47,6 +47,8 @@ def export(
         )
     if out == STDOUT and form == "parquet":
         raise OptionError("parquet needs a file; name one with --out")
+    if out.exists() and not out.is_file():
+        raise OptionError(f"{out} is no file; - is standard output")
     if not force and out != STDOUT and out.exists():
         raise OptionError(f"{out} exists; --force replaces it")
     runs, problems = read_runs(store)

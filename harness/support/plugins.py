@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ def load_plugins(modules: Iterable[str]) -> tuple[str, ...]:
 
 def module_name(path: Path) -> str:
     """Return the module name for an absolute path; files of the same name have different ones."""
-    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    return f"{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
 
 
 def _load(module: str) -> str:
