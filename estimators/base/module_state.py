@@ -272,7 +272,7 @@ class ModuleState:
 
     def title(self, part: str) -> str:
         """Return the words for a part of the module, such as "LSTM 'rnn'"."""
-        return f"{self._types[part]} {part!r}"
+        return f"{self._types[part]} {part!r}" if part else f"the module ({self._types[part]})"
 
     def _unknown(self, name: str) -> NoReturn:
         near = get_close_matches(name, self._places, 1)
