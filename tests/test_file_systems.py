@@ -14,6 +14,7 @@ import pytest
 from estimators.base.errors import UserError
 from harness.cli import main
 from harness.commands.options import warn
+from harness.matrix.outcome import outcome_of
 from harness.store.folder import prepare
 from harness.store.journal import EventFile, Journal
 from harness.store.runs import read_run
@@ -139,6 +140,11 @@ def test_a_journal_that_could_not_be_begun_is_not_left_behind(
         patch.setattr(os, name, failing(errno.ENOSPC))
         Journal.create(tmp_path).start({}, cells=1)
     assert not [*(tmp_path / "runs").iterdir()]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_quota_that_is_used_up_is_a_full_disk(number: int) -> None:
+    assert outcome_of(OSError(number, "no more")).disk_full
 
 
 def test_without_locks_no_folder_for_temporary_files_is_taken_for_abandoned(

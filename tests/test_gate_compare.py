@@ -175,6 +175,7 @@ def test_files_that_are_no_waivers_are_refused() -> None:
     for text, named in texts:
         with pytest.raises(UserError, match=named):
             parse(text)
+    assert parse(("\ufeff" + ENTRY).encode()) == parse(ENTRY)  # as some editors write it
 
 
 def test_reports(tmp_path: Path, file_regression: Any) -> None:

@@ -49,7 +49,7 @@ def parse(text: str | bytes) -> list[Waiver]:
         True
     """
     try:
-        document = tomllib.loads(text if isinstance(text, str) else text.decode())
+        document = tomllib.loads(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{FILE} is not UTF-8") from None
     except tomllib.TOMLDecodeError as error:

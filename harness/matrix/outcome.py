@@ -71,7 +71,7 @@ def outcome_of(error: BaseException) -> Outcome:
         Status.OUT_OF_MEMORY if no_memory else Status.FAILED,
         reason,
         kept,
-        disk_full=isinstance(error, OSError) and error.errno == errno.ENOSPC,
+        disk_full=isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT),
     )
 
 
