@@ -234,7 +234,7 @@ def test_activation_checkpoints_are_computed_again_with_the_same_parameters() ->
             create(spec)(problem_of(net), trainable(net)).gradient for net in (plain, saving)
         )
         assert relative_error(mine, flatten(right)) < 1e-12, spec
-    with pytest.raises(OptionError, match="use_reentrant"):
+    with pytest.raises(OptionError, match="use_reentrant"), pytest.warns(match="inputs"):
         problem_of(Saving({"use_reentrant": True}))
 
 
@@ -354,3 +354,80 @@ def test_slips_are_told() -> None:
     assert create("maml")(problem, trainable(mlp())).hvps == 2
     with pytest.raises(OptionError, match="inference_mode"), torch.inference_mode():
         create("maml")(problem, trainable(mlp()))
+
+
+def test_what_was_right_once_is_looked_at_again_when_it_changes() -> None:
+    dropout = nn.Dropout(0.0)
+    net = seeded(nn.Sequential(nn.Linear(3, 4), dropout, nn.Linear(4, 2)))
+    problem_of(net)
+    dropout.p = 0.5
+    with pytest.raises(OptionError, match="Dropout '1' draws"):
+        problem_of(net)
+
+    def fit(hard: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda y, t: mse(y + (y.round() - y).detach() if hard else y, t)
+
+    net = mlp()
+    problem = problem_of(net, fit(False))
+    with pytest.raises(OptionError, match=r"the criterion.*slope"):
+        problem_of(net, fit(True))
+    net.add_module("2", seeded(nn.Linear(8, 2)))
+    with pytest.raises(OptionError, match="other parts"):
+        create("maml")(problem, trainable(net))
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(OptionError, match="one parameter"):
+        create("maml")(
+            problem_of(seeded(tied)), dict(tied.named_parameters(remove_duplicate=False))
+        )
+
+
+def test_no_memory_for_the_check_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("estimators.base.problem_check.derivative_errors", full)
+    for _ in range(2):
+        with pytest.raises(OptionError, match="memory"):
+            problem_of(net := mlp())
+    monkeypatch.undo()
+    problem_of(net)
+
+
+def test_harmless_changes_and_small_domains_are_let_be() -> None:
+    net = mlp()
+    net.epoch = 0  # type: ignore[assignment]
+    problem, params = problem_of(net), trainable(net)
+    net.epoch = 1  # type: ignore[assignment]
+    create("maml")(problem, params)
+
+    class Deviations(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.v = nn.Parameter(torch.full((3,), 1e-3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * self.v.clamp(min=0).sqrt())[:, :2]
+
+    problem_of(Deviations())
+
+
+def test_checkpoints_around_attention_have_second_derivatives() -> None:
+    class Encoder(nn.Module):
+        def __init__(self, saving: bool) -> None:
+            super().__init__()
+            self.body = nn.TransformerEncoderLayer(4, 2, 5, dropout=0.0, batch_first=True)
+            self.head, self.saving = nn.Linear(4, 2), saving
+            seeded(self)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = nn.functional.pad(x, (0, 1)).unsqueeze(1).repeat(1, 3, 1)
+            x = checkpoint(self.body, x, use_reentrant=False) if self.saving else self.body(x)
+            return self.head(x.mean(1))  # type: ignore[no-any-return]
+
+    plain, saving = Encoder(False), Encoder(True)
+    for spec in ("maml", "adjoint", "fomaml"):
+        right, mine = (
+            create(spec)(problem_of(net), trainable(net)).gradient for net in (plain, saving)
+        )
+        assert relative_error(mine, flatten(right)) < 1e-9, spec

@@ -77,7 +77,7 @@ def _tolerance(params: Params) -> float:
     device = next(iter(params.values())).device.type
     if torch.is_autocast_enabled(device):
         dtypes.add(torch.get_autocast_dtype(device))
-    return 30 * sqrt(max(torch.finfo(dtype).eps for dtype in dtypes))
+    return min(30 * sqrt(max(torch.finfo(dtype).eps for dtype in dtypes)), 0.1)
 
 
 class _Same(ref[nn.Module]):
@@ -98,8 +98,8 @@ class _Same(ref[nn.Module]):
 def kind_of(*things: object) -> Hashable:
     """Return what losses are made of: the same for those of tasks that differ in their data only.
 
-    That is code, modules (held weakly, with the modes of their parts) and shapes of tensors, also
-    within closures, attributes and bound arguments.
+    That is code, flags, texts, modules (held weakly, with their flags) and shapes of tensors, also
+    within closures, attributes and bound arguments; no numbers.
 
     Args:
         *things: losses, parameters, and whatever else makes a difference.
@@ -113,10 +113,18 @@ def kind_of(*things: object) -> Hashable:
         seen.add(id(thing))
         if isinstance(thing, Tensor):
             parts.append((thing.shape, thing.dtype, thing.device))
-        elif isinstance(thing, str):
+        elif isinstance(
+            thing, str | bool | None
+        ):  # numbers are data: they differ from task to task
             parts.append(thing)
         elif isinstance(thing, nn.Module):
-            parts.append((_Same(thing), *[part.training for part in thing.modules()]))
+            flags = [
+                v
+                for part in thing.modules()
+                for v in vars(part).values()
+                if v is True or v is False
+            ]
+            parts.append((_Same(thing), *flags))
         elif isinstance(thing, dict):
             waiting += thing.values()
         elif isinstance(thing, list | tuple):
@@ -131,7 +139,7 @@ def kind_of(*things: object) -> Hashable:
             for cell in thing.__closure__ or ():
                 with suppress(ValueError):  # empty yet
                     waiting.append(cell.cell_contents)
-        elif callable(thing):
+        else:
             parts.append((ref(type(thing)), getattr(thing, "__qualname__", "")))
             waiting += getattr(thing, "__dict__", {}).values()
     return tuple(parts)

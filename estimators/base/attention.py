@@ -19,6 +19,11 @@ def plain_attention() -> AbstractContextManager[None]:
     return _PLAIN
 
 
+def is_plain() -> bool:
+    """Return whether torch is kept from fused attention."""
+    return not any(get() for get, _, wanted in _PLAIN.wanted if not wanted)
+
+
 def trainable_attention() -> AbstractContextManager[None]:
     """Keep torch from attention for inference, in a block.
 
@@ -38,14 +43,14 @@ class _Settings(AbstractContextManager[None]):
     """
 
     def __init__(self, *wanted: _Setting) -> None:
-        self._wanted, self._before = wanted, [False] * len(wanted)
+        self.wanted, self._before = wanted, [False] * len(wanted)
         self._lock, self._inside = Lock(), 0
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before = [get() for get, _, _ in self._wanted]
-                for _, choose, value in self._wanted:
+                self._before = [get() for get, _, _ in self.wanted]
+                for _, choose, value in self.wanted:
                     choose(value)
             self._inside += 1
 
@@ -53,7 +58,7 @@ class _Settings(AbstractContextManager[None]):
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                for (_, choose, _), before in zip(self._wanted, self._before, strict=True):
+                for (_, choose, _), before in zip(self.wanted, self._before, strict=True):
                     choose(before)
 
 

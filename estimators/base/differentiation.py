@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from estimators.base.attention import plain_attention, trainable_attention
 from estimators.base.errors import OptionError
@@ -138,3 +139,15 @@ def summed(loss: Loss) -> Loss:
         return torch.vmap(one)(stacked).sum()
 
     return total
+
+
+def operations(value: Tensor) -> list[Node]:
+    """Return the nodes of autograd's graph that a tensor was made by."""
+    found: dict[Node, None] = {}
+    waiting = [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [parent for parent, _ in node.next_functions]
+    return list(found)

@@ -76,20 +76,23 @@ def generator_states(module: nn.Module) -> list[object]:
 
 @contextmanager
 def generators_kept(module: nn.Module) -> Generator[None]:
-    """Put all generators that a module may draw from back where they were, after a block."""
+    """Put all generators that a module may draw from back where they were, if a block fails."""
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    own = [(each, each.get_state()) for each in _own_generators(module)]
+    states = torch.cuda.get_rng_state_all() if used else []
+    own = [(each, each.get_state()) for each in [torch.default_generator, *_own_generators(module)]]
     state, numpy = random.getstate(), sys.modules.get("numpy")
     numpy_state = numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng(range(torch.cuda.device_count()) if used else ()):
-        try:
-            yield
-        finally:
-            for generator, before in own:
-                generator.set_state(before)
-            random.setstate(state)
-            if numpy:
-                numpy.random.set_state(numpy_state)
+    try:
+        yield
+    except BaseException:
+        for generator, before in own:
+            generator.set_state(before)
+        if used:
+            torch.cuda.set_rng_state_all(states)
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+        raise
 
 
 def _own_generators(module: nn.Module) -> list[torch.Generator]:

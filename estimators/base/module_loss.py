@@ -1,6 +1,6 @@
 """The loss of an `nn.Module` on a batch, as a function of its parameters."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.base.agreement import kind_of
-from estimators.base.module_state import ModuleState, Snapshot, state_of
+from estimators.base.module_state import ModuleState, Snapshot, state_of, version
 from estimators.base.tree import Params, detached
 
 Batch = tuple[Tensor, Tensor]
@@ -42,7 +42,7 @@ class ModuleLoss:
     wants_params: bool = False
     seen: Snapshot | None = None
     kind: Hashable = None
-    versions: tuple[int, ...] = ()
+    versions: Sequence[object] = ()
 
     @classmethod
     def of(
@@ -86,11 +86,11 @@ class ModuleLoss:
             return outputs, self.criterion(outputs, targets, **more)
 
 
-def versions(batch: Batch) -> tuple[int, ...]:
+def versions(batch: Batch) -> list[object]:
     """Return the versions of a batch's tensors, which every write counts up."""
     if all(isinstance(part, Tensor) for part in batch):
-        return tuple([part._version for part in batch])
-    return tuple([leaf._version for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)])
+        return [version(part) for part in batch]
+    return [version(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def trainable(module: nn.Module) -> Params:

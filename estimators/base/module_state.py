@@ -1,7 +1,7 @@
 """What a module holds: other tensors in its parameters' places, and what may not change later."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
 from operator import is_
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import checkpoint
 
+from estimators.base.attention import is_plain, plain_attention, trainable_attention
 from estimators.base.errors import OptionError
 from estimators.base.tree import Params
 
 _Place = tuple[dict[str, Tensor | None], str]
 _Attribute = tuple[str, str]  # name of the part, name of the attribute
 _PLAIN = bool | int | float | str | None
+_PATIENCE = 60.0  # seconds
 _LONGEST = 16  # of the lists whose items are compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -41,8 +43,8 @@ class ModuleState:
         OptionError: the module's parameters cannot be replaced by other tensors.
 
     Attributes:
-        passed: kinds of problem that were checked.
-        volatile: attributes that a forward pass changes.
+        checked_kinds: of problem.
+        written_by_forward: attributes that a forward pass changes.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -51,10 +53,11 @@ class ModuleState:
         self._parts = {name: ref(part) for name, part in parts.items()}
         self._types = {name: type(part).__name__ for name, part in parts.items()}
         self._built = self._build()
+        self._counts = [len(vars(part)) for part in parts.values()]
         self._places: dict[str, list[_Place]] = {}
         self._first_names: dict[str, str] = {}
         self._buffers: dict[str, _Place] = {}
-        self._copies: dict[str, tuple[Tensor, int, Tensor]] = {}
+        self._copies: dict[str, tuple[Tensor, object, Tensor]] = {}
         shared: dict[int, tuple[str, list[_Place]]] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):
             for name, (tensors, leaf) in _entries(prefix, part):
@@ -71,47 +74,30 @@ class ModuleState:
             for attribute, value in vars(part).items()
             if _is_watched(attribute, value)
         ]
-        self.passed: set[tuple[Any, ...]] = set()
-        self.volatile: set[_Attribute] = set()
+        self.checked_kinds: set[tuple[Any, ...]] = set()
+        self.written_by_forward: set[_Attribute] = set()
 
     def fits(self) -> bool:
-        """Return whether the module is still built as it was, with the same buffers."""
-        with _lock:
-            modules, tensors, counts = self._build()
-        same = len(modules) == len(self._built[0]) and len(tensors) == len(self._built[1])
+        """Return whether the module still has the same parts and parameters."""
+        modules, tensors = self._build()
         return (
-            same
+            len(modules) == len(self._built[0])
             and all(was() is now() for was, now in zip(self._built[0], modules, strict=True))
+            and len(tensors) == len(self._built[1])
             and all(map(is_, self._built[1], tensors))
-            and counts == self._built[2]
         )
 
-    def is_rebuilt(self) -> bool:
-        """Return whether the module has other parts or parameters than it had."""
-        with _lock:
-            modules, tensors, _ = self._build(("_parameters",))
-        was = [tensor for tensor in self._built[1] if isinstance(tensor, nn.Parameter)]
-        now = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
-        return (
-            len(modules) != len(self._built[0])
-            or any(old() is not new() for old, new in zip(self._built[0], modules, strict=True))
-            or len(was) != len(now)
-            or not all(map(is_, was, now))
-        )
-
-    def _build(
-        self, kinds: tuple[str, ...] = ("_parameters", "_buffers")
-    ) -> tuple[list[ref[nn.Module]], list[object], list[int]]:
+    def _build(self) -> tuple[list[ref[nn.Module]], list[object]]:
+        """Return parts, and parameters with the names of buffers."""
         modules: list[ref[nn.Module]] = []
-        tensors: list[object] = []
-        counts: list[int] = []
-        for name in self._parts:
-            attributes = self._vars(name)
-            modules += [ref(part) for part in attributes["_modules"].values() if part is not None]
-            for kind in kinds:
-                tensors += attributes[kind].values()
-            counts.append(len(attributes))
-        return modules, tensors, counts
+        rest: list[object] = []
+        with _lock:
+            for part in self._parts:
+                held = self._vars(part)
+                modules += [ref(child) for child in held["_modules"].values() if child is not None]
+                rest += held["_parameters"].values()
+                rest += [name for name, value in held["_buffers"].items() if value is not None]
+        return modules, rest
 
     def _vars(self, part: str) -> dict[str, Any]:
         module = self._parts[part]()
@@ -124,14 +110,15 @@ class ModuleState:
         """Modes, hooks and plain attributes: what makes a module another function."""
         held = [self._vars(part) for part in self._parts]
         modes = [attributes.get("training") for attributes in held]
-        hooks = [key for attributes in held for kind in _HOOKS for key in attributes.get(kind, ())]
+        hooks = [len(attributes.get(kind, ())) for attributes in held for kind in _HOOKS]
         plain = [
-            value
+            bool(value) if isinstance(value, float) else value  # one that is annealed is no other
             for part, name in self._watched
-            if (part, name) not in self.volatile
+            if (part, name) not in self.written_by_forward
             and isinstance(value := self._vars(part).get(name), _PLAIN)
         ]
-        return (*modes, None, *hooks, None, *plain)
+        counts = [len(attributes) for attributes in held]
+        return (*modes, *counts, *hooks, *plain)
 
     @property
     def parameters(self) -> Params:
@@ -155,7 +142,7 @@ class ModuleState:
                     or kept[0] is not buffer
                     or kept[1] != buffer._version
                 ):
-                    kept = self._copies[name] = buffer, buffer._version, buffer.clone()
+                    kept = self._copies[name] = buffer, version(buffer), buffer.clone()
                 found[name] = kept[2]
         return found
 
@@ -232,13 +219,13 @@ class ModuleState:
         """Return what a forward pass may read besides other parameters and buffers."""
         held = {at: self._vars(at[0]).get(at[1]) for at in self._watched}
         held |= {_split(n): value for n, value in self._own.items() if not value.requires_grad}
-        return {at: (value, _version(value)) for at, value in held.items()}
+        return {at: (value, version(value)) for at, value in held.items()}
 
     def changed(self, since: Snapshot) -> list[_Attribute]:
         """Return what is not as in a snapshot."""
         now = self.snapshot()
         found = [at for at in since if at in now and not _same(since[at], now[at])]
-        for part, count in zip(self._parts, self._built[2], strict=True):
+        for part, count in zip(self._parts, self._counts, strict=True):
             attributes = self._vars(part)
             if len(attributes) != count:
                 names = [name for name, value in attributes.items() if _is_watched(name, value)]
@@ -249,9 +236,12 @@ class ModuleState:
     def attributes_kept(self) -> Generator[None]:
         """Put attributes back after a block: a table that is made at the first call, say."""
         before = [(held := self._vars(part), dict(held)) for part in self._parts]
+        lists = [(v, [*v]) for _, kept in before for v in kept.values() if isinstance(v, list)]
         try:
             yield
         finally:
+            for items, kept_items in lists:
+                items[:] = kept_items
             for held, kept in before:
                 for name in held.keys() - kept.keys():
                     del held[name]
@@ -340,21 +330,21 @@ def _is_watched(name: str, value: object) -> bool:
     return name not in _STANDARD and isinstance(value, _PLAIN | Tensor | tuple | list | dict)
 
 
-def _version(value: object) -> object:
+def version(value: object) -> object:
+    """Return what every write to a tensor, or to tensors and plain values in a list, changes."""
     if isinstance(value, Tensor):
-        return value._version
-    if isinstance(value, list | dict) and len(value) <= _LONGEST:
-        items = value if isinstance(value, list) else value.values()
-        return tuple(item for item in items if isinstance(item, _PLAIN))
+        return None if value.is_inference() else value._version
+    if isinstance(value, tuple | list | dict) and len(value) <= _LONGEST:
+        items = value.values() if isinstance(value, dict) else value
+        return [item if isinstance(item, _PLAIN) else (id(item), version(item)) for item in items]
     return None
 
 
 def _same(one: tuple[object, object], other: tuple[object, object]) -> bool:
-    (value, version), (now, now_version) = one, other
-    if version != now_version:
-        return False
-    plain = isinstance(value, _PLAIN | tuple) and type(value) is type(now)
-    return value is now or (plain and repr(value) == repr(now))
+    (value, before), (now, after) = one, other
+    alike = type(value) is type(now) and isinstance(value, _PLAIN | tuple)
+    nan = value != value and now != now if isinstance(value, float) else False
+    return before == after and (value is now or nan or (alike and value == now))
 
 
 _filling: ContextVar[tuple[ModuleState, Mapping[str, Tensor]] | None] = ContextVar(
@@ -369,10 +359,17 @@ def _checkpoint_that_refills(function: Callable[..., Any], *args: Any, **kwargs:
     if filling is None:
         return _begin_checkpoint(function, *args, **kwargs)
     state, tensors = filling
+    attention = plain_attention() if is_plain() else nullcontext()
 
     def again(*inputs: Any, **options: Any) -> Any:
-        with state.filled(tensors):
-            return function(*inputs, **options)
+        # In a thread of autograd's, for which a thread that holds the lock may be waiting.
+        if not _lock.acquire(timeout=_PATIENCE):
+            raise OptionError("an activation checkpoint is computed again within a forward pass")
+        try:
+            with attention, trainable_attention(), state.filled(tensors):
+                return function(*inputs, **options)
+        finally:
+            _lock.release()
 
     return _begin_checkpoint(again, *args, **kwargs)
 

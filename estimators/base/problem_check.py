@@ -22,8 +22,9 @@ from estimators.base.derivative_check import (
     derivative_errors,
     random_direction,
 )
-from estimators.base.differentiation import value_and_gradient
+from estimators.base.differentiation import operations, value_and_gradient
 from estimators.base.errors import OptionError
+from estimators.base.failures import out_of_memory
 from estimators.base.module_calls import (
     Call,
     generator_states,
@@ -37,6 +38,7 @@ from estimators.base.module_state import ModuleState, Snapshot
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, detached, leaves, norm
 
+_MOST_KINDS = 256
 _LIKELY = (
     "Is it cut, rounded or replaced (detach, a straight-through or custom function, a hook, a "
     "checkpoint with use_reentrant=True)?"
@@ -71,9 +73,12 @@ def check_problem(problem: BilevelProblem, params: Mapping[str, Tensor]) -> None
             continue
         if versions(loss.batch) != loss.versions:
             _refuse("the data of a problem was written to after the problem was made: copy it")
-        kind, passed = (checked[id(loss.state)], *_own_kind(loss)), loss.state.passed
-        if (*kind, True) not in passed and (*kind, twice) not in passed:
-            _check(loss, params, twice=twice)
+        kind, passed = (checked[id(loss.state)], *_own_kind(loss)), loss.state.checked_kinds
+        if (*kind, True) in passed or (*kind, twice) in passed:
+            continue
+        if _check(loss, params, twice=twice):
+            if len(passed) >= _MOST_KINDS:
+                passed.clear()
             passed.add((_kind(loss, params), *_own_kind(loss), twice))
 
 
@@ -129,11 +134,11 @@ def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tenso
         _refuse(
             "within parametrize.cached() all iterates would have the weights of the first: leave it"
         )
-    if state.is_rebuilt():
+    if not state.fits():
         _refuse(
             "the module was given other parts or parameters after a problem was made: make it anew"
         )
-    changed = [at for at in state.changed(seen) if at not in state.volatile]
+    changed = [at for at in state.changed(seen) if at not in state.written_by_forward]
     if changed and _matters(loss, seen, changed, dict(params)):
         part, name = changed[0]
         _refuse(
@@ -148,25 +153,25 @@ def _matters(
 ) -> bool:
     """Return whether changed attributes make another loss; those that a call changes do not."""
     state = loss.state
-    try:
-        with torch.no_grad(), state.attributes_kept():
-            now = loss(params)
-            with state.attributes_of(seen):
-                before = state.snapshot()
-                then = loss(params)
-                state.volatile.update(state.changed(before))
-    except Exception:
-        return True
-    changed = [at for at in changed if at not in state.volatile]
+    with torch.no_grad(), state.attributes_kept():
+        now = loss(params)
+        with state.attributes_of(seen):
+            before = state.snapshot()
+            then = loss(params)
+            state.written_by_forward.update(state.changed(before))
+    changed = [at for at in changed if at not in state.written_by_forward]
     current = state.snapshot()
     in_place = any(at in seen and seen[at][0] is current[at][0] for at in changed)
-    return bool(changed) and (in_place or not torch.equal(now, then))
+    return bool(changed) and (in_place or not torch.allclose(now, then, rtol=1e-6, equal_nan=True))
 
 
-def _check(loss: ModuleLoss, params: Mapping[str, Tensor], *, twice: bool) -> None:
+def _check(loss: ModuleLoss, params: Mapping[str, Tensor], *, twice: bool) -> bool:
     """Refuse a loss that is no differentiable function of the parameters that it is given.
 
     What cannot be evaluated at all is left to the estimate, which will say why.
+
+    Returns:
+        Whether it could be evaluated.
 
     Raises:
         OptionError: it is none.
@@ -177,14 +182,17 @@ def _check(loss: ModuleLoss, params: Mapping[str, Tensor], *, twice: bool) -> No
             with torch.enable_grad(), generators_kept(loss.module), state.attributes_kept():
                 before = state.snapshot()
                 _Trial(loss, params, dtype).run(twice=twice)
-                state.volatile.update(state.changed(before))
+                state.written_by_forward.update(state.changed(before))
         except OptionError:
             raise
         except Exception as error:
+            if out_of_memory(error):
+                _refuse("there is too little memory to check the problem")
             if "use_reentrant" in str(error):
                 raise OptionError("activation checkpoints need use_reentrant=False here") from error
         else:
-            return
+            return True
+    return False
 
 
 class _Trial:
@@ -206,7 +214,6 @@ class _Trial:
         inputs, targets = tree_map(copied, tuple(loss.batch))
         self.loss = replace(loss, batch=(inputs, targets), buffers=held)
         self._random = torch.Generator("cpu").manual_seed(0)
-        self._eps = max(torch.finfo(value.dtype).eps for value in theta.values())
         self._theta = self._point = theta
 
     def run(self, *, twice: bool) -> None:
@@ -234,10 +241,13 @@ class _Trial:
         """
         loss, point = self.loss, leaves(_cloned(self._point))
         copy = replace(loss, buffers=_cloned(loss.buffers), batch=tree_map(_clone, loss.batch))
-        generators = generator_states(self.module)
-        with _buffers_after(self.module) as buffers:
-            value, gradient = value_and_gradient(copy, point, create_graph=True)
-        if generators != generator_states(self.module):
+        for _ in range(3):  # another thread may have drawn
+            generators = generator_states(self.module)
+            with _buffers_after(self.module) as buffers:
+                value, gradient = value_and_gradient(copy, point, create_graph=True)
+            if generators == generator_states(self.module):
+                break
+        else:
             drew = [call.part for call in record_calls(loss, point) if call.drew]
             _refuse(
                 f"{self._title(drew)} draws random numbers, and estimators evaluate a loss "
@@ -314,15 +324,16 @@ class _Trial:
             return False
         calls = record_calls(self.loss, self._point)
         wrong = [call.part for call in calls if self._is_wrong(call, precision)]
-        operations = _graph(self.loss(leaves(self._point)))
-        causes = [cause for name, cause in _KNOWN_FAULTS.items() if name in operations]
-        which, by = "gradient is not the slope of the value", errors.gradient
+        names = {node.name() for node in operations(self.loss(leaves(self._point)))}
+        causes = [cause for name, cause in _KNOWN_FAULTS.items() if name in names]
+        which, by, likely = "gradient is not the slope of the value", errors.gradient, _LIKELY
         if errors.small_first(precision):
             which, by = "second derivative is not the slope of the gradient", errors.product
+            likely += " hf-maml takes none"
         _refuse(
             f"{self._title(wrong)}: its {which}; "
             + (f"they differ by {by:.1%}. " if by < inf else "one is not finite. ")
-            + (causes[0] if causes else _LIKELY)
+            + (causes[0] if causes else likely)
         )
 
     def _is_wrong(self, call: Call, precision: torch.dtype) -> bool:
@@ -365,7 +376,11 @@ class _Trial:
     def _same(self, one: Params, other: Params) -> bool:
         """Return whether results are equal, but for the rounding of other ways to compute them."""
         one, other = detached(one), detached(other)
-        return norm(axpy(-1.0, one, other)) <= max(1e-6, 1e3 * self._eps) * norm(one)
+        distance, length = norm(axpy(-1.0, one, other)), norm(one)
+        if distance <= 1e-6 * length:
+            return True
+        precision = lowest_precision(self.loss, self._point)
+        return distance <= 1e3 * torch.finfo(precision).eps * length
 
     def _title(self, parts: list[str]) -> str:
         return self.state.title(parts[0]) if parts else "the criterion"
@@ -397,14 +412,3 @@ def _equal(some: list[Tensor], others: list[Tensor]) -> bool:
         one.shape == two.shape and bool(((one == two) | (one.isnan() & two.isnan())).all())
         for one, two in pairs
     )
-
-
-def _graph(value: Tensor) -> set[str]:
-    """Return the names of the operations in an autograd graph."""
-    seen, todo = set(), [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            todo += [parent for parent, _ in node.next_functions]
-    return {node.name() for node in seen}

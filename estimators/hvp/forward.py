@@ -6,10 +6,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.graph import Node
 from torch.profiler import ProfilerActivity, profile
 
-from estimators.base.differentiation import Loss, value_and_gradient
+from estimators.base.differentiation import Loss, operations, value_and_gradient
 from estimators.base.errors import OptionError
 from estimators.base.tree import Params, leaves
 from estimators.hvp.hessian import Hessian
@@ -77,17 +76,10 @@ class Forward(Hessian):
 
 
 def _refuse_wrong(value: Tensor) -> None:
-    waiting = [value.grad_fn]
-    seen: set[Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in operations(value):
         name = node.name()
         if name in _WRONG and getattr(node, "_saved_reduce", "prod") == "prod":
             raise OptionError(
                 f"engine='forward': torch's forward mode of {_WRONG[name]} is wrong; "
                 "use engine='reverse'"
             )
-        waiting += [parent for parent, _ in node.next_functions]

@@ -46,9 +46,11 @@ def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Any, An
         with torch.no_grad():
             outputs, value = loss.outputs_and_loss(phi)
         targets = loss.batch[1]
-        return *(tree_map(lambda part: part[None], each) for each in (outputs, targets)), value[
-            None
-        ]
+        outputs, targets, value = (
+            tree_map(lambda part: part[None] if isinstance(part, Tensor) else part, each)
+            for each in (outputs, targets, value)
+        )
+        return outputs, targets, value
     together = stacked(problems)
     losses = cast("StackedLoss", together.outer_loss)
     phi = together.adapt(repeated(theta, len(problems)))
