@@ -81,16 +81,12 @@ def _finite(error: float) -> float:
 
 
 def _products(gradient: Params, point: Params, direction: Params) -> Sequence[Tensor] | None:
-    curved = {name: slope for name, slope in gradient.items() if slope.requires_grad}
+    curved = [(slope * direction[n]).sum() for n, slope in gradient.items() if slope.requires_grad]
     if not curved:
         return [torch.zeros_like(value) for value in point.values()]
-    try:
-        return torch.autograd.grad(
-            list(curved.values()),
-            list(point.values()),
-            [direction[name] for name in curved],
-            materialize_grads=True,
-        )
+    try:  # without `grad_outputs`, for which torch imports sympy, for a quarter of a second
+        along = torch.stack(curved).sum()
+        return torch.autograd.grad(along, list(point.values()), materialize_grads=True)
     except RuntimeError:  # not implemented: estimators that need it will say so
         return None
 
