@@ -431,3 +431,31 @@ def test_checkpoints_around_attention_have_second_derivatives() -> None:
             create(spec)(problem_of(net), trainable(net)).gradient for net in (plain, saving)
         )
         assert relative_error(mine, flatten(right)) < 1e-9, spec
+
+
+def test_what_a_criterion_refers_to_stays_as_it_was() -> None:
+    net, scale, weighted = mlp(), 1.0, nn.HuberLoss(delta=1.0)
+    problem, params = problem_of(net, lambda y, t: scale * mse(y, t)), trainable(net)
+    create("maml")(problem, params)
+    other = problem_of(net, weighted)
+    scale, weighted.delta = 2.0, 0.1
+    for each in (problem, other):
+        with pytest.raises(OptionError, match="refers to"):
+            create("maml")(each, params)
+    x, y = regression(1)
+    with pytest.raises(OptionError, match="detach"):
+        problem_of(net, support=(x.requires_grad_(), y))
+
+
+def test_a_wrong_gradient_across_one_direction_is_found_in_another() -> None:
+    for _ in range(30):
+        net = seeded(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)))
+        with torch.no_grad():
+            for value in net.parameters():
+                value.add_(torch.randn_like(value))
+
+        def decayed_data(y: Tensor, t: Tensor, net: nn.Module = net) -> Tensor:
+            return mse(y, t) + 0.05 * sum(p.data.square().sum() for p in net.parameters())
+
+        with pytest.raises(OptionError, match="slope"):
+            problem_of(net, decayed_data)

@@ -59,6 +59,8 @@ def compiled_estimate(
             "numbers in the losses change at every call? make numbers tensors"
         ) from error
     except (Unsupported, BackendCompilerFailed, TorchRuntimeError) as error:
+        # A transform of torch.func that fails while it is traced leaves them off.
+        torch._C._autograd._saved_tensors_hooks_enable()
         cause = error.__cause__ or error.__context__ or error
         while cause.__cause__:
             cause = cause.__cause__

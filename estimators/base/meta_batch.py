@@ -1,6 +1,6 @@
 """A meta-batch of problems in one call, and its gradient where optimisers look for it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, Literal
@@ -61,7 +61,9 @@ def estimate_batch(
         OptionError: there is no problem, or the problems cannot be taken at once.
     """
     if not isinstance(estimator, Estimator):
-        raise OptionError(f"expected an estimator, not {estimator!r}; see estimators.create")
+        raise OptionError(
+            f"expected an estimator, not a {type(estimator).__name__}; see estimators.create"
+        )
     if isinstance(problems, BilevelProblem):
         raise OptionError("a meta-batch is a list of problems: write [problem] for one")
     problems = list(problems)
@@ -131,6 +133,7 @@ def meta_backward(
         >>> model.weight.grad.shape
         torch.Size([1, 2])
     """
+    problems = list(problems) if isinstance(problems, Iterable) else problems
     result = estimate_batch(estimator, problems, trainable(module), batching=batching)
     named = dict(module.named_parameters())
     pairs: list[tuple[Tensor, Tensor]]

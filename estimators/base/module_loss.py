@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.base.agreement import kind_of
-from estimators.base.module_state import ModuleState, Snapshot, state_of, version
+from estimators.base.module_state import ModuleState, Snapshot, references, state_of, version
 from estimators.base.tree import Params, detached
 
 Batch = tuple[Tensor, Tensor]
@@ -31,6 +31,7 @@ class ModuleLoss:
         seen: what the module was when the problem was made; None where the problem is not to be
             checked.
         kind: of the criterion, see `kind_of`.
+        refers_to: what the criterion referred to when the problem was made.
         versions: of the batch's tensors when the problem was made.
     """
 
@@ -42,6 +43,7 @@ class ModuleLoss:
     wants_params: bool = False
     seen: Snapshot | None = None
     kind: Hashable = None
+    refers_to: Sequence[tuple[object, object]] = ()
     versions: Sequence[object] = ()
 
     @classmethod
@@ -57,8 +59,8 @@ class ModuleLoss:
         """Make the loss of a module as it is now."""
         state = state_of(module)
         seen = state.snapshot() if check else None
-        kind, now = kind_of(criterion), versions(batch)
-        return cls(module, state, criterion, batch, buffers, wants_params, seen, kind, now)
+        parts = module, state, criterion, batch, buffers, wants_params, seen
+        return cls(*parts, kind_of(criterion), references(criterion), versions(batch))
 
     def on(self, batch: Batch) -> Self:
         """Return the same loss on another batch."""

@@ -68,6 +68,8 @@ def module_problem(
 
 def _wants_params(criterion: Criterion) -> bool:
     """Return whether a criterion has an argument named `params`."""
+    if isinstance(criterion, type) and issubclass(criterion, nn.Module):
+        raise OptionError(f"the criterion is a class: write {criterion.__name__}()")
     if not callable(criterion):
         raise OptionError(f"the criterion must be a function, not a {type(criterion).__name__}")
     called: Any = criterion.forward if isinstance(criterion, nn.Module) else criterion
@@ -97,5 +99,10 @@ def _batch(name: str, batch: Batch) -> Batch:
             raise OptionError(f"{name} has a {type(part).__name__}: make it a tensor, torch.tensor")
         if isinstance(part, Tensor) and part.is_inference():
             raise OptionError(f"{name} was made within torch.inference_mode(): clone it outside")
+        if isinstance(part, Tensor) and part.requires_grad:
+            raise OptionError(
+                f"{name} requires a gradient, which no estimator gives: detach it, or make what it "
+                "was computed by a part of the module"
+            )
     inputs, targets = batch
     return inputs, targets

@@ -1,11 +1,14 @@
 """What a module holds: other tensors in its parameters' places, and what may not change later."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
+from functools import partial
+from math import inf
 from operator import is_
 from threading import RLock
+from types import FunctionType
 from typing import Any, NoReturn
 from weakref import ref
 
@@ -22,6 +25,7 @@ _Place = tuple[dict[str, Tensor | None], str]
 _Attribute = tuple[str, str]  # name of the part, name of the attribute
 _PLAIN = bool | int | float | str | None
 _PATIENCE = 60.0  # seconds
+_MOST_BYTES = 4096  # of the arrays that are compared
 _LONGEST = 16  # of the lists whose items are compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -279,6 +283,9 @@ def state_of(module: nn.Module) -> ModuleState:
     Raises:
         OptionError: see `ModuleState`.
     """
+    if not isinstance(module, nn.Module):
+        what = module.__name__ if isinstance(module, type) else f"a {type(module).__name__}"
+        raise OptionError(f"expected an nn.Module, not {what}")
     known = _states.get(id(module))  # not by equality, which a module may define
     if known is not None and known[0]() is module and known[1].fits():
         return known[1]
@@ -327,7 +334,8 @@ _STANDARD = frozenset(vars(nn.Module()))
 
 
 def _is_watched(name: str, value: object) -> bool:
-    return name not in _STANDARD and isinstance(value, _PLAIN | Tensor | tuple | list | dict)
+    known = isinstance(value, _PLAIN | Tensor | tuple | list | dict | FunctionType)
+    return name not in _STANDARD and (known or hasattr(value, "tobytes"))
 
 
 def version(value: object) -> object:
@@ -337,7 +345,31 @@ def version(value: object) -> object:
     if isinstance(value, tuple | list | dict) and len(value) <= _LONGEST:
         items = value.values() if isinstance(value, dict) else value
         return [item if isinstance(item, _PLAIN) else (id(item), version(item)) for item in items]
+    if hasattr(value, "tobytes") and getattr(value, "nbytes", inf) <= _MOST_BYTES:
+        return value.tobytes()  # an array of numpy's
     return None
+
+
+def references(function: object) -> list[tuple[object, object]]:
+    """Return what a criterion refers to, with versions: cells, bound arguments, its own state."""
+    held: list[object] = []
+    if isinstance(function, nn.Module):
+        for part in function.modules():
+            held += [v for name, v in vars(part).items() if _is_watched(name, v)]
+            held += part._buffers.values()
+            held += [p for p in part._parameters.values() if p is not None and not p.requires_grad]
+    elif isinstance(function, partial):
+        held += [*function.args, *function.keywords.values()]
+        return references(function.func) + [(value, version(value)) for value in held]
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # empty yet
+            held.append(cell.cell_contents)
+    return [(value, version(value)) for value in held]
+
+
+def same_references(some: list[tuple[object, object]], others: list[tuple[object, object]]) -> bool:
+    """Return whether what a criterion refers to is still the same."""
+    return len(some) == len(others) and all(map(_same, some, others))
 
 
 def _same(one: tuple[object, object], other: tuple[object, object]) -> bool:

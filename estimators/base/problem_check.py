@@ -34,7 +34,7 @@ from estimators.base.module_calls import (
     tensors,
 )
 from estimators.base.module_loss import ModuleLoss, versions
-from estimators.base.module_state import ModuleState, Snapshot
+from estimators.base.module_state import ModuleState, Snapshot, references, same_references
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, detached, leaves, norm
 
@@ -89,6 +89,8 @@ def _check_params(params: Mapping[str, Tensor]) -> None:
     if not params:
         raise OptionError("there are no parameters to adapt: does none require a gradient?")
     for name, value in params.items():
+        if not isinstance(name, str):
+            raise OptionError(f"params must have names as keys, not {name!r}")
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise OptionError(
@@ -137,6 +139,11 @@ def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tenso
     if not state.fits():
         _refuse(
             "the module was given other parts or parameters after a problem was made: make it anew"
+        )
+    if not same_references([*loss.refers_to], references(loss.criterion)):
+        _refuse(
+            "what the criterion refers to was changed after a problem was made, which sees it "
+            "as it is now: bind what differs from task to task by functools.partial"
         )
     changed = [at for at in state.changed(seen) if at not in state.written_by_forward]
     if changed and _matters(loss, seen, changed, dict(params)):
@@ -312,6 +319,11 @@ class _Trial:
             direction = self._direction(at)
             errors = derivative_errors(self.loss, at, direction, precision, twice=twice)
             if errors.small(precision):
+                # An error can lie across one direction; the gradient is cheap to try in another.
+                direction = self._direction(at)
+                more = derivative_errors(self.loss, at, direction, precision, twice=False)
+                errors = Errors(max(errors.gradient, more.gradient), errors.product)
+            if errors.small(precision):
                 return True
             if not attempt:
                 precision = lowest_precision(self.loss, at)
@@ -326,14 +338,15 @@ class _Trial:
         wrong = [call.part for call in calls if self._is_wrong(call, precision)]
         names = {node.name() for node in operations(self.loss(leaves(self._point)))}
         causes = [cause for name, cause in _KNOWN_FAULTS.items() if name in names]
-        which, by, likely = "gradient is not the slope of the value", errors.gradient, _LIKELY
+        which, by, way_out = "gradient is not the slope of the value", errors.gradient, ""
         if errors.small_first(precision):
             which, by = "second derivative is not the slope of the gradient", errors.product
-            likely += " hf-maml takes none"
+            way_out = " hf-maml takes none."
         _refuse(
             f"{self._title(wrong)}: its {which}; "
             + (f"they differ by {by:.1%}. " if by < inf else "one is not finite. ")
-            + (causes[0] if causes else likely)
+            + (causes[0] if causes else _LIKELY)
+            + way_out
         )
 
     def _is_wrong(self, call: Call, precision: torch.dtype) -> bool:

@@ -93,7 +93,11 @@ def _refuse_hidden(names: Iterable[str], folder: Path) -> None:
         if spec is None or (beside.is_dir() and spec.origin):
             continue  # a folder that is no package counts only where nothing else does
         found = Path(spec.origin or next(iter(spec.submodule_search_locations or ("",))))
-        if found.resolve() != beside.resolve():
+        same = found.resolve() == beside.resolve()
+        root = found.parent.parent if found.name == "__init__.py" else found.parent
+        if not same and beside.is_file() and any(root.glob("*.dist-info")):  # itself, installed
+            same = found.read_bytes() == beside.read_bytes()
+        if not same:
             raise ImportError(f"{beside} is hidden by {found}, which has its name; rename it")
         if beside.is_file():
             left |= _imports(beside) - known
