@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from estimators.base.errors import OptionError, UserError
@@ -18,7 +19,7 @@ from harness.models import MODELS, Model
 from harness.models.mlp import Mlp
 from harness.probes.references import load_reference, save_reference
 from harness.store.table import load
-from harness.tasks import Task
+from harness.tasks import TASKS, Task
 from harness.tasks.sinusoid import Sinusoid
 from harness.training.config import TrainingConfig
 from harness.training.parallel import train_one
@@ -108,3 +109,17 @@ def test_the_run_says_it_for_each_estimator(tmp_path: Path) -> None:
     assert list(table["outcome"]) == ["failed"] * 2
     assert table["reason"].str.fullmatch(rf"{REFUSED}.*").all()
     assert invoke(run, *words, "--no-problem-check")[0] == 0
+
+
+def test_a_task_that_ignores_its_seed_is_refused(tmp_path: Path) -> None:
+    class Unseeded(Sinusoid):
+        """Draw anew each time."""
+
+        def sample(self, seed: int, split: str = "train") -> Task:
+            x = torch.randn(5, 1)
+            return Task((x, x), (x, x))
+
+    TASKS.register("unseeded")(Unseeded)
+    cell = Cell.of(estimator="fomaml", task="unseeded", model="mlp-40-40", depth=1, num_tasks=1)
+    with pytest.raises(OptionError, match="seed"):
+        save_reference(cell, tmp_path / "reference")

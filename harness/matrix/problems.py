@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from estimators import BilevelProblem, Estimator, Params, create, module_problem, trainable
 from estimators.base.errors import OptionError
@@ -68,6 +68,8 @@ class Sampler:
         if cell.trained:
             trained = checkpoint(replace(cell.chain, trained=cell.trained), check=check)
             module.load_state_dict(trained, strict=False)
+        if check:
+            _refuse_unseeded(family, cell)
         return cls(cell, family, module, dtype, device, check)
 
     @property
@@ -103,6 +105,22 @@ class Sampler:
         if not isinstance(data, Tensor):
             return data
         return data.to(device=self.device, dtype=_in(self.dtype, data), copy=True)
+
+
+def _refuse_unseeded(family: TaskFamily, cell: Cell) -> None:
+    """Refuse a family whose tasks do not follow from their seed: bias would be measured on others.
+
+    Raises:
+        OptionError: two draws of one task differ.
+    """
+    with torch.device("cpu"):
+        one, other = (family.sample(cell.seed * TASKS_A_SEED) for _ in range(2))
+    pairs = zip(*(tree_leaves([task.support, task.query]) for task in (one, other)), strict=False)
+    if not all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor)):
+        raise OptionError(
+            f"task {cell.task!r} draws other data for the same seed: draw all from "
+            "torch.Generator().manual_seed(seed)"
+        )
 
 
 def _in(dtype: torch.dtype, tensor: Tensor) -> torch.dtype:
