@@ -1,6 +1,7 @@
 """A meta-batch of problems in one call, and its gradient where optimisers look for it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, Literal
@@ -78,8 +79,8 @@ def estimate_batch(
     if batching == "vmap":
         if not estimator.batchable:
             raise OptionError(
-                f"{estimator.title} cannot take a meta-batch at once, since its steps depend on "
-                'all problems together; use batching="loop"'
+                "an estimator whose steps depend on all problems together (finite differences, "
+                'imaml) cannot take a meta-batch at once; use batching="loop"'
             )
         for problem in problems:
             check_problem(problem, params)
@@ -153,8 +154,9 @@ def _refuse_vmap(estimator: Estimator, problems: Sequence[BilevelProblem], param
     few = problems[:2]
     reason = fault_of_vmap(
         (kind_of(estimator, first.module, first.batch, params), first.kind),
-        lambda: unstack(estimator(stacked(few), repeated(params, len(few))).gradient),
-        lambda: [estimator(problem, params).gradient for problem in few],
+        # By copies, since an estimator may count its calls.
+        lambda: unstack(deepcopy(estimator)(stacked(few), repeated(params, len(few))).gradient),
+        lambda: [deepcopy(estimator)(problem, params).gradient for problem in few],
     )
     if reason:
         raise OptionError(

@@ -271,7 +271,10 @@ class ModuleState:
     def _unknown(self, name: str) -> NoReturn:
         near = get_close_matches(name, self._places, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join([*self._places][:8])}"
-        raise OptionError(f"the module has no parameter {name!r}; {hint}")
+        raise OptionError(
+            f"the module has no parameter {name!r}; {hint} (is it the module that the problem was "
+            "made of?)"
+        )
 
 
 def state_of(module: nn.Module) -> ModuleState:

@@ -40,8 +40,8 @@ from estimators.base.tree import Params, axpy, detached, leaves, norm
 
 _MOST_KINDS = 256
 _LIKELY = (
-    "Is it cut, rounded or replaced (detach, a straight-through or custom function, a hook, a "
-    "checkpoint with use_reentrant=True)?"
+    "Is it cut, rounded or replaced (detach, .item(), a straight-through or custom function, a "
+    "hook, a checkpoint with use_reentrant=True)?"
 )
 _KNOWN_FAULTS = {
     "WeightNormInterfaceBackward0": "torch's fused weight_norm is wrong on a CPU "
@@ -256,9 +256,12 @@ class _Trial:
                 break
         else:
             drew = [call.part for call in record_calls(loss, point) if call.drew]
+            inner = [part for part in drew if not any(_is_within(other, part) for other in drew)]
+            on = bool(inner) and all(self.module.get_submodule(part).training for part in inner)
+            remedy = "call .eval() on it, and not .train() again; or " if on else ""
             _refuse(
-                f"{self._title(drew)} draws random numbers, and estimators evaluate a loss "
-                "several times at a point: call .eval() on it"
+                f"{self._title(inner)} draws random numbers, and estimators evaluate a loss "
+                f"several times at a point: {remedy}draw before, and put the numbers into the data"
             )
         self._refuse_writing(copy, point, buffers)
         value_again, slopes = value_and_gradient(loss, leaves(self._point), create_graph=True)
@@ -269,7 +272,7 @@ class _Trial:
             calls = zip(record_calls(loss, point), record_calls(loss, point), strict=False)
             differ = [one.part for one, two in calls if not _equal(one.outputs, two.outputs)]
             _refuse(
-                f"{self._title(differ)} gives another result when it is called again with the "
+                f"{self._title(differ[:1])} gives another result when it is called again with the "
                 "same parameters and data: let it neither draw nor keep anything"
             )
         return value, True
@@ -278,15 +281,28 @@ class _Trial:
         """Refuse a loss that has changed what it was evaluated on."""
         if not _equal(tensors(copy.batch), tensors(self.loss.batch)):
             _refuse("the loss writes to its data, in place: let it work on a copy")
-        before = self.loss.buffers | self._point
-        for name, after in (copy.buffers | point | buffers).items():
-            if name not in before or not _equal([before[name]], [after]):
-                part, _, leaf = name.rpartition(".")
-                _refuse(
-                    f"{self.state.title(part)} writes to its {leaf!r}, so that each inner step "
-                    "would change the next: call .eval() on it, or build it so that it does not "
-                    "(track_running_stats=False, max_norm=None)"
-                )
+        before, after = self.loss.buffers | self._point, copy.buffers | point | buffers
+        written = [
+            name
+            for name, tensor in after.items()
+            if name not in before or not _equal([before[name]], [tensor])
+        ]
+        if not written:
+            return
+        _, _, leaf = written[0].rpartition(".")
+        remedy = "call .eval() on it"
+        if "running" in leaf or "batches" in leaf:
+            remedy = (
+                "build it with track_running_stats=False, which normalises by the batch (.eval() "
+                "normalises by the running statistics as they are)"
+            )
+        elif written[0] in point:
+            remedy = "build it so that it does not (max_norm=None)"
+        parts = list(dict.fromkeys(name.rpartition(".")[0] for name in written))
+        _refuse(
+            f"{self._title(parts)} writes to {leaf!r}, so that each inner step would change the "
+            f"next: {remedy}"
+        )
 
     def _refuse_reach(self, value: Tensor, earlier: Params) -> None:
         """Refuse a loss whose graph reaches parameters that it was not given."""
@@ -341,9 +357,9 @@ class _Trial:
         which, by, way_out = "gradient is not the slope of the value", errors.gradient, ""
         if errors.small_first(precision):
             which, by = "second derivative is not the slope of the gradient", errors.product
-            way_out = " hf-maml takes none."
+            way_out = " fomaml, reptile and hf-maml need none: for these, pass check=False."
         _refuse(
-            f"{self._title(wrong)}: its {which}; "
+            f"{self._title(wrong[:1])}: its {which}; "
             + (f"they differ by {by:.1%}. " if by < inf else "one is not finite. ")
             + (causes[0] if causes else _LIKELY)
             + way_out
@@ -396,7 +412,12 @@ class _Trial:
         return distance <= 1e3 * torch.finfo(precision).eps * length
 
     def _title(self, parts: list[str]) -> str:
-        return self.state.title(parts[0]) if parts else "the criterion"
+        titles = [self.state.title(part) for part in parts[:3]]
+        return ", ".join(titles) + (", ..." if len(parts) > 3 else "") or "the criterion"
+
+
+def _is_within(part: str, other: str) -> bool:
+    return part != other and (not other or part.startswith(f"{other}."))
 
 
 @contextmanager
