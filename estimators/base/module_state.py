@@ -228,7 +228,7 @@ class ModuleState:
     def changed(self, since: Snapshot) -> list[_Attribute]:
         """Return what is not as in a snapshot."""
         now = self.snapshot()
-        found = [at for at in since if at in now and not _same(since[at], now[at])]
+        found = [at for at in since if at in now and not is_same(since[at], now[at])]
         for part, count in zip(self._parts, self._counts, strict=True):
             attributes = self._vars(part)
             if len(attributes) != count:
@@ -370,12 +370,8 @@ def references(function: object) -> list[tuple[object, object]]:
     return [(value, version(value)) for value in held]
 
 
-def same_references(some: list[tuple[object, object]], others: list[tuple[object, object]]) -> bool:
-    """Return whether what a criterion refers to is still the same."""
-    return len(some) == len(others) and all(map(_same, some, others))
-
-
-def _same(one: tuple[object, object], other: tuple[object, object]) -> bool:
+def is_same(one: tuple[object, object], other: tuple[object, object]) -> bool:
+    """Return whether a value with its version is still the same."""
     (value, before), (now, after) = one, other
     alike = type(value) is type(now) and isinstance(value, _PLAIN | tuple)
     nan = value != value and now != now if isinstance(value, float) else False

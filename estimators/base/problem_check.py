@@ -34,7 +34,7 @@ from estimators.base.module_calls import (
     tensors,
 )
 from estimators.base.module_loss import ModuleLoss, versions
-from estimators.base.module_state import ModuleState, Snapshot, references, same_references
+from estimators.base.module_state import ModuleState, Snapshot, is_same, references
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, detached, leaves, norm
 
@@ -140,7 +140,7 @@ def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tenso
         _refuse(
             "the module was given other parts or parameters after a problem was made: make it anew"
         )
-    if not same_references([*loss.refers_to], references(loss.criterion)):
+    if _criterion_changed(loss, dict(params)):
         _refuse(
             "what the criterion refers to was changed after a problem was made, which sees it "
             "as it is now: bind what differs from task to task by functools.partial"
@@ -153,6 +153,18 @@ def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tenso
             "module as it is now: estimate problems one by one, or make a tensor that differs from "
             "task to task a buffer, of which each problem keeps a copy"
         )
+
+
+def _criterion_changed(loss: ModuleLoss, params: Params) -> bool:
+    """Return whether a criterion refers to other things than before, but for what calls change."""
+    now = references(loss.criterion)
+    if all(map(is_same, loss.refers_to, now)):
+        return False
+    with torch.no_grad(), loss.state.attributes_kept():
+        loss(params)
+    after = references(loss.criterion)
+    each = zip(loss.refers_to, now, after, strict=False)
+    return any(not is_same(made, one) and is_same(one, two) for made, one, two in each)
 
 
 def _matters(
