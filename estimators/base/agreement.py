@@ -23,7 +23,7 @@ def fault_of_vmap(
     together: Callable[[], Sequence[Params]],
     apart: Callable[[], Sequence[Params]],
     *,
-    told: Callable[[str], None] | None = None,
+    on_first_fault: Callable[[str], None] | None = None,
 ) -> str:
     """Return why vmap cannot be used for a kind of loss; empty where it can.
 
@@ -33,7 +33,7 @@ def fault_of_vmap(
         kind: see `kind_of`.
         together: returns some results by vmap.
         apart: returns the same one by one; an error here is an error of the loss.
-        told: called with the reason when it is first found.
+        on_first_fault: called with the reason when it is first found.
     """
     reason = _known.get(kind)
     if reason is not None:
@@ -45,15 +45,15 @@ def fault_of_vmap(
     if len(_known) >= _MOST:
         _known.clear()
     _known[kind] = found
-    if found and told:
-        told(found)
+    if found and on_first_fault:
+        on_first_fault(found)
     return found
 
 
 def _compare(
     together: Callable[[], Sequence[Params]], apart: Callable[[], Sequence[Params]]
 ) -> str | None:
-    """Return how two ways to the same results differ; None where that cannot be told."""
+    """Return how two ways to the same results differ; None where that is unknown."""
     try:
         some = together()
     except Exception as error:

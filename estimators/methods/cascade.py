@@ -125,7 +125,7 @@ class Cascading(TakesProducts, Compilable):
                 kind_of(loss, g, engine),
                 lambda: unstack(_change(summed(loss), stack(pair), stack([g, g]), engine)),
                 lambda: [_change(loss, point, g, engine) for point in pair],
-                told=None if asked else warned,
+                on_first_fault=None if asked else warned,
             )
         if reason and asked:
             raise OptionError(
