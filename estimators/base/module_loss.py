@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.base.agreement import kind_of
-from estimators.base.module_state import ModuleState, Snapshot, references, state_of, version
+from estimators.base.module_state import ModuleState, Snapshot, state_of
+from estimators.base.references import references, version
 from estimators.base.tree import Params, detached
 
 Batch = tuple[Tensor, Tensor]

@@ -1,14 +1,11 @@
 """What a module holds: other tensors in its parameters' places, and what may not change later."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from difflib import get_close_matches
-from functools import partial
-from math import inf
 from operator import is_
 from threading import RLock
-from types import FunctionType
 from typing import Any, NoReturn
 from weakref import ref
 
@@ -19,14 +16,12 @@ from torch.utils import checkpoint
 
 from estimators.base.attention import is_plain, plain_attention, trainable_attention
 from estimators.base.errors import OptionError
+from estimators.base.references import PLAIN, is_same, is_watched, version
 from estimators.base.tree import Params
 
 _Place = tuple[dict[str, Tensor | None], str]
 _Attribute = tuple[str, str]  # name of the part, name of the attribute
-_PLAIN = bool | int | float | str | None
 _PATIENCE = 60.0  # seconds
-_MOST_BYTES = 4096  # of the arrays that are compared
-_LONGEST = 16  # of the lists whose items are compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -76,7 +71,7 @@ class ModuleState:
             (name, attribute)
             for name, part in parts.items()
             for attribute, value in vars(part).items()
-            if _is_watched(attribute, value)
+            if is_watched(attribute, value)
         ]
         self.checked_kinds: set[tuple[Any, ...]] = set()
         self.written_by_forward: set[_Attribute] = set()
@@ -119,7 +114,7 @@ class ModuleState:
             bool(value) if isinstance(value, float) else value  # one that is annealed is no other
             for part, name in self._watched
             if (part, name) not in self.written_by_forward
-            and isinstance(value := self._vars(part).get(name), _PLAIN)
+            and isinstance(value := self._vars(part).get(name), PLAIN)
         ]
         counts = [len(attributes) for attributes in held]
         return (*modes, *counts, *hooks, *plain)
@@ -232,7 +227,7 @@ class ModuleState:
         for part, count in zip(self._parts, self._counts, strict=True):
             attributes = self._vars(part)
             if len(attributes) != count:
-                names = [name for name, value in attributes.items() if _is_watched(name, value)]
+                names = [name for name, value in attributes.items() if is_watched(name, value)]
                 found += [(part, name) for name in names if (part, name) not in now]
         return found
 
@@ -331,51 +326,6 @@ def _entries(prefix: str, part: nn.Module) -> Generator[tuple[str, _Place]]:
 def _split(name: str) -> _Attribute:
     part, _, leaf = name.rpartition(".")
     return part, leaf
-
-
-_STANDARD = frozenset(vars(nn.Module()))
-
-
-def _is_watched(name: str, value: object) -> bool:
-    known = isinstance(value, _PLAIN | Tensor | tuple | list | dict | FunctionType)
-    return name not in _STANDARD and (known or hasattr(value, "tobytes"))
-
-
-def version(value: object) -> object:
-    """Return what every write to a tensor, or to tensors and plain values in a list, changes."""
-    if isinstance(value, Tensor):
-        return None if value.is_inference() else value._version
-    if isinstance(value, tuple | list | dict) and len(value) <= _LONGEST:
-        items = value.values() if isinstance(value, dict) else value
-        return [item if isinstance(item, _PLAIN) else (id(item), version(item)) for item in items]
-    if hasattr(value, "tobytes") and getattr(value, "nbytes", inf) <= _MOST_BYTES:
-        return value.tobytes()  # an array of numpy's
-    return None
-
-
-def references(function: object) -> list[tuple[object, object]]:
-    """Return what a criterion refers to, with versions: cells, bound arguments, its own state."""
-    held: list[object] = []
-    if isinstance(function, nn.Module):
-        for part in function.modules():
-            held += [v for name, v in vars(part).items() if _is_watched(name, v)]
-            held += part._buffers.values()
-            held += [p for p in part._parameters.values() if p is not None and not p.requires_grad]
-    elif isinstance(function, partial):
-        held += [*function.args, *function.keywords.values()]
-        return references(function.func) + [(value, version(value)) for value in held]
-    for cell in getattr(function, "__closure__", None) or ():
-        with suppress(ValueError):  # empty yet
-            held.append(cell.cell_contents)
-    return [(value, version(value)) for value in held]
-
-
-def is_same(one: tuple[object, object], other: tuple[object, object]) -> bool:
-    """Return whether a value with its version is still the same."""
-    (value, before), (now, after) = one, other
-    alike = type(value) is type(now) and isinstance(value, _PLAIN | tuple)
-    nan = value != value and now != now if isinstance(value, float) else False
-    return before == after and (value is now or nan or (alike and value == now))
 
 
 _filling: ContextVar[tuple[ModuleState, Mapping[str, Tensor]] | None] = ContextVar(
