@@ -49,13 +49,13 @@ class Adjoint(TakesProducts, Compilable):
             OptionError: an engine was chosen, and the inner loop is not plain gradient descent.
         """
         steps = problem.steps
-        if not problem.plain:
+        if self.compiled or not problem.plain:
             if self.engine != AUTO:
                 raise OptionError(
                     f"engine={self.engine!r} is for plain gradient descent with one step size; "
                     "use maml, or adjoint without an engine"
                 )
             return through_segments(problem, params, length=1)
-        iterates, outer_loss, g = adapt(problem, params)
-        gradient = through_iterates(problem, iterates[:-1], g, self.engine_for(params))
-        return MetaGradient(gradient, outer_loss, iterates[-1], steps, steps)
+        points, adapted, outer_loss, g = adapt(problem, params)
+        gradient = through_iterates(problem, points, g, self.engine_for(params))
+        return MetaGradient(gradient, outer_loss, adapted, steps, steps)

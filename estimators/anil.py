@@ -1,8 +1,5 @@
 """Almost no inner loop: only the head is adapted."""
 
-# Strings, since torch.compile cannot evaluate the annotations of a function that it meets.
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from math import nan
 
@@ -17,6 +14,7 @@ from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
 from estimators.methods.options import Compilable
+from estimators.programs.compiled import CompiledProblem
 
 
 @register("anil")
@@ -88,6 +86,8 @@ class Anil(Compilable):
         self, problem: BilevelProblem, params: Params
     ) -> tuple[Tensor, Params, Params]:
         names = self.names(params)
+        if isinstance(problem, CompiledProblem):
+            return problem.exact_in(params, names)
 
         def outer(theta: Params) -> tuple[Tensor, Params]:
             on_the_head = replace(

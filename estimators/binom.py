@@ -47,6 +47,6 @@ class Binom(Ordered, Cascading):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         steps, order = problem.steps, self.order
-        iterates, outer_loss, g = adapt(problem, params)
-        gradient = self.cascade(problem, iterates[:-1], g, order, problem.alpha)
-        return MetaGradient(gradient, outer_loss, iterates[-1], order * (steps - order + 1), order)
+        points, adapted, outer_loss, g = adapt(problem, params)
+        gradient = self.cascade(problem, points, g, order, problem.alpha)
+        return MetaGradient(gradient, outer_loss, adapted, order * (steps - order + 1), order)

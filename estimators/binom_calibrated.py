@@ -16,7 +16,8 @@ from estimators.base.tree import Params, axpy
 from estimators.methods.backpropagation import adapt, through_iterates
 from estimators.methods.calibration import Calibration, Probe, fit
 from estimators.methods.cascade import elementary_sums
-from estimators.methods.options import TakesProducts
+from estimators.methods.options import Compilable, TakesProducts
+from estimators.programs.compiled import Points
 
 
 @dataclass
@@ -36,7 +37,7 @@ class _State:
 
 @register("binom-calibrated")
 @dataclass(frozen=True)
-class BinomCalibrated(Ordered, TakesProducts):
+class BinomCalibrated(Ordered, TakesProducts, Compilable):
     """g + sum_{l=1..L} c_l e_l, e_l = sum_{k_1<...<k_l} (-alpha)^l H_{k_1} ... H_{k_l} g.
 
     Eq. 8 of `binom` has c_l = 1: a Taylor polynomial of the product, poor once alpha lambda_max
@@ -102,13 +103,13 @@ class BinomCalibrated(Ordered, TakesProducts):
         """See `Estimator.estimate`."""
         steps, order = problem.steps, self.order
         self._state.calls += 1
-        iterates, outer_loss, gradient = adapt(problem, params)
+        points, adapted, outer_loss, gradient = adapt(problem, params)
         for weight, level in zip(
-            self._coefficients(), self._sums(problem, iterates, gradient), strict=True
+            self._coefficients(), self._sums(problem, points, gradient), strict=True
         ):
             gradient = axpy(weight, level, gradient)
         hvps = order * (steps - order) + order * (order + 1) // 2
-        return MetaGradient(gradient, outer_loss, iterates[-1], hvps, order)
+        return MetaGradient(gradient, outer_loss, adapted, hvps, order)
 
     def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
         """Fit the coefficients at `params`; `calibration` has the result.
@@ -144,9 +145,9 @@ class BinomCalibrated(Ordered, TakesProducts):
             if reason:
                 raise OptionError(reason)
             self._refuse_unsupported_descent(problem)
-            iterates, _, g = adapt(problem, params)
-            sums = self._sums(problem, iterates, g)
-            exact = through_iterates(problem, iterates[:-1], g, engine="reverse")
+            points, _, _, g = adapt(problem, params)
+            sums = self._sums(problem, points, g)
+            exact = through_iterates(problem, points, g, engine="reverse")
             probes += [probe for probe in [Probe.of(sums, g, exact)] if probe]
         return probes
 
@@ -180,12 +181,5 @@ class BinomCalibrated(Ordered, TakesProducts):
         fitted = self._state.calibration
         return fitted.coefficients if fitted else (1.0,) * self.order
 
-    def _sums(self, problem: BilevelProblem, iterates: list[Params], g: Params) -> list[Params]:
-        return elementary_sums(
-            problem.inner_loss,
-            iterates[:-1],
-            g,
-            self.order,
-            scale=problem.alpha,
-            engine=self.engine_for(g),
-        )
+    def _sums(self, problem: BilevelProblem, points: Points, g: Params) -> list[Params]:
+        return elementary_sums(problem, points, g, self.order, engine=self.engine_for(g))

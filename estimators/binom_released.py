@@ -44,7 +44,7 @@ class BinomReleased(Ordered, Cascading):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         steps, order = problem.steps, self.order
-        iterates, outer_loss, g = adapt(problem, params)
+        points, adapted, outer_loss, g = adapt(problem, params)
         scale = problem.alpha * order / max(steps, 1)
-        gradient = self.cascade(problem, iterates[:-1], g, order, scale)
-        return MetaGradient(gradient, outer_loss, iterates[-1], order * (steps - order + 1), order)
+        gradient = self.cascade(problem, points, g, order, scale)
+        return MetaGradient(gradient, outer_loss, adapted, order * (steps - order + 1), order)

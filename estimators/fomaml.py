@@ -9,6 +9,7 @@ from estimators.base.registry import register
 from estimators.base.tree import Params, detached, scaled
 from estimators.bounds import Assumption, fomaml_bound
 from estimators.methods.options import Compilable
+from estimators.programs.compiled import CompiledProblem
 
 
 @register("fomaml")
@@ -42,6 +43,8 @@ class Fomaml(Compilable):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
+        if isinstance(problem, CompiledProblem):
+            return problem.exact(params, last=0)
         adapted = problem.adapt(params)
         outer_loss, gradient = problem.outer_gradient(adapted)
         sizes = problem.step_size

@@ -65,6 +65,6 @@ class Hybrid(Ordered, Cascading):
         order, window = self.order, self.window
         before = replace(problem, steps=problem.steps - window)
         within = replace(problem, steps=window)
-        points, outer_loss, g = adapt(within, before.adapt(params))
-        gradient = self.cascade(problem, points[:-1], g, order, problem.alpha)
-        return MetaGradient(gradient, outer_loss, points[-1], order * (window - order + 1), order)
+        points, adapted, outer_loss, g = adapt(within, before.adapt(params))
+        gradient = self.cascade(problem, points, g, order, problem.alpha)
+        return MetaGradient(gradient, outer_loss, adapted, order * (window - order + 1), order)

@@ -56,4 +56,4 @@ class Maml(Compilable):
         steps = problem.steps
         if self.checkpoint == "sqrt":
             return through_segments(problem, params, ceil(sqrt(steps)) or 1)
-        return through_graph(problem, problem.start(params), steps)
+        return through_graph(problem, params, steps)

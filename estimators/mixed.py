@@ -1,8 +1,5 @@
 """Exact meta-gradient of a weighted mean of the outer losses along the inner loop."""
 
-# Strings, since torch.compile cannot evaluate the annotations of a function that it meets.
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import isfinite
 
@@ -17,6 +14,7 @@ from estimators.base.registry import register
 from estimators.base.tree import Params, axpy, detached, scaled
 from estimators.methods.backpropagation import through_iterates
 from estimators.methods.options import Compilable, TakesProducts
+from estimators.programs.compiled import CompiledProblem
 
 
 @register("mixed")
@@ -82,6 +80,8 @@ class Mixed(TakesProducts, Compilable):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         steps, weights = problem.steps, self.weights_at(problem.steps)
+        if isinstance(problem, CompiledProblem):
+            return problem.exact(params, steps, weights)
         engine = self.engine_for(params)
         iterates = list(problem.trajectory(params))
         outer_loss, g = problem.outer_gradient(iterates[-1])

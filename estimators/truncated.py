@@ -1,6 +1,6 @@
 """Truncated back-propagation: exact through the last inner steps, identity before."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from estimators.base.estimator import Cost, MetaGradient, Ordered
@@ -47,7 +47,4 @@ class Truncated(Ordered, Compilable):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        head = replace(problem, steps=problem.steps - self.order)
-        for state in head.states(params):
-            start = state
-        return through_graph(problem, start, self.order)
+        return through_graph(problem, params, self.order)

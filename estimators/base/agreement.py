@@ -61,26 +61,37 @@ def _compare(
             raise
         apart()
         return first_line(error)
-    pairs = list(zip(some, apart(), strict=True))
+    found = difference(some, apart(), slack=30.0)
+    return f"results by vmap differ from those of a loop by {found}" if found else found
+
+
+def difference(some: Sequence[Params], others: Sequence[Params], *, slack: float) -> str | None:
+    """Return by how much results differ, if by more than rounding; None where that is unknown.
+
+    Args:
+        some: one way's results.
+        others: the other way's.
+        slack: what rounding may do, as a multiple of the root of its unit.
+    """
+    pairs = list(zip(some, others, strict=True))
     size = max(norm(other) for _, other in pairs)
     distance = max(norm(axpy(-1.0, one, other)) for one, other in pairs)
     if not (isfinite(size) and isfinite(distance)):
         return None
-    if distance > _tolerance(some[0]) * size:
-        return f"results by vmap differ from those of a loop by {distance / (size or 1):.1%}"
-    return ""
+    tolerance = slack * sqrt(_rounding(some[0]))
+    return f"{distance / (size or 1):.1%}" if distance > min(tolerance, 0.1) * size else ""
 
 
-def _tolerance(params: Params) -> float:
-    """Return what relative difference rounding can make, in reduced precision of a GPU too."""
+def _rounding(params: Params) -> float:
+    """Return the unit of rounding, in reduced precision of a GPU too."""
     dtypes = {value.dtype for value in params.values()}
     device = next(iter(params.values())).device.type
     if torch.is_autocast_enabled(device):
         dtypes.add(torch.get_autocast_dtype(device))
-    return min(30 * sqrt(max(torch.finfo(dtype).eps for dtype in dtypes)), 0.1)
+    return max(torch.finfo(dtype).eps for dtype in dtypes)
 
 
-class _Same(ref[nn.Module]):
+class ModuleReference(ref[nn.Module]):
     """A weak reference that equals those to the very same module, however modules compare."""
 
     __slots__ = ("_id",)
@@ -92,7 +103,7 @@ class _Same(ref[nn.Module]):
         return self._id
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self() is not None and self() is other()
+        return isinstance(other, ModuleReference) and self() is not None and self() is other()
 
 
 def kind_of(*things: object) -> Hashable:
@@ -124,7 +135,7 @@ def kind_of(*things: object) -> Hashable:
                 for v in vars(part).values()
                 if v is True or v is False
             ]
-            parts.append((_Same(thing), *flags))
+            parts.append((ModuleReference(thing), *flags))
         elif isinstance(thing, dict):
             waiting += thing.values()
         elif isinstance(thing, list | tuple):

@@ -120,6 +120,17 @@ class ModuleState:
         return (*modes, *counts, *hooks, *plain)
 
     @property
+    def kinds(self) -> frozenset[type[nn.Module]]:
+        """The classes of the parts."""
+        return frozenset(
+            type(part) for each in self._parts.values() if (part := each()) is not None
+        )
+
+    def attributes(self) -> list[object]:
+        """Return what a forward pass may read besides parameters and buffers."""
+        return [self._vars(part).get(name) for part, name in self._watched]
+
+    @property
     def parameters(self) -> Params:
         """The module's own parameters by name, frozen ones included."""
         return self._own

@@ -1,8 +1,6 @@
 """Back-propagation of the outer gradient along the inner loop, shared by several estimators."""
 
-# Strings, since torch.compile cannot evaluate the annotations of a function that it meets.
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -13,19 +11,24 @@ from estimators.base.phases import Phase, marked_outer_loss, phase
 from estimators.base.problem import BilevelProblem, State
 from estimators.base.tree import Params, axpy, detached, inner, scaled
 from estimators.hvp import hvp
+from estimators.programs.compiled import CompiledProblem, Points
 
 
-def through_graph(problem: BilevelProblem, start: State, steps: int) -> MetaGradient:
-    """Back-propagate through `steps` unrolled inner steps; memory grows with them.
+def through_graph(problem: BilevelProblem, params: Params, last: int) -> MetaGradient:
+    """Back-propagate through the last inner steps, unrolled; memory grows with them.
 
     Args:
         problem: the bilevel problem.
-        start: the state before those steps; its velocity is held fixed.
-        steps: their number.
+        params: theta.
+        last: how many steps, 0 to K; the velocity before them is held fixed.
     """
+    if isinstance(problem, CompiledProblem):
+        return problem.exact(params, last)
+    for state in replace(problem, steps=problem.steps - last).states(params):
+        start = state
 
     def outer(params: Params, *sizes: Params) -> tuple[Tensor, Params]:
-        end = _with(problem, sizes).unroll(State(params, start.velocity), steps)
+        end = _with(problem, sizes).unroll(State(params, start.velocity), last)
         loss = marked_outer_loss(
             lambda: evaluate(problem.outer_loss, end.params), end.params.values()
         )
@@ -33,7 +36,7 @@ def through_graph(problem: BilevelProblem, start: State, steps: int) -> MetaGrad
 
     with phase(Phase.META_GRADIENT):
         outer_loss, adapted, gradients = differentiate(outer, start.params, *_sizes(problem))
-    return MetaGradient(gradients[0], outer_loss, adapted, steps, steps, *gradients[1:])
+    return MetaGradient(gradients[0], outer_loss, adapted, last, last, *gradients[1:])
 
 
 def through_segments(problem: BilevelProblem, params: Params, length: int) -> MetaGradient:
@@ -44,6 +47,8 @@ def through_segments(problem: BilevelProblem, params: Params, length: int) -> Me
         params: theta.
         length: steps a segment, 1 or more; each segment's graph is rebuilt from its start.
     """
+    if isinstance(problem, CompiledProblem):
+        return problem.exact(params, problem.steps)
     starts: list[State] = []
     for k, state in enumerate(problem.states(params)):
         if k % length == 0:
@@ -82,7 +87,7 @@ def _with(problem: BilevelProblem, sizes: tuple[Params, ...]) -> BilevelProblem:
 
 
 def through_iterates(
-    problem: BilevelProblem, iterates: list[Params], vector: Params, engine: str
+    problem: BilevelProblem, iterates: Sequence[Params], vector: Params, engine: str
 ) -> Params:
     """Apply A_k = I - alpha H_k for each iterate, the last one first, one graph at a time.
 
@@ -101,16 +106,18 @@ def through_iterates(
     return vector
 
 
-def adapt(problem: BilevelProblem, params: Params) -> tuple[list[Params], Tensor, Params]:
-    """Run the inner loop and takes the outer gradient at its end.
+def adapt(problem: BilevelProblem, params: Params) -> tuple[Points, Params, Tensor, Params]:
+    """Run the inner loop and take the outer gradient at its end.
 
     Args:
         problem: the bilevel problem.
         params: theta.
 
     Returns:
-        The iterates phi_0..phi_K, the outer loss at phi_K and its gradient g there.
+        The points phi_0..phi_{K-1}, phi_K, the outer loss there and its gradient g.
     """
-    iterates = list(problem.trajectory(params))
-    outer_loss, g = problem.outer_gradient(iterates[-1])
-    return [detached(phi) for phi in iterates], outer_loss, g
+    if isinstance(problem, CompiledProblem):
+        return problem.descend(params)
+    *points, end = problem.trajectory(params)
+    outer_loss, g = problem.outer_gradient(end)
+    return [detached(phi) for phi in points], detached(end), outer_loss, g

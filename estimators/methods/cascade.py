@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from estimators.base.agreement import fault_of_vmap, kind_of
 from estimators.base.differentiation import Loss, summed, value_and_gradient
 from estimators.base.errors import OptionError
@@ -24,6 +22,7 @@ from estimators.hvp import count_hvps, hessian_at, hvp
 from estimators.hvp.sharding import gather, rank_and_size, share
 from estimators.hvp.streams import run_on_streams
 from estimators.methods.options import AUTO, Compilable, TakesProducts, measured_default
+from estimators.programs.compiled import CompiledProblem, Points
 
 SHARDED = "sharded"
 STREAMS = "streams"
@@ -56,7 +55,7 @@ class Cascading(TakesProducts, Compilable):
         if not (self.batching in _BATCHING or _CHUNK.fullmatch(self.batching)):
             names = ", ".join((*_BATCHING, "chunk(2)", "chunk(3)", "..."))
             raise OptionError(f"batching={self.batching!r} is none of {names}")
-        if self.batching in (SHARDED, STREAMS) and self.compiled:
+        if self.batching != AUTO and self.compiled:
             raise OptionError(f'batching="{self.batching}" and compiled=True do not go together')
 
     def cascade_cost(self, steps: int, points: int, order: int) -> Cost:
@@ -73,7 +72,7 @@ class Cascading(TakesProducts, Compilable):
         return Cost(steps + 1 + graphs, order * (points - order + 1), order)
 
     def cascade(
-        self, problem: BilevelProblem, points: list[Params], g: Params, order: int, scale: float
+        self, problem: BilevelProblem, points: Points, g: Params, order: int, scale: float
     ) -> Params:
         """Return u_L(0) over some of the inner loop's points.
 
@@ -84,6 +83,8 @@ class Cascading(TakesProducts, Compilable):
             order: L, 0 <= L <= the number of points.
             scale: used in place of alpha.
         """
+        if isinstance(problem, CompiledProblem):
+            return problem.cascade(points, g, order, scale)
         engine = self.engine_for(g)
         sharded = self.batching == SHARDED
         if self.batching == STREAMS:
@@ -108,8 +109,6 @@ class Cascading(TakesProducts, Compilable):
         Raises:
             OptionError: they may not, though that was asked for.
         """
-        if torch.compiler.is_compiling():
-            return True
         pair = [points[0], points[-1]]
 
         def warned(reason: str) -> None:
@@ -252,7 +251,7 @@ def _streamed(
 
 
 def elementary_sums(
-    loss: Loss, points: list[Params], g: Params, order: int, *, scale: float, engine: str
+    problem: BilevelProblem, points: Points, g: Params, order: int, *, engine: str
 ) -> list[Params]:
     """Return e_1(0), ..., e_L(0), with e_l(m) = e_l(m+1) - alpha H_m e_{l-1}(m+1), e_0 = g.
 
@@ -260,17 +259,19 @@ def elementary_sums(
     l. L(n-L) + L(L+1)/2 products, point by point, one gradient graph at a time.
 
     Args:
-        loss: the inner loss.
+        problem: the bilevel problem.
         points: phi_m in the order of the inner loop, n of them.
         g: the outer gradient.
         order: L, 0 <= L <= n.
-        scale: alpha.
         engine: for the products.
     """
+    if isinstance(problem, CompiledProblem):
+        return problem.elementary_sums(points, g, order)
+    scale = problem.alpha
     sums = [g]
     n = len(points)
     for m in reversed(range(n)) if order else ():
-        hessian = hessian_at(loss, points[m], engine=engine)
+        hessian = hessian_at(problem.inner_loss, points[m], engine=engine)
         top = min(order, n - m)
         for level in range(top, 0, -1):
             product = hessian.product(sums[level - 1], last=level == 1)

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-import torch
-
-from estimators.base.compilation import compiled_estimate
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Estimator, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params
 from estimators.hvp import ENGINES
+from estimators.programs.compiled import compiled_estimate
 
 AUTO = "auto"
 _SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
@@ -20,14 +18,13 @@ _SMALL = 20_000  # entries: their products are bound by launches, not by arithme
 
 @dataclass(frozen=True, kw_only=True)
 class Compilable(Estimator):
-    """An estimator that can run as one compiled program.
+    """An estimator that can run by compiled programs.
 
     Attributes:
-        compiled: compile the whole estimate with torch.compile, at the first call and again for
-            other shapes, dtypes, depths, step sizes, loss functions, and numbers in these (make
-            them tensors). That takes from half a minute to minutes; then small models run
-            several times as fast. On CUDA the whole program is launched at once, as a CUDA graph.
-            Needs a C++ compiler.
+        compiled: compile the inner loop, the outer gradient and products, once for all tasks, step
+            sizes and depths, and again for other shapes, dtypes, loss functions, and numbers in
+            these (make them tensors). That takes from ten seconds to a minute; programs are kept on
+            disk, and ready in a second when they are wanted again. Needs a C++ compiler.
     """
 
     compiled: bool = False
@@ -59,8 +56,8 @@ class TakesProducts(Estimator):
         super().__post_init__()
         if self.engine not in (AUTO, *ENGINES):
             raise OptionError(f"engine={self.engine!r} is none of {', '.join((AUTO, *ENGINES))}")
-        if getattr(self, "compiled", False) and self.engine not in (AUTO, "func"):
-            raise OptionError(f"compiled=True works with engine='func', not {self.engine!r}")
+        if getattr(self, "compiled", False) and self.engine != AUTO:
+            raise OptionError(f"engine={self.engine!r} and compiled=True do not go together")
 
     @property
     def batchable(self) -> bool:
@@ -106,8 +103,6 @@ def measured_default(params: Params) -> Default:
         params: theta; a model with a kernel of three or more dimensions is "convolutional", any
             other "small" up to 20,000 entries, or else "dense".
     """
-    if torch.compiler.is_compiling():
-        return Default(engine="func", batching="loop")
     device = next(iter(params.values())).device.type
     kind = "dense"
     if any(value.dim() > 2 for value in params.values()):

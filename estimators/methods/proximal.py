@@ -10,11 +10,12 @@ from estimators.base.errors import OptionError
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, detached
 from estimators.hvp import Hessian, hessian_at
-from estimators.methods.options import TakesProducts
+from estimators.methods.options import Compilable, TakesProducts
+from estimators.programs.compiled import CompiledProblem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proximal(TakesProducts):
+class Proximal(TakesProducts, Compilable):
     """An estimator of (I + H(phi)/lambda)^{-1} grad outer_loss(phi).
 
     phi comes from K gradient steps on inner_loss(phi) + lambda/2 ||phi - theta||^2, the
@@ -60,6 +61,8 @@ class Proximal(TakesProducts):
                 f"{self.title}: its inner loop diverges at lam={self.lam} with step size "
                 f"{problem.alpha}; their product must be below 2"
             )
+        if isinstance(problem, CompiledProblem):
+            return problem.proximal(params, self.lam)
         proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, params))
         phi = proximal.adapt(params)
         outer_loss, g = problem.outer_gradient(phi)

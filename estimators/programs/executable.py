@@ -1,0 +1,140 @@
+"""Programs as machine code: compiled ahead of time, kept on disk, and loaded again."""
+
+import hashlib
+import os
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from estimators.programs.modules import Program
+
+Executable = Callable[[list[Tensor]], list[Tensor]]
+Arguments = Sequence[Tensor | Sequence[Tensor]]
+
+_LIMIT = 2 * 2**30  # bytes of all files together
+
+
+def executable(program: Program) -> Executable:
+    """Return a program as machine code, from disk where it was compiled before.
+
+    It takes the tensors of all arguments as one list, contiguous ones.
+
+    Args:
+        program: the program.
+    """
+    arguments = [*(example for example, _ in program.given), *program.examples]
+    varying = [*(name for _, name in program.given), None, None]
+    device = next(each for each in arguments if isinstance(each, Tensor)).device
+    name = _digest(program, arguments, varying, device)
+    folder = cache_folder() / "programs"
+    with suppress(OSError):
+        for path in folder.glob(f"{name}-*.pt2"):
+            content = path.read_bytes()
+            if path.stem == f"{name}-{_checksum(content)}" and path.stat().st_uid == os.getuid():
+                with suppress(RuntimeError):  # of another version of torch, say
+                    os.utime(path)
+                    return _load(path, device)
+            warnings.warn(f"{path} is broken or foreign: it is compiled anew", stacklevel=2)
+            path.unlink()
+    with TemporaryDirectory(prefix="metagrad-") as draft:
+        made = _compile(program, arguments, varying, Path(draft) / "program.pt2")
+        kept = folder / f"{name}-{_checksum(made.read_bytes())}.pt2"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            own = folder / f".{os.getpid()}-{name}"
+            own.write_bytes(made.read_bytes())
+            own.replace(kept)
+            _shrink(folder)
+        except OSError:  # a folder that cannot be written
+            kept = made
+        return _load(kept, device)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache: $METAGRAD_CACHE, else the user's cache folder."""
+    own = os.environ.get("METAGRAD_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "metagrad-bench"
+
+
+def _load(path: Path, device: torch.device) -> Executable:
+    # Several threads may call it, one at a time: it has one set of buffers.
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader
+    number = -1 if device.type == "cpu" else device.index or 0
+    run: Executable = loader(str(path), "model", False, 1, number).run
+    return run
+
+
+def _compile(
+    program: Program, arguments: Arguments, varying: Sequence[str | None], path: Path
+) -> Path:
+    # Takes seconds, which few want to wait for.
+    from torch._inductor import aoti_compile_and_package
+
+    dimensions = {name: torch.export.Dim(name, min=0, max=2**30) for name in varying if name}
+
+    def shape(tensor: Tensor, name: str | None) -> Any:
+        return {0: dimensions[name]} if name and tensor.dim() else None
+
+    shapes = [
+        shape(each, name) if isinstance(each, Tensor) else [shape(one, name) for one in each]
+        for each, name in zip(arguments, varying, strict=True)
+    ]
+    exported = torch.export.export(
+        program, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
+    )
+    aoti_compile_and_package(exported, package_path=str(path))
+    return path
+
+
+def _digest(
+    program: Program, arguments: Arguments, varying: Sequence[str | None], device: torch.device
+) -> str:
+    """Return a digest of all that machine code depends on."""
+    whole = hashlib.sha256()
+    parts: list[object] = [torch.__version__, _machine(), torch.get_num_threads(), device, *varying]
+    if device.type == "cuda":
+        parts.append(torch.cuda.get_device_capability(device))
+    parts += program.form, program.places
+    for name, traced in program.steps.items():
+        parts += name, traced.graph.code
+        for node in traced.graph.graph.find_nodes(op="get_attr"):
+            parts.append(getattr(traced.graph, str(node.target)).tolist())
+    for argument in arguments:
+        tensors = [argument] if isinstance(argument, Tensor) else argument
+        parts += len(tensors), *[(tensor.shape, tensor.dtype, tensor.device) for tensor in tensors]
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        parts.append(source.read_bytes())
+    whole.update(repr(parts).encode())
+    return whole.hexdigest()[:32]
+
+
+@cache
+def _machine() -> str:
+    """Return what code for this processor depends on."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    return platform.platform() + platform.processor()
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _shrink(folder: Path) -> None:
+    """Delete the least recently used files until the others fit."""
+    found = sorted((p.stat().st_mtime_ns, p.stat().st_size, p) for p in folder.iterdir())
+    total = sum(size for _, size, _ in found)
+    for _, size, path in found:
+        if total > _LIMIT:
+            path.unlink(missing_ok=True)
+            total -= size

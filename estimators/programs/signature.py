@@ -1,0 +1,185 @@
+"""The parts of losses: what a program is made for, and the tensors that are its inputs."""
+
+import types
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from estimators.base.agreement import ModuleReference
+from estimators.base.differentiation import Loss
+from estimators.base.errors import OptionError
+from estimators.base.meta_batch import StackedLoss
+from estimators.base.module_loss import ModuleLoss
+from estimators.base.module_state import ModuleState, state_of
+
+_CONSTANT = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_LIBRARIES = ("torch", "numpy", "math", "builtins", "functools", "operator", "typing")
+_LONGEST = 4096  # bytes of an array that is a constant of a program
+
+
+class Signature:
+    """All that losses compute with, split into tensors and the rest.
+
+    Losses of one key differ in the values of their tensors only, which are in one order.
+
+    Args:
+        *losses: of one problem.
+
+    Attributes:
+        key: the rest: code, numbers, shapes, settings.
+        tensors: in the order in which they were found, each once.
+
+    Raises:
+        OptionError: a loss holds something that cannot be looked into.
+    """
+
+    def __init__(self, *losses: Loss) -> None:
+        self._parts: list[Hashable] = []
+        self._places: dict[int, int] = {}
+        self._alive: list[object] = []  # so that no identity is given to two things
+        self.tensors: list[Tensor] = []
+        self._add_all(losses)
+        self.key: Hashable = tuple(self._parts)
+
+    def _add(self, thing: Any) -> None:
+        if isinstance(thing, Tensor):
+            place = self._places.setdefault(id(thing), len(self.tensors))
+            if place == len(self.tensors):
+                self.tensors.append(thing)
+            self._parts += place, thing.shape, thing.dtype, thing.device
+        elif isinstance(thing, _CONSTANT):
+            self._parts.append((type(thing), thing if thing == thing else "nan"))
+        elif id(thing) in self._places:
+            self._parts.append(self._places[id(thing)])
+        else:
+            self._places[id(thing)] = len(self._places)
+            self._alive.append(thing)
+            self._add_object(thing)
+
+    def _add_all(self, things: Iterable[Any]) -> None:
+        for thing in things:
+            self._add(thing)
+
+    def _add_object(self, thing: Any) -> None:
+        if isinstance(thing, ModuleLoss):
+            self._add_module_loss(thing, thing.batch)
+        elif isinstance(thing, StackedLoss):
+            self._parts.append(StackedLoss)
+            self._add_module_loss(thing.each, thing.batch)
+            self._add(thing.buffers)
+        elif isinstance(thing, nn.Module):
+            self._add_module(thing, state_of(thing))
+            self._add_all(thing.parameters())
+            self._add_all(thing.buffers())
+        elif isinstance(thing, list | tuple | dict):
+            self._parts += type(thing), len(thing)
+            self._add_all(thing)
+            if isinstance(thing, dict):
+                self._add_all(thing.values())
+        elif isinstance(thing, partial):
+            self._add_all((thing.func, thing.args, thing.keywords))
+        elif isinstance(thing, types.FunctionType):
+            self._add_function(thing)
+        elif isinstance(thing, types.MethodType):
+            self._add_instance(thing.__self__, thing.__func__.__name__)
+        elif isinstance(thing, types.BuiltinFunctionType | type | types.ModuleType):
+            self._parts.append(thing)
+        elif hasattr(thing, "tobytes") and getattr(thing, "nbytes", _LONGEST + 1) <= _LONGEST:
+            self._parts += str(thing.dtype), thing.shape, thing.tobytes()
+        else:
+            self._add_instance(thing, "__call__")
+
+    def _add_module_loss(self, loss: ModuleLoss, batch: object) -> None:
+        self._add_all(batch if isinstance(batch, tuple) else tree_leaves(batch))
+        self._parts.append(loss.wants_params)
+        self._add(loss.buffers)
+        self._add(loss.criterion)
+        if id(loss.module) not in self._places:
+            self._places[id(loss.module)] = len(self._places)
+            self._add_module(loss.module, loss.state)
+            self._add_all([p for p in loss.state.parameters.values() if not p.requires_grad])
+
+    def _add_module(self, module: nn.Module, state: ModuleState) -> None:
+        self._parts += ModuleReference(module), state.settings
+        self._add_all(state.attributes())
+        for kind in state.kinds:
+            self._add_methods(kind, "forward")
+
+    def _add_instance(self, thing: Any, entry: str) -> None:
+        """Add what an object's method may reach."""
+        held = getattr(thing, "__dict__", None)
+        names = self._add_methods(type(thing), entry)
+        if held is None or not names:
+            raise OptionError(
+                f"a loss that holds a {type(thing).__name__} cannot be compiled: hold numbers and "
+                "tensors in its place"
+            )
+        for name, value in held.items():
+            if name in names or "getattr" in names or "__dict__" in names:
+                self._add(name)
+                self._add(value)
+
+    def _add_methods(self, kind: type, entry: str) -> frozenset[str]:
+        """Add what a method may reach through its class, and return all names in it."""
+        functions, names = _methods(kind, entry)
+        self._parts += kind, entry
+        self._add_all(functions)
+        if functions:
+            values = (getattr(kind, name, None) for name in names)
+            self._add_all(value for value in values if isinstance(value, (*_CONSTANT, Tensor)))
+        return names if functions else frozenset()
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        self._parts.append(function.__code__)
+        self._add_all(function.__defaults__ or ())
+        self._add_all((function.__kwdefaults__ or {}).values())
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # empty yet
+                self._add(cell.cell_contents)
+        if not _is_library(function.__module__):
+            for name in _names(function.__code__):
+                self._add_global(name, function)
+
+    def _add_global(self, name: str, function: types.FunctionType) -> None:
+        value = function.__globals__.get(name)
+        if isinstance(value, types.ModuleType):
+            if not _is_library(value.__name__):
+                for attribute in _names(function.__code__):
+                    held = getattr(value, attribute, None)
+                    if isinstance(held, (*_CONSTANT, Tensor)):
+                        self._add(held)
+        elif value is not None and not _is_library(getattr(value, "__module__", None)):
+            self._add(value)
+
+
+def _is_library(name: str | None) -> bool:
+    return name is not None and name.partition(".")[0] in _LIBRARIES
+
+
+@cache
+def _names(code: types.CodeType) -> frozenset[str]:
+    """Return the names of globals and attributes in a function and those within it."""
+    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return frozenset(code.co_names).union(*map(_names, inner))
+
+
+@cache
+def _methods(kind: type, entry: str) -> tuple[tuple[types.FunctionType, ...], frozenset[str]]:
+    """Return the methods that one method may call, a library's aside, and all names in them."""
+    waiting, names, found = [entry], {entry}, []
+    while waiting:
+        name = waiting.pop()
+        for each in kind.__mro__:
+            value = vars(each).get(name)
+            function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+            if isinstance(function, types.FunctionType) and not _is_library(each.__module__):
+                found.append(function)
+                new = _names(function.__code__) - names
+                names |= new
+                waiting += sorted(new)
+    return tuple(found), frozenset(names)
