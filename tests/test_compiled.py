@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,11 @@ from estimators import (
 )
 from estimators.base.registry import ESTIMATORS
 from estimators.programs import compiled, making, modules
+from estimators.programs.executable import Executable, executable
+from estimators.programs.layout import Form, Layout
 from estimators.programs.modules import Program
+from estimators.programs.signature import Signature
+from estimators.programs.trace import Descent
 from harness.cell import Cell
 from harness.conformance.cases import case
 from harness.matrix.problems import bilevel_problem
@@ -90,7 +95,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     def executable(program: Program) -> Any:
         arguments = [*(example for example, _ in program.given), *program.examples]
         structure = tree_structure(arguments)
-        return lambda given: program(*tree_unflatten(given, structure))
+        return Executable(lambda given: program(*tree_unflatten(given, structure)), 1.5)
 
     monkeypatch.setattr(modules, "scan", scan)
     monkeypatch.setattr(making, "executable", executable)
@@ -128,7 +133,8 @@ def assert_compiled_once(name: str, made: list[str]) -> None:
         problem, params = regression(seed)
         problem = replace(problem, steps=steps, step_size=step_size)
         assert_same(compiled(problem, params), eager(problem, params))
-    assert before and made == before, "other data, depths or step sizes were compiled for again"
+    assert before
+    assert made == before, "other data, depths or step sizes were compiled for again"
 
 
 @pytest.mark.usefixtures("traced")
@@ -253,3 +259,122 @@ def test_cuda_graphs_are_launched_anew_for_data_anywhere(batching: str) -> None:
         results.append((compiled(problem, params), create("binom(order=2)")(problem, params)))
     for one, other in results:
         assert_same(one, other)
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_a_loss_computes_with_is_seen_as_it_is_at_each_call() -> None:
+    class Weighted(nn.Module):
+        scale = 1.0  # of the class
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(2, 1).double()
+            self.factor = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.linear(x) * self.factor * self.scale * TABLE["number"]
+            return result
+
+    penalty, weight = [0.1], torch.tensor(1.0, dtype=torch.float64)
+    module = Weighted()
+    source = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(4, n, generator=source, dtype=torch.float64) for n in (2, 1))
+    batch = (x, y)
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        return mse_loss(outputs, targets) * weight + penalty[0] * outputs.square().mean()
+
+    def check() -> None:
+        problem = module_problem(module, criterion, batch, batch, step_size=0.1, steps=2)
+        params = trainable(module)
+        assert_same(create("maml(compiled=True)")(problem, params), create("maml")(problem, params))
+
+    check()
+    for change in (
+        lambda: setattr(module, "factor", 2.0),
+        lambda: setattr(Weighted, "scale", 3.0),
+        lambda: penalty.__setitem__(0, 0.7),
+        lambda: weight.fill_(0.5),
+        lambda: TABLE.update(number=1.5),
+        lambda: module.linear.bias.requires_grad_(False),
+        lambda: module.linear.bias.data.fill_(2.0),
+        lambda: module.register_forward_hook(lambda _module, _inputs, outputs: outputs * 2),
+    ):
+        change()
+        check()
+
+
+TABLE = {"number": 1.0}
+
+
+@pytest.mark.usefixtures("traced")
+def test_losses_that_no_program_can_be_made_of_are_refused() -> None:
+    hidden = iter([torch.ones(3)] * 100)
+    for loss in (
+        lambda p: p["w"].square().sum() if p["w"].sum() > 0 else p["w"].sum(),  # decides on values
+        lambda p: (p["w"] * float(p["w"].sum())).sum(),
+        lambda p: (p["w"] * next(hidden)).sum(),  # a tensor that is found nowhere
+    ):
+        with pytest.raises(OptionError, match="compiled"):
+            create("maml(compiled=True)")(BilevelProblem(loss, loss, 0.1, 1), {"w": torch.ones(3)})
+    params = {"w": torch.ones(3), "b": torch.ones(3).double()}
+    with pytest.raises(OptionError, match="dtype"):
+        create("maml(compiled=True)")(BilevelProblem(norm, norm, 0.1, 1), params)
+
+
+def norm(params: Params) -> Tensor:
+    return torch.stack([value.float().square().sum() for value in params.values()]).sum()
+
+
+@pytest.mark.usefixtures("traced")
+def test_one_tensor_in_two_roles_is_not_taken_for_one_input() -> None:
+    module = nn.Linear(2, 2).double()
+    one = torch.randn(3, 2, generator=torch.Generator().manual_seed(1)).double()
+    other, third = one.flip(0), one * 2
+    compiled, eager = create("maml(compiled=True)"), create("maml")
+    for support, query in (((one, one), (one, one)), ((one, other), (third, one))):
+        problem = module_problem(module, mse_loss, support, query, step_size=0.1, steps=2)
+        assert_same(compiled(problem, trainable(module)), eager(problem, trainable(module)))
+
+
+def test_programs_that_differ_are_told_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(problem: Any, tensors: Any, form: Any, like: Tensor) -> Any:
+        def run(given: list[Tensor]) -> list[Tensor]:
+            state = given[0]
+            return [state.sum(), state, state.repeat(problem.steps, 1), state, state]
+
+        return Executable(run, 0.0), []
+
+    monkeypatch.setattr(making, "make", wrong)
+    problem, params = regression(3)
+    compiled = create("maml(compiled=True)")
+    with pytest.warns(UserWarning, match="not used"):
+        assert_same(compiled(problem, params), create("maml")(problem, params))
+    assert_same(compiled(problem, params), create("maml")(problem, params))
+
+
+def test_programs_are_kept_on_disk_and_made_anew_where_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("METAGRAD_CACHE", str(folder))
+    problem, params = regression(3)
+    program = modules.Product(
+        Descent(
+            problem.inner_loss,
+            problem.outer_loss,
+            Form(name="product", layout=Layout.of(params)),
+            params["first"],
+        ),
+        Signature(problem.inner_loss).tensors,
+    )
+    given = [torch.ones(12).double(), torch.ones(12).double(), *program.examples[0]]
+    expected = executable(program).run(given)[0]
+    with monkeypatch.context() as patched:
+        patched.setattr("estimators.programs.executable._compile", None)
+        assert torch.equal(executable(program).run(given)[0], expected)
+    (path,) = folder.rglob("*.pt2")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="compiled anew"):
+        assert torch.equal(executable(program).run(given)[0], expected)
+    assert len([*folder.rglob("*.pt2")]) == 1

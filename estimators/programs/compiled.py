@@ -240,8 +240,8 @@ class CompiledProblem(BilevelProblem):
             with _making:
                 ready = self.kind.programs.get(form) or make(self, self.tensors, form, given[0])
             self.kind.programs[form] = ready
-        run, places = ready
-        return run([*given, *[self.tensors[place].contiguous() for place in places]])
+        executable, places = ready
+        return executable.run([*given, *[self.tensors[place].contiguous() for place in places]])
 
 
 class _Hessian(Hessian):
@@ -289,6 +289,19 @@ def compiled_estimate(
                 stacklevel=2,
             )
     return estimator.estimate(compiled if verdict else problem, params)
+
+
+def compile_seconds(problem: BilevelProblem, params: Params) -> float:
+    """Return how long the programs took to compile that were used for a kind of problem.
+
+    Those that were found on disk count with the time that they took once.
+
+    Args:
+        problem: one of that kind.
+        params: theta.
+    """
+    kind = CompiledProblem.of(problem, params).kind
+    return sum(executable.seconds for executable, _ in kind.programs.values())
 
 
 def _fault(

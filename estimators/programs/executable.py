@@ -9,14 +9,27 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from estimators.programs.modules import Program
 
-Executable = Callable[[list[Tensor]], list[Tensor]]
+
+class Executable(NamedTuple):
+    """A program as machine code.
+
+    Attributes:
+        run: takes the tensors of all arguments as one list, contiguous ones.
+        seconds: that it took to compile, in this process or in another.
+    """
+
+    run: Callable[[list[Tensor]], list[Tensor]]
+    seconds: float
+
+
 Arguments = Sequence[Tensor | Sequence[Tensor]]
 
 _LIMIT = 2 * 2**30  # bytes of all files together
@@ -25,37 +38,51 @@ _LIMIT = 2 * 2**30  # bytes of all files together
 def executable(program: Program) -> Executable:
     """Return a program as machine code, from disk where it was compiled before.
 
-    It takes the tensors of all arguments as one list, contiguous ones.
-
     Args:
         program: the program.
     """
     arguments = [*(example for example, _ in program.given), *program.examples]
     varying = [*(name for _, name in program.given), None, None]
     device = next(each for each in arguments if isinstance(each, Tensor)).device
-    name = _digest(program, arguments, varying, device)
-    folder = cache_folder() / "programs"
-    with suppress(OSError):
-        for path in folder.glob(f"{name}-*.pt2"):
-            content = path.read_bytes()
-            if path.stem == f"{name}-{_checksum(content)}" and path.stat().st_uid == os.getuid():
-                with suppress(RuntimeError):  # of another version of torch, say
-                    os.utime(path)
-                    return _load(path, device)
-            warnings.warn(f"{path} is broken or foreign: it is compiled anew", stacklevel=2)
-            path.unlink()
+    name, folder = _digest(program, arguments, varying, device), cache_folder() / "programs"
+    found = _find(folder, name, device)
+    if found:
+        return found
+    begin = perf_counter()
     with TemporaryDirectory(prefix="metagrad-") as draft:
-        made = _compile(program, arguments, varying, Path(draft) / "program.pt2")
-        kept = folder / f"{name}-{_checksum(made.read_bytes())}.pt2"
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            own = folder / f".{os.getpid()}-{name}"
-            own.write_bytes(made.read_bytes())
-            own.replace(kept)
-            _shrink(folder)
-        except OSError:  # a folder that cannot be written
-            kept = made
-        return _load(kept, device)
+        path = Path(draft) / "program.pt2"
+        _compile(program, arguments, varying, path)
+        seconds = round(perf_counter() - begin, 1)
+        kept = folder / f"{name}-{_checksum(path.read_bytes())}-{seconds}.pt2"
+        return Executable(_load(_moved(path, kept), device), seconds)
+
+
+def _find(folder: Path, name: str, device: torch.device) -> Executable | None:
+    """Return a program that is on disk, sound and ours."""
+    for path in folder.glob(f"{name}-*.pt2"):
+        with suppress(OSError, ValueError, RuntimeError):
+            _, checksum, seconds = path.stem.split("-")
+            own = path.stat().st_uid == os.getuid()
+            if own and checksum == _checksum(path.read_bytes()):
+                os.utime(path)
+                return Executable(_load(path, device), float(seconds))
+        warnings.warn(f"{path} is broken or foreign: it is compiled anew", stacklevel=4)
+        with suppress(OSError):
+            path.unlink()
+    return None
+
+
+def _moved(path: Path, kept: Path) -> Path:
+    """Return where a program is kept from now on; where it is if that folder cannot be written."""
+    draft = kept.with_name(f".{os.getpid()}-{kept.name}")
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_bytes(path.read_bytes())
+        draft.replace(kept)
+        _shrink(kept.parent)
+    except OSError:
+        return path
+    return kept
 
 
 def cache_folder() -> Path:
@@ -65,19 +92,20 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(base) / "metagrad-bench"
 
 
-def _load(path: Path, device: torch.device) -> Executable:
+def _load(path: Path, device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
     # Several threads may call it, one at a time: it has one set of buffers.
     loader: Any = torch._C._aoti.AOTIModelPackageLoader
     number = -1 if device.type == "cpu" else device.index or 0
-    run: Executable = loader(str(path), "model", False, 1, number).run
+    run: Callable[[list[Tensor]], list[Tensor]] = loader(str(path), "model", False, 1, number).run
     return run
 
 
 def _compile(
     program: Program, arguments: Arguments, varying: Sequence[str | None], path: Path
-) -> Path:
+) -> None:
     # Takes seconds, which few want to wait for.
     from torch._inductor import aoti_compile_and_package
+    from torch._inductor.exc import CppCompileError
 
     dimensions = {name: torch.export.Dim(name, min=0, max=2**30) for name in varying if name}
 
@@ -91,8 +119,19 @@ def _compile(
     exported = torch.export.export(
         program, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
     )
-    aoti_compile_and_package(exported, package_path=str(path))
-    return path
+    options: dict[str, Any] = {
+        # Channels last, which inductor prefers for convolutions, costs copies at each step.
+        "layout_optimization": False,
+        # Compiled headers are ready sooner only where many programs are compiled.
+        "aot_inductor.precompile_headers": False,
+        # Trial compilations take eight seconds; the processor's own flags nearly always work.
+        "cpp.vec_isa_ok": True,
+    }
+    try:
+        aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
+    except CppCompileError:
+        options["cpp.vec_isa_ok"] = None
+        aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
 
 
 def _digest(

@@ -42,8 +42,8 @@ def make(
             else:
                 program = Product(descent, tensors)
             return executable(program), [place for each in program.places for place in each]
-    except OptionError:
-        raise
+    except OptionError as error:
+        raise OptionError(f"compiled=True: {error}") from error
     except Exception as error:  # of the losses, of tracing, of the compiler
         if out_of_memory(error):
             raise
