@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: bench history test test-all venv app report
+.PHONY: bench history test test-all venv app report kit
 
 bench: venv  ## Measure the asv matrix on the current commit with asv, then make the report.
 	$(BIN)/metagrad bench
@@ -38,3 +38,6 @@ app: venv  ## Open the dashboard on localhost.
 
 report: venv  ## Write the static report.
 	$(BIN)/metagrad report
+
+kit: venv  ## Collect what a machine without a package registry needs to measure (docs/gpu.md).
+	tools/kit.sh

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.measure import print_run
+from harness.commands.measure import print_run, went_wrong
 from harness.commands.options import Store, console
 
 
@@ -23,14 +23,14 @@ def bench(
     Exit code 0: all cells were measured; 1: some went wrong at a commit; 2: none could be measured.
     """
     from harness.asv.bench import run_asv
-    from harness.store.table import load_run
+    from harness.store.runs import read_run
 
     journals = run_asv(store, console, commits)
     if not journals:
         console.print("All of them have results already.")
         return 0
-    *others, last = map(load_run, journals)
-    wrong = sum(not table["outcome"].isin(["ok", "skipped"]).all() for table in others)
+    *others, last = journals
+    wrong = sum(went_wrong(read_run(journal)) for journal in others)
     if wrong:
         console.print(f"Some cells went wrong at {wrong} of the other commits.")
     return max(print_run(last), int(wrong > 0))

@@ -8,11 +8,10 @@ from estimators.base.errors import OptionError, UserError
 from harness.commands.options import console, print_line, warn
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.matrix.plan import Planned
     from harness.running.executor import Executor, Settings
     from harness.store.journal import Progress
+    from harness.store.runs import Run
 
 
 def measure_cells(
@@ -79,11 +78,23 @@ def canonical_base(against: str | None, measured: set[str]) -> str | None:
     return base
 
 
-def print_run(table: "pd.DataFrame", against: str | None = None) -> int:
+def print_run(journal: Path, against: str | None = None) -> int:
     """Print the table of a run and return the exit code: 1 where a cell went wrong, else 0."""
-    from harness.store.summary import print_summary
+    from harness.store.runs import read_run
 
-    print_summary(table, console, against)
-    if not (table["outcome"] == "ok").any():
+    try:
+        from harness.store.summary import print_summary
+        from harness.store.table import load_run
+    except ImportError as error:  # on a machine that only measures
+        warn(f"No table: {error}. `metagrad summary` prints it where pandas is installed.")
+    else:
+        print_summary(load_run(journal), console, against)
+    run = read_run(journal)
+    if all(cell.status != "ok" for cell in run.cells):
         raise UserError("no cell could be measured; the reasons are above")
-    return int(not table["outcome"].isin(["ok", "skipped"]).all())
+    return int(went_wrong(run))
+
+
+def went_wrong(run: "Run") -> bool:
+    """Return whether a cell of a run was to be measured and could not."""
+    return any(cell.status not in ("ok", "skipped") for cell in run.cells)

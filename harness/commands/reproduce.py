@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from harness.commands.measure import measure_cells
+from harness.commands.measure import measure_cells, went_wrong
 from harness.commands.options import print_line
 from harness.commands.train import train_with_progress
 from harness.matrix import plan
@@ -76,7 +76,7 @@ def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = Fal
     """Measure and train what the store has not yet, and return whether all of it went well."""
     from harness.running.executor import Settings
     from harness.running.resume import finished
-    from harness.store.table import load_run
+    from harness.store.runs import read_run
 
     planned, configs = source.planned(), source.configs()
     complete = True
@@ -87,7 +87,7 @@ def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = Fal
             print_line(f"{source.cells}: measured already, in {path}; --fresh measures anew.")
         else:
             path = measure_cells(planned, settings, store, fresh=fresh)
-        complete = bool(load_run(path)["outcome"].isin(["ok", "skipped"]).all())
+        complete = not went_wrong(read_run(path))
     if configs:
         results = train_with_progress(configs, store, (), jobs=jobs, fresh=fresh)
         complete = complete and all(result.test for result in results)

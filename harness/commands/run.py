@@ -69,7 +69,6 @@ def run(
     from harness.matrix.plan import preset as read_preset
     from harness.matrix.selection import select
     from harness.running.executor import Settings
-    from harness.store.table import load_run
     from harness.support.plugins import load_plugins
 
     plugins = load_plugins(imports)
@@ -110,7 +109,7 @@ def run(
             print_dry_run(planned, settings, workers)
             return 0
         path = measure_cells(planned, settings, store, fresh=fresh, executor=workers)
-    return print_run(load_run(path), base)
+    return print_run(path, base)
 
 
 def summary(

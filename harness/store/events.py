@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import orjson
+try:
+    from orjson import dumps, loads
+except ImportError:  # on a machine that only measures
+    from json import dumps, loads  # type: ignore[assignment]
 
 _START = b'{"event": "start"'
 _NUMBERS = {float, int}
@@ -95,14 +98,14 @@ def first_event(path: Path) -> dict[str, Any]:
 def parse_event(line: bytes) -> dict[str, Any] | None:
     """Return the event of a line; None when it is no JSON object."""
     try:
-        event = orjson.loads(line)
-    except orjson.JSONDecodeError:
+        event = loads(line)
+    except (ValueError, RecursionError):
         try:
             # Slower, and takes the infinities of a diverged cell, and half a surrogate pair, which
             # comes of file names that are no UTF-8 and is no text that a table could hold.
             text = json.dumps(json.loads(line), ensure_ascii=False)
             event = json.loads(text.encode(errors="replace"))
-            orjson.dumps(event)  # raises where an integer needs more than 64 bits
+            dumps(event)  # orjson raises where an integer needs more than 64 bits
         except (ValueError, TypeError, RecursionError):
             return None
     return event if isinstance(event, dict) else None

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
 from estimators.base.errors import UserError
@@ -80,6 +79,8 @@ def _cache_path(layout: Layout, folder: Path, part: str, form: Form) -> Path:
     """Return where a part is stored; its name ends in the state of the files and of the code."""
     key = cache.digest(layout.about, part, repr(form), str(folder.resolve()))[:16]
     code = Path(__file__).parent
+    import PIL
+
     state = cache.digest(layout.digest(folder, part), code, PIL.__version__)[:16]
     return cache.folder() / "images" / f"{key}-{state}.npy"
 

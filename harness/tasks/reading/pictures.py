@@ -3,12 +3,15 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from estimators.base.errors import UserError
+
+if TYPE_CHECKING:  # Pillow is imported where a file is opened: tasks without files do without
+    from PIL.Image import Image
 
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 """Formats that are opened, whatever a file is called: of the others, EPS starts Ghostscript."""
@@ -26,12 +29,14 @@ class Picture:
     where: str
     content: Path | bytes | NDArray[np.uint8]
 
-    def open(self) -> Image.Image:
+    def open(self) -> "Image":
         """Return the whole image, upright, of mode "L" (shades of grey) or "RGB".
 
         Raises:
             UserError: it is broken, no image, or of numbers that are no shades.
         """
+        from PIL import Image, ImageOps
+
         if isinstance(self.content, np.ndarray):
             return Image.fromarray(self.content)
         source = io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content
@@ -50,14 +55,16 @@ class _UnknownRangeError(Exception):
     """Pixels of which nobody knows which number is black and which is white."""
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: "Image") -> "Image":
+    from PIL.Image import fromarray
+
     if image.mode == "F":
         raise _UnknownRangeError("floating-point")
     # Before version 11, Pillow opens PNG files of 16 bits as if they were of 32.
     if image.mode == "I" and image.format != "PNG":
         raise _UnknownRangeError("32-bit or signed")
     if image.mode.startswith("I"):  # Pillow would cut off at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("1", "L", "LA"):
         return image.convert("L")
     if image.mode == "P":  # converting a palette with transparency straight to "RGB" warns
@@ -66,6 +73,8 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
     if isinstance(error, UnidentifiedImageError):
         return "its format is unknown"
     if isinstance(error, OSError) and error.strerror:
@@ -98,8 +107,10 @@ class Form:
         Raises:
             UserError: see `Picture.open`.
         """
+        from PIL.Image import Resampling
+
         image = picture.open().convert("L" if self.channels == 1 else "RGB")
         if image.size != (self.size, self.size):
-            image = image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+            image = image.resize((self.size, self.size), Resampling.LANCZOS)
         pixels = np.asarray(image).reshape(self.size, self.size, self.channels)
         return np.ascontiguousarray((255 - pixels if self.inverted else pixels).transpose(2, 0, 1))
