@@ -300,7 +300,7 @@ def test_code_state_is_made_of_what_decides() -> None:
         "torch": {"version": "1.0"},
         "threads": "7",
         "threading": {"within_an_operation": 7},
-        "gpus": [{"name": "GPU", "driver": "1.0"}],
+        "gpus": [{"name": "GPU", "driver": "580.159.03"}],
     }
     does_not: dict[str, Any] = {
         "commit": "a" * 40,
@@ -312,6 +312,8 @@ def test_code_state_is_made_of_what_decides() -> None:
     for field, value in (decides | does_not).items():
         differs = code_state(known | {field: value}) != code_state(known)
         assert differs == (field in decides), field
+    later = {"gpus": [{"name": "GPU", "driver": "580.159.04"}]}
+    assert code_state(known | later) == code_state(known | {"gpus": decides["gpus"]})
     without = {"commit": "", "changes": "", "packages": {"metagrad-bench": "0.1.0"}}
     states = {
         code_state({}),

@@ -223,7 +223,7 @@ from harness.cell import Cell
 from harness.probes import time, utilisation
 from harness.running import measures
 time._CudaClock = lambda device: time._Clock()
-utilisation._SECONDS, utilisation._WINDOWS = 0.2, (0.02, 0.05)
+utilisation.SECONDS, utilisation._WINDOWS = 0.2, (0.02, 0.05)
 build, names = measures.bilevel_problem, ("fomaml", "maml")
 measures.bilevel_problem = lambda *parts, dtype, device: build(*parts, dtype=dtype, device="cpu")
 cells = [

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,15 @@ def test_the_newest_run_of_the_same_code_goes_on(tmp_path: Path) -> None:
 
 def test_a_finished_run_does_not_go_on(tmp_path: Path) -> None:
     path = interrupt(tmp_path)
-    assert finished(tmp_path, PLAN, samples=6) is None
+    assert finished(tmp_path, PLAN, SETTINGS) is None
     start(tmp_path).journal.end()
-    assert finished(tmp_path, PLAN, samples=6) == path
-    assert finished(tmp_path, PLAN, samples=8) is None
+    assert finished(tmp_path, PLAN, SETTINGS) == path
+    assert finished(tmp_path, PLAN, replace(SETTINGS, samples=8)) is None
     session = start(tmp_path)
     session.journal.results("score", [scored("maml", Status.FAILED)])
     session.journal.end()
     assert session.journal.path != path
-    assert finished(tmp_path, PLAN, samples=6) == path
+    assert finished(tmp_path, PLAN, SETTINGS) == path
 
 
 def test_a_run_that_is_written_or_broken_is_left_as_it_is(tmp_path: Path) -> None:

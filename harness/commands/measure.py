@@ -9,6 +9,7 @@ from harness.commands.options import console, print_line, warn
 
 if TYPE_CHECKING:
     from harness.matrix.plan import Planned
+    from harness.running.budget import Budget
     from harness.running.executor import Executor, Settings
     from harness.store.journal import Progress
     from harness.store.runs import Run
@@ -21,8 +22,13 @@ def measure_cells(
     *,
     fresh: bool = False,
     executor: "Executor | None" = None,
-) -> Path:
-    """Measure a plan, or go on with an interrupted run of the same, and return the journal."""
+    budget: "Budget | None" = None,
+) -> tuple[Path, int]:
+    """Measure a plan, or go on with an interrupted run of the same.
+
+    Returns:
+        The journal, and how many cells are left after a budget of time.
+    """
     from harness.running.resume import begin
     from harness.running.runner import run
     from harness.store.folder import prepare
@@ -53,7 +59,7 @@ def measure_cells(
                 def on_progress(progress: "Progress") -> None:
                     show(progress.done, progress.total, progress.doing)
 
-                run(list(planned), session, settings, on_progress, executor)
+                left = run(list(planned), session, settings, on_progress, executor, budget)
     except KeyboardInterrupt:
         done = 0 if path == store else len(read_run(path).measured)
         raise UserError(
@@ -65,7 +71,7 @@ def measure_cells(
         if path != store:
             message += "; finished cells are in it, and the same command goes on from there"
         raise UserError(message) from None
-    return path
+    return path, left
 
 
 def canonical_base(against: str | None, measured: set[str]) -> str | None:
@@ -82,6 +88,15 @@ def print_run(journal: Path, against: str | None = None) -> int:
     """Print the table of a run and return the exit code: 1 where a cell went wrong, else 0."""
     from harness.store.runs import read_run
 
+    print_table(journal, against)
+    run = read_run(journal)
+    if all(cell.status != "ok" for cell in run.cells):
+        raise UserError("no cell could be measured; the reasons are above")
+    return int(went_wrong(run))
+
+
+def print_table(journal: Path, against: str | None = None) -> None:
+    """Print the table of a run, where there is what it takes."""
     try:
         from harness.store.summary import print_summary
         from harness.store.table import load_run
@@ -89,10 +104,6 @@ def print_run(journal: Path, against: str | None = None) -> int:
         warn(f"No table: {error}. `metagrad summary` prints it where pandas is installed.")
     else:
         print_summary(load_run(journal), console, against)
-    run = read_run(journal)
-    if all(cell.status != "ok" for cell in run.cells):
-        raise UserError("no cell could be measured; the reasons are above")
-    return int(went_wrong(run))
 
 
 def went_wrong(run: "Run") -> bool:

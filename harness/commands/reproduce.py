@@ -82,11 +82,11 @@ def measure(source: Sources, store: Path, jobs: int | None, *, fresh: bool = Fal
     complete = True
     if planned:
         settings = Settings(jobs=jobs or Settings.jobs, samples=source.samples)
-        path = None if fresh else finished(store, planned, samples=source.samples)
+        path = None if fresh else finished(store, planned, settings)
         if path:
             print_line(f"{source.cells}: measured already, in {path}; --fresh measures anew.")
         else:
-            path = measure_cells(planned, settings, store, fresh=fresh)
+            path, _ = measure_cells(planned, settings, store, fresh=fresh)
         complete = not went_wrong(read_run(path))
     if configs:
         results = train_with_progress(configs, store, (), jobs=jobs, fresh=fresh)

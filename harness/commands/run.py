@@ -1,13 +1,17 @@
 """`metagrad run` and `metagrad summary`."""
 
+from math import isfinite
 from pathlib import Path
+from time import time
 from typing import Annotated, Literal
 
-from estimators.base.errors import OptionError
+from psutil import Process
+
+from estimators.base.errors import OptionError, UserError
 from harness.commands import options
 from harness.commands.dry_run import print_dry_run
-from harness.commands.measure import canonical_base, measure_cells, print_run
-from harness.commands.options import console, option
+from harness.commands.measure import canonical_base, measure_cells, print_run, print_table
+from harness.commands.options import console, option, print_line
 
 
 def run(
@@ -37,6 +41,14 @@ def run(
     dry_run: Annotated[
         bool, option("Show what would be measured, and for how long.", "--dry-run")
     ] = False,
+    budget: Annotated[
+        str | None,
+        option(
+            "Time after which to stop, as 90s, 9m, 1h; the same command goes on.",
+            metavar="DURATION",
+            default="no limit",
+        ),
+    ] = None,
     jobs: options.Jobs = None,
     executor: Annotated[
         Literal["local", "dask"],
@@ -62,15 +74,26 @@ def run(
 
     Options replace the preset's values. An interrupted run goes on where it stopped when the same
     command is given again.
-    Exit code 0: all cells were measured; 1: some went wrong; 2: none could be measured.
+    Exit code 0: all cells were measured, or what --budget allows; 1: some went wrong; 2: none could
+    be measured.
     """
     from harness.clusters.opening import open_executor
     from harness.matrix.plan import expand, override, refuse_impossible
     from harness.matrix.plan import preset as read_preset
     from harness.matrix.selection import select
+    from harness.running.budget import Budget
+    from harness.running.estimate import CostModel
     from harness.running.executor import Settings
+    from harness.running.resume import finished
     from harness.support.plugins import load_plugins
+    from harness.support.units import seconds_of
 
+    try:
+        seconds = seconds_of(budget) if budget is not None else 0.0
+    except ValueError as error:
+        raise OptionError(f"--budget {error}") from None
+    if seconds and executor != "local":
+        raise OptionError("--budget goes with --executor local")
     plugins = load_plugins(imports)
     if 0 < samples < 6:
         raise OptionError(
@@ -108,8 +131,25 @@ def run(
         if dry_run:
             print_dry_run(planned, settings, workers)
             return 0
-        path = measure_cells(planned, settings, store, fresh=fresh, executor=workers)
-    return print_run(path, base)
+        spent = time() - Process().create_time()
+        limited = Budget(seconds, CostModel(settings), spent) if seconds else None
+        if limited and not fresh and (path := finished(store, planned, settings, well=False)):
+            print_line(f"Measured already, in {path}; --fresh measures anew.")
+            return print_run(path, base)
+        path, left = measure_cells(
+            *(planned, settings, store), fresh=fresh, executor=workers, budget=limited
+        )
+    if not (limited and left):
+        return print_run(path, base)
+    total = sum(not plan.skip for plan in planned)
+    if left < total:
+        print_table(path, base)
+    progress = f"{total - left} of {total} cells are done, {left} remain"
+    if not limited.begun:
+        takes = f", of about {limited.refused:.0f} s" if isfinite(limited.refused) else ""
+        raise UserError(f"{progress}; the next piece of work{takes} does not fit into {budget}")
+    print_line(f"--budget {budget} is spent: {progress}; the same command goes on.")
+    return 0
 
 
 def summary(

@@ -86,11 +86,13 @@ def code_state(environment: dict[str, Any]) -> str:
 
     Runs with the same digest and fingerprint may be joined. It is made of the project's source,
     the contents of plug-ins and of their imports, versions of packages and Python, the build of
-    torch, threads, flags and variables of numerical libraries, and GPU drivers.
+    torch, threads, flags and variables of numerical libraries, and the branch of GPU drivers.
     """
     facts = {name: environment.get(name) for name in _DECIDES}
     facts["threads"] = [environment.get(name) for name in ("threads", "threading", "variables")]
-    facts["drivers"] = sorted({gpu.get("driver", "") for gpu in environment.get("gpus") or ()})
+    # By their branch, as 580: rented machines of one kind differ in what follows.
+    drivers = {gpu.get("driver", "").partition(".")[0] for gpu in environment.get("gpus") or ()}
+    facts["drivers"] = sorted(drivers)
     return _digest(facts)
 
 

@@ -29,7 +29,7 @@ LEAST_SECONDS = 0.003
 
 _ENOUGH_CALLS = 100  # to warm up, if they do not make up a sample before
 _MOST_WARM_UP = 2.0  # seconds
-_PHASE_SAMPLES = 3
+PHASE_SAMPLES = 3
 _FALL = 0.9  # calls of one program differ by as much on a shared machine
 
 
@@ -83,7 +83,7 @@ def interleaved_times(
             for number, each in enumerate(series):
                 on_part(number)
                 each.sample()
-                if index < _PHASE_SAMPLES:
+                if index < PHASE_SAMPLES:
                     each.sample_phases()
             gc.collect()  # of the round's garbage alone, which could hold a lot of memory
         everywhere = machine_notes(before, read()) + gpu_notes(device)

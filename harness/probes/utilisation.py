@@ -12,7 +12,7 @@ from harness.environment.gpus import gpu_of, query
 # The driver reports the share of a window that has just passed: of 1/6 s to 1 s, by kind of GPU.
 # Before the longest has passed it would include earlier work; within the shortest it repeats.
 _WINDOWS = (1 / 6, 1.0)
-_SECONDS = 2.0  # so that at least six windows, or one long one, are of the work alone
+SECONDS = 2.0  # so that at least six windows, or one long one, are of the work alone
 
 
 def utilisation(work: Callable[[], object], device: str) -> list[float]:
@@ -38,7 +38,7 @@ def utilisation(work: Callable[[], object], device: str) -> list[float]:
         watcher = Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            end = perf_counter() + _SECONDS
+            end = perf_counter() + SECONDS
             while perf_counter() < end:
                 work()
                 torch.cuda.synchronize(device)

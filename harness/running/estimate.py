@@ -1,10 +1,9 @@
 """Estimate how long a plan takes, from a few gradients that are timed first."""
 
 import gc
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,8 @@ from harness.matrix.pretraining import META_BATCH
 from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
-from harness.probes.time import LEAST_SECONDS
+from harness.probes.time import LEAST_SECONDS, PHASE_SAMPLES
+from harness.probes.utilisation import SECONDS
 from harness.running import measures
 from harness.running.executor import Executor, Settings
 from harness.running.processes import WorkResult, run_in_worker
@@ -127,7 +127,9 @@ def estimate(
     results are ignored. On a shared machine expect half as much to twice as much.
     """
     workers = executor.workers if executor else settings.jobs
-    machine = _Machine(settings, workers, executor.timed_at_once if executor else 1)
+    timed_at_once = executor.timed_at_once if executor else 1
+    costs = CostModel(settings)
+    start = costs.start()  # of the first one
     plans_of: dict[tuple[str, str, int, str], list[Planned]] = {}
     for plan in planned:
         cell = plan.cell
@@ -138,82 +140,117 @@ def estimate(
         cells = [plan.cell for plan in plans if not plan.skip]
         seconds: float | None = None
         try:
-            seconds = machine.seconds(cells)
-        except _NotTimed as error:
+            scoring, timing = costs.stages(cells)
+            one = key[-1] != "cpu" and not (executor and executor.where)  # worker for each GPU
+            seconds = scoring / (1 if one else workers) + timing / timed_at_once
+        except NotTimed as error:
             remarks[f"not estimated: {error}"] += len(cells)
         parts.append(Part(*key, len(cells), len(plans) - len(cells), seconds))
-    return Estimate(parts, machine.start, workers, remarks)
+    return Estimate(parts, start, workers, remarks)
 
 
-class _NotTimed(Exception):
+class NotTimed(Exception):
     """A task and model could not be timed."""
 
 
-class _Machine:
-    """Times each task and model once on this machine."""
+class CostModel:
+    """Predicts the seconds of pieces of work on this machine.
 
-    def __init__(self, settings: Settings, workers: int, timed_at_once: int) -> None:
-        self.settings, self.workers, self.timed_at_once = settings, workers, timed_at_once
-        self.start = self._run_in_worker(os.getpid).seconds  # of the first worker
-        self._worker = self._run_in_worker(os.getpid).seconds  # of any other
-        self._score = self._least_score()
+    Each task and model, and each device, is timed in workers once, when it is first asked for.
+
+    Attributes:
+        most: seconds that a worker may take to time something.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.most = settings, settings.time_limit
         self._timed: dict[Cell, WorkResult] = {}
+        self._least: dict[str, tuple[float, float]] = {}
 
-    def seconds(self, cells: list[Cell]) -> float:
-        """Add up references, scores and times as the runner does them."""
+    def start(self) -> float:
+        """Return the seconds until a worker is ready."""
+        return self._run_in_worker(_open, "cpu").seconds
+
+    def stages(self, cells: list[Cell]) -> tuple[float, float]:
+        """Add up pretraining, references and scores; and times."""
         groups: dict[Cell, list[Cell]] = {}
         for cell in cells:
             groups.setdefault(cell.group, []).append(cell)
-        scoring, timing = self._pretraining(groups), 0.0
-        for group, members in groups.items():
-            timed = self._time_units(group)
-            reference = timed.task + _reference(group.depth, timed)
-            scoring += self._worker + group.num_tasks * reference
-            if self.settings.samples:
-                timing += self._worker + self._samples(timed.own.inner)
-            for cell in members:
-                estimator = create(cell.estimator)
-                call = timed.own.call(cell.depth, _products(estimator, cell.depth))
-                preparation = _preparation(cell, estimator, timed)
-                scoring += self._score + preparation + _score(cell, estimator, timed)
-                if self.settings.samples:
-                    timing += self._samples(call) + preparation
-        return scoring / self.workers + timing / self.timed_at_once
-
-    def _pretraining(self, groups: Iterable[Cell]) -> float:
-        """Return the seconds of pretraining; longer chains go on from shorter ones."""
-        longest: Counter[Cell] = Counter()
+        longest: dict[Cell, Cell] = {}  # a chain of pretraining goes on from shorter ones
         for group in groups:
-            longest[group.chain] = max(longest[group.chain], group.trained)
-        seconds = 0.0
-        for chain, steps in longest.items():
-            timed = self._time_units(chain)
-            seconds += steps * META_BATCH * (timed.task + timed.double.exact(chain.depth))
+            if group.trained >= longest.get(group.chain, group).trained:
+                longest[group.chain] = group
+        scoring = sum(map(self._pretraining, longest.values()))
+        scoring += sum(map(self.reference, groups)) + sum(map(self.score, cells))
+        return scoring, sum(map(self.times, groups.values())) if self.settings.samples else 0.0
+
+    def reference(self, group: Cell) -> float:
+        """Return the seconds of what a group is scored against, without pretraining."""
+        timed = self._time_units(group)
+        worker, _ = self._least_work(group.device)
+        return worker + group.num_tasks * (timed.task + _reference(group.depth, timed))
+
+    def score(self, cell: Cell) -> float:
+        """Return the seconds of a cell's score."""
+        timed, estimator = self._time_units(cell), create(cell.estimator)
+        _, least = self._least_work(cell.device)
+        return least + _preparation(cell, estimator, timed) + _score(cell, estimator, timed)
+
+    def times(self, cells: Sequence[Cell]) -> float:
+        """Return the seconds of timing cells of a group in turns."""
+        timed = self._time_units(cells[0])
+        worker, _ = self._least_work(cells[0].device)
+        seconds = worker + self._samples(timed.own.inner)
+        for cell in cells:
+            estimator = create(cell.estimator)
+            call = timed.own.call(cell.depth, _products(estimator, cell.depth))
+            seconds += self._samples(call) + _preparation(cell, estimator, timed)
+            if cell.device != "cpu":
+                seconds += max(SECONDS, call)  # of utilisation
         return seconds
 
+    def _pretraining(self, group: Cell) -> float:
+        if not group.trained:
+            return 0.0
+        timed = self._time_units(group.chain)
+        return group.trained * META_BATCH * (timed.task + timed.double.exact(group.depth))
+
     def _samples(self, call: float) -> float:
-        return _WARM_UP * call + self.settings.samples * max(call, LEAST_SECONDS)
+        samples = self.settings.samples
+        others = _WARM_UP + min(samples, PHASE_SAMPLES)
+        return others * call + samples * max(call, LEAST_SECONDS)
 
     def _time_units(self, cell: Cell) -> _Timed:
-        kind = replace(cell, depth=1, step_size=1.0, seed=0, num_tasks=1, trained=0)
+        kind = replace(cell.group, depth=1, step_size=1.0, seed=0, num_tasks=1, trained=0)
         if kind not in self._timed:
             self._timed[kind] = self._run_in_worker(time_units, kind)
         result = self._timed[kind]
         if result.outcome.status is not Status.OK:
-            raise _NotTimed(result.outcome.reason)
+            raise NotTimed(result.outcome.reason)
         timed: _Timed = result.value
         return timed
 
-    def _least_score(self) -> float:
-        cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1, num_tasks=1)
-        with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
-            path = Path(folder) / "reference.pt"
-            self._run_in_worker(measures.reference, cell, path, self.settings.check)
-            return self._run_in_worker(measures.score, cell, path).seconds
+    def _least_work(self, device: str) -> tuple[float, float]:
+        """Return the seconds of a worker that opens a device, and of the least score there."""
+        if device not in self._least:
+            opened = self._run_in_worker(_open, device)
+            cell = Cell.of(estimator="fomaml", task="quadratic", model="linear", depth=1)
+            cell = replace(cell, device=device, num_tasks=1)
+            with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
+                path = Path(folder) / "reference.pt"
+                self._run_in_worker(measures.reference, cell, path, self.settings.check)
+                scored = self._run_in_worker(measures.score, cell, path)
+            self._least[device] = opened.seconds, scored.seconds
+        return self._least[device]
 
     def _run_in_worker(self, function: Callable[..., Any], *arguments: Any) -> WorkResult:
-        limits, plugins = self.settings.limits, self.settings.plugins
-        return run_in_worker(function, *arguments, limits=limits, plugins=plugins)
+        limits = replace(self.settings.limits, seconds=self.most)
+        return run_in_worker(function, *arguments, limits=limits, plugins=self.settings.plugins)
+
+
+def _open(device: str) -> None:
+    """Open a device, which takes some seconds where it is a GPU."""
+    torch.zeros(1, device=device)
 
 
 def _reference(depth: int, timed: _Timed) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from harness.environment import code_state, environment
 from harness.matrix.outcome import Outcome, Status
 from harness.matrix.plan import Planned
+from harness.running.executor import Settings
 from harness.running.processes import Limits
 from harness.store.journal import Journal, Result
 from harness.store.runs import CellResult, StageResult, read_run
@@ -92,15 +93,16 @@ def begin(
 
 
 def finished(
-    store: Path, planned: Sequence[Planned], *, samples: int, plugins: tuple[str, ...] = ()
+    store: Path, planned: Sequence[Planned], settings: Settings, *, well: bool = True
 ) -> Path | None:
-    """Return the newest run of the same plan, code and machine that ended well."""
-    identity = _identity(environment(store, plugins), planned, samples, check=True)
+    """Return the newest run of the same plan, code and machine that ended; `well`: all well."""
+    current = environment(store, settings.plugins)
+    identity = _identity(current, planned, settings.samples, check=settings.check)
     for path, start in starts(store / "runs"):
         with suppress(OSError, ValueError):
             if identity.items() <= start.items():
                 run = read_run(path)
-                if run.ended and all(cell.status in _FINAL for cell in run.cells):
+                if run.ended and not (well and any(c.status not in _FINAL for c in run.cells)):
                     return path
     return None
 

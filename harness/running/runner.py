@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from harness.cell import Cell
 from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
+from harness.running.budget import Budget
 from harness.running.executor import Executor, Settings
 from harness.running.local import Local
 from harness.running.processes import WorkResult
@@ -48,11 +49,16 @@ def run(
     settings: Settings,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     executor: Executor | None = None,
-) -> None:
+    budget: Budget | None = None,
+) -> int:
     """Measure the planned cells that have no result yet; a failing cell does not stop the others.
 
     First the float64 reference of each group, then everything except time of each cell, in fresh
-    processes side by side; then time, group by group, on devices that do nothing else.
+    processes side by side; then time, group by group, on devices that do nothing else. Within a
+    budget one group after the other, those of each task and model in turns.
+
+    Returns:
+        The number of cells that are left to another call.
 
     Raises:
         UserError: the disk is full, or the executor cannot go on.
@@ -61,8 +67,14 @@ def run(
     try:
         with Local(settings) if executor is None else nullcontext(executor) as work:
             cells = [plan.cell for plan in planned if not plan.skip]
-            _Run(cells, session, settings, on_progress, work).all()
-        session.journal.end()
+            whole = _Run(cells, session, settings, on_progress, work, budget)
+            with budget.enforced(work) if budget else nullcontext():
+                whole.all()
+        if left := whole.left():
+            session.journal.close()
+        else:
+            session.journal.end()
+        return left
     except BaseException:
         session.journal.close()
         raise
@@ -76,9 +88,10 @@ class _Run:
         settings: Settings,
         on_progress: Callable[[Progress], None],
         executor: Executor,
+        budget: Budget | None,
     ) -> None:
         self.journal, self.settings, self.on_progress = session.journal, settings, on_progress
-        self.executor = executor
+        self.executor, self.budget = executor, budget
         self.writing = threading.Lock()
         self.done = 0.0
         self.good: set[Cell] = set()
@@ -87,18 +100,39 @@ class _Run:
 
     def all(self) -> None:
         self.executor.start()
-        self.references()
-        self.total = sum(self._weight(group) for group in self.groups)
-        self.scores()
-        self.timings()
+        if self.budget:
+            for group in _by_turns(self.groups, lambda group: (group.name.task, group.name.model)):
+                self.stages([group])
+        else:
+            self.stages(self.groups)
 
-    def references(self) -> None:
-        def compute(group: _Group) -> WorkResult:
-            result, group.reference = self.executor.reference(group.name)
-            return result
+    def stages(self, groups: list[_Group]) -> None:
+        self.references(groups)
+        self.total = sum(self._weight(group) for group in self.groups)
+        self.scores([group for group in groups if group.reference is not None or group.failure])
+        self.timings(groups)
+
+    def left(self) -> int:
+        """Return how many cells are not done."""
+        return sum(
+            len(group.unscored)
+            if group.timed
+            else sum(cell in group.unscored or cell in self.good for cell in group.cells)
+            for group in self.groups
+        )
+
+    def references(self, among: list[_Group]) -> None:
+        def compute(group: _Group) -> WorkResult | None:
+            def work() -> WorkResult:
+                result, group.reference = self.executor.reference(group.name)
+                return result
+
+            if self.budget is None:
+                return work()
+            return self.budget.reference(group.name, group.unscored, work)
 
         wanted = _by_turns(
-            (group for group in self.groups if group.unscored), lambda group: group.name.device
+            (group for group in among if group.unscored), lambda group: group.name.device
         )
         # A chain of pretraining passes and stores all of its checkpoints that are wanted.
         longest: dict[Cell, int] = {}
@@ -107,6 +141,8 @@ class _Run:
         first = [g for g in wanted if g.name.trained == longest[g.name.chain]]
         for groups in (first, [group for group in wanted if group not in first]):
             for group, result in self._side_by_side(groups, compute):
+                if result is None:
+                    continue
                 group.score_weight = (_SCORE_OVERHEAD + result.seconds) / self.executor.workers
                 # One task in float32 rather than all in float64, twice for warming up.
                 runs = (self.settings.samples + 2) / (2 * group.name.num_tasks)
@@ -116,25 +152,32 @@ class _Run:
                     group.failure = result
                 self._report(0.0, f"exact gradients of {group.name.task}, depth {group.name.depth}")
 
-    def scores(self) -> None:
-        def compute(item: tuple[_Group, Cell]) -> WorkResult:
+    def scores(self, groups: list[_Group]) -> None:
+        def compute(item: tuple[_Group, Cell]) -> WorkResult | None:
             group, cell = item
-            return group.failure or self.executor.score(cell, group.reference)
 
-        left = {group.name: len(group.unscored) for group in self.groups}
-        items = [(group, cell) for group in self.groups for cell in group.unscored]
+            def work() -> WorkResult:
+                return group.failure or self.executor.score(cell, group.reference)
+
+            return self.budget.score(cell, work) if self.budget else work()
+
+        items = [(group, cell) for group in groups for cell in group.unscored]
         items = _by_turns(items, lambda item: item[1].device)
-        for (group, cell), result in self._side_by_side(items, compute):
+        # Within a budget nothing is begun that then has to wait for a GPU.
+        one = self.budget and any(group.name.device != "cpu" for group in groups)
+        for (group, cell), result in self._side_by_side(items, compute, 1 if one else None):
+            if result is None:
+                continue
             self._journal("score", [Result(cell, result.outcome, *(result.value or ()))], result)
             if result.outcome.status is Status.OK:
                 self.good.add(cell)
-            left[group.name] -= 1
-            if not left[group.name]:
+            group.unscored.remove(cell)
+            if not group.unscored:
                 group.reference = None  # on a cluster, its memory
             self._report(group.score_weight, f"{cell.estimator} on {cell.task}, depth {cell.depth}")
 
-    def timings(self) -> None:
-        waiting = [group for group in self.groups if not group.timed]
+    def timings(self, groups: list[_Group]) -> None:
+        waiting = [group for group in groups if not (group.timed or group.unscored)]
         if self.executor.timed_at_once > 1:  # the longest first, so that at the end few wait
             waiting.sort(key=lambda group: -group.time_weight * len(group.cells))
         at_once = self.executor.in_flight if self.executor.timed_at_once > 1 else 1
@@ -144,7 +187,9 @@ class _Run:
     def times(self, group: _Group) -> None:
         cells = [cell for cell in group.cells if cell in self.good]
         while cells:
-            result = self.executor.time(cells, self.settings.samples)
+            result = self.time(cells)
+            if result is None:
+                return
             if result.outcome.status is Status.OK:
                 results = [
                     Result(cell, result.outcome, samples, notes)
@@ -154,10 +199,17 @@ class _Run:
                 break
             failed = cells.pop(result.part)  # the others are timed together once more
             self._journal("time", [Result(failed, result.outcome)], result)
+        group.timed = True
         self._report(
             group.time_weight * len(group.cells),
             f"timing of {group.name.task}, depth {group.name.depth}",
         )
+
+    def time(self, cells: list[Cell]) -> WorkResult | None:
+        def work() -> WorkResult:
+            return self.executor.time(cells, self.settings.samples)
+
+        return self.budget.time(cells, work) if self.budget else work()
 
     def _journal(self, stage: str, results: list[Result], work: WorkResult) -> None:
         limits = self.executor.limits
@@ -173,7 +225,10 @@ class _Run:
     def _report(self, more: float, doing: str) -> None:
         with self.writing:
             self.done += more
-            progress = Progress(self.done, self.total, doing)
+            if self.budget:
+                progress = Progress(self.budget.spent, self.budget.seconds, doing)
+            else:
+                progress = Progress(self.done, self.total, doing)
             self.journal.progress(progress)
         self.on_progress(progress)
 
@@ -225,9 +280,9 @@ class _Run:
         return list(groups.values())
 
 
-def _by_turns(items: Iterable[T], device: Callable[[T], str]) -> list[T]:
-    """Return items with those of each device in turns, so that no device waits for work."""
-    counted: Counter[str] = Counter()
+def _by_turns(items: Iterable[T], device: Callable[[T], Hashable]) -> list[T]:
+    """Return items in turns: the first of each device, say, so that none waits for work, ..."""
+    counted: Counter[Hashable] = Counter()
     places: list[tuple[int, T]] = []
     for item in items:
         places.append((counted[device(item)], item))

@@ -33,6 +33,23 @@ def bytes_of(text: str) -> float:
     return float(number) * 1024.0 ** ("kmgt".index(prefix or "m") + 1)
 
 
+def seconds_of(text: str) -> float:
+    """Parse a duration, as 90s, 9m or 1h, in seconds.
+
+    Raises:
+        ValueError: it is not one, or is no time at all.
+
+    Example:
+        >>> seconds_of("1.5h")
+        5400.0
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(s|m|min|h)\s*", text.lower())
+    seconds = float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]] if match else 0.0
+    if not seconds:
+        raise ValueError(f"{text!r} is not a duration; write it like 90s, 9m or 1h")
+    return seconds
+
+
 def count_text(count: float) -> str:
     """Return a count with three digits; with all digits below a thousand.
 
