@@ -26,7 +26,7 @@ def test_presets_expand() -> None:
         "quick": 3 * 3 * (5 + 2 * 3),
         "full": 9 * sum(12 + 4 * (depth + 1) for depth in (1, 2, 3, 5, 10, 20, 50)),
         "engines": 4 * 2 * 13,
-        "gpu": 5 * 4 * (6 + 2 * 4),
+        "gpu": 5 * 4 * (8 + 2 * 3),
         "batching": 3 * 4 * 7,
         "batching-compiled": 2 * 2 * 6,
         "fig3": 4 * (2 + 4 * 4),
