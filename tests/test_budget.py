@@ -1,8 +1,10 @@
 """A run within a budget of time does what fits, in a useful order, and goes on at the next call."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -65,9 +67,14 @@ class Made:
         self.clock, self.slower = clock, slower
         self.work: list[tuple[str, str, int]] = []
         self.stopped = Event()
+        self.at_once = self.most_at_once = 0
 
     def _do(self, stage: str, cell: Cell, value: Any = None) -> WorkResult:
         self.work.append((stage, cell.model, cell.depth))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        sleep(0.01)  # so that others begin meanwhile, if any do
+        self.at_once -= 1
         self.clock.now += self.slower * SECONDS[stage]
         return WorkResult(Outcome(Status.OK), value, self.slower * SECONDS[stage])
 
@@ -135,6 +142,17 @@ def test_estimates_are_corrected_by_what_was_measured(
     assert clock.now <= 100.0
     _, _, left = called(tmp_path / "quick", clock, 100.0, slower=0.1)
     assert left == 0
+
+
+def test_nothing_is_begun_that_has_to_wait_for_a_gpu(
+    tmp_path: Path, clock: SimpleNamespace
+) -> None:
+    made, plan = Made(clock), [Planned(replace(one.cell, device="cuda:0")) for one in PLAN]
+    made.in_flight = made.workers = 4
+    budget = Budget(1000.0, Costs(SETTINGS))
+    session = begin(tmp_path, plan, samples=SETTINGS.samples)
+    assert run(plan, session, SETTINGS, executor=made, budget=budget) == 0
+    assert made.most_at_once == 1
 
 
 def test_what_does_not_fit_is_not_begun(tmp_path: Path, clock: SimpleNamespace) -> None:
