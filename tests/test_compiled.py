@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from estimators import (
 from estimators.base.registry import ESTIMATORS
 from estimators.programs import compiled, making, modules
 from estimators.programs.executable import Executable, executable
+from estimators.programs.launches import Launched
 from estimators.programs.layout import Form, Layout
 from estimators.programs.modules import Program
 from estimators.programs.signature import Signature
@@ -378,3 +380,39 @@ def test_programs_are_kept_on_disk_and_made_anew_where_broken(
     with pytest.warns(UserWarning, match="compiled anew"):
         assert torch.equal(executable(program).run(given)[0], expected)
     assert len([*folder.rglob("*.pt2")]) == 1
+
+
+def test_cuda_graphs_are_launched_with_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By stand-ins: a graph that repeats what ran while it was captured."""
+    ran: list[str] = []
+
+    class Graph:
+        def replay(self) -> None:
+            ran.append("replay")
+            for result, value in zip(results, program(given), strict=True):
+                result.copy_(value)
+
+    given: list[Tensor] = []
+    results: list[Tensor] = []
+
+    def program(tensors: list[Tensor]) -> list[Tensor]:
+        return [tensors[0] * 2]
+
+    def run(tensors: list[Tensor]) -> list[Tensor]:
+        if len(tensors) > 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        ran.append("run")
+        given[:], results[:] = tensors, program(tensors)
+        return [*results]
+
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    launched = Launched(run)
+    first = launched([torch.ones(2)])
+    second = launched([torch.full((2,), 5.0)])
+    assert ran == ["run", "run", "replay", "replay"]
+    assert first[0].tolist() == [2.0, 2.0]
+    assert second[0].tolist() == [10.0, 10.0]
+    with pytest.raises(RuntimeError, match="capturing"):  # its own error, from an uncaptured run
+        launched([torch.ones(2), torch.ones(2)])

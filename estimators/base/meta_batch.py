@@ -152,6 +152,8 @@ def _refuse_vmap(estimator: Estimator, problems: Sequence[BilevelProblem], param
     first = problems[0].inner_loss
     assert isinstance(first, ModuleLoss)
     few = problems[:2]
+    if getattr(estimator, "compiled", False):  # would be compiled for two problems too
+        estimator = replace(estimator, compiled=False)  # type: ignore[type-var]
     reason = fault_of_vmap(
         (kind_of(estimator, first.module, first.batch, params), first.kind),
         # By copies, since an estimator may count its calls.

@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from estimators.programs.launches import Launched, Run
 from estimators.programs.modules import Program
 
 
@@ -26,7 +27,7 @@ class Executable(NamedTuple):
         seconds: that it took to compile, in this process or in another.
     """
 
-    run: Callable[[list[Tensor]], list[Tensor]]
+    run: Run
     seconds: float
 
 
@@ -92,12 +93,12 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(base) / "metagrad-bench"
 
 
-def _load(path: Path, device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
+def _load(path: Path, device: torch.device) -> Run:
     # Several threads may call it, one at a time: it has one set of buffers.
     loader: Any = torch._C._aoti.AOTIModelPackageLoader
     number = -1 if device.type == "cpu" else device.index or 0
-    run: Callable[[list[Tensor]], list[Tensor]] = loader(str(path), "model", False, 1, number).run
-    return run
+    run: Run = loader(str(path), "model", False, 1, number).run
+    return Launched(run) if device.type == "cuda" else run
 
 
 def _compile(
