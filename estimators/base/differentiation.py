@@ -66,34 +66,59 @@ def value_and_gradient(
         with plain_attention() if create_graph else nullcontext():
             gradient, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
         return value, gradient
-    with torch.enable_grad(), plain_attention() if create_graph else nullcontext():
+    if not torch.is_grad_enabled():
+        with torch.enable_grad():
+            return value_and_gradient(loss, params, create_graph=create_graph)
+    if create_graph:
+        with plain_attention():
+            value = evaluate(loss, params)
+    else:
         value = evaluate(loss, params)
-    grads = differentiated(value, list(params.values()), create_graph=create_graph)
+    grads = differentiated(value, [*params.values()], create_graph=create_graph)
     return (value if create_graph else value.detach()), dict(zip(params, grads, strict=True))
 
 
 def differentiated(
-    outputs: Tensor | Sequence[Tensor], inputs: Sequence[Tensor], **options: Any
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    *,
+    create_graph: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, ...]:
     """Call `torch.autograd.grad` for dense results; what torch lacks ends in one clear line.
 
     Args:
         outputs: of the graph.
         inputs: in the same graph, or not: the gradients of these are zeros.
-        **options: of `torch.autograd.grad`.
+        create_graph: see `torch.autograd.grad`.
+        **options: likewise.
 
     Raises:
         OptionError: torch cannot differentiate an operation, or not twice.
         RuntimeError: torch's, where it is about something else.
     """
     try:
-        found = torch.autograd.grad(outputs, inputs, materialize_grads=True, **options)
-        return tuple([grad.to_dense() if grad.is_sparse else grad for grad in found])
+        found = torch.autograd.grad(
+            outputs, inputs, allow_unused=True, create_graph=create_graph, **options
+        )
     except RuntimeError as error:
         refusal = missing_derivative(error)
         if refusal is None:
             raise
         raise refusal from error
+    for grad in found:  # materialize_grads=True takes several times as long for the same
+        if grad is None or grad.is_sparse:
+            break
+    else:
+        return found
+    return tuple(
+        torch.zeros_like(value, requires_grad=create_graph)
+        if grad is None
+        else grad.to_dense()
+        if grad.is_sparse
+        else grad
+        for grad, value in zip(found, inputs, strict=True)
+    )
 
 
 def differentiate(

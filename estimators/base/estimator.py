@@ -2,8 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, ClassVar
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from estimators.base.attention import trainable_attention
 from estimators.base.errors import OptionError
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
@@ -227,8 +227,14 @@ class Estimator(ABC):
         theta = detached(params)
         if not problem.steps:  # theta is what is returned as adapted: not in the caller's memory
             theta = {name: value.clone() for name, value in theta.items()}
-        with torch.enable_grad(), _no_autocast_cache():
-            return self._run(problem, theta)
+        cached = torch.is_autocast_cache_enabled()
+        # Autocast would hold the weights of every iterate until its block ends.
+        torch.set_autocast_cache_enabled(False)
+        try:
+            with torch.enable_grad(), trainable_attention():  # here once, not at each evaluation
+                return self._run(problem, theta)
+        finally:
+            torch.set_autocast_cache_enabled(cached)
 
     def _refuse_unsupported_descent(self, problem: BilevelProblem) -> None:
         if not problem.plain and not self.supports_momentum:
@@ -240,17 +246,6 @@ class Estimator(ABC):
 
     def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         return self.estimate(problem, params)
-
-
-@contextmanager
-def _no_autocast_cache() -> Generator[None]:
-    """Keep autocast from holding the weights of every iterate until its block ends."""
-    cached = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(cached)
 
 
 def _check_step_sizes(sizes: Params, params: Mapping[str, Tensor]) -> None:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from estimators.base.attention import plain_attention
 from estimators.base.differentiation import Loss, value_and_gradient
 from estimators.base.errors import OptionError
 from estimators.base.phases import Phase, phase
-from estimators.base.tree import Params, axpy, leaves
+from estimators.base.tree import Params, axpy, leaves, require_gradients
 
 
 class State(NamedTuple):
@@ -99,8 +100,9 @@ class BilevelProblem:
 
     def start(self, params: Params) -> State:
         """Return the state before the first step."""
-        rest = {name: torch.zeros_like(value) for name, value in params.items()}
-        return State(params, rest if self.momentum else {})
+        if not self.momentum:
+            return State(params, {})
+        return State(params, {name: torch.zeros_like(value) for name, value in params.items()})
 
     def states(self, params: Params) -> Iterator[State]:
         """Yield the state after 0, ..., K steps; each step's graph is freed before the next.
@@ -116,8 +118,9 @@ class BilevelProblem:
         for _ in range(self.steps):
             with phase(Phase.INNER_LOOP):
                 _, gradient = value_and_gradient(self.inner_loss, state.params)
-                state = self._step(state, gradient)
-                state = State(leaves(state.params), state.velocity)
+                with torch.no_grad():
+                    state = self._step(state, gradient)
+                require_gradients(state.params)
             yield state
 
     def trajectory(self, params: Params) -> Iterator[Params]:
@@ -152,10 +155,11 @@ class BilevelProblem:
         Returns:
             The state after the last step, differentiable with respect to the first.
         """
-        for _ in range(steps):
-            with phase(Phase.INNER_LOOP):
-                _, gradient = value_and_gradient(self.inner_loss, state.params, create_graph=True)
-                state = self._step(state, gradient)
+        with plain_attention():  # here once, not at each step
+            for _ in range(steps):
+                with phase(Phase.INNER_LOOP):
+                    _, slopes = value_and_gradient(self.inner_loss, state.params, create_graph=True)
+                    state = self._step(state, slopes)
         return state
 
     def outer_gradient(self, params: Params) -> tuple[Tensor, Params]:

@@ -21,12 +21,22 @@ def leaves(params: Mapping[str, Tensor]) -> Params:
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
+def require_gradients(params: Mapping[str, Tensor]) -> None:
+    """Make leaves of tensors that have no graph, and that nobody else refers to."""
+    if not torch.compiler.is_compiling():
+        for value in params.values():
+            value.requires_grad_()
+
+
 def axpy(scale: float, x: Params, y: Params) -> Params:
     """Return scale * x + y, key by key."""
     if torch.compiler.is_compiling():
         # torch 2.13's inductor fuses add(y, matrix product, alpha=scale) and forgets scale.
         return {name: value + scale * x[name] for name, value in y.items()}
-    return {name: torch.add(value, x[name], alpha=scale) for name, value in y.items()}
+    if len(y) < 2:  # one call for all tensors is quicker from two on
+        return {name: torch.add(value, x[name], alpha=scale) for name, value in y.items()}
+    sums = torch._foreach_add([*y.values()], [x[name] for name in y], alpha=scale)
+    return dict(zip(y, sums, strict=True))
 
 
 def scaled(scale: float, x: Params) -> Params:

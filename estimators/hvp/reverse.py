@@ -30,12 +30,12 @@ class Reverse(Hessian):
 
     def _product(self, vector: Params, *, last: bool) -> Params:
         # A gradient that is constant in the parameters has no graph, and its Hessian rows are 0.
-        curved = {name: g for name, g in self._gradient.items() if g.requires_grad}
+        curved = [name for name, slope in self._gradient.items() if slope.requires_grad]
         if not curved:
             return {name: torch.zeros_like(value) for name, value in vector.items()}
         products = differentiated(
-            list(curved.values()),
-            list(self._point.values()),
+            [self._gradient[name] for name in curved],
+            [*self._point.values()],
             grad_outputs=[vector[name] for name in curved],
             retain_graph=not last,
         )

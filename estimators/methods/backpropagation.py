@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from estimators.base.attention import plain_attention
 from estimators.base.differentiation import differentiate, evaluate
 from estimators.base.estimator import MetaGradient
 from estimators.base.phases import Phase, marked_outer_loss, phase
@@ -100,9 +101,10 @@ def through_iterates(
     Returns:
         A_first ... A_last vector.
     """
-    for phi in reversed(iterates):
-        product = hvp(problem.inner_loss, phi, vector, engine=engine)
-        vector = axpy(-problem.alpha, product, vector)
+    with plain_attention():  # here once, not for each product
+        for phi in reversed(iterates):
+            product = hvp(problem.inner_loss, phi, vector, engine=engine)
+            vector = axpy(-problem.alpha, product, vector)
     return vector
 
 
