@@ -241,11 +241,11 @@ def test_activation_checkpoints_are_computed_again_with_the_same_parameters() ->
 
 
 def test_a_recomputation_with_other_parameters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from estimators.base import module_state
+    from estimators.base import module_filling
 
     module = torch.utils.checkpoint
     name = "_checkpoint_without_reentrant_generator"
-    monkeypatch.setattr(module, name, module_state._begin_checkpoint)
+    monkeypatch.setattr(module, name, module_filling._begin_checkpoint)
     with pytest.raises(OptionError, match="slope"):
         problem_of(Saving({"use_reentrant": False}))
 

@@ -152,5 +152,8 @@ def kind_of(*things: object) -> Hashable:
                     waiting.append(cell.cell_contents)
         else:
             parts.append((ref(type(thing)), getattr(thing, "__qualname__", "")))
-            waiting += getattr(thing, "__dict__", {}).values()
+            if hasattr(type(thing), "made_of"):  # `ModuleLoss`, whose other attributes are notes
+                waiting += thing.made_of  # type: ignore[attr-defined]
+            else:
+                waiting += getattr(thing, "__dict__", {}).values()
     return tuple(parts)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from estimators.base.agreement import kind_of
-from estimators.base.module_state import ModuleState, Snapshot, state_of
+from estimators.base.module_state import ModuleState, Seen, seen_of, state_of
 from estimators.base.references import references, version
 from estimators.base.tree import Params, detached
 
@@ -42,7 +42,7 @@ class ModuleLoss:
     batch: Batch
     buffers: Params
     wants_params: bool = False
-    seen: Snapshot | None = None
+    seen: Seen | None = None
     kind: Hashable = None
     refers_to: Sequence[tuple[object, object]] = ()
     versions: Sequence[object] = ()
@@ -53,13 +53,15 @@ class ModuleLoss:
         module: nn.Module,
         criterion: Criterion,
         batch: Batch,
-        buffers: Params,
+        buffers: Params | None,
         wants_params: bool,
         check: bool,
     ) -> Self:
-        """Make the loss of a module as it is now."""
-        state = state_of(module)
-        seen = state.snapshot() if check else None
+        """Make the loss of a module as it is now; with copies of its buffers, if none are given."""
+        seen = seen_of(module) if check else None
+        state = seen.state if seen else state_of(module)
+        if buffers is None:
+            buffers = state.buffers(shared=check)
         parts = module, state, criterion, batch, buffers, wants_params, seen
         return cls(*parts, kind_of(criterion), references(criterion), versions(batch))
 
@@ -71,10 +73,14 @@ class ModuleLoss:
         """Stay the loss of the same module, which the criterion may know."""
         return self
 
+    @property
+    def made_of(self) -> tuple[nn.Module, Criterion, Batch, Params, bool]:
+        """All that the loss depends on."""
+        return self.module, self.criterion, self.batch, self.buffers, self.wants_params
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle what the loss is made of."""
-        parts = self.module, self.criterion, self.batch, self.buffers, self.wants_params
-        return type(self).of, (*parts, self.seen is not None)
+        return type(self).of, (*self.made_of, self.seen is not None)
 
     def __call__(self, params: Params) -> Tensor:
         """Return the scalar loss at `params`."""
@@ -83,10 +89,11 @@ class ModuleLoss:
     def outputs_and_loss(self, params: Params) -> tuple[Any, Tensor]:
         """Return the module's outputs and the scalar loss at `params`."""
         inputs, targets = self.batch
-        with self.state.filled(self.buffers | params):
+        with self.state.filled(self.buffers | params if self.buffers else params):
             outputs = self.module(inputs)
-            more = {"params": params} if self.wants_params else {}
-            return outputs, self.criterion(outputs, targets, **more)
+            if self.wants_params:
+                return outputs, self.criterion(outputs, targets, params=params)
+            return outputs, self.criterion(outputs, targets)
 
 
 def versions(batch: Batch) -> list[object]:

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from estimators.base.errors import OptionError
 from estimators.base.module_loss import Batch, Criterion, ModuleLoss
-from estimators.base.module_state import state_of
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
-from estimators.base.tree import Params, detached
+from estimators.base.tree import Params
 
 
 def module_problem(
@@ -56,13 +55,11 @@ def module_problem(
         torch.Size([1, 2])
     """
     support, query = _batch("support", support), _batch("query", query)
-    state, asks = state_of(module), _wants_params(criterion)
-    buffers = state.buffers(shared=check)
-    inner = ModuleLoss.of(module, criterion, support, buffers, asks, check)
+    inner = ModuleLoss.of(module, criterion, support, None, _wants_params(criterion), check)
     problem = BilevelProblem(inner, inner.on(query), step_size, steps, momentum)
-    own = detached({name: p for name, p in state.parameters.items() if p.requires_grad})
+    own = {name: p for name, p in inner.state.parameters.items() if p.requires_grad}
     if check and own:
-        check_problem(problem, own)
+        check_problem(problem, own, new=True)
     return problem
 
 

@@ -1,30 +1,29 @@
 """What a module holds: other tensors in its parameters' places, and what may not change later."""
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
-from difflib import get_close_matches
-from operator import is_
-from threading import RLock
-from typing import Any, NoReturn
+from contextlib import AbstractContextManager, contextmanager
+from operator import is_, itemgetter
+from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils import checkpoint
 
-from estimators.base.attention import is_plain, plain_attention, trainable_attention
 from estimators.base.errors import OptionError
+from estimators.base.module_filling import LOCK, Filled, Place, refuse_name
 from estimators.base.references import PLAIN, is_same, is_watched, version
 from estimators.base.tree import Params
 
-_Place = tuple[dict[str, Tensor | None], str]
 _Attribute = tuple[str, str]  # name of the part, name of the attribute
-_PATIENCE = 60.0  # seconds
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_FILLED = ("_parameters", "_modules")
+_CONTAINERS = (*_FILLED, "_buffers", *_HOOKS)
+_Reader = Callable[[dict[str, Any]], tuple[Any, ...]]
 
 
+Kind = tuple[object, ...]
+"""Hashable: what problems have in common that one check of them is enough for."""
 Snapshot = dict[_Attribute, tuple[object, object]]
 """Attributes and frozen parameters with a version: what every write to a tensor or list changes."""
 
@@ -42,7 +41,8 @@ class ModuleState:
         OptionError: the module's parameters cannot be replaced by other tensors.
 
     Attributes:
-        checked_kinds: of problem.
+        checked_kinds: of loss that were found right, with whether twice differentiable too.
+        last_seen: returns what `seen_of` has returned, for as long as anybody has it.
         written_by_forward: attributes that a forward pass changes.
     """
 
@@ -53,11 +53,11 @@ class ModuleState:
         self._types = {name: type(part).__name__ for name, part in parts.items()}
         self._built = self._build()
         self._counts = [len(vars(part)) for part in parts.values()]
-        self._places: dict[str, list[_Place]] = {}
+        self._places: dict[str, list[Place]] = {}
         self._first_names: dict[str, str] = {}
-        self._buffers: dict[str, _Place] = {}
+        self._buffers: dict[str, Place] = {}
         self._copies: dict[str, tuple[Tensor, object, Tensor]] = {}
-        shared: dict[int, tuple[str, list[_Place]]] = {}
+        shared: dict[int, tuple[str, list[Place]]] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):
             for name, (tensors, leaf) in _entries(prefix, part):
                 first, places = shared.setdefault(id(tensors[leaf]), (name, []))
@@ -73,7 +73,12 @@ class ModuleState:
             for attribute, value in vars(part).items()
             if is_watched(attribute, value)
         ]
-        self.checked_kinds: set[tuple[Any, ...]] = set()
+        read: dict[str, list[str]] = {name: [*_CONTAINERS, "training"] for name in parts}
+        for name, attribute in self._watched:
+            read[name].append(attribute)
+        self._readers = [(itemgetter(*names), ref(parts[name])) for name, names in read.items()]
+        self.checked_kinds: dict[Kind, bool] = {}
+        self.last_seen: Callable[[], Seen | None] = lambda: None
         self.written_by_forward: set[_Attribute] = set()
 
     def fits(self) -> bool:
@@ -90,7 +95,7 @@ class ModuleState:
         """Return parts, and parameters with the names of buffers."""
         modules: list[ref[nn.Module]] = []
         rest: list[object] = []
-        with _lock:
+        with LOCK:
             for part in self._parts:
                 held = self._vars(part)
                 modules += [ref(child) for child in held["_modules"].values() if child is not None]
@@ -142,7 +147,7 @@ class ModuleState:
             shared: whether to return the same copy until the buffer changes.
         """
         found = {}
-        with _lock:
+        with LOCK:
             for name, (held, leaf) in self._buffers.items():
                 buffer: Any = held[leaf]
                 kept = self._copies.get(name)
@@ -156,8 +161,7 @@ class ModuleState:
                 found[name] = kept[2]
         return found
 
-    @contextmanager
-    def filled(self, tensors: Mapping[str, Tensor]) -> Generator[None]:
+    def filled(self, tensors: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         """Put tensors in the places of parameters and buffers while a block runs.
 
         What `torch.func.functional_call` does, without its search for tied weights at each call.
@@ -169,29 +173,7 @@ class ModuleState:
         Raises:
             OptionError: a name is unknown.
         """
-        if torch.compiler.is_compiling():
-            with self._swapped(tensors):
-                yield
-            return
-        token = _filling.set((self, tensors))
-        try:
-            with _lock, self._swapped(tensors):
-                yield
-        finally:
-            _filling.reset(token)
-
-    @contextmanager
-    def _swapped(self, tensors: Mapping[str, Tensor]) -> Generator[None]:
-        before: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
-        try:
-            for name, tensor in tensors.items():
-                for held, leaf in self._places.get(name) or self._unknown(name):
-                    before.append((held, leaf, held[leaf]))
-                    held[leaf] = tensor
-            yield
-        finally:
-            for held, leaf, own in reversed(before):
-                held[leaf] = own
+        return Filled(self._places, tensors)
 
     def check_names(self, params: Mapping[str, Tensor]) -> None:
         """Refuse parameters that are not the module's, and any that are missing or misshapen.
@@ -204,7 +186,7 @@ class ModuleState:
         """
         given = set()
         for name, value in params.items():
-            first = self._first_names.get(name) or self._unknown(name)
+            first = self._first_names.get(name) or refuse_name(name, self._places)
             own = self._own.get(first)
             if own is None:
                 raise OptionError(f"{name!r} is a buffer, no parameter: theta is trainable(module)")
@@ -230,6 +212,11 @@ class ModuleState:
         held = {at: self._vars(at[0]).get(at[1]) for at in self._watched}
         held |= {_split(n): value for n, value in self._own.items() if not value.requires_grad}
         return {at: (value, version(value)) for at, value in held.items()}
+
+    def readers(self) -> list[tuple[_Reader, nn.Module]]:
+        """Return the parts, and what reads the containers and watched attributes of each."""
+        parts = [(read, part()) for read, part in self._readers]
+        return [(read, part) for read, part in parts if part is not None]
 
     def changed(self, since: Snapshot) -> list[_Attribute]:
         """Return what is not as in a snapshot."""
@@ -274,13 +261,86 @@ class ModuleState:
         """Return the words for a part of the module, such as "LSTM 'rnn'"."""
         return f"{self._types[part]} {part!r}" if part else f"the module ({self._types[part]})"
 
-    def _unknown(self, name: str) -> NoReturn:
-        near = get_close_matches(name, self._places, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join([*self._places][:8])}"
-        raise OptionError(
-            f"the module has no parameter {name!r}; {hint} (is it the module that the problem was "
-            "made of?)"
+
+class Seen:
+    """A module as it was at a moment; problems that are made while it stays so share the object.
+
+    Attributes:
+        state: of the module.
+        snapshot: see `ModuleState.snapshot`.
+        passed: kinds of loss that were found right while the module was so; see `checked_kinds`.
+    """
+
+    def __init__(self, state: ModuleState) -> None:
+        self.state = state
+        self.passed: dict[Kind, bool] = {}
+        readers = state.readers()
+        self._parts = [part for _, part in readers]
+        self._attributes = [(read, vars(part)) for read, part in readers]
+        every = [vars(part) for part in self._parts]
+        self._dictionaries = every + [held[n] for held in every for n in _CONTAINERS if n in held]
+        self._filled = [held[name] for held in every for name in _FILLED if held[name]]
+        self._buffers = [held["_buffers"] for held in every if held["_buffers"]]
+        self._parameters = [*state.parameters.values()]
+        self._objects, self._others = self._look()
+        self.snapshot = state.snapshot()
+        mutable = [seen for seen in self.snapshot.values() if not isinstance(seen[0], PLAIN)]
+        self._mutable = [value for value, _ in mutable]
+        self._versions = [before for _, before in mutable]
+
+    def is_current(self) -> bool:
+        """Return whether the module is as it was for certain, by a look at less than `changed`.
+
+        The same objects are in the same places, and have the same versions. So it still `fits`,
+        nothing has `changed`, and its `settings` are those of then.
+        """
+        objects, others = self._look()
+        return (
+            len(objects) == len(self._objects)
+            and others == self._others
+            and all(map(is_, objects, self._objects))
+            and [*map(version, self._mutable)] == self._versions
         )
+
+    def _look(self) -> tuple[list[object], list[object]]:
+        """Return objects that changes replace, and lengths, flags and names that they change.
+
+        Of the dictionaries of back then, which are still the module's if they are among the
+        objects of now.
+        """
+        with LOCK:
+            objects: list[object] = [*map(vars, self._parts)]
+            try:
+                for read, attributes in self._attributes:
+                    objects += read(attributes)
+            except KeyError:  # one was deleted
+                return [], [object()]
+            for held in self._filled:
+                objects += held.values()
+            others: list[object] = [*map(len, self._dictionaries)]
+            others += [parameter.requires_grad for parameter in self._parameters]
+            for buffers in self._buffers:
+                others += [name for name, value in buffers.items() if value is not None]
+        return objects, others
+
+
+def seen_of(module: nn.Module) -> Seen:
+    """Return what a module is now.
+
+    Args:
+        module: left as it is.
+
+    Raises:
+        OptionError: see `ModuleState`.
+    """
+    known = _states.get(id(module))
+    last = known[1].last_seen() if known is not None and known[0]() is module else None
+    if last is not None and last.is_current():
+        return last
+    state = state_of(module)
+    seen = Seen(state)
+    state.last_seen = ref(seen)
+    return seen
 
 
 def state_of(module: nn.Module) -> ModuleState:
@@ -298,7 +358,7 @@ def state_of(module: nn.Module) -> ModuleState:
     known = _states.get(id(module))  # not by equality, which a module may define
     if known is not None and known[0]() is module and known[1].fits():
         return known[1]
-    with _lock:
+    with LOCK:
         state = ModuleState(module)
     key = id(module)
     _states[key] = ref(module, lambda _: _states.pop(key, None)), state
@@ -306,7 +366,6 @@ def state_of(module: nn.Module) -> ModuleState:
 
 
 _states: dict[int, tuple[ref[nn.Module], ModuleState]] = {}
-_lock = RLock()  # while a module has other tensors; one for all, since modules share parts
 
 
 def _refuse_wrappers(module: nn.Module) -> None:
@@ -327,7 +386,7 @@ def _refuse_wrappers(module: nn.Module) -> None:
                 )
 
 
-def _entries(prefix: str, part: nn.Module) -> Generator[tuple[str, _Place]]:
+def _entries(prefix: str, part: nn.Module) -> Generator[tuple[str, Place]]:
     for tensors in (part._parameters, part._buffers):
         for leaf, tensor in tensors.items():
             if tensor is not None:
@@ -337,37 +396,3 @@ def _entries(prefix: str, part: nn.Module) -> Generator[tuple[str, _Place]]:
 def _split(name: str) -> _Attribute:
     part, _, leaf = name.rpartition(".")
     return part, leaf
-
-
-_filling: ContextVar[tuple[ModuleState, Mapping[str, Tensor]] | None] = ContextVar(
-    "filling", default=None
-)
-_begin_checkpoint: Any = getattr(checkpoint, "_checkpoint_without_reentrant_generator", None)
-
-
-def _checkpoint_that_refills(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Begin an activation checkpoint whose recomputation finds the tensors of the forward pass."""
-    filling = _filling.get()
-    if filling is None:
-        return _begin_checkpoint(function, *args, **kwargs)
-    state, tensors = filling
-    attention = plain_attention() if is_plain() else nullcontext()
-
-    def again(*inputs: Any, **options: Any) -> Any:
-        # In a thread of autograd's, for which a thread that holds the lock may be waiting.
-        if not _lock.acquire(timeout=_PATIENCE):
-            raise OptionError("an activation checkpoint is computed again within a forward pass")
-        try:
-            with attention, trainable_attention(), state.filled(tensors):
-                return function(*inputs, **options)
-        finally:
-            _lock.release()
-
-    return _begin_checkpoint(again, *args, **kwargs)
-
-
-# Autograd computes a checkpoint again in the backward pass, when a module has its own parameters
-# back. torch has no public way to say what holds then; where it changes this one, the check of
-# problems refuses such modules.
-if _begin_checkpoint is not None:
-    setattr(checkpoint, _begin_checkpoint.__name__, _checkpoint_that_refills)

@@ -16,7 +16,7 @@ from estimators.base.errors import OptionError
 from estimators.base.failures import out_of_memory
 from estimators.base.module_calls import generators_kept
 from estimators.base.module_loss import ModuleLoss, versions
-from estimators.base.module_state import Snapshot
+from estimators.base.module_state import Kind, Seen, Snapshot
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_trial import Trial, refuse
 from estimators.base.references import is_same, references
@@ -25,37 +25,56 @@ from estimators.base.tree import Params
 _MOST_KINDS = 256
 
 
-def check_problem(problem: BilevelProblem, params: Mapping[str, Tensor]) -> None:
+def check_problem(
+    problem: BilevelProblem, params: Mapping[str, Tensor], *, new: bool = False
+) -> None:
     """Refuse parameters that cannot be used, and a problem whose estimates would be wrong.
 
     Args:
         problem: the bilevel problem.
         params: theta.
+        new: whether the problem was made just now, so that nothing can have changed since.
 
     Raises:
         OptionError: says what is wrong, where, and what to do.
     """
     _check_params(params)
-    checked: dict[int, object] = {}  # by module, which both losses have as a rule
+    types = tuple([(name, value.dtype, value.device) for name, value in params.items()])
+    current: dict[int, bool] = {}  # by module, which both losses have as a rule
     for loss, twice in ((problem.inner_loss, True), (problem.outer_loss, False)):
         if not isinstance(loss, ModuleLoss):
             continue
-        if id(loss.state) not in checked:
-            loss.state.check_names(params)
-            if loss.seen is not None:
-                _refuse_changes(loss, loss.seen, params)
-            checked[id(loss.state)] = _kind(loss, params)
-        if loss.seen is None:
+        state, seen = loss.state, loss.seen
+        if id(state) not in current:
+            state.check_names(params)
+            current[id(state)] = new or (seen is not None and seen.is_current())
+            if seen is not None:
+                _refuse_changes(loss, seen, params, current=current[id(state)], new=new)
+        if seen is None:
             continue
-        if versions(loss.batch) != loss.versions:
+        if not new and versions(loss.batch) != loss.versions:
             refuse("the data of a problem was written to after the problem was made: copy it")
-        kind, passed = (checked[id(loss.state)], *_own_kind(loss)), loss.state.checked_kinds
-        if (*kind, True) in passed or (*kind, twice) in passed:
+        kind = (types, *_own_kind(loss))
+        if current[id(state)] and _is_among(seen.passed, kind, twice):
             continue
-        if _check(loss, params, twice=twice):
-            if len(passed) >= _MOST_KINDS:
-                passed.clear()
-            passed.add((_kind(loss, params), *_own_kind(loss), twice))
+        if not _is_among(state.checked_kinds, (state.settings, *kind), twice):
+            if not _check(loss, params, twice=twice):
+                continue
+            _remember(state.checked_kinds, (state.settings, *kind), twice)
+        if current[id(state)]:
+            _remember(seen.passed, kind, twice)
+
+
+def _is_among(kinds: Mapping[Kind, bool], kind: Kind, twice: bool) -> bool:
+    """Return whether a kind was found right, with its second derivative if that matters."""
+    found = kinds.get(kind)
+    return found is not None and found >= twice
+
+
+def _remember(kinds: dict[Kind, bool], kind: Kind, twice: bool) -> None:
+    if len(kinds) >= _MOST_KINDS:
+        kinds.clear()
+    kinds[kind] = twice
 
 
 def _check_params(params: Mapping[str, Tensor]) -> None:
@@ -79,12 +98,7 @@ def _check_params(params: Mapping[str, Tensor]) -> None:
         raise OptionError("there are no gradients within torch.inference_mode(): leave it")
 
 
-def _kind(loss: ModuleLoss, params: Mapping[str, Tensor]) -> object:
-    types = tuple([(name, value.dtype, value.device) for name, value in params.items()])
-    return loss.state.settings, types
-
-
-def _own_kind(loss: ModuleLoss) -> tuple[object, ...]:
+def _own_kind(loss: ModuleLoss) -> Kind:
     modes: tuple[bool, ...] = ()
     if isinstance(loss.criterion, nn.Module):
         modes = tuple([part.training for part in loss.criterion.modules()])
@@ -95,7 +109,9 @@ def _shape(data: object) -> object:
     return (data.shape[1:], data.dtype) if isinstance(data, Tensor) else type(data)
 
 
-def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tensor]) -> None:
+def _refuse_changes(
+    loss: ModuleLoss, seen: Seen, params: Mapping[str, Tensor], *, current: bool, new: bool
+) -> None:
     """Refuse what was changed after the problem was made: it sees things as they are now."""
     state = loss.state
     hooked = [name for name, value in state.parameters.items() if value._backward_hooks]
@@ -108,7 +124,9 @@ def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tenso
         refuse(
             "within parametrize.cached() all iterates would have the weights of the first: leave it"
         )
-    if not state.fits():
+    if new:
+        return
+    if not current and not state.fits():
         refuse(
             "the module was given other parts or parameters after a problem was made: make it anew"
         )
@@ -117,8 +135,11 @@ def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tenso
             "what the criterion refers to was changed after a problem was made, which sees it "
             "as it is now: bind what differs from task to task by functools.partial"
         )
-    changed = [at for at in state.changed(seen) if at not in state.written_by_forward]
-    if changed and _matters(loss, seen, changed, dict(params)):
+    if current:
+        return
+    before = seen.snapshot
+    changed = [at for at in state.changed(before) if at not in state.written_by_forward]
+    if changed and _matters(loss, before, changed, dict(params)):
         part, name = changed[0]
         refuse(
             f"{name!r} of {state.title(part)} was changed after a problem was made, which sees the "
