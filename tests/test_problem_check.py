@@ -6,7 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import partial
+from gc import collect
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from estimators import (
     module_problem,
     trainable,
 )
+from estimators.base.module_state import seen_of
 from tests.support.modules import SPECS, mlp, problem_of, regression, seeded
 from tests.support.oracle import flatten, relative_error
 
@@ -471,3 +474,88 @@ def test_the_comparison_with_a_loop_is_no_use_of_the_estimator() -> None:
             estimate_batch(estimator, [problem_of(net)], trainable(net), batching=way)
             due.append(estimator.needs_calibration)
     assert due[:4] == due[4:]
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.register_buffer("mask", None)
+        self.scale, self.powers, self.table = torch.ones(()), [1, 2], np.ones(2)
+        self.linear.bias.requires_grad_(False)
+        seeded(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.linear(x)) * self.scale)  # type: ignore[no-any-return]
+
+
+def bias_written(net: Any) -> None:
+    with torch.no_grad():
+        net.linear.bias.add_(1)
+
+
+def forgotten(net: Any) -> None:
+    net.head._forward_hooks = type(net.head._forward_hooks)()
+    net.head.register_forward_hook(lambda *_: None)
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "mode": lambda net: net.head.eval(),
+    "attribute": lambda net: setattr(net, "scale", torch.ones(())),
+    "tensor": lambda net: net.scale.add_(1),
+    "list": lambda net: net.powers.append(3),
+    "array": lambda net: net.table.fill(2),
+    "new attribute": lambda net: setattr(net.linear, "power", 2),
+    "deleted attribute": lambda net: delattr(net, "powers"),
+    "frozen parameter": bias_written,
+    "frozen": lambda net: net.head.weight.requires_grad_(False),
+    "thawed": lambda net: net.linear.bias.requires_grad_(True),
+    "part": lambda net: setattr(net, "head", nn.Linear(4, 2, dtype=torch.float64)),
+    "new part": lambda net: net.linear.add_module("tail", nn.Identity()),
+    "parameter": lambda net: setattr(net.head, "bias", nn.Parameter(torch.zeros(2))),
+    "no parameter": lambda net: net.head.register_parameter("bias", None),
+    "buffer": lambda net: setattr(net, "mask", torch.ones(4)),
+    "hook": lambda net: net.head.register_forward_hook(lambda *_: None),
+    "another hook": forgotten,
+    "dictionary": lambda net: setattr(net.head, "__dict__", dict(vars(net.head))),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_only_a_module_that_nothing_was_done_to_is_taken_for_the_same(
+    change: Callable[[Any], object],
+) -> None:
+    net = Part()
+    net.head.register_forward_hook(lambda *_: None)
+    seen = seen_of(net)
+    net.head.weight.data.add_(1)  # theta: given to each evaluation
+    assert seen.is_current()
+    assert seen_of(net) is seen
+    change(net)
+    assert not seen.is_current()
+    assert seen_of(net) is not seen
+
+
+def test_a_parameter_frozen_between_two_problems_may_not_change_after_the_second() -> None:
+    net = mlp()
+    problem_of(net)
+    first = problem_of(net)
+    net.get_parameter("0.weight").requires_grad_(False)
+    second, params = problem_of(net), trainable(net)
+    create("maml")(second, params)
+    with torch.no_grad():
+        net.get_parameter("0.weight").add_(1)
+    with pytest.raises(OptionError, match="'weight' of Linear '0'"):
+        create("maml")(second, params)
+    del first
+    create("maml")(problem_of(net), params)
+
+
+def test_a_module_is_not_kept_alive_by_what_is_known_of_it() -> None:
+    net = mlp()
+    net.parent = [net]  # type: ignore[assignment]
+    create("fomaml")(problem_of(net), trainable(net))
+    gone = ref(net)
+    del net
+    collect()
+    assert gone() is None
