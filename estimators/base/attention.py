@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from threading import Lock
+from threading import Lock, local
 
 import torch
 from torch.backends import cuda, mha
@@ -33,6 +33,17 @@ def trainable_attention() -> AbstractContextManager[None]:
     return nullcontext() if torch.compiler.is_compiling() else _TRAINABLE
 
 
+def is_trainable() -> bool:
+    """Return whether this thread is within a block of `trainable_attention`."""
+    return _TRAINABLE.depth.of_thread > 0
+
+
+class _Depth(local):
+    """How many blocks a thread is within."""
+
+    of_thread = 0
+
+
 _Setting = tuple[Callable[[], bool], Callable[[bool], None], bool]
 
 
@@ -44,9 +55,13 @@ class _Settings(AbstractContextManager[None]):
 
     def __init__(self, *wanted: _Setting) -> None:
         self.wanted, self._before = wanted, [False] * len(wanted)
+        self.depth = _Depth()
         self._lock, self._inside = Lock(), 0
 
     def __enter__(self) -> None:
+        self.depth.of_thread += 1
+        if self.depth.of_thread > 1:
+            return
         with self._lock:
             if not self._inside:
                 self._before = [get() for get, _, _ in self.wanted]
@@ -55,6 +70,9 @@ class _Settings(AbstractContextManager[None]):
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
+        self.depth.of_thread -= 1
+        if self.depth.of_thread:
+            return
         with self._lock:
             self._inside -= 1
             if not self._inside:

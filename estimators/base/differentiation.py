@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from estimators.base.attention import plain_attention, trainable_attention
+from estimators.base.attention import is_trainable, plain_attention, trainable_attention
 from estimators.base.errors import OptionError
 from estimators.base.failures import missing_derivative
 from estimators.base.tree import Params, detached, leaves
@@ -32,8 +32,11 @@ def evaluate(loss: Loss, params: Params) -> Tensor:
         OptionError: the loss is not a scalar tensor; or it is not differentiable in the parameters,
             while gradients are enabled.
     """
-    with trainable_attention():
+    if is_trainable():
         value = loss(params)
+    else:
+        with trainable_attention():
+            value = loss(params)
     if not isinstance(value, Tensor):
         raise OptionError(f"a loss must return a tensor, not a {type(value).__name__}")
     if value.dim() != 0:
@@ -62,20 +65,31 @@ def value_and_gradient(
     Raises:
         OptionError: the loss is not a scalar, or does not depend on the parameters at all.
     """
+    value, slopes = _value_and_gradient(loss, params, create_graph)
+    return (value if create_graph else value.detach()), slopes
+
+
+def gradient_at(loss: Loss, params: Params, *, create_graph: bool = False) -> Params:
+    """Return the gradient of a loss; see `value_and_gradient`."""
+    return _value_and_gradient(loss, params, create_graph)[1]
+
+
+def _value_and_gradient(loss: Loss, params: Params, create_graph: bool) -> tuple[Tensor, Params]:
+    """Return a loss, with what is left of its graph, and its gradient."""
     if torch.compiler.is_compiling():
         with plain_attention() if create_graph else nullcontext():
-            gradient, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
-        return value, gradient
+            slopes, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
+        return value, slopes
     if not torch.is_grad_enabled():
         with torch.enable_grad():
-            return value_and_gradient(loss, params, create_graph=create_graph)
+            return _value_and_gradient(loss, params, create_graph)
     if create_graph:
         with plain_attention():
             value = evaluate(loss, params)
     else:
         value = evaluate(loss, params)
     grads = differentiated(value, [*params.values()], create_graph=create_graph)
-    return (value if create_graph else value.detach()), dict(zip(params, grads, strict=True))
+    return value, dict(zip(params, grads, strict=True))
 
 
 def differentiated(

@@ -31,10 +31,9 @@ class Filled(AbstractContextManager[None]):
 
     __slots__ = ("_before", "_places", "_tensors", "_token")
 
-    _token: "Token[_Filling]"
-
     def __init__(self, places: Places, tensors: Mapping[str, Tensor]) -> None:
         self._places, self._tensors = places, tensors
+        self._token: Token[_Filling] | None = None
         self._before: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
 
     def __enter__(self) -> None:
@@ -53,7 +52,7 @@ class Filled(AbstractContextManager[None]):
     def __exit__(self, *_: object) -> None:
         for held, leaf, own in reversed(self._before):
             held[leaf] = own
-        if not torch.compiler.is_compiling():
+        if self._token:
             _filling.reset(self._token)
             LOCK.release()
 

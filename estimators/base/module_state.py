@@ -41,7 +41,7 @@ class ModuleState:
         OptionError: the module's parameters cannot be replaced by other tensors.
 
     Attributes:
-        checked_kinds: of loss that were found right, with whether twice differentiable too.
+        checked_kinds: of loss that were found right.
         last_seen: returns what `seen_of` has returned, for as long as anybody has it.
         written_by_forward: attributes that a forward pass changes.
     """
@@ -77,7 +77,7 @@ class ModuleState:
         for name, attribute in self._watched:
             read[name].append(attribute)
         self._readers = [(itemgetter(*names), ref(parts[name])) for name, names in read.items()]
-        self.checked_kinds: dict[Kind, bool] = {}
+        self.checked_kinds: set[Kind] = set()
         self.last_seen: Callable[[], Seen | None] = lambda: None
         self.written_by_forward: set[_Attribute] = set()
 
@@ -268,12 +268,12 @@ class Seen:
     Attributes:
         state: of the module.
         snapshot: see `ModuleState.snapshot`.
-        passed: kinds of loss that were found right while the module was so; see `checked_kinds`.
+        passed: kinds of problem that were found right while the module was so.
     """
 
     def __init__(self, state: ModuleState) -> None:
         self.state = state
-        self.passed: dict[Kind, bool] = {}
+        self.passed: set[Kind] = set()
         readers = state.readers()
         self._parts = [part for _, part in readers]
         self._attributes = [(read, vars(part)) for read, part in readers]

@@ -38,43 +38,90 @@ def check_problem(
     Raises:
         OptionError: says what is wrong, where, and what to do.
     """
+    inner, outer = problem.inner_loss, problem.outer_loss
+    if not (isinstance(inner, ModuleLoss) and isinstance(outer, ModuleLoss)):
+        _check_all(problem, params)
+        return
+    seen = inner.seen if inner.seen is outer.seen else None
+    kind = _kind(params), _own_kind(inner), _own_kind(outer)
+    if seen and kind in seen.passed and _is_unchanged(inner, outer, seen, params, new=new):
+        return
+    passed = _check_all(problem, params)
+    if passed and seen and (new or seen.is_current()):
+        if len(seen.passed) >= _MOST_KINDS:
+            seen.passed.clear()
+        seen.passed.add(kind)
+
+
+def _kind(params: Mapping[str, Tensor]) -> Kind:
+    """Return what parameters that were found right have in common; others have something else."""
+    try:
+        return tuple([(n, v.shape, v.dtype, v.device) for n, v in params.items()])
+    except AttributeError:
+        return ()
+
+
+def _is_unchanged(
+    inner: ModuleLoss, outer: ModuleLoss, seen: Seen, params: Mapping[str, Tensor], *, new: bool
+) -> bool:
+    """Return whether there is nothing that `_check_all` would look at anew.
+
+    Args:
+        inner: of a problem that it has passed, as those of this kind.
+        outer: likewise.
+        seen: when it did so.
+        params: theta.
+        new: whether the problem was made just now.
+    """
+    return (
+        not [v for v in params.values() if v.is_inference()]
+        and not torch.is_inference_mode_enabled()
+        and not [p for p in inner.state.parameters.values() if p._backward_hooks]
+        and not parametrize._cache_enabled
+        and (
+            new
+            or (
+                versions(inner.batch) == inner.versions
+                and versions(outer.batch) == outer.versions
+                and all(map(is_same, inner.refers_to, references(inner.criterion)))
+                and seen.is_current()
+            )
+        )
+    )
+
+
+def _check_all(problem: BilevelProblem, params: Mapping[str, Tensor]) -> bool:
+    """Check all that `check_problem` does.
+
+    Returns:
+        Whether that was possible; what cannot be evaluated is left to the estimate.
+    """
     _check_params(params)
-    types = tuple([(name, value.dtype, value.device) for name, value in params.items()])
-    current: dict[int, bool] = {}  # by module, which both losses have as a rule
+    checked: set[int] = set()  # modules; both losses have the same as a rule
+    possible = True
     for loss, twice in ((problem.inner_loss, True), (problem.outer_loss, False)):
         if not isinstance(loss, ModuleLoss):
             continue
-        state, seen = loss.state, loss.seen
-        if id(state) not in current:
-            state.check_names(params)
-            current[id(state)] = new or (seen is not None and seen.is_current())
-            if seen is not None:
-                _refuse_changes(loss, seen, params, current=current[id(state)], new=new)
-        if seen is None:
+        if id(loss.state) not in checked:
+            loss.state.check_names(params)
+            if loss.seen is not None:
+                _refuse_changes(loss, loss.seen.snapshot, params)
+            checked.add(id(loss.state))
+        if loss.seen is None:
             continue
-        if not new and versions(loss.batch) != loss.versions:
+        if versions(loss.batch) != loss.versions:
             refuse("the data of a problem was written to after the problem was made: copy it")
-        kind = (types, *_own_kind(loss))
-        if current[id(state)] and _is_among(seen.passed, kind, twice):
+        passed, kind = loss.state.checked_kinds, (_kind(params), *_own_kind(loss))
+        settings = loss.state.settings
+        if (settings, *kind, True) in passed or (settings, *kind, twice) in passed:
             continue
-        if not _is_among(state.checked_kinds, (state.settings, *kind), twice):
-            if not _check(loss, params, twice=twice):
-                continue
-            _remember(state.checked_kinds, (state.settings, *kind), twice)
-        if current[id(state)]:
-            _remember(seen.passed, kind, twice)
-
-
-def _is_among(kinds: Mapping[Kind, bool], kind: Kind, twice: bool) -> bool:
-    """Return whether a kind was found right, with its second derivative if that matters."""
-    found = kinds.get(kind)
-    return found is not None and found >= twice
-
-
-def _remember(kinds: dict[Kind, bool], kind: Kind, twice: bool) -> None:
-    if len(kinds) >= _MOST_KINDS:
-        kinds.clear()
-    kinds[kind] = twice
+        if _check(loss, params, twice=twice):
+            if len(passed) >= _MOST_KINDS:
+                passed.clear()
+            passed.add((loss.state.settings, *kind, twice))
+        else:
+            possible = False
+    return possible
 
 
 def _check_params(params: Mapping[str, Tensor]) -> None:
@@ -109,9 +156,7 @@ def _shape(data: object) -> object:
     return (data.shape[1:], data.dtype) if isinstance(data, Tensor) else type(data)
 
 
-def _refuse_changes(
-    loss: ModuleLoss, seen: Seen, params: Mapping[str, Tensor], *, current: bool, new: bool
-) -> None:
+def _refuse_changes(loss: ModuleLoss, seen: Snapshot, params: Mapping[str, Tensor]) -> None:
     """Refuse what was changed after the problem was made: it sees things as they are now."""
     state = loss.state
     hooked = [name for name, value in state.parameters.items() if value._backward_hooks]
@@ -124,9 +169,7 @@ def _refuse_changes(
         refuse(
             "within parametrize.cached() all iterates would have the weights of the first: leave it"
         )
-    if new:
-        return
-    if not current and not state.fits():
+    if not state.fits():
         refuse(
             "the module was given other parts or parameters after a problem was made: make it anew"
         )
@@ -135,11 +178,8 @@ def _refuse_changes(
             "what the criterion refers to was changed after a problem was made, which sees it "
             "as it is now: bind what differs from task to task by functools.partial"
         )
-    if current:
-        return
-    before = seen.snapshot
-    changed = [at for at in state.changed(before) if at not in state.written_by_forward]
-    if changed and _matters(loss, before, changed, dict(params)):
+    changed = [at for at in state.changed(seen) if at not in state.written_by_forward]
+    if changed and _matters(loss, seen, changed, dict(params)):
         part, name = changed[0]
         refuse(
             f"{name!r} of {state.title(part)} was changed after a problem was made, which sees the "

@@ -1,7 +1,10 @@
 """Ways to compute Hessian-vector products, by name."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
+from estimators.base.attention import plain_attention
 from estimators.base.differentiation import Loss
 from estimators.base.tree import Params
 from estimators.hvp.finite_difference import FiniteDifference
@@ -29,6 +32,11 @@ def hessian_at(loss: Loss, params: Params, *, engine: str, points: int = 1) -> H
     if torch.compiler.is_compiling():
         engine = "func"
     return ENGINES[engine](loss, params, points)
+
+
+def kernels_for(engine: str) -> AbstractContextManager[None]:
+    """Choose the kernels that each product of a block would choose by itself, once for all."""
+    return nullcontext() if engine == "finite-difference" else plain_attention()
 
 
 def hvp(loss: Loss, params: Params, vector: Params, *, engine: str) -> Params:

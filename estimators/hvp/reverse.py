@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from estimators.base.attention import plain_attention
-from estimators.base.differentiation import Loss, differentiated, evaluate, value_and_gradient
+from estimators.base.differentiation import Loss, differentiated, evaluate, gradient_at
 from estimators.base.errors import OptionError
 from estimators.base.failures import first_line, out_of_memory
 from estimators.base.tree import Params, detached, leaves
@@ -26,7 +26,7 @@ class Reverse(Hessian):
 
     def _prepare(self, loss: Loss, params: Params) -> None:
         self._point = leaves(params)
-        _, self._gradient = value_and_gradient(loss, self._point, create_graph=True)
+        self._gradient = gradient_at(loss, self._point, create_graph=True)
 
     def _product(self, vector: Params, *, last: bool) -> Params:
         # A gradient that is constant in the parameters has no graph, and its Hessian rows are 0.

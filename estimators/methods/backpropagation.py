@@ -5,13 +5,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from estimators.base.attention import plain_attention
 from estimators.base.differentiation import differentiate, evaluate
 from estimators.base.estimator import MetaGradient
 from estimators.base.phases import Phase, marked_outer_loss, phase
 from estimators.base.problem import BilevelProblem, State
 from estimators.base.tree import Params, axpy, detached, inner, scaled
-from estimators.hvp import hvp
+from estimators.hvp import hvp, kernels_for
 from estimators.programs.compiled import CompiledProblem, Points
 
 
@@ -101,7 +100,7 @@ def through_iterates(
     Returns:
         A_first ... A_last vector.
     """
-    with plain_attention():  # here once, not for each product
+    with kernels_for(engine):
         for phi in reversed(iterates):
             product = hvp(problem.inner_loss, phi, vector, engine=engine)
             vector = axpy(-problem.alpha, product, vector)

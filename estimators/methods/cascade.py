@@ -18,7 +18,7 @@ from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, leaves, stack, unstack
-from estimators.hvp import count_hvps, hessian_at, hvp
+from estimators.hvp import count_hvps, hessian_at, hvp, kernels_for
 from estimators.hvp.sharding import gather, rank_and_size, share
 from estimators.hvp.streams import run_on_streams
 from estimators.methods.options import AUTO, Compilable, TakesProducts, measured_default
@@ -169,14 +169,15 @@ def by_point(
     """
     levels = [g]  # levels[l] is u_l; those above the top are equal to the top
     n = len(points)
-    for m in reversed(range(n)) if order else ():
-        top, bottom = min(order, n - m), max(1, order - m)
-        if top == len(levels):
-            levels.append(levels[-1])
-        hessian = hessian_at(loss, points[m], engine=engine)
-        for level in range(top, bottom - 1, -1):
-            product = hessian.product(levels[level - 1], last=level == bottom)
-            levels[level] = axpy(-scale, product, levels[level])
+    with kernels_for(engine):
+        for m in reversed(range(n)) if order else ():
+            top, bottom = min(order, n - m), max(1, order - m)
+            if top == len(levels):
+                levels.append(levels[-1])
+            hessian = hessian_at(loss, points[m], engine=engine)
+            for level in range(top, bottom - 1, -1):
+                product = hessian.product(levels[level - 1], last=level == bottom)
+                levels[level] = axpy(-scale, product, levels[level])
     return levels[-1]
 
 
