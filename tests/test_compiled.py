@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -272,9 +273,11 @@ def test_what_a_loss_computes_with_is_seen_as_it_is_at_each_call() -> None:
             super().__init__()
             self.linear = nn.Linear(2, 1).double()
             self.factor = 1.0
+            self.settings = SimpleNamespace(size=1.0)
 
         def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = self.linear(x) * self.factor * self.scale * TABLE["number"]
+            factor = self.factor * self.scale * TABLE["number"] * self.settings.size
+            result: Tensor = self.linear(x) * factor
             return result
 
     penalty, weight = [0.1], torch.tensor(1.0, dtype=torch.float64)
@@ -295,6 +298,7 @@ def test_what_a_loss_computes_with_is_seen_as_it_is_at_each_call() -> None:
     for change in (
         lambda: setattr(module, "factor", 2.0),
         lambda: setattr(Weighted, "scale", 3.0),
+        lambda: setattr(module.settings, "size", 0.5),
         lambda: penalty.__setitem__(0, 0.7),
         lambda: weight.fill_(0.5),
         lambda: TABLE.update(number=1.5),

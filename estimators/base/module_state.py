@@ -51,6 +51,9 @@ class ModuleState:
         parts = dict(module.named_modules())
         self._parts = {name: ref(part) for name, part in parts.items()}
         self._types = {name: type(part).__name__ for name, part in parts.items()}
+        self._of_users = [
+            n for n, p in parts.items() if not type(p).__module__.startswith("torch.")
+        ]
         self._built = self._build()
         self._counts = [len(vars(part)) for part in parts.values()]
         self._places: dict[str, list[Place]] = {}
@@ -124,12 +127,10 @@ class ModuleState:
         counts = [len(attributes) for attributes in held]
         return (*modes, *counts, *hooks, *plain)
 
-    @property
-    def kinds(self) -> frozenset[type[nn.Module]]:
-        """The classes of the parts."""
-        return frozenset(
-            type(part) for each in self._parts.values() if (part := each()) is not None
-        )
+    def parts_of_users(self) -> list[nn.Module]:
+        """Return the parts whose classes are not torch's."""
+        parts = [self._parts[name]() for name in self._of_users]
+        return [part for part in parts if part is not None]
 
     def attributes(self) -> list[object]:
         """Return what a forward pass may read besides parameters and buffers."""

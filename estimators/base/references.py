@@ -10,13 +10,13 @@ from torch import Tensor, nn
 PLAIN = bool | int | float | str | None
 _MOST_BYTES = 4096  # of the arrays that are compared
 _LONGEST = 16  # of the lists whose items are compared
-_STANDARD = frozenset(vars(nn.Module()))
+STANDARD = frozenset(vars(nn.Module()))
 
 
 def is_watched(name: str, value: object) -> bool:
     """Return whether an attribute of a module is one that it may compute with."""
     known = isinstance(value, PLAIN | Tensor | tuple | list | dict | FunctionType)
-    return name not in _STANDARD and (known or hasattr(value, "tobytes"))
+    return name not in STANDARD and (known or hasattr(value, "tobytes"))
 
 
 def version(value: object) -> object:

@@ -119,11 +119,11 @@ class CompiledProblem(BilevelProblem):
             mixed=bool(weights),
         )
         if isinstance(sizes, dict):
-            each = layout.split(by_constants[0])
+            each = layout.unflatten(by_constants[0])
             by_sizes = {name: each[name].sum_to_size(size.shape) for name, size in sizes.items()}
         if self.momentum:
             back, end = back[: layout.size], end[: layout.size]
-        gradient, adapted = layout.split(back), layout.split(end)
+        gradient, adapted = layout.unflatten(back), layout.unflatten(end)
         return MetaGradient(gradient, outer_loss, adapted, last, last, by_sizes)
 
     def exact_in(self, params: Params, names: Sequence[str]) -> tuple[Tensor, Params, Params]:
@@ -142,17 +142,17 @@ class CompiledProblem(BilevelProblem):
         outer_loss, end, _, _, *back = self._descend(
             state, self.steps, constants, layout=some, rest=rest if constants else None
         )
-        adapted, gradient = some.split(end), some.split(back[0])
+        adapted, gradient = some.unflatten(end), some.unflatten(back[0])
         if constants:
-            adapted |= rest.split(constants[0])
-            gradient |= rest.split(back[1])
+            adapted |= rest.unflatten(constants[0])
+            gradient |= rest.unflatten(back[1])
         return outer_loss, {n: adapted[n] for n in params}, {n: gradient[n] for n in params}
 
     def descend(self, params: Params) -> tuple[Tensor, Params, Tensor, Params]:
         """Return phi_0, ..., phi_{K-1} as rows, phi_K, the outer loss and its gradient."""
         layout = self.kind.layout
         outer_loss, end, states, g, *_ = self._descend(layout.join(params), last=0)
-        return states, layout.split(end), outer_loss, layout.split(g)
+        return states, layout.unflatten(end), outer_loss, layout.unflatten(g)
 
     def proximal(self, params: Params, strength: float) -> tuple[Hessian, Params, Tensor, Params]:
         """Run the inner loop with a proximal term.
@@ -168,12 +168,12 @@ class CompiledProblem(BilevelProblem):
         state = layout.join(params)
         more = [state.new_tensor(strength), state]
         outer_loss, end, _, g = self._descend(state, 0, more, proximal=True)
-        return _Hessian(self, end), layout.split(end), outer_loss, layout.split(g)
+        return _Hessian(self, end), layout.unflatten(end), outer_loss, layout.unflatten(g)
 
     def product(self, state: Tensor, vector: Params) -> Params:
         """Return one Hessian-vector product at a state, a vector of parameters."""
         layout = self.kind.layout
-        return layout.split(self._run(self._form("product"), [state, layout.join(vector)])[0])
+        return layout.unflatten(self._run(self._form("product"), [state, layout.join(vector)])[0])
 
     def cascade(self, states: Tensor, g: Params, order: int, scale: float) -> Params:
         """Return u_L(0), see `estimators.methods.cascade`.
@@ -186,14 +186,14 @@ class CompiledProblem(BilevelProblem):
         """
         n = len(states)
         needed = [(max(1, order - m), min(order, n - m)) for m in range(n)]
-        return self.kind.layout.split(self._levels(states, g, needed, scale, zero=False)[-1])
+        return self.kind.layout.unflatten(self._levels(states, g, needed, scale, zero=False)[-1])
 
     def elementary_sums(self, states: Tensor, g: Params, order: int) -> list[Params]:
         """Return e_1(0), ..., e_L(0); see `cascade`."""
         n = len(states)
         needed = [(1, min(order, n - m)) for m in range(n)]
         return [
-            self.kind.layout.split(level)
+            self.kind.layout.unflatten(level)
             for level in self._levels(states, g, needed, self.alpha, zero=True)[1:]
         ]
 

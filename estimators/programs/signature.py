@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
 from estimators.base.meta_batch import StackedLoss
 from estimators.base.module_loss import ModuleLoss
-from estimators.base.module_state import ModuleState, state_of
+from estimators.base.module_state import ModuleState, Seen, state_of
+from estimators.base.references import PLAIN, STANDARD, is_watched
 
 _CONSTANT = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _LIBRARIES = ("torch", "numpy", "math", "builtins", "functools", "operator", "typing")
+_plain: WeakKeyDictionary[Seen, tuple[Hashable, ...]] = WeakKeyDictionary()
 _LONGEST = 4096  # bytes of an array that is a constant of a program
 
 
@@ -73,7 +76,7 @@ class Signature:
             self._add_module_loss(thing.each, thing.batch)
             self._add(thing.buffers)
         elif isinstance(thing, nn.Module):
-            self._add_module(thing, state_of(thing))
+            self._add_module(thing, state_of(thing), None)
             self._add_all(thing.parameters())
             self._add_all(thing.buffers())
         elif isinstance(thing, list | tuple | dict):
@@ -101,26 +104,42 @@ class Signature:
         self._add(loss.criterion)
         if id(loss.module) not in self._places:
             self._places[id(loss.module)] = len(self._places)
-            self._add_module(loss.module, loss.state)
+            self._add_module(loss.module, loss.state, loss.seen)
             self._add_all([p for p in loss.state.parameters.values() if not p.requires_grad])
 
-    def _add_module(self, module: nn.Module, state: ModuleState) -> None:
-        self._parts += ModuleReference(module), state.settings
-        self._add_all(state.attributes())
-        for kind in state.kinds:
-            self._add_methods(kind, "forward")
+    def _add_module(self, module: nn.Module, state: ModuleState, seen: Seen | None) -> None:
+        self._parts.append(ModuleReference(module))
+        plain = _plain.get(seen) if seen is not None and seen.is_current() else None
+        if plain is None:
+            held = state.attributes()
+            self._parts.append(state.settings)
+            self._add_all(held)
+            if seen is not None and all(isinstance(value, PLAIN) for value in held):
+                _plain[seen] = state.settings, *map(repr, held)
+        else:
+            self._parts += plain
+        for part in state.parts_of_users():
+            names = self._add_methods(type(part), "forward")
+            for name, value in vars(part).items():
+                if (
+                    _is_reached(name, names)
+                    and not is_watched(name, value)
+                    and name not in STANDARD
+                ):
+                    self._add(name)
+                    self._add(value)
 
     def _add_instance(self, thing: Any, entry: str) -> None:
-        """Add what an object's method may reach."""
+        """Add what a method of an object may reach; all of an object that has no such method."""
         held = getattr(thing, "__dict__", None)
         names = self._add_methods(type(thing), entry)
-        if held is None or not names:
+        if held is None:
             raise OptionError(
                 f"a loss that holds a {type(thing).__name__} cannot be compiled: hold numbers and "
                 "tensors in its place"
             )
         for name, value in held.items():
-            if name in names or "getattr" in names or "__dict__" in names:
+            if not names or _is_reached(name, names):
                 self._add(name)
                 self._add(value)
 
@@ -155,6 +174,10 @@ class Signature:
                         self._add(held)
         elif value is not None and not _is_library(getattr(value, "__module__", None)):
             self._add(value)
+
+
+def _is_reached(name: str, names: frozenset[str]) -> bool:
+    return name in names or "getattr" in names or "__dict__" in names
 
 
 def _is_library(name: str | None) -> bool:
