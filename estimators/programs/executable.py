@@ -129,7 +129,6 @@ def _compile(
         "aot_inductor.precompile_headers": False,
         # Trial compilations take eight seconds; the processor's own flags nearly always work.
         "cpp.vec_isa_ok": True,
-        **json.loads(os.environ.get("XOPT", "{}")),
     }
     with _simple_indices():
         try:
@@ -140,7 +139,7 @@ def _compile(
 
 @contextmanager
 def _simple_indices() -> Generator[None]:
-    """Keep inductor from simplifying indices without divisions: a third of its time, for nothing."""
+    """Keep inductor from simplifying indices that have no divisions, a third of its time."""
     from torch._inductor import sizevars
     from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 
