@@ -239,6 +239,15 @@ def test_second_derivatives_that_torch_lacks_are_told_from_within_the_compiler()
         create("maml(compiled=True)")(BilevelProblem(loss, loss, 0.1, 1), {"w": torch.ones(3)})
 
 
+@pytest.mark.xfail(
+    torch.__version__ < "2.15", strict=True, reason="the factor is lost: see estimators.base.tree"
+)
+def test_inductor_keeps_the_factor_of_a_matrix_product() -> None:
+    x = torch.eye(8)
+    compiled: Tensor = torch.compile(lambda y, z: torch.add(y, y @ z, alpha=0.5))(x, x)
+    torch.testing.assert_close(compiled, 1.5 * x)
+
+
 def test_options_that_are_no_part_of_one_program_are_refused() -> None:
     for spec, options in (
         ("adjoint", {"engine": "reverse"}),

@@ -1,5 +1,7 @@
 """Hessian-vector products, one or many at a time, against dense Hessians, in float64."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -250,3 +252,13 @@ def test_table_goes_by_kernels_and_size_and_has_no_row_for_some_devices() -> Non
             assert measured_default(params) == CONVOLUTIONAL
         assert measured_default(small) == SMALL
         assert measured_default({**small, "c": torch.zeros(1, device=device)}) == DENSE
+
+
+def test_forward_mode_gives_no_warning_of_what_torch_does_within() -> None:
+    # In a process of its own: torch loads its rules once.
+    script = (
+        "import torch; from estimators.hvp import hvp; "
+        "point = {'w': torch.ones(2)}; "
+        "hvp(lambda p: p['w'].sin().sum(), point, point, engine='forward')"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)

@@ -247,8 +247,8 @@ def test_a_recomputation_with_other_parameters_is_refused(monkeypatch: pytest.Mo
     from estimators.base import module_filling
 
     module = torch.utils.checkpoint
-    name = "_checkpoint_without_reentrant_generator"
-    monkeypatch.setattr(module, name, module_filling._begin_checkpoint)
+    begin = module_filling._begin_checkpoint
+    monkeypatch.setattr(module, begin.__name__, begin)
     with pytest.raises(OptionError, match="slope"):
         problem_of(Saving({"use_reentrant": False}))
 

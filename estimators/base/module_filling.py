@@ -72,7 +72,13 @@ def refuse_name(name: str, places: Places) -> NoReturn:
 
 
 _filling: ContextVar[_Filling] = ContextVar("filling", default=None)
-_begin_checkpoint: Any = getattr(checkpoint, "_checkpoint_without_reentrant_generator", None)
+_BEGINNINGS = (
+    "_checkpoint_without_reentrant_generator_impl",  # from torch 2.14 on
+    "_checkpoint_without_reentrant_generator",
+)
+_begin_checkpoint: Any = next(
+    (vars(checkpoint)[n] for n in _BEGINNINGS if n in vars(checkpoint)), None
+)
 
 
 def _checkpoint_that_refills(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

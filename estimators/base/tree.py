@@ -31,7 +31,7 @@ def require_gradients(params: Mapping[str, Tensor]) -> None:
 def axpy(scale: float, x: Params, y: Params) -> Params:
     """Return scale * x + y, key by key."""
     if torch.compiler.is_compiling():
-        # torch 2.13's inductor fuses add(y, matrix product, alpha=scale) and forgets scale.
+        # torch's inductor before 2.15 fuses add(y, matrix product, alpha=scale) and forgets scale.
         return {name: value + scale * x[name] for name, value in y.items()}
     if len(y) < 2:  # one call for all tensors is quicker from two on
         return {name: torch.add(value, x[name], alpha=scale) for name, value in y.items()}

@@ -1,7 +1,9 @@
 """Forward over reverse: carry a tangent through the computation of the gradient."""
 
 import os
+import warnings
 from contextlib import suppress
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -34,6 +36,7 @@ class Forward(Hessian):
     """
 
     def _prepare(self, loss: Loss, params: Params) -> None:
+        _load_rules()
         self._loss, self._params = loss, params
 
     def _product(self, vector: Params, *, last: bool) -> Params:
@@ -73,6 +76,17 @@ class Forward(Hessian):
                 flat = tangent is None  # the gradient is constant in the parameters
                 product[name] = torch.zeros_like(slope) if flat else tangent.detach()
             return product
+
+
+@cache
+def _load_rules() -> None:
+    """Load torch's rules of forward mode ahead of their first use.
+
+    torch loads them by `torch.jit.script`, and warns of that as if the user had called it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        forward_ad._maybe_load_decompositions()  # type: ignore[no-untyped-call]
 
 
 def _refuse_wrong(value: Tensor) -> None:

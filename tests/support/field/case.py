@@ -98,6 +98,11 @@ class Case:
     step_size: float = 0.1
 
 
+def before(version: str, *refused: str) -> tuple[str, ...]:
+    """Return what a refusal has to match where torch is older; nothing where it can be right."""
+    return refused if torch.__version__ < version else ()
+
+
 def layer(
     build: Callable[[], nn.Module], inputs: Draw = VECTORS, *refused: str, **more: Any
 ) -> Case:

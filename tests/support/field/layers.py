@@ -20,6 +20,7 @@ from tests.support.field.case import (
     VOLUMES,
     Case,
     Net,
+    before,
     law,
     layer,
     mlp,
@@ -297,9 +298,9 @@ HEADS: dict[str, Case] = {
     "hypernetwork": layer(hypernetwork),
     "experts": layer(experts),
     "distances to prototypes": layer(
-        lambda: Net(lambda m, x: torch.cdist(m.a(x), m.w), a=nn.Linear(3, 4), w=nn.Parameter(torch.eye(2, 4))), VECTORS, CURVATURE, "cdist", way_out=True
+        lambda: Net(lambda m, x: torch.cdist(m.a(x), m.w), a=nn.Linear(3, 4), w=nn.Parameter(torch.eye(2, 4))), VECTORS, *before("2.14", CURVATURE, "cdist"), way_out=True
     ),
-    "pairwise distances": layer(lambda: Net(lambda m, x: functional.pdist(m.a(x)).unsqueeze(0), a=nn.Linear(3, 4)), VECTORS, CURVATURE, "pdist", way_out=True),
+    "pairwise distances": layer(lambda: Net(lambda m, x: functional.pdist(m.a(x)).unsqueeze(0), a=nn.Linear(3, 4)), VECTORS, *before("2.14", CURVATURE, "pdist"), way_out=True),
     "lengths of differences": layer(lambda: Net(lambda m, x: (m.a(x).unsqueeze(1) - m.a(x)).norm(dim=-1), a=nn.Linear(3, 4)), VECTORS, "(?i)nan|finite|" + CURVATURE),
     "matrix exponential": layer(lambda: Net(lambda m, x: x @ torch.matrix_exp(m.w), w=nn.Parameter(torch.eye(3)))),
     "eigenvalues": layer(lambda: Net(lambda m, x: torch.linalg.eigh(m.a(x).T @ m.a(x))[0].unsqueeze(0), a=mlp(3)), step_size=0.01),
