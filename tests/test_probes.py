@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.testing._internal.two_tensor import TwoTensor
 
+from estimators.base.tree import axpy, leaves
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
 from harness.probes.memory import (
@@ -66,6 +67,15 @@ def test_peak_memory_is_that_of_the_profiler_and_repeats_to_the_byte() -> None:
         assert profiled_peak(work) == expected, case
         gc.collect()
         assert peak_and_retained(work, "cpu") == (peak, 0), case
+
+
+def test_steps_in_a_graph_hold_neither_gradients_nor_iterates() -> None:
+    def work() -> None:
+        point = leaves({"a": torch.ones(1000), "b": torch.ones(1000)})
+        for _ in range(10):
+            point = axpy(-0.1, {name: torch.ones(1000) for name in point}, point)
+
+    assert peak_memory(work, "cpu") <= 4 * 2 * 4000
 
 
 def views_of_one_storage() -> object:

@@ -33,9 +33,12 @@ def axpy(scale: float, x: Params, y: Params) -> Params:
     if torch.compiler.is_compiling():
         # torch's inductor before 2.15 fuses add(y, matrix product, alpha=scale) and forgets scale.
         return {name: value + scale * x[name] for name, value in y.items()}
-    if len(y) < 2:  # one call for all tensors is quicker from two on
+    values, others = [*y.values()], [x[name] for name in y]
+    graph = torch.is_grad_enabled() and [v for v in (*values, *others) if v.requires_grad]
+    # One call for all is quicker from two tensors on, but its graph would hold them all.
+    if graph or len(values) < 2:
         return {name: torch.add(value, x[name], alpha=scale) for name, value in y.items()}
-    sums = torch._foreach_add([*y.values()], [x[name] for name in y], alpha=scale)
+    sums = torch._foreach_add(values, others, alpha=scale)
     return dict(zip(y, sums, strict=True))
 
 
