@@ -23,11 +23,10 @@ from harness.training.trainer import Trainer
 from tests.support.trainings import Weights, trained
 
 ESTIMATORS = ("maml", "fomaml", "binom(order=1)", "binom(order=2)")
-# Programs of Conv4 take minutes to compile.
-COMPILED = ("fomaml(compiled=True)", "binom(order=1, compiled=True)")
+COMPILED = ("maml(compiled=True)", "fomaml(compiled=True)", "binom(order=1, compiled=True)")
 SETTINGS = {
     "sinusoid": ("mlp-40-40", 40, ESTIMATORS + COMPILED),
-    "glyphs:5way-1shot": ("conv4-32", 4, ESTIMATORS),
+    "glyphs:5way-1shot": ("conv4-32", 4, ESTIMATORS + COMPILED),
 }
 ROUNDS = 7
 Work = Callable[[int], None]
