@@ -7,9 +7,10 @@ once, in random order. Times are medians of ratios to the loop by hand, round by
 quartiles; they are CPU seconds, all threads on one core, since other work on the machine interrupts
 long calls more than short ones. "cold" is the first call with empty caches, in seconds by the
 clock, "disk" that of a second process, with what the first one has left. The error is that of the
-gradient against float64: exact MAML by hand, and for `binom` itself. Memory is the peak of resident
-memory in a call above that before it, for all alike: it sees what is inside compiled programs, and
-moves by some pages.
+gradient against float64: exact MAML by hand, and for `binom` itself; it grows a thousandfold
+where rounding takes an input of a ReLU or a pooling layer across a kink. Memory is the peak of
+resident memory in a call above that before it, for all alike: it sees what is inside compiled
+programs, and moves by some pages.
 """
 
 import argparse
@@ -47,14 +48,17 @@ Weights = dict[str, Tensor]
 
 
 class Setting:
-    """A task's data and the module at its initial weights, and how each contestant takes them."""
+    """A task's data and the module at its initial weights, and how each contestant takes them.
+
+    Both are float32 numbers in every dtype, so that float64 is the truth about the same problem.
+    """
 
     def __init__(self, task: str, depth: int, dtype: torch.dtype) -> None:
         self.family, self.depth = TASKS.create(task), depth
-        self.net: nn.Module = MODELS.create(MODEL[task]).build(self.family, 0).to(dtype)
+        self.net: nn.Module = MODELS.create(MODEL[task]).build(self.family, 0).float().to(dtype)
         drawn = self.family.sample(0)
         self.support, self.query = (
-            (x.to(dtype), y.to(dtype) if y.is_floating_point() else y)
+            (x.float().to(dtype), y.float().to(dtype) if y.is_floating_point() else y)
             for x, y in (drawn.support, drawn.query)
         )
 
