@@ -27,7 +27,7 @@ from estimators import (
 )
 from estimators.base.registry import ESTIMATORS
 from estimators.programs import compiled, making, modules
-from estimators.programs.executable import Executable, executable
+from estimators.programs.executable import Executable, executable, readable_precision
 from estimators.programs.launches import Launched
 from estimators.programs.layout import Form, Layout
 from estimators.programs.modules import Program
@@ -366,6 +366,18 @@ def test_programs_that_differ_are_told_and_not_used(monkeypatch: pytest.MonkeyPa
     with pytest.warns(UserWarning, match="not used"):
         assert_same(compiled(problem, params), create("maml")(problem, params))
     assert_same(compiled(problem, params), create("maml")(problem, params))
+
+
+def test_torch_exports_whatever_precision_was_set() -> None:
+    """As the harness sets it: TF32 nowhere."""
+    cudnn: Any = torch.backends.cudnn
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
+    try:
+        with readable_precision():
+            torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),), strict=False)
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("ieee", "ieee")
+    finally:
+        cudnn.allow_tf32 = True  # torch's default
 
 
 def test_programs_are_kept_on_disk_and_made_anew_where_broken(

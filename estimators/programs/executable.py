@@ -118,9 +118,10 @@ def _compile(
         shape(each, name) if isinstance(each, Tensor) else [shape(one, name) for one in each]
         for each, name in zip(arguments, varying, strict=True)
     ]
-    exported = torch.export.export(
-        program, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
-    )
+    with readable_precision():
+        exported = torch.export.export(
+            program, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
+        )
     package = partial(aoti_compile_and_package, exported, package_path=str(path))
     options: dict[str, Any] = {
         # Channels last, which inductor prefers for convolutions, costs copies at each step.
@@ -135,6 +136,26 @@ def _compile(
             package(inductor_configs=options)
         except CppCompileError:
             package(inductor_configs=options | {"cpp.vec_isa_ok": None})
+
+
+@contextmanager
+def readable_precision() -> Generator[None]:
+    """Let torch.export read cuDNN's precision, by an interface that may refuse to say it.
+
+    It does once the precision was set by the newer interface; meanwhile there is no TF32.
+    """
+    cudnn: Any = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    try:
+        torch._C._get_cudnn_allow_tf32()
+    except RuntimeError:
+        cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
+    else:
+        yield
 
 
 @contextmanager
