@@ -88,19 +88,19 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace programs, but run them as they are instead of compiling them."""
 
-    def scan(step: Any, carry: Any, rows: Tensor, *, reverse: bool = False) -> Any:
-        found = []
-        for row in reversed(rows) if reverse else rows:
-            carry, each = step(carry, row)
-            found.append(each)
-        return carry, torch.stack(found) if found else rows.new_empty(0)
+    def loop(body: Any, carry: Any, rows: Tensor, fixed: Any) -> Any:
+        results = []
+        for row in rows:
+            carry, result = body(carry, row, fixed)
+            results.append(result)
+        return carry, torch.stack(results) if results else rows.new_empty(0)
 
     def executable(program: Program) -> Any:
         arguments = [*(example for example, _ in program.given), *program.examples]
         structure = tree_structure(arguments)
         return Executable(lambda given: program(*tree_unflatten(given, structure)), 1.5)
 
-    monkeypatch.setattr(modules, "scan", scan)
+    monkeypatch.setattr(modules, "loop", loop)
     monkeypatch.setattr(making, "executable", executable)
 
 

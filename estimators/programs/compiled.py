@@ -212,7 +212,7 @@ class CompiledProblem(BilevelProblem):
                 continue
             if top == len(levels):
                 levels.append(torch.zeros_like(levels[-1]) if zero else levels[-1])
-            path = torch.arange(steps[-1], steps[0] + 1, device=states.device)
+            path = torch.tensor(steps, device=states.device)
             some = slice(bottom, top + 1)
             given = [states, sizes, path, levels[bottom - 1], torch.stack(levels[some])]
             form = self._form("cascade", levels=top - bottom + 1)
@@ -224,7 +224,7 @@ class CompiledProblem(BilevelProblem):
     ) -> list[Tensor]:
         size = 1.0 if isinstance(self.step_size, dict) else self.step_size
         sizes = state.new_full((self.steps,), size)
-        path = torch.arange(self.steps - last, self.steps, device=state.device)
+        path = torch.arange(self.steps - 1, self.steps - last - 1, -1, device=state.device)
         return self._run(self._form("exact", **options), [state, sizes, path, *more])
 
     def _form(self, name: str, **options: Any) -> Form:

@@ -4,11 +4,13 @@ Loops are torch's `scan`, which is compiled once whatever its length is. A body 
 what it was given, hence the clones; and must emit something, hence the numbers of the steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan
+from torch._higher_order_ops.scan import scan_op
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from estimators.programs.trace import Descent, Traced
 
@@ -109,7 +111,7 @@ class Exact(Program):
         Args:
             state: where the loop begins.
             sizes: alpha at each step [K].
-            path: the steps to go back through, in order [L].
+            path: the steps to go back through, the last one first [L].
             constants: step sizes by parameter, or parameters that steps leave alone.
             more: further arguments of a step.
             weights: of the outer gradients before each step [K], and of the last one, where they
@@ -123,18 +125,20 @@ class Exact(Program):
         """
         others = constants if self.form.rest else ()
 
-        def ahead(now: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-            (then,) = self.call("step", (now, size, *constants, *more), inner, INNER)
-            return then, now.clone()
+        def ahead(now: Tensors, size: Tensor, fixed: Any) -> tuple[Tensors, Tensor]:
+            constants, more, inner = fixed
+            then = self.call("step", (*now, size, *constants, *more), inner, INNER)
+            return then, now[0].clone()
 
-        end, states = scan(ahead, state, sizes)
+        (end,), states = loop(ahead, [state], sizes, (constants, more, inner))
         loss, g, *changes = self.call("outer", (end, *others), outer, OUTER)
         if self.form.proximal:
             return loss, end, states, g
         if self.form.sizes:
             changes = [torch.zeros_like(constants[0])]
 
-        def back(found: Tensors, k: Tensor) -> tuple[Tensors, Tensor]:
+        def back(found: Tensors, k: Tensor, fixed: Any) -> tuple[Tensors, Tensor]:
+            states, sizes, constants, more, weights, others, inner, outer = fixed
             now, size = _at(states, k), _at(sizes, k)
             arguments = (now, found[0], size, *constants, *more)
             vector, *by_constants = self.call("back", arguments, inner, INNER)
@@ -145,7 +149,8 @@ class Exact(Program):
             return (vector, *sums), k.clone()
 
         start = weights[1] * g if self.form.mixed else g.clone()
-        found, _ = scan(back, (start, *changes), path, reverse=True)
+        fixed = states, sizes, constants, more, weights[:1], others, inner, outer
+        found, _ = loop(back, [start, *changes], path, fixed)
         return loss, end, states, g, *found
 
 
@@ -186,7 +191,7 @@ class Cascade(Program):
         Args:
             states: phi_k [K, n].
             sizes: alpha at each step [K].
-            path: the steps to go back through, in order [L].
+            path: the steps to go back through, the last one first [L].
             base: u_0.
             levels: u_1, u_2, ... [levels, n].
             inner: tensors that the inner loss holds.
@@ -194,12 +199,14 @@ class Cascade(Program):
         """
         del outer
 
-        def back(found: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-            vectors = [base, *found.unbind()[:-1]]
+        def back(found: Tensors, k: Tensor, fixed: Any) -> tuple[Tensors, Tensor]:
+            states, sizes, base, inner = fixed
+            (levels,) = found
+            vectors = [base, *levels.unbind()[:-1]]
             products = self.call("products", (_at(states, k), *vectors), inner, INNER)
-            return found - _at(sizes, k) * torch.stack(products), k.clone()
+            return [levels - _at(sizes, k) * torch.stack(products)], k.clone()
 
-        return (scan(back, levels, path, reverse=True)[0],)
+        return tuple(loop(back, [levels], path, (states, sizes, base, inner))[0])
 
 
 class Product(Program):
@@ -226,6 +233,38 @@ class Product(Program):
         """Return the product at a state."""
         del outer
         return self.call("products", (state, vector), inner, INNER)
+
+
+def loop(
+    body: Callable[[Tensors, Tensor, Any], tuple[Tensors, Tensor]],
+    carry: Tensors,
+    rows: Tensor,
+    fixed: Any,
+) -> tuple[list[Tensor], Tensor]:
+    """Call a body for each row.
+
+    `scan` itself would trace the body in a way that takes seconds.
+
+    Args:
+        body: is given what it carries, a row, and what is fixed; returns what it carries on, and
+            its result.
+        carry: what it carries at first.
+        rows: along the first dimension.
+        fixed: tensors in tuples or lists.
+
+    Returns:
+        What it carries at last, and the results along a first dimension.
+    """
+    leaves, structure = tree_flatten(fixed)
+    count = len(carry)
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = tree_unflatten(tensors[count + 1 :], structure)
+        then, result = body(tensors[:count], tensors[count], rest)
+        return (*then, result)
+
+    *end, results = scan_op(flat, [*carry], [rows], tuple(leaves))
+    return end, results
 
 
 def _at(rows: Tensor, k: Tensor) -> Tensor:
