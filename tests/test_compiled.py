@@ -1,6 +1,7 @@
 """Estimates as compiled programs: equal to the eager ones, and compiled once for all data."""
 
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -441,3 +442,19 @@ def test_cuda_graphs_are_launched_with_what_is_given(monkeypatch: pytest.MonkeyP
     assert second[0].tolist() == [10.0, 10.0]
     with pytest.raises(RuntimeError, match="capturing"):  # its own error, from an uncaptured run
         launched([torch.ones(2), torch.ones(2)])
+
+
+@pytest.mark.slow
+def test_scales_of_sums_with_matrix_products_are_not_forgotten() -> None:
+    """Inductor before 2.15 forgets alpha of add(x, y @ z, alpha=...)."""
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 40, generator=source, dtype=torch.float64)
+
+    def loss(params: Params) -> Tensor:
+        return torch.add(params["w"], x @ params["w"], alpha=0.01).tanh().square().sum()
+
+    problem = BilevelProblem(loss, loss, step_size=0.01, steps=3)
+    params = {"w": torch.randn(40, 40, generator=source, dtype=torch.float64)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "maml: its compiled program differs")
+        assert_same(create("maml(compiled=True)")(problem, params), create("maml")(problem, params))

@@ -1,12 +1,10 @@
 """Attention in plain operations: what can be differentiated twice, and goes through vmap."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from threading import Lock, local
 
-import torch
 from torch.backends import cuda, mha
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def plain_attention() -> AbstractContextManager[None]:
@@ -14,8 +12,6 @@ def plain_attention() -> AbstractContextManager[None]:
 
     https://github.com/pytorch/pytorch/issues/116350
     """
-    if torch.compiler.is_compiling():
-        return sdpa_kernel(SDPBackend.MATH)
     return _PLAIN
 
 
@@ -28,9 +24,9 @@ def trainable_attention() -> AbstractContextManager[None]:
     """Keep torch from attention for inference, in a block.
 
     `nn.MultiheadAttention` takes it in evaluation mode where no tensor seems to require a gradient,
-    as within vmap. What is being compiled is within such a block.
+    as within vmap.
     """
-    return nullcontext() if torch.compiler.is_compiling() else _TRAINABLE
+    return _TRAINABLE
 
 
 def is_trainable() -> bool:

@@ -1,12 +1,6 @@
-"""First derivatives, by autograd as a rule and by torch.func where a program is compiled.
-
-torch.compile cannot trace a double backward through `torch.autograd.grad`; it can trace nested
-transforms of torch.func. All estimators differentiate through this file (and `estimators.hvp`),
-so that each is written once.
-"""
+"""First derivatives, through which (and `estimators.hvp`) all estimators differentiate."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -41,8 +35,6 @@ def evaluate(loss: Loss, params: Params) -> Tensor:
         raise OptionError(f"a loss must return a tensor, not a {type(value).__name__}")
     if value.dim() != 0:
         raise OptionError(f"a loss must be a scalar tensor, not of shape {tuple(value.shape)}")
-    if torch.compiler.is_compiling():  # traced tensors do not tell
-        return value
     if torch.is_grad_enabled() and not value.requires_grad:
         raise OptionError("a loss must be differentiable in the parameters that it is given")
     return value
@@ -76,10 +68,6 @@ def gradient_at(loss: Loss, params: Params, *, create_graph: bool = False) -> Pa
 
 def _value_and_gradient(loss: Loss, params: Params, create_graph: bool) -> tuple[Tensor, Params]:
     """Return a loss, with what is left of its graph, and its gradient."""
-    if torch.compiler.is_compiling():
-        with plain_attention() if create_graph else nullcontext():
-            slopes, value = torch.func.grad_and_value(lambda p: evaluate(loss, p))(params)
-        return value, slopes
     if not torch.is_grad_enabled():
         with torch.enable_grad():
             return _value_and_gradient(loss, params, create_graph)
@@ -148,10 +136,6 @@ def differentiate(
     Returns:
         The scalar, the auxiliary result, and one gradient for each point; all detached.
     """
-    if torch.compiler.is_compiling():
-        every = tuple(range(len(points)))
-        gradients, (value, rest) = torch.func.grad_and_value(function, every, True)(*points)
-        return value, rest, gradients
     points = tuple(leaves(point) for point in points)
     value, rest = function(*points)
     tensors = [tensor for point in points for tensor in point.values()]

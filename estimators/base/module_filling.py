@@ -7,7 +7,6 @@ from difflib import get_close_matches
 from threading import RLock
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 from torch.utils import checkpoint
 
@@ -37,9 +36,8 @@ class Filled(AbstractContextManager[None]):
         self._before: list[tuple[dict[str, Tensor | None], str, Tensor | None]] = []
 
     def __enter__(self) -> None:
-        if not torch.compiler.is_compiling():
-            LOCK.acquire()
-            self._token = _filling.set((self._places, self._tensors))
+        LOCK.acquire()
+        self._token = _filling.set((self._places, self._tensors))
         try:
             for name, tensor in self._tensors.items():
                 for held, leaf in self._places.get(name) or refuse_name(name, self._places):

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from enum import StrEnum
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -35,7 +34,7 @@ Watcher = Callable[[Phase], None]
 def phase(which: Phase) -> AbstractContextManager[None]:
     """Mark a stretch of code as a phase; phases may be nested, and the innermost one counts.
 
-    It does nothing where nobody watches, and while torch.compile traces.
+    It does nothing where nobody watches.
 
     Args:
         which: the phase.
@@ -48,8 +47,6 @@ def phase(which: Phase) -> AbstractContextManager[None]:
         outer gradient
         meta-gradient
     """
-    if torch.compiler.is_compiling():
-        return _UNWATCHED
     watch = _watch.get()
     return _Stretch(watch, which) if watch else _UNWATCHED
 
@@ -65,8 +62,6 @@ def marked_outer_loss(evaluate: Callable[[], Tensor], adapted: Iterable[Tensor])
         evaluate: returns the outer loss.
         adapted: results of the last inner step.
     """
-    if torch.compiler.is_compiling():
-        return evaluate()
     watch = _watch.get()
     if watch is None:
         return evaluate()

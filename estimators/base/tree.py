@@ -16,23 +16,17 @@ def detached(params: Mapping[str, Tensor]) -> Params:
 
 def leaves(params: Mapping[str, Tensor]) -> Params:
     """Return detached views that require a gradient; the originals are not touched."""
-    if torch.compiler.is_compiling():  # torch.func marks what it differentiates by itself
-        return detached(params)
     return {name: value.detach().requires_grad_() for name, value in params.items()}
 
 
 def require_gradients(params: Mapping[str, Tensor]) -> None:
     """Make leaves of tensors that have no graph, and that nobody else refers to."""
-    if not torch.compiler.is_compiling():
-        for value in params.values():
-            value.requires_grad_()
+    for value in params.values():
+        value.requires_grad_()
 
 
 def axpy(scale: float, x: Params, y: Params) -> Params:
     """Return scale * x + y, key by key."""
-    if torch.compiler.is_compiling():
-        # torch's inductor before 2.15 fuses add(y, matrix product, alpha=scale) and forgets scale.
-        return {name: value + scale * x[name] for name, value in y.items()}
     values, others = [*y.values()], [x[name] for name in y]
     graph = torch.is_grad_enabled() and [v for v in (*values, *others) if v.requires_grad]
     # One call for all is quicker from two tensors on, but its graph would hold them all.

@@ -2,8 +2,6 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch
-
 from estimators.base.attention import plain_attention
 from estimators.base.differentiation import Loss
 from estimators.base.tree import Params
@@ -29,8 +27,6 @@ def hessian_at(loss: Loss, params: Params, *, engine: str, points: int = 1) -> H
         engine: one of `ENGINES`; what is being compiled always takes "func".
         points: how many points are stacked in `params`; each counts as a product.
     """
-    if torch.compiler.is_compiling():
-        engine = "func"
     return ENGINES[engine](loss, params, points)
 
 

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-import torch
-
 from estimators.base.differentiation import Loss
 from estimators.base.tree import Params
 
@@ -77,7 +75,7 @@ class Hessian(ABC):
         if self._spent:
             raise RuntimeError("no product can be taken after the one marked as the last")
         self._spent = last
-        counter = None if torch.compiler.is_compiling() else _counter.get()
+        counter = _counter.get()
         if counter is not None:
             counter.products += self._points
         return self._product(vector, last=last)

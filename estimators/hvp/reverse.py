@@ -45,7 +45,7 @@ class Reverse(Hessian):
 
 
 class Func(Hessian):
-    """H v as the vector-Jacobian product of `torch.func.grad(loss)`: `Reverse` for torch.compile.
+    """H v as the vector-Jacobian product of `torch.func.grad(loss)`.
 
     The gradient is built once and shared by all products at the point, as by `Reverse`.
 
