@@ -28,12 +28,10 @@ from estimators import (
 )
 from estimators.base.registry import ESTIMATORS
 from estimators.programs import compiled, making, modules
-from estimators.programs.executable import Executable, executable, readable_precision
+from estimators.programs.compiled import CompiledProblem
+from estimators.programs.disk import Executable
 from estimators.programs.launches import Launched
-from estimators.programs.layout import Form, Layout
 from estimators.programs.modules import Program
-from estimators.programs.signature import Signature
-from estimators.programs.trace import Descent
 from harness.cell import Cell
 from harness.conformance.cases import case
 from harness.matrix.problems import bilevel_problem
@@ -96,13 +94,21 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
             results.append(result)
         return carry, torch.stack(results) if results else rows.new_empty(0)
 
-    def executable(program: Program) -> Any:
+    def keep(draft: Path, name: str, device: torch.device, places: Any, seconds: float) -> Any:
+        del draft, name, device
+        program = programs.pop()
         arguments = [*(example for example, _ in program.given), *program.examples]
         structure = tree_structure(arguments)
-        return Executable(lambda given: program(*tree_unflatten(given, structure)), 1.5)
 
+        def run(given: list[Tensor]) -> Any:
+            return program(*tree_unflatten(given, structure))
+
+        return Executable(run, places, seconds)
+
+    programs: list[Program] = []
+    monkeypatch.setattr(making, "compile_program", lambda program, _: programs.append(program))
+    monkeypatch.setattr(making, "keep", keep)
     monkeypatch.setattr(modules, "loop", loop)
-    monkeypatch.setattr(making, "executable", executable)
 
 
 def regression(seed: int, *, shots: int = 6, steps: int = 2) -> tuple[BilevelProblem, Params]:
@@ -354,12 +360,12 @@ def test_one_tensor_in_two_roles_is_not_taken_for_one_input() -> None:
 
 
 def test_programs_that_differ_are_told_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(problem: Any, tensors: Any, form: Any, like: Tensor) -> Any:
+    def wrong(problem: Any, *_: Any) -> Any:
         def run(given: list[Tensor]) -> list[Tensor]:
             state = given[0]
             return [state.sum(), state, state.repeat(problem.steps, 1), state, state]
 
-        return Executable(run, 0.0), []
+        return Executable(run, [], 0.0)
 
     monkeypatch.setattr(making, "make", wrong)
     problem, params = regression(3)
@@ -374,7 +380,7 @@ def test_torch_exports_whatever_precision_was_set() -> None:
     cudnn: Any = torch.backends.cudnn
     cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = "ieee"
     try:
-        with readable_precision():
+        with making.readable_precision():
             torch.export.export(nn.Linear(2, 2), (torch.ones(1, 2),), strict=False)
         assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == ("ieee", "ieee")
     finally:
@@ -382,29 +388,27 @@ def test_torch_exports_whatever_precision_was_set() -> None:
 
 
 def test_programs_are_kept_on_disk_and_made_anew_where_broken(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: list[str]
 ) -> None:
     folder = tmp_path / "cache"
     monkeypatch.setenv("METAGRAD_CACHE", str(folder))
     problem, params = regression(3)
-    program = modules.Product(
-        Descent(
-            problem.inner_loss,
-            problem.outer_loss,
-            Form(name="product", layout=Layout.of(params)),
-            params["first"],
-        ),
-        Signature(problem.inner_loss).tensors,
-    )
-    given = [torch.ones(12).double(), torch.ones(12).double(), *program.examples[0]]
-    expected = executable(program).run(given)[0]
-    with monkeypatch.context() as patched:
-        patched.setattr("estimators.programs.executable._compile", None)
-        assert torch.equal(executable(program).run(given)[0], expected)
+
+    def product() -> Params:
+        compiled._known.clear()
+        of_kind = CompiledProblem.of(problem, params)
+        return of_kind.product(torch.ones(12, dtype=torch.float64), params)
+
+    expected = product()
+    assert relative_error(product(), flatten(expected)) == 0
+    assert made == ["product"]
+    assert compiled.compile_seconds(problem, params) > 0
     (path,) = folder.rglob("*.pt2")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.warns(UserWarning, match="compiled anew"):
-        assert torch.equal(executable(program).run(given)[0], expected)
+        assert relative_error(product(), flatten(expected)) == 0
+    assert made == ["product", "product"]
+    assert relative_error(product(), flatten(expected)) == 0
     assert len([*folder.rglob("*.pt2")]) == 1
 
 

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import groupby
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +18,9 @@ from estimators.base.estimator import Estimator, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy
 from estimators.hvp import Hessian
+from estimators.programs.disk import Executable, digest, find
 from estimators.programs.layout import Form, Layout
 from estimators.programs.signature import Signature
-
-if TYPE_CHECKING:
-    from estimators.programs.executable import Executable
 
 Points = Any
 """Iterates in the order of the inner loop: a list of parameters, or rows where compiled."""
@@ -40,13 +38,15 @@ class Kind:
 
     Attributes:
         layout: of the parameters.
-        programs: with the places of the tensors that each takes from a problem.
+        text: of what it is made for, the same in another process.
+        programs: by form.
         verdicts: for each estimator whether it gives with them what it gives without.
     """
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, text: str) -> None:
         self.layout = Layout.of(params)
-        self.programs: dict[Form, tuple[Executable, list[int]]] = {}
+        self.text = text
+        self.programs: dict[Form, Executable] = {}
         self.verdicts: dict[Estimator, bool] = {}
 
 
@@ -83,7 +83,7 @@ class CompiledProblem(BilevelProblem):
                 raise OptionError("compiled=True needs parameters of one dtype, on one device")
             if len(_known) >= _MOST:
                 _known.clear()
-            kind = _known[key] = Kind(params)
+            kind = _known[key] = Kind(params, signature.text() + repr((kinds, settings)))
         return cls(**vars(problem), kind=kind, tensors=signature.tensors)
 
     def adapt(self, params: Params) -> Params:
@@ -234,14 +234,22 @@ class CompiledProblem(BilevelProblem):
         """Run a program, which is made where it is not at hand."""
         ready = self.kind.programs.get(form)
         if ready is None:
+            with _making:
+                ready = self.kind.programs.get(form) or self._ready(form, given[0])
+        return ready.run([*given, *[self.tensors[place].contiguous() for place in ready.places]])
+
+    def _ready(self, form: Form, like: Tensor) -> Executable:
+        """Find a program on disk, or make it."""
+        name = digest(self.kind.text, form, like.device)
+        with _disable_current_modes():
+            ready = find(name, like.device)
+        if ready is None:
             # Takes a second, which few want to wait for.
             from estimators.programs.making import make
 
-            with _making:
-                ready = self.kind.programs.get(form) or make(self, self.tensors, form, given[0])
-            self.kind.programs[form] = ready
-        executable, places = ready
-        return executable.run([*given, *[self.tensors[place].contiguous() for place in places]])
+            ready = make(self, self.tensors, form, like, name)
+        self.kind.programs[form] = ready
+        return ready
 
 
 class _Hessian(Hessian):
@@ -301,7 +309,7 @@ def compile_seconds(problem: BilevelProblem, params: Params) -> float:
         params: theta.
     """
     kind = CompiledProblem.of(problem, params).kind
-    return sum(executable.seconds for executable, _ in kind.programs.values())
+    return sum(program.seconds for program in kind.programs.values())
 
 
 def _fault(

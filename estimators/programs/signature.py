@@ -49,6 +49,10 @@ class Signature:
         self._add_all(losses)
         self.key: Hashable = tuple(self._parts)
 
+    def text(self) -> str:
+        """Return the key in a form that is the same in another process."""
+        return _text(self.key)
+
     def _add(self, thing: Any) -> None:
         if isinstance(thing, Tensor):
             place = self._places.setdefault(id(thing), len(self.tensors))
@@ -111,11 +115,11 @@ class Signature:
         self._parts.append(ModuleReference(module))
         plain = _plain.get(seen) if seen is not None and seen.is_current() else None
         if plain is None:
-            held = state.attributes()
+            held, begin = state.attributes(), len(self._parts)
             self._parts.append(state.settings)
             self._add_all(held)
             if seen is not None and all(isinstance(value, PLAIN) for value in held):
-                _plain[seen] = state.settings, *map(repr, held)
+                _plain[seen] = tuple(self._parts[begin:])
         else:
             self._parts += plain
         for part in state.parts_of_users():
@@ -149,7 +153,7 @@ class Signature:
         self._parts += kind, entry
         self._add_all(functions)
         if functions:
-            values = (getattr(kind, name, None) for name in names)
+            values = (getattr(kind, name, None) for name in sorted(names))
             self._add_all(value for value in values if isinstance(value, (*_CONSTANT, Tensor)))
         return names if functions else frozenset()
 
@@ -185,10 +189,10 @@ def _is_library(name: str | None) -> bool:
 
 
 @cache
-def _names(code: types.CodeType) -> frozenset[str]:
-    """Return the names of globals and attributes in a function and those within it."""
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names of globals and attributes in a function and those within it, sorted."""
     inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
-    return frozenset(code.co_names).union(*map(_names, inner))
+    return tuple(sorted(set(code.co_names).union(*map(_names, inner))))
 
 
 @cache
@@ -202,7 +206,23 @@ def _methods(kind: type, entry: str) -> tuple[tuple[types.FunctionType, ...], fr
             function = getattr(value, "fget", None) or getattr(value, "__func__", value)
             if isinstance(function, types.FunctionType) and not _is_library(each.__module__):
                 found.append(function)
-                new = _names(function.__code__) - names
-                names |= new
-                waiting += sorted(new)
+                new = [other for other in _names(function.__code__) if other not in names]
+                names.update(new)
+                waiting += new
     return tuple(found), frozenset(names)
+
+
+def _text(part: Hashable) -> str:
+    if isinstance(part, tuple):
+        return f"({','.join(map(_text, part))})"
+    if isinstance(part, frozenset):
+        return f"{{{','.join(sorted(map(_text, part)))}}}"
+    if isinstance(part, types.CodeType):
+        fixed = part.co_code, part.co_names, part.co_varnames, part.co_freevars, part.co_cellvars
+        counts = part.co_argcount, part.co_posonlyargcount, part.co_kwonlyargcount, part.co_flags
+        return f"{fixed}{counts}{_text(part.co_consts)}"
+    if isinstance(part, type | types.BuiltinFunctionType):
+        return f"{part.__module__}.{part.__qualname__}"
+    if isinstance(part, ModuleReference | types.ModuleType):
+        return type(part).__name__
+    return repr(part)
