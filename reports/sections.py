@@ -174,6 +174,13 @@ def _break_even(view: View) -> Iterator[Block]:
         yield break_even.break_even_table(depths)
 
 
+def _compiling(view: View) -> Iterator[Block]:
+    table = break_even.compiling_pays(view.snapshot.long, view.curves)
+    if not table.empty:
+        yield break_even.ABOUT_COMPILING
+        yield table
+
+
 def _history(view: View) -> Iterator[Block]:
     numbers, setting = view.snapshot.history, setting_of(view.here)
     rows = numbers.of_setting(setting, view.families)
@@ -300,6 +307,15 @@ SECTIONS = (
         _break_even,
         "Break-even with exact MAML",
         empty="No estimator was timed beside exact MAML here; `metagrad run quick` times both.",
+    ),
+    Section(
+        "Cost",
+        "task",
+        _compiling,
+        "When compiling pays",
+        metrics=["compile_time"],
+        empty="No estimator was timed here both compiled and not; `metagrad run batching-compiled` "
+        "times both.",
     ),
     Section(
         "Accuracy",

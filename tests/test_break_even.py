@@ -12,6 +12,7 @@ from reports.tables.break_even import (
     break_even_depth,
     break_even_table,
     break_evens,
+    compiling_pays,
     over_exact,
 )
 from reports.tables.cells import in_few_parts
@@ -115,6 +116,23 @@ def test_table_has_depth_interval_and_least_ratio() -> None:
     low, middle, high = (found[f"from_depth{end}"] for end in ("_low", "", "_high"))
     assert middle == pytest.approx(10)
     assert 5 < low < middle < high < 20
+
+
+def test_compiling_pays_from_the_calls_that_save_what_it_takes() -> None:
+    names = ["maml", "maml(compiled=True)", "binom(order=2)", "binom(compiled=True, order=2)"]
+    rows = make_rows(*names, "adjoint(compiled=True)", depths=(5,))
+    rows = rows.assign(version="v", cell=[f"c{n}" for n in range(len(rows))])
+    rows["compile_time"] = [math.nan, 12.0, math.nan, 9.0, 8.0]
+    long = pd.DataFrame({"run": rows["run"], "cell": rows["cell"], "metric": "time"})
+    long["value"] = [0.01, 0.005, 0.002, 0.002, 0.001]
+    table = compiling_pays(long, rows).set_index("estimator")
+    assert table["pays from"].to_dict() == {"maml": "2,400 calls", "binom(order=2)": "never"}
+    first = table.loc[["maml"]].to_dict("records")[0]
+    assert [first[name] for name in ("time (ms)", "compiled", "time to compile (s)")] == [10, 5, 12]
+    apart = compiling_pays(long.assign(run=["r", "newer", "r", "r", "r"]), rows)
+    assert [*apart["estimator"]] == ["binom(order=2)"]
+    deeper = rows.assign(depth=rows["depth"].where(rows["estimator"] == "maml", 20))
+    assert "maml" not in [*compiling_pays(long, deeper)["estimator"]]
 
 
 def test_figure_has_a_panel_for_each_model_and_marks_break_evens() -> None:

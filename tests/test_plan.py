@@ -28,7 +28,7 @@ def test_presets_expand() -> None:
         "engines": 4 * 2 * 13,
         "gpu": 5 * 4 * (8 + 2 * 3),
         "batching": 3 * 4 * 7,
-        "batching-compiled": 2 * 2 * 6,
+        "batching-compiled": 3 * 3 * 10,
         "fig3": 4 * (2 + 4 * 4),
         "fig3-paper": 2 * 8 * (2 + 4 * 4),
         "fig4": 4 + 2 * 4,

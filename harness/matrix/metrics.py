@@ -198,6 +198,16 @@ _TABLE = (
         **_SAMPLED,
     ),
     Metric(
+        "compile_time",
+        "time to compile",
+        "Time that the programs of a compiled estimator took to compile: once for all depths, step "
+        "sizes and tasks.",
+        unit="s",
+        noisy=True,
+        shown=("s", 1.0),
+        probe="harness.probes.compilation:compile_time",
+    ),
+    Metric(
         "utilisation",
         "GPU utilisation",
         "Share of the time in which kernels run on the GPU while the estimate is repeated.",

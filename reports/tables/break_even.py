@@ -1,4 +1,4 @@
-"""The break-even depth: from it on an estimator takes no longer than exact MAML."""
+"""Break-even: the depth at which an estimator overtakes exact MAML; calls that pay compiling."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+
+from estimators.base.errors import OptionError
+from estimators.base.registry import Spec
+from harness.matrix.metrics import METRICS
 
 EXACT = "maml"
 """The specification that times are compared with: the whole graph, nothing compiled."""
@@ -15,6 +19,12 @@ ABOUT = (
     "graph, measured in the same rounds. Between two measured depths log time ratio is taken to be "
     "linear in log K; where a curve crosses 1 several times, the last time counts. "
     "The interval is that of the quartiles of the ratios sample by sample."
+)
+
+ABOUT_COMPILING = (
+    "Compiling takes its time once, for all depths, step sizes and tasks, and is then read from "
+    "disk. It pays from that many calls on: the time to compile over what a call saves, the "
+    "difference of the median times with and without it, measured in the same rounds."
 )
 
 # The columns that two cells must share for their times to be compared; depth varies along a curve.
@@ -104,3 +114,45 @@ def break_even_table(break_evens: pd.DataFrame) -> pd.DataFrame:
 
 def _depth_text(depth: float) -> str:
     return {0.0: "all measured", math.inf: "none"}.get(depth, f"K={depth:.3g}")
+
+
+def compiling_pays(long: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return from how many calls on compiling pays, for each compiled row and under names to read.
+
+    Only times that one run took are compared.
+    """
+    keys = [*_ALIKE, "depth", "eager"]
+    compiled = rows.assign(eager=rows["estimator"].map(_eager))
+    compiled = compiled[compiled["eager"].notna() & compiled["compile_time"].notna()]
+    its = rows[[*keys[:-1], "estimator", "cell"]]
+    both = compiled.merge(its.rename(columns={"estimator": "eager", "cell": "eager_cell"}), on=keys)
+    times = long.loc[long["metric"] == "time", ["run", "cell", "value"]]
+    both = both.merge(times, on=["run", "cell"])
+    eager = times.rename(columns={"cell": "eager_cell", "value": "eager_value"})
+    both = both.merge(eager, on=["run", "eager_cell"])
+    both = both.sort_values(["model", "eager", "depth"], kind="stable", ignore_index=True)
+    seconds, compiling = METRICS["time"], METRICS["compile_time"]
+    calls = both["compile_time"] * compiling.scale / (both["eager_value"] - both["value"])
+    return pd.DataFrame(
+        {
+            "model": both["model"],
+            "estimator": both["eager"],
+            "K": both["depth"],
+            seconds.title: both["eager_value"] / seconds.scale,
+            "compiled": both["value"] / seconds.scale,
+            compiling.title: both["compile_time"],
+            "pays from": [
+                f"{math.ceil(n):,} calls" if 0 <= n < math.inf else "never" for n in calls
+            ],
+        }
+    )
+
+
+def _eager(estimator: str) -> str | None:
+    """Return a compiled estimator without the option; None of any other."""
+    try:
+        spec = Spec.parse(estimator)
+    except OptionError:
+        return None
+    others = {name: value for name, value in spec.options.items() if name != "compiled"}
+    return str(Spec(spec.name, others)) if spec.options.get("compiled") is True else None
