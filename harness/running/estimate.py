@@ -18,6 +18,7 @@ from estimators.base.tree import leaves
 from estimators.hvp import hvp
 from estimators.methods.options import measured_default
 from harness.cell import Cell
+from harness.matrix.compilation import READY_SECONDS, compilation
 from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
 from harness.matrix.pretraining import META_BATCH
@@ -31,7 +32,6 @@ from harness.running.executor import Executor, Settings
 from harness.running.processes import WorkResult, run_in_worker
 from harness.support.files import temporary_folder
 
-_COMPILATION = 30.0  # seconds of one compilation, about; a cell is compiled three times
 _CALLS = 5  # in its dtype, for a score: resident memory, HVPs, live memory, FLOPs, launches
 _CURVATURE = (3, 10)  # points at which a reference measures the curvature, products at each
 _LEAST_TIMED = 0.15  # seconds of calls of each piece
@@ -109,12 +109,14 @@ class _Timed:
         double: units in float64.
         watching: seconds by which counting FLOPs and following memory slow one gradient down.
         task: seconds to build one task.
+        compilation: seconds to compile an estimator's programs in one dtype.
     """
 
     own: _Units
     double: _Units
     watching: float
     task: float
+    compilation: float
 
 
 def estimate(
@@ -166,6 +168,7 @@ class CostModel:
         self.settings, self.most = settings, settings.time_limit
         self._timed: dict[Cell, WorkResult] = {}
         self._least: dict[str, tuple[float, float]] = {}
+        self._compiling: dict[tuple[str, ...], Cell] = {}  # first of those that share programs
 
     def start(self) -> float:
         """Return the seconds until a worker is ready."""
@@ -194,7 +197,13 @@ class CostModel:
         """Return the seconds of a cell's score."""
         timed, estimator = self._time_units(cell), create(cell.estimator)
         _, least = self._least_work(cell.device)
-        return least + _preparation(cell, estimator, timed) + _score(cell, estimator, timed)
+        seconds = least + _calibration(cell, estimator, timed) + _score(cell, estimator, timed)
+        if getattr(estimator, "compiled", False):
+            for dtype in {cell.dtype, "float64"}:  # the latter for the bias
+                key = cell.estimator, cell.task, cell.model, cell.device, dtype
+                is_first = self._compiling.setdefault(key, cell) == cell
+                seconds += timed.compilation if is_first else READY_SECONDS
+        return seconds
 
     def times(self, cells: Sequence[Cell]) -> float:
         """Return the seconds of timing cells of a group in turns."""
@@ -204,7 +213,8 @@ class CostModel:
         for cell in cells:
             estimator = create(cell.estimator)
             call = timed.own.call(cell.depth, _products(estimator, cell.depth))
-            seconds += self._samples(call) + _preparation(cell, estimator, timed)
+            seconds += self._samples(call) + _calibration(cell, estimator, timed)
+            seconds += READY_SECONDS if getattr(estimator, "compiled", False) else 0.0
             if cell.device != "cpu":
                 seconds += max(SECONDS, call)  # of utilisation
         return seconds
@@ -268,7 +278,7 @@ def _score(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
         double += timed.double.exact(cell.depth)
     gradients = cell.depth + 1 + 2 * count  # an HVP differentiates a gradient
     calls = _CALLS * timed.own.call(cell.depth, count) + gradients * timed.watching
-    return calls + _compilation(estimator) + cell.num_tasks * (timed.task + double)
+    return calls + cell.num_tasks * (timed.task + double)
 
 
 def _products(estimator: Estimator, depth: int) -> int:
@@ -277,15 +287,10 @@ def _products(estimator: Estimator, depth: int) -> int:
     return depth if cost is None else cost.hvps
 
 
-def _preparation(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
-    """Return the seconds before the first call: calibration and compilation."""
-    calibration = timed.double.call(cell.depth, _products(estimator, cell.depth) + cell.depth)
-    problems = estimator.calibration_problems
-    return problems * (timed.task + calibration) + _compilation(estimator)
-
-
-def _compilation(estimator: Estimator) -> float:
-    return _COMPILATION if getattr(estimator, "compiled", False) else 0.0
+def _calibration(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
+    """Return the seconds of calibration, before the first call."""
+    each = timed.double.call(cell.depth, _products(estimator, cell.depth) + cell.depth)
+    return estimator.calibration_problems * (timed.task + each)
 
 
 def time_units(cell: Cell) -> _Timed:
@@ -302,7 +307,8 @@ def time_units(cell: Cell) -> _Timed:
     overhead = _least_time(partial(watch, lambda: None), cell.device)  # part of any score
     watching = _least_time(partial(watch, gradient), cell.device) - overhead - 2 * own.inner
     build = partial(bilevel_problem, cell, 1, dtype=torch.float64, device=cell.device)
-    return _Timed(own, double, max(0.0, watching), _least_time(build, cell.device))
+    task = _least_time(build, cell.device)
+    return _Timed(own, double, max(0.0, watching), task, compilation(params).seconds)
 
 
 def _units(cell: Cell, dtype: str) -> _Units:
