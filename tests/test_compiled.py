@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.utils._pytree import tree_structure, tree_unflatten
 
 from estimators import (
     BilevelProblem,
@@ -27,15 +26,15 @@ from estimators import (
     trainable,
 )
 from estimators.base.registry import ESTIMATORS
-from estimators.programs import compiled, making, modules
+from estimators.programs import compiled, making
 from estimators.programs.compiled import CompiledProblem
 from estimators.programs.disk import Executable
 from estimators.programs.launches import Launched
-from estimators.programs.modules import Program
 from harness.cell import Cell
 from harness.conformance.cases import case
 from harness.matrix.problems import bilevel_problem
 from tests.support.oracle import flatten, relative_error
+from tests.support.programs import run_as_traced
 
 pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 
@@ -86,29 +85,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trace programs, but run them as they are instead of compiling them."""
-
-    def loop(body: Any, carry: Any, rows: Tensor, fixed: Any) -> Any:
-        results = []
-        for row in rows:
-            carry, result = body(carry, row, fixed)
-            results.append(result)
-        return carry, torch.stack(results) if results else rows.new_empty(0)
-
-    def keep(draft: Path, name: str, device: torch.device, places: Any, seconds: float) -> Any:
-        del draft, name, device
-        program = programs.pop()
-        arguments = [*(example for example, _ in program.given), *program.examples]
-        structure = tree_structure(arguments)
-
-        def run(given: list[Tensor]) -> Any:
-            return program(*tree_unflatten(given, structure))
-
-        return Executable(run, places, seconds)
-
-    programs: list[Program] = []
-    monkeypatch.setattr(making, "compile_program", lambda program, _: programs.append(program))
-    monkeypatch.setattr(making, "keep", keep)
-    monkeypatch.setattr(modules, "loop", loop)
+    run_as_traced(monkeypatch)
 
 
 def regression(seed: int, *, shots: int = 6, steps: int = 2) -> tuple[BilevelProblem, Params]:

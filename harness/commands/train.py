@@ -61,6 +61,13 @@ def train(
         int | None,
         option("Steps between measurements of bias, at validations.", default="none"),
     ] = None,
+    compiled: Annotated[
+        str | None,
+        option(
+            "Whether estimators are compiled: auto (where that pays within the training), yes, no.",
+            default="auto",
+        ),
+    ] = None,
     jobs: options.Jobs = None,
     no_problem_check: options.NoProblemCheck = False,
     fresh: options.Fresh = False,
@@ -98,6 +105,7 @@ def train(
         "test_tasks": test_tasks,
         "patience": patience,
         "bias_every": bias_every,
+        "compiled": compiled,
     }
     values = plan.preset(preset) if preset else {"depths": [5]}
     values |= {name: value for name, value in named.items() if value not in (None, [])}

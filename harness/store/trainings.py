@@ -1,8 +1,9 @@
 """Journals of meta-trainings with one estimator: evaluations along the way and at the end.
 
-Each training has a file, STORE/trainings/NAME.jsonl, an event a line: "start"; any number of
-"evaluation"; "end". Samples of an evaluation have one number for each task, in task order: one
-position is one task in all trainings of a seed, so that samples can be paired.
+Each training has a file, STORE/trainings/NAME.jsonl, an event a line: "start"; "compilation", which
+says whether the estimator was compiled, and why; any number of "evaluation"; "end". Samples of an
+evaluation have one number for each task, in task order: one position is one task in all trainings
+of a seed, so that samples can be paired.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,6 +96,10 @@ class TrainingJournal(EventFile):
         """Write why the training cannot go on, and the end."""
         self._write("failed", reason=reason)
         self.end()
+
+    def compilation(self, *, compiled: bool, reason: str) -> None:
+        """Write whether the estimator is compiled."""
+        self._write("compilation", compiled=compiled, reason=reason)
 
     def evaluation(self, step: int, split: Split, samples: Samples, *, seconds: float) -> None:
         """Write an evaluation; it replaces an earlier one of the step and split."""

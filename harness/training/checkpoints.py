@@ -23,6 +23,7 @@ class Checkpoint:
 
     Attributes:
         training: digest of the configuration, code and machine.
+        compiled: whether the estimator runs by compiled programs from the beginning on.
         estimator: fitted values of the estimator; empty where it fits nothing.
         evaluated_step: the step of the last validation; -1 before the first.
         score: of that validation, larger is better.
@@ -30,6 +31,7 @@ class Checkpoint:
 
     training: str
     step: int = 0
+    compiled: bool = False
     params: Params = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     estimator: dict[str, Any] = field(default_factory=dict)

@@ -18,7 +18,8 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 
-_NOT_OUTER = ("cell", "learning_rate", "bias_every", "bias_tasks")
+COMPILED = ("auto", "yes", "no")
+_NOT_OUTER = ("cell", "learning_rate", "bias_every", "bias_tasks", "compiled")
 _LEARNING_RATE = 1e-3
 _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("steps", "meta_batch", "validate_every"), (1, math.inf)),
@@ -41,6 +42,8 @@ class TrainingConfig:
         validation_tasks: tasks of each validation, and as many training tasks.
         patience: validations without a better one after which it ends; 0: never.
         bias_every: steps from one measurement of bias to the next; 0: none.
+        compiled: whether the estimator runs by compiled programs, whose results are the same up to
+            rounding: one of `COMPILED`; see `harness.training.compiling`.
 
     Source: the paper, section 5 and appendix; for 15 queries a class and 10 inner steps at test,
     the task's own options and `test_depth`.
@@ -58,6 +61,7 @@ class TrainingConfig:
     patience: int = 0
     bias_every: int = 0
     bias_tasks: int = 8
+    compiled: str = "auto"
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():
@@ -74,6 +78,8 @@ class TrainingConfig:
         if self.optimiser not in OPTIMISERS:
             known = " and ".join(OPTIMISERS)
             raise OptionError(f"unknown optimiser {self.optimiser!r}; there are {known}")
+        if self.compiled not in COMPILED:
+            raise OptionError(f"compiled {self.compiled!r} is none of {', '.join(COMPILED)}")
         if not 0 < self.rate < math.inf:
             raise OptionError(f"learning rate {self.rate} must be positive and finite")
         if self.steps * self.meta_batch > TASKS_A_SEED // 2:

@@ -56,7 +56,9 @@ def begin(
     """Open the newest training of the same configuration, code, machine and data, or a new one."""
     current = environment(store, plugins)
     training = config.training
-    asked = digest([vars(training) | {"outer": dict(training.outer)}, config.bias_every])
+    asked = digest(
+        [vars(training) | {"outer": dict(training.outer)}, config.bias_every, config.compiled]
+    )
     sources = [code_state(current), current["fingerprint"]]
     if data := TASKS.create(config.cell.task).data():
         sources.append(data)

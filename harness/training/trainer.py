@@ -25,6 +25,7 @@ from harness.probes.curvature import largest_curvature
 from harness.probes.memory import peak_and_retained, profiled_peak
 from harness.store.trainings import Split, TrainingJournal
 from harness.training.checkpoints import Checkpoint
+from harness.training.compiling import Decision, decide, with_programs
 from harness.training.config import OPTIMISERS, TrainingConfig
 from harness.training.distributed import SINGLE, Ranks
 from harness.training.evaluation import evaluate
@@ -86,18 +87,22 @@ class Trainer:
         named = self._sampler.module.named_parameters()
         self._params = {name: value for name, value in named if value.requires_grad}
         self._optimizer = OPTIMISERS[config.optimiser]([*self._params.values()], lr=config.rate)
-        self._estimator = create(cell.estimator)
         self.notes: list[str] = []
         self.state, self.saved_step = Checkpoint(digest), -1
         if checkpoint.exists():
             self._restore(Checkpoint.load(checkpoint, digest, self._theta()))
-        steps = ranks.gather({"step": [float(self.state.step)]})["step"]
+        steps = ranks.gather({"step": [float(self.saved_step)]})["step"]
         if len(set(steps)) > 1:
             raise UserError(
                 f"not all processes see {checkpoint}: the store must be in a folder that all share"
             )
         batch, theta = self._meta_batch(0), self._theta()
         self._batching = batching_for(create(cell.estimator), batch, theta)
+        if self.saved_step < 0:
+            self._decide(batch)
+        self._estimator = self._create()
+        if self.state.estimator:
+            cast(Any, self._estimator).load_state_dict(self.state.estimator)
         self._test_batching = batching_for(create("maml"), batch, theta)
         self._classifies = "accuracy" in evaluate(batch[:1], theta, "loop")
         self._seconds: list[float] = []
@@ -124,6 +129,30 @@ class Trainer:
             if time.perf_counter() > self._last_save + _SAVE_EVERY:
                 self._save()
             yield score
+
+    def _decide(self, batch: list[BilevelProblem]) -> None:
+        """Decide whether the estimator is compiled; once, since that changes the rounding."""
+        config, theta = self._config, self._theta()
+
+        def decision() -> Decision:
+            return decide(
+                create(self._cell.estimator),
+                theta,
+                lambda each: estimate_batch(each, batch, theta, batching=self._batching),
+                steps=config.steps,
+                choice=config.compiled,
+            )
+
+        decided = self._ranks.from_first(decision)
+        self.state.compiled = decided.compiled
+        self.notes += [decided.reason] if decided.worth_telling else []
+        if self._journal:
+            self._journal.compilation(compiled=decided.compiled, reason=decided.reason)
+
+    def _create(self) -> Estimator:
+        """Return the estimator as it is trained with, not fitted."""
+        estimator = create(self._cell.estimator)
+        return with_programs(estimator) if self.state.compiled else estimator
 
     def _step(self, problems: list[BilevelProblem]) -> None:
         start = time.perf_counter()
@@ -201,7 +230,8 @@ class Trainer:
     def _own_bias(self) -> Samples:
         sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
         theta = {name: value.double() for name, value in self._theta().items()}
-        exact, estimator = create("adjoint"), self._copy()
+        # Not compiled, which would be once more for float64.
+        exact, estimator = create("adjoint"), self._as_fitted(create(self._cell.estimator))
         if estimator.needs_calibration:
             estimator.calibrate(self._probes(sampler), theta)
         samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
@@ -230,7 +260,9 @@ class Trainer:
 
     def _memory(self) -> Samples:
         """Return the most bytes alive while a meta-batch is estimated."""
-        estimator, problems, theta = self._copy(), self._meta_batch(0), self._theta()
+        # A copy: its calls must not count towards the next fit.
+        estimator = self._as_fitted(self._create())
+        problems, theta = self._meta_batch(0), self._theta()
 
         def work() -> None:
             estimate_batch(estimator, problems, theta, batching=self._batching)
@@ -242,12 +274,11 @@ class Trainer:
             return {"peak_memory": [profiled_peak(work)]}
         return {"peak_memory": [peak_and_retained(work, device)[0]]}
 
-    def _copy(self) -> Estimator:
-        """Return a copy of the estimator: its calls must not count towards the next fit."""
-        copy = create(self._cell.estimator)
+    def _as_fitted(self, estimator: Estimator) -> Estimator:
+        """Give another estimator what the one in use was fitted to."""
         if (fitted := _fitted(self._estimator)) is not None:
-            cast(Any, copy).load_state_dict(fitted)
-        return copy
+            cast(Any, estimator).load_state_dict(fitted)
+        return estimator
 
     def _meta_batch(self, step: int) -> list[BilevelProblem]:
         size = self._config.meta_batch
@@ -287,8 +318,6 @@ class Trainer:
             for name, value in self._params.items():
                 value.copy_(state.params[name])
         self._optimizer.load_state_dict(state.optimizer)
-        if state.estimator:
-            cast(Any, self._estimator).load_state_dict(state.estimator)
 
 
 def _fitted(estimator: Any) -> dict[str, Any] | None:
