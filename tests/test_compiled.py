@@ -67,8 +67,9 @@ def tensors(result: MetaGradient) -> list[Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Begin without programs at hand; the names of those that are made."""
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Begin without programs at hand, or on disk; the names of those that are made."""
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
     names: list[str] = []
 
     def make(*arguments: Any) -> Any:

@@ -98,6 +98,7 @@ def stopped_at(store: Path, config: TrainingConfig, stops: set[int]) -> Trainer:
 def test_a_resumed_training_keeps_to_the_decision_of_its_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
     run_as_traced(monkeypatch)
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/c++")
     free = compilation.Compilation(seconds=0.0, share=0.1)
@@ -125,6 +126,7 @@ def test_a_resumed_training_keeps_to_the_decision_of_its_beginning(
 def test_compile_time_is_that_of_the_programs_in_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("METAGRAD_CACHE", str(tmp_path / "cache"))
     run_as_traced(monkeypatch)
     clock = count(0.0, 1.5)
     monkeypatch.setattr("estimators.programs.making.perf_counter", lambda: next(clock))
