@@ -70,12 +70,20 @@ def test_what_was_asked_for_is_done_without_a_trial() -> None:
         raise AssertionError
 
     assert decision("maml", estimate, choice="yes").compiled
-    assert decision("maml(compiled=True)", estimate).compiled
+    for choice in ("auto", "yes", "no"):
+        assert decision("maml(compiled=True)", estimate, choice=choice).compiled
     assert not decision("maml", estimate, choice="no").compiled
-    for choice in ("auto", "yes"):
-        assert not (foreign := decision(Foreign(), estimate, choice=choice)).compiled
-        assert "foreign" in foreign.reason
-        assert foreign.worth_telling
+
+
+def test_what_cannot_be_compiled_is_told_where_it_would_pay() -> None:
+    for choice, estimator, word in (
+        *[(choice, Foreign(), "foreign") for choice in ("auto", "yes")],
+        *[(choice, create("hf-maml"), "engine") for choice in ("auto", "yes")],
+    ):
+        refused = decision(estimator, choice=choice)
+        assert (refused.compiled, refused.worth_telling) == (False, True)
+        assert word in refused.reason
+        assert not decision(estimator, steps=1).worth_telling
 
 
 def stopped_at(store: Path, config: TrainingConfig, stops: set[int]) -> Trainer:

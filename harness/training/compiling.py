@@ -40,36 +40,45 @@ def decide(
         params: theta.
         estimate: a meta-batch with an estimator.
         steps: of the training.
-        choice: of the user; "yes" and "no" are followed.
+        choice: of the user; "yes" is followed where the estimator can be compiled.
     """
+    as_asked = Decision(True, "compiled, as asked", worth_telling=False)
+    if isinstance(estimator, Compilable) and estimator.compiled:
+        return as_asked
     if choice == "no":
-        return Decision(False, "not compiled, as asked", worth_telling=False)
-    if not isinstance(estimator, Compilable):
-        return Decision(False, f"not compiled: {estimator.title} has no compiled programs")
-    if estimator.compiled or choice == "yes":
-        return Decision(True, "compiled, as asked", worth_telling=False)
-    if next(iter(params.values())).device.type != "cpu":
-        return Decision(
-            False, "not compiled: what it saves is known for CPUs only", worth_telling=False
-        )
-    expected = compilation(params)
-    for _ in range(2):  # the first call may have to import or to calibrate
-        begin = perf_counter()
-        estimate(estimator)
-        seconds = perf_counter() - begin
-        saved = steps * seconds * (1 - expected.share)
-        sums = f"{saved:.3g} s of {steps * seconds:.3g} s, at about {expected.seconds:.0f} s"
-        if saved <= expected.seconds:
-            return Decision(False, f"not compiled: it would save {sums}", worth_telling=False)
-    if not shutil.which("c++"):
-        return Decision(False, f"not compiled, which would save {sums}: c++ is missing")
+        return replace(as_asked, compiled=False, reason="not compiled, as asked")
+    saving = ""
+    if choice == "auto":
+        if next(iter(params.values())).device.type != "cpu":
+            reason = "not compiled: what it saves is known for CPUs only"
+            return Decision(False, reason, worth_telling=False)
+        expected = compilation(params)
+        for _ in range(2):  # the first call may have to import or to calibrate
+            begin = perf_counter()
+            estimate(estimator)
+            seconds = (perf_counter() - begin) * steps
+            saved = seconds * (1 - expected.share)
+            saving = f"to save {saved:.3g} s of {seconds:.3g} s, at about {expected.seconds:.0f} s"
+            if saved <= expected.seconds:
+                return Decision(False, f"not compiled, only {saving}", worth_telling=False)
+        if not shutil.which("c++"):
+            return Decision(False, f"not compiled, {saving}: there is no C++ compiler, c++")
     try:
-        estimate(with_programs(estimator))
+        programs = with_programs(estimator)
+        if choice == "yes":
+            return as_asked
+        estimate(programs)
     except OptionError as error:
-        return Decision(False, f"not compiled: {error}")
-    return Decision(True, f"compiled, to save {sums}")
+        return Decision(False, f"not compiled{saving and ', '}{saving}: {error}")
+    return Decision(True, f"compiled, {saving}")
 
 
 def with_programs(estimator: Estimator) -> Estimator:
-    """Return an estimator with compiled programs; one that has none as it is."""
-    return replace(estimator, compiled=True) if isinstance(estimator, Compilable) else estimator
+    """Return an estimator with compiled programs.
+
+    Raises:
+        OptionError: it, or an option of it, does not go with them.
+    """
+    if not isinstance(estimator, Compilable):
+        raise OptionError(f"{estimator.title} has no compiled programs")
+    return replace(estimator, compiled=True)

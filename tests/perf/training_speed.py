@@ -48,7 +48,9 @@ def by_hand(cell: Cell) -> Work:
 
 def by_trainer(cell: Cell, folder: Path, count: int) -> Work:
     """Return a function that takes so many steps of the harness, without its files."""
-    config = TrainingConfig(cell, steps=10_000, validation_tasks=1, validate_every=10_000)
+    config = TrainingConfig(
+        cell, steps=10_000, validation_tasks=1, validate_every=10_000, compiled="no"
+    )
     session = begin(folder, config, fresh=True)
     assert session.journal
     trainer = Trainer(config, session.journal, session.checkpoint, session.digest)
