@@ -40,14 +40,14 @@ class Kind:
         layout: of the parameters.
         text: of what it is made for, the same in another process.
         programs: by form.
-        verdicts: for each estimator whether it gives with them what it gives without.
+        verdicts: for each estimator and depth whether it gives with them what it gives without.
     """
 
     def __init__(self, params: Params, text: str) -> None:
         self.layout = Layout.of(params)
         self.text = text
         self.programs: dict[Form, Executable] = {}
-        self.verdicts: dict[Estimator, bool] = {}
+        self.verdicts: dict[tuple[Estimator, int], bool] = {}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -272,7 +272,8 @@ def compiled_estimate(
 ) -> MetaGradient:
     """Run `estimator.estimate` with compiled programs.
 
-    They are compared with uncompiled code once for problems of a kind, on few steps.
+    They are compared with uncompiled code once for problems of a kind, on so few steps that all of
+    them are used.
 
     Args:
         estimator: what to run; hashable.
@@ -284,12 +285,13 @@ def compiled_estimate(
     """
     compiled = CompiledProblem.of(problem, params)
     verdicts = compiled.kind.verdicts
-    verdict = verdicts.get(estimator)
+    few = min(problem.steps, max(2, 2 * getattr(estimator, "order", 0)))
+    verdict = verdicts.get((estimator, few))
     if verdict is None:
-        fault = _fault(estimator, compiled, problem, params)
+        fault = _fault(estimator, compiled, problem, params, few)
         verdict = not fault
         if fault is not None:
-            verdicts[estimator] = verdict
+            verdicts[estimator, few] = verdict
         if fault:
             warnings.warn(
                 f"{estimator.title}: its compiled program differs from what it was made of by "
@@ -313,10 +315,17 @@ def compile_seconds(problem: BilevelProblem, params: Params) -> float:
 
 
 def _fault(
-    estimator: Estimator, compiled: CompiledProblem, problem: BilevelProblem, params: Params
+    estimator: Estimator,
+    compiled: CompiledProblem,
+    problem: BilevelProblem,
+    params: Params,
+    few: int,
 ) -> str | None:
-    """Return how estimates differ that are compiled and not; None where that is unknown."""
-    depths = range(min(2, problem.steps), problem.steps + 1)
+    """Return how estimates differ that are compiled and not; None where that is unknown.
+
+    They are taken at the least depth from `few` on that the estimator supports.
+    """
+    depths = range(few, problem.steps + 1)
     steps = next((k for k in depths if not estimator.unsupported_reason(k)), problem.steps)
     with _disable_current_modes():
         one, other = (  # by copies, since an estimator may count its calls
