@@ -30,7 +30,8 @@ SETTINGS = Settings(jobs=2, samples=6, plugins=(FAULTY,))
 TIME_LIMIT = 12  # seconds: all but those that never end must keep it on a busy machine
 TASKS = 2
 # Not trainings' own, some estimators' and GPUs'.
-ON_CPU = set(METRICS) - {"accuracy", "own_bias", "bound", "reserved_memory", "utilisation"}
+ELSEWHERE = {"accuracy", "own_bias", "bound", "reserved_memory", "utilisation", "compile_time"}
+ON_CPU = set(METRICS) - ELSEWHERE
 GOOD: dict[str, set[str]] = {
     "good": set(),
     "warns": set(),
