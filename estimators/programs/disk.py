@@ -46,6 +46,14 @@ def digest(text: str, form: Form, device: torch.device) -> str:
     return hashlib.sha256(_sources() + repr(parts).encode()).hexdigest()[:32]
 
 
+def suffix(device: torch.device) -> str:
+    """Return that of a program's file: a library for a CPU, else a package with kernels too.
+
+    A package is unpacked into a folder that a process leaves behind.
+    """
+    return ".so" if device.type == "cpu" else ".pt2"
+
+
 def find(name: str, device: torch.device) -> Executable | None:
     """Return a program that is on disk, sound and ours.
 
@@ -53,7 +61,7 @@ def find(name: str, device: torch.device) -> Executable | None:
         name: see `digest`.
         device: that it runs on.
     """
-    path, facts = _paths(name)
+    path, facts = _paths(name, device)
     if not facts.exists():
         return None
     with suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
@@ -79,7 +87,7 @@ def keep(
         places: see `Executable`.
         seconds: see `Executable`.
     """
-    path, facts = _paths(name)
+    path, facts = _paths(name, device)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         known = {"checksum": _checksum(draft), "places": places, "seconds": seconds}
@@ -97,8 +105,8 @@ def _write(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _paths(name: str) -> tuple[Path, Path]:
-    path = cache_folder() / "programs" / f"{name}.pt2"
+def _paths(name: str, device: torch.device) -> tuple[Path, Path]:
+    path = (cache_folder() / "programs" / name).with_suffix(suffix(device))
     return path, path.with_suffix(".json")
 
 
@@ -111,10 +119,13 @@ def cache_folder() -> Path:
 
 def _load(path: Path, device: torch.device) -> Run:
     # Several threads may call it, one at a time: it has one set of buffers.
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader
-    number = -1 if device.type == "cpu" else device.index or 0
-    run: Run = loader(str(path), "model", False, 1, number).run
-    return Launched(run) if device.type == "cuda" else run
+    aoti: Any = torch._C._aoti
+    run: Run
+    if device.type == "cpu":
+        run = aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
+        return run
+    run = aoti.AOTIModelPackageLoader(str(path), "model", False, 1, device.index or 0).run
+    return Launched(run)
 
 
 @cache

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 from unittest.mock import patch
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.utils._sympy.functions import FloorDiv, ModularIndexing
 from estimators.base.errors import OptionError
 from estimators.base.failures import first_line, missing_derivative, out_of_memory
 from estimators.base.problem import BilevelProblem
-from estimators.programs.disk import Executable, keep
+from estimators.programs.disk import Executable, keep, suffix
 from estimators.programs.layout import Form
 from estimators.programs.modules import Cascade, Exact, Product, Program
 from estimators.programs.trace import Descent
@@ -55,7 +56,7 @@ def make(
                 program = Product(descent, tensors)
             places = [place for each in program.places for place in each]
             with TemporaryDirectory(prefix="metagrad-") as folder:
-                draft = Path(folder) / "program.pt2"
+                draft = (Path(folder) / "program").with_suffix(suffix(like.device))
                 compile_program(program, draft)
                 seconds = round(perf_counter() - begin, 1)
                 return keep(draft, name, like.device, places, seconds)
@@ -94,7 +95,8 @@ def compile_program(program: Program, path: Path) -> None:
         exported = torch.export.export(
             program, tuple(arguments), dynamic_shapes=tuple(shapes), strict=False
         )
-    package = partial(aoti_compile_and_package, exported, package_path=str(path))
+    package = path.with_suffix(".pt2")
+    compiled = partial(aoti_compile_and_package, exported, package_path=str(package))
     options: dict[str, Any] = {
         # Channels last, which inductor prefers for convolutions, costs copies at each step.
         "layout_optimization": False,
@@ -105,9 +107,13 @@ def compile_program(program: Program, path: Path) -> None:
     }
     with _simple_indices():
         try:
-            package(inductor_configs=options)
+            compiled(inductor_configs=options)
         except CppCompileError:
-            package(inductor_configs=options | {"cpp.vec_isa_ok": None})
+            compiled(inductor_configs=options | {"cpp.vec_isa_ok": None})
+    if path != package:
+        with ZipFile(package) as files:
+            (library,) = [name for name in files.namelist() if name.endswith(path.suffix)]
+            path.write_bytes(files.read(library))
 
 
 @contextmanager
