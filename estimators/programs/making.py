@@ -43,6 +43,8 @@ def make(
     Raises:
         OptionError: there is no such program of this problem's losses.
     """
+    if torch.__version__ < "2.13":  # compares versions, not texts
+        raise OptionError(f"compiled=True needs torch 2.13 or newer, not {torch.__version__}")
     descent = Descent(problem.inner_loss, problem.outer_loss, form, like)
     try:
         with _disable_current_modes(), _quiet():
