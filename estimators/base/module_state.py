@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from estimators.base.errors import OptionError
 from estimators.base.module_filling import LOCK, Filled, Place, refuse_name
-from estimators.base.references import PLAIN, is_same, is_watched, version
+from estimators.base.references import PLAIN, STANDARD, is_same, is_watched, version
 from estimators.base.tree import Params
 
 _Attribute = tuple[str, str]  # name of the part, name of the attribute
@@ -41,6 +41,7 @@ class ModuleState:
         OptionError: the module's parameters cannot be replaced by other tensors.
 
     Attributes:
+        structure: names of parts, parameters and buffers, each with its first name.
         checked_kinds: of loss that were found right.
         last_seen: returns what `seen_of` has returned, for as long as anybody has it.
         written_by_forward: attributes that a forward pass changes.
@@ -51,9 +52,6 @@ class ModuleState:
         parts = dict(module.named_modules())
         self._parts = {name: ref(part) for name, part in parts.items()}
         self._types = {name: type(part).__name__ for name, part in parts.items()}
-        self._of_users = [
-            n for n, p in parts.items() if not type(p).__module__.startswith("torch.")
-        ]
         self._built = self._build()
         self._counts = [len(vars(part)) for part in parts.values()]
         self._places: dict[str, list[Place]] = {}
@@ -61,7 +59,9 @@ class ModuleState:
         self._buffers: dict[str, Place] = {}
         self._copies: dict[str, tuple[Tensor, object, Tensor]] = {}
         shared: dict[int, tuple[str, list[Place]]] = {}
+        first_parts: dict[int, str] = {}
         for prefix, part in module.named_modules(remove_duplicate=False):
+            first_parts.setdefault(id(part), prefix)
             for name, (tensors, leaf) in _entries(prefix, part):
                 first, places = shared.setdefault(id(tensors[leaf]), (name, []))
                 if not any(held is tensors and at == leaf for held, at in places):
@@ -69,6 +69,11 @@ class ModuleState:
                 self._places[name], self._first_names[name] = places, first
                 if tensors is part._buffers and name == first:
                     self._buffers[name] = tensors, leaf
+        every = module.named_modules(remove_duplicate=False)
+        self.structure = (
+            tuple([(name, first_parts[id(part)]) for name, part in every]),
+            tuple(self._first_names.items()),
+        )
         self._own: Params = dict(module.named_parameters())
         self._watched = [
             (name, attribute)
@@ -76,6 +81,11 @@ class ModuleState:
             for attribute, value in vars(part).items()
             if is_watched(attribute, value)
         ]
+        objects = {
+            n: vars(p).keys() - STANDARD - {a for m, a in self._watched if m == n}
+            for n, p in parts.items()
+        }
+        self._objects = [(name, sorted(names)) for name, names in objects.items() if names]
         read: dict[str, list[str]] = {name: [*_CONTAINERS, "training"] for name in parts}
         for name, attribute in self._watched:
             read[name].append(attribute)
@@ -93,6 +103,10 @@ class ModuleState:
             and len(tensors) == len(self._built[1])
             and all(map(is_, self._built[1], tensors))
         )
+
+    def has_all(self) -> bool:
+        """Return whether no part was given further attributes."""
+        return [len(self._vars(part)) for part in self._parts] == self._counts
 
     def _build(self) -> tuple[list[ref[nn.Module]], list[object]]:
         """Return parts, and parameters with the names of buffers."""
@@ -127,10 +141,19 @@ class ModuleState:
         counts = [len(attributes) for attributes in held]
         return (*modes, *counts, *hooks, *plain)
 
-    def parts_of_users(self) -> list[nn.Module]:
-        """Return the parts whose classes are not torch's."""
-        parts = [self._parts[name]() for name in self._of_users]
+    def parts(self) -> list[nn.Module]:
+        """Return the parts, each once."""
+        parts = [part() for part in self._parts.values()]
         return [part for part in parts if part is not None]
+
+    def hooks(self) -> list[object]:
+        """Return the functions that are called with parts."""
+        every = [self._vars(part).get(kind, {}) for part in self._parts for kind in _HOOKS]
+        return [hook for hooks in every for hook in hooks.values()]
+
+    def objects(self) -> list[dict[str, object]]:
+        """Return for each part that has any what code may reach besides `attributes`, by name."""
+        return [{n: self._vars(part).get(n) for n in names} for part, names in self._objects]
 
     def attributes(self) -> list[object]:
         """Return what a forward pass may read besides parameters and buffers."""
@@ -357,7 +380,7 @@ def state_of(module: nn.Module) -> ModuleState:
         what = module.__name__ if isinstance(module, type) else f"a {type(module).__name__}"
         raise OptionError(f"expected an nn.Module, not {what}")
     known = _states.get(id(module))  # not by equality, which a module may define
-    if known is not None and known[0]() is module and known[1].fits():
+    if known is not None and known[0]() is module and known[1].fits() and known[1].has_all():
         return known[1]
     with LOCK:
         state = ModuleState(module)

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import TorchFunctionMode
 
 from estimators.base.attention import plain_attention, trainable_attention
 from estimators.base.differentiation import Loss, evaluate
@@ -48,12 +50,12 @@ def trace(
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def detached(*arguments: Tensor) -> tuple[Tensor, ...]:
-        with torch.enable_grad(), plain_attention(), trainable_attention():
+        with torch.enable_grad(), plain_attention(), trainable_attention(), _NoLists():
             result = function(*[each.detach().requires_grad_() for each in arguments])
         results = result if isinstance(result, tuple) else (result,)
         return tuple([each.detach() for each in results])
 
-    tracer = make_fx(detached, _SMALL_PRODUCTS, "fake", _allow_non_fake_inputs=True)
+    tracer = make_fx(detached, _INSTEAD, "fake", _allow_non_fake_inputs=True)
     graph = tracer(*examples)
     return Traced(graph, _with_inputs(graph, held))
 
@@ -81,7 +83,26 @@ def _small_affine(
     return product if product is NotImplemented else bias + product
 
 
-_SMALL_PRODUCTS: dict[Any, Any] = {
+def _number(tensor: Tensor) -> Any:
+    """Refuse that a number is read out of a tensor: it would be the program's for good."""
+    if isinstance(tensor, FakeTensor):  # a literal, or what torch refuses itself
+        return NotImplemented
+    raise OptionError("the loss reads a number out of a tensor: compute with the tensor")
+
+
+class _NoLists(TorchFunctionMode):
+    """Refuses that numbers are read out of tensors by what is no operation of torch's."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if func is Tensor.tolist:
+            _number(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_INSTEAD: dict[Any, Any] = {
+    torch.ops.aten._local_scalar_dense.default: _number,
     torch.ops.aten.mm.default: _small_product,
     torch.ops.aten.addmm.default: _small_affine,
 }
