@@ -353,6 +353,43 @@ def test_programs_that_differ_are_told_and_not_used(monkeypatch: pytest.MonkeyPa
     assert_same(compiled(problem, params), create("maml")(problem, params))
 
 
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("spec", "momentum", "is_wrong"),
+    [
+        ("maml", 0.5, lambda form: form.momentum),
+        ("binom(order=2)", 0.0, lambda form: form.levels == 2),
+    ],
+)
+def test_each_program_that_an_estimate_may_run_is_compared(
+    spec: str, momentum: float, is_wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some_wrong(problem: Any, held: Any, form: Any, *rest: Any) -> Executable:
+        made = make(problem, held, form, *rest)
+        return made._replace(
+            run=lambda given: (
+                [2 * x for x in made.run(given)] if is_wrong(form) else made.run(given)
+            )
+        )
+
+    make = making.make
+    monkeypatch.setattr(making, "make", some_wrong)
+    problem, params = regression(3)
+    create(spec, compiled=True)(problem, params)
+    problem = replace(problem, momentum=momentum, steps=4)
+    with pytest.warns(UserWarning, match="not used"):
+        assert_same(create(spec, compiled=True)(problem, params), create(spec)(problem, params))
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("name", COMPILABLE)
+def test_results_share_no_memory_with_parameters(name: str) -> None:
+    problem, params = regression(3)
+    result = create(name, compiled=True, **OPTIONS.get(name, {}))(problem, params)
+    own = {value.untyped_storage().data_ptr() for value in params.values()}
+    assert not own & {value.untyped_storage().data_ptr() for value in tensors(result)}
+
+
 def test_torch_exports_whatever_precision_was_set() -> None:
     """As the harness sets it: TF32 nowhere."""
     cudnn: Any = torch.backends.cudnn

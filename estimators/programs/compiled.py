@@ -40,14 +40,15 @@ class Kind:
         layout: of the parameters.
         text: of what it is made for, the same in another process.
         programs: by form.
-        verdicts: for each estimator and depth whether it gives with them what it gives without.
+        verdicts: for each estimator, depth and kind of descent, whether it gives with them what it
+            gives without.
     """
 
     def __init__(self, params: Params, text: str) -> None:
         self.layout = Layout.of(params)
         self.text = text
         self.programs: dict[Form, Executable] = {}
-        self.verdicts: dict[tuple[Estimator, int], bool] = {}
+        self.verdicts: dict[Hashable, bool] = {}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -286,12 +287,13 @@ def compiled_estimate(
     compiled = CompiledProblem.of(problem, params)
     verdicts = compiled.kind.verdicts
     few = min(problem.steps, max(2, 2 * getattr(estimator, "order", 0)))
-    verdict = verdicts.get((estimator, few))
+    key = estimator, few, bool(problem.momentum), isinstance(problem.step_size, dict)
+    verdict = verdicts.get(key)
     if verdict is None:
         fault = _fault(estimator, compiled, problem, params, few)
         verdict = not fault
         if fault is not None:
-            verdicts[estimator, few] = verdict
+            verdicts[key] = verdict
         if fault:
             warnings.warn(
                 f"{estimator.title}: its compiled program differs from what it was made of by "

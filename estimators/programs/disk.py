@@ -62,13 +62,14 @@ def find(name: str, device: torch.device) -> Executable | None:
         device: that it runs on.
     """
     path, facts = _paths(name, device)
-    if not facts.exists():
+    if not (path.exists() and facts.exists()):
         return None
     with suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
         known = json.loads(facts.read_text(encoding="utf-8"))
         own = path.stat().st_uid == facts.stat().st_uid == os.getuid()
         if own and known["checksum"] == _checksum(path):
             os.utime(path)
+            os.utime(facts)
             places = [int(place) for place in known["places"]]
             return Executable(_load(path, device), places, float(known["seconds"]))
     warnings.warn(f"{path} is broken or foreign: it is compiled anew", stacklevel=5)
@@ -130,8 +131,10 @@ def _load(path: Path, device: torch.device) -> Run:
 
 @cache
 def _sources() -> bytes:
-    """Return the code that makes programs."""
-    return b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    """Return the code that makes programs, and that of the losses that are this project's."""
+    base = Path(__file__).parents[1]
+    folders = (base / "programs", base / "base")
+    return b"".join(path.read_bytes() for each in folders for path in sorted(each.glob("*.py")))
 
 
 @cache

@@ -54,7 +54,7 @@ class Layout:
     def join(self, params: Params) -> Tensor:
         """Return parameters as one new vector."""
         joined: Tensor = torch._C._nn.flatten_dense_tensors([params[n] for n, _ in self.shapes])
-        return joined
+        return joined if len(self.shapes) > 1 else joined.clone()  # of one it is a view
 
 
 @dataclass(frozen=True, kw_only=True)
