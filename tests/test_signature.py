@@ -1,11 +1,13 @@
 """What programs are made for: all that a loss computes with, as it is at a call, and no more."""
 
 import functools
+import logging
 import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,6 +108,7 @@ def losses() -> dict[str, tuple[Any, Change]]:
     """Return losses, each with a change of what it computes with."""
     loss, here, table, colours = Loss(), globals(), {"n": 1.0}, [Colour.RED]
     attribute.scale = 1.0  # type: ignore[attr-defined]
+    chosen = {1}
     get, instance, dynamic = table.get, Config(), SimpleNamespace(size=1.0)
     return {
         "class": (lambda p: norm(p) * Config.scale, lambda: setattr(Config, "scale", 2.0)),
@@ -139,6 +142,7 @@ def losses() -> dict[str, tuple[Any, Change]]:
             lambda p: Square.apply(norm(p)),  # type: ignore[no-untyped-call]
             lambda: setattr(Square, "factor", 2.0),
         ),
+        "set": (lambda p: norm(p) * (1 in chosen), lambda: chosen.clear()),
         "getattr": (
             lambda p: norm(p) * getattr(dynamic, "".join("size")),
             lambda: setattr(dynamic, "size", 2.0),
@@ -163,6 +167,7 @@ def test_changes_of_what_a_loss_computes_with_are_seen(
 
 def test_what_a_loss_cannot_reach_is_left_out() -> None:
     loss = Loss()
+    loss.inner.logger, loss.lock = logging.getLogger(), Lock()  # type: ignore[attr-defined]
     before = Signature(loss).key
     loss.calls += 1
     assert Signature(loss).key == before

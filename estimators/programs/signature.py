@@ -9,6 +9,7 @@ from contextlib import suppress
 from dis import get_instructions
 from enum import Enum
 from functools import cache, cached_property, partial
+from logging import Logger
 from typing import Any, Generic, Protocol
 from weakref import WeakKeyDictionary
 
@@ -119,6 +120,10 @@ class Signature:
                 self._add_all(thing.values())
             if not _is_library(type(thing)):
                 self._add_instance(thing)
+        elif isinstance(thing, set | frozenset) and all(isinstance(i, _CONSTANT) for i in thing):
+            self._parts += type(thing), *sorted(map(repr, thing))
+        elif isinstance(thing, Logger):
+            self._parts.append(Logger)
         elif isinstance(thing, partial):
             self._add_all((thing.func, thing.args, thing.keywords))
         elif isinstance(thing, types.FunctionType):
