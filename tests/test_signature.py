@@ -142,6 +142,10 @@ def losses() -> dict[str, tuple[Any, Change]]:
             lambda p: Square.apply(norm(p)),  # type: ignore[no-untyped-call]
             lambda: setattr(Square, "factor", 2.0),
         ),
+        "globals": (
+            lambda p: norm(p) * globals()["SECOND"],
+            lambda: here.update(SECOND=4.0),
+        ),
         "set": (lambda p: norm(p) * (1 in chosen), lambda: chosen.clear()),
         "getattr": (
             lambda p: norm(p) * getattr(dynamic, "".join("size")),

@@ -25,7 +25,19 @@ from estimators.base.module_loss import ModuleLoss
 from estimators.base.module_state import ModuleState, Seen, state_of
 from estimators.base.references import PLAIN
 
-_CONSTANT = (bool, int, float, complex, str, bytes, type(None), Enum, torch.dtype, torch.device)
+_CONSTANT = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    types.EllipsisType,
+    Enum,
+    torch.dtype,
+    torch.device,
+)
 _LIBRARIES = frozenset({"torch", "numpy"}) | sys.stdlib_module_names
 _STATELESS = frozenset({object, ABC, Generic, Protocol})
 _plain: WeakKeyDictionary[Seen, tuple[Hashable, ...]] = WeakKeyDictionary()
@@ -37,10 +49,11 @@ _IMPLICIT = {  # names of methods that are called without them
     *(f"__r{name[2:]}" for name in _OPERATORS),
     *("__call__", "__getattr__", "__getattribute__", "__get__", "__enter__", "__exit__"),
     *("__len__", "__iter__", "__next__", "__bool__", "__float__", "__int__"),
+    *("__str__", "__format__"),
     *("__torch_function__", "forward", "backward", "jvp", "vmap", "setup_context"),
 }
 _ANY_NAME = frozenset(
-    ("getattr", "__dict__", "vars", "dir", "attrgetter", "asdict", "astuple", "fields")
+    ("getattr", "__dict__", "vars", "globals", "dir", "attrgetter", "asdict", "astuple", "fields")
 )
 
 
@@ -139,6 +152,8 @@ class Signature:
                 self._add(owner)
         elif isinstance(thing, type):
             self._parts.append(thing)
+            if not _is_library(type(thing)):
+                self._add(type(thing))
             for each in thing.__mro__:
                 if not _is_library(each):
                     self._spaces.append(_Space(vars(each), of_instance=False))
