@@ -130,12 +130,11 @@ def readable_precision() -> Generator[None]:
         torch._C._get_cudnn_allow_tf32()
     except RuntimeError:
         cudnn.allow_tf32 = False
-        try:
-            yield
-        finally:
-            cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
-    else:
+    try:
         yield
+    finally:
+        if (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) != before:
+            cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = before
 
 
 @contextmanager
