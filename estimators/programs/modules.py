@@ -256,14 +256,17 @@ def loop(
         What it carries at last, and the results along a first dimension.
     """
     leaves, structure = tree_flatten(fixed)
+    once = {id(leaf): leaf for leaf in leaves}  # `scan` refuses a tensor that is given twice
+    places = [[*once].index(id(leaf)) for leaf in leaves]
     count = len(carry)
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        rest = tree_unflatten(tensors[count + 1 :], structure)
+        own = tensors[count + 1 :]
+        rest = tree_unflatten([own[place] for place in places], structure)
         then, result = body(tensors[:count], tensors[count], rest)
         return (*then, result)
 
-    *end, results = scan_op(flat, [*carry], [rows], tuple(leaves))
+    *end, results = scan_op(flat, [*carry], [rows], tuple(once.values()))
     return end, results
 
 
