@@ -232,7 +232,7 @@ def test_second_derivatives_that_torch_lacks_are_told_from_within_the_compiler()
 
 
 @pytest.mark.xfail(
-    torch.__version__ < "2.15", strict=True, reason="the factor is lost: see estimators.base.tree"
+    torch.__version__ < "2.15", strict=True, reason="the factor is lost, mended in torch 2.15"
 )
 def test_inductor_keeps_the_factor_of_a_matrix_product() -> None:
     x = torch.eye(8)
