@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from estimators.base.module_loss import ModuleLoss, trainable
     from estimators.base.module_problem import module_problem
     from estimators.base.problem import BilevelProblem
+    from estimators.base.random import RandomEstimator
     from estimators.base.registry import available, create, register
     from estimators.base.tree import Params
 
@@ -34,6 +35,7 @@ _WHERE = {
     "module_problem": "estimators.base.module_problem",
     "trainable": "estimators.base.module_loss",
     "BilevelProblem": "estimators.base.problem",
+    "RandomEstimator": "estimators.base.random",
     "available": "estimators.base.registry",
     "create": "estimators.base.registry",
     "register": "estimators.base.registry",
@@ -61,6 +63,7 @@ __all__ = [
     "ModuleLoss",
     "OptionError",
     "Params",
+    "RandomEstimator",
     "UserError",
     "available",
     "create",

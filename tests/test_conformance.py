@@ -14,10 +14,13 @@ OPTIONS = {
     "binom": "(order=1)",
     "binom-calibrated": "(order=1, probes=4)",
     "binom-released": "(order=1)",
+    "forward-gradient": "(n=2)",
     "hybrid": "(order=1, window=1)",
     "imaml": "(lam=2.0)",
     "neumann": "(terms=2, lam=2.0)",
+    "roulette": "(rate=0.8)",
     "truncated": "(order=1)",
+    "ufom": "(q=0.3)",
 }
 SPECS = [name + OPTIONS.get(name, "") for name in available()]
 

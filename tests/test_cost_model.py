@@ -26,7 +26,9 @@ SPECS = [
 
 def test_every_estimator_has_its_cost() -> None:
     covered = {spec.partition("(")[0] for spec in SPECS}
-    assert covered == set(available()) - {"anil"}  # whose inner gradient depends on its head
+    others = {"anil"}  # whose inner gradient depends on its head
+    others |= {"roulette", "ufom", "forward-gradient"}  # see test_random.py
+    assert covered == set(available()) - others
 
 
 @pytest.mark.parametrize(

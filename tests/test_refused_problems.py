@@ -12,6 +12,7 @@ from estimators.base.errors import OptionError, UserError
 from harness.cell import Cell
 from harness.commands.run import run
 from harness.conformance import suite
+from harness.conformance.cases import exact_gradient
 from harness.conformance.suite import Finding, Score, Verdict
 from harness.matrix.pretraining import META_BATCH
 from harness.matrix.problems import checkpoint
@@ -88,7 +89,7 @@ def test_trainings_refuse_it(cell: Cell, tmp_path: Path) -> None:
 
 def test_checks_of_estimators_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mlp, "module", Draws.module)
-    monkeypatch.setattr(suite, "_exact", suite._exact.__wrapped__)  # others' are cached
+    monkeypatch.setattr(suite, "exact_gradient", exact_gradient.__wrapped__)  # others' are cached
     found = suite._score("fomaml", "sinusoid/mlp-40-40", True)
     assert isinstance(found, Finding)
     assert found.verdict is Verdict.FAILED

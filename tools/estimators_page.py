@@ -14,7 +14,7 @@ from estimators.base.registry import ESTIMATORS
 
 PAGE = Path(__file__).parent.parent / "docs" / "estimators.md"
 DEPTH = 10
-REQUIRED = {"order": 2, "window": 4, "terms": 5}
+REQUIRED = {"order": 2, "window": 4, "terms": 5, "rate": 0.8, "q": 0.2, "n": 8}
 """Values, in the table, of options that have no default."""
 
 INTRODUCTION = f"""# Estimators
@@ -27,7 +27,7 @@ phi_K. [library.md](library.md) helps to choose.
 
 The table has the cost of one estimate at K = {DEPTH}; `Estimator.cost` gives it at any depth.
 Gradients: all work, in gradients of the inner loss; HVPs: Hessian-vector products; serial: how many
-of these must wait for one another.
+of these must wait for one another. Of random estimators, in the mean over draws.
 
 | estimator | estimate | gradients | HVPs | serial |
 |---|---|---|---|---|
@@ -68,9 +68,9 @@ def _row(name: str) -> str:
     columns = (
         f"`{_specification(name)}`",
         _text(type(estimator)).partition("\n")[0].rstrip("."),
-        "depends on the model" if isnan(gradients) else f"{gradients:g}",
-        cost.hvps,
-        cost.serial_depth,
+        "depends on the model" if isnan(gradients) else f"{gradients:.3g}",
+        f"{cost.hvps:.3g}",
+        f"{cost.serial_depth:.3g}",
     )
     return f"| {' | '.join(map(str, columns))} |\n"
 

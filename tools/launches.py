@@ -45,7 +45,7 @@ def launches(cell: Cell) -> int:
     gradient, product = units(cell.task, cell.model)
     cost = create(cell.estimator).cost(cell.depth)
     products = cost.hvps if cost else cell.depth
-    return (cell.depth + 1) * gradient + products * product
+    return (cell.depth + 1) * gradient + round(products * product)
 
 
 def main() -> None:

@@ -44,6 +44,8 @@ class MetaGradient:
 class Cost:
     """What one estimate costs, in operations: the cost model of docs/performance.md.
 
+    That of a random estimator is the expectation over its draws.
+
     Attributes:
         gradients: gradients of the inner or the outer loss taken at least, with one for each
             graph that is built only for products; products at one point share that graph. NaN
@@ -53,8 +55,8 @@ class Cost:
     """
 
     gradients: float
-    hvps: int
-    serial_depth: int
+    hvps: float
+    serial_depth: float
 
     def in_gradients(self, hvps: float | None = None) -> float:
         """Return the cost in inner gradients: a product costs two, whatever its engine.
@@ -104,20 +106,22 @@ class Assumption(ABC):
 class Estimator(ABC):
     """Estimates the meta-gradient d outer_loss(phi_K) / d theta.
 
-    Subclasses are frozen dataclasses whose fields are the options; they implement `estimate`.
-    `cost` and `error_bound` hold for the `estimate` that they were written for: a class that
-    overrides `estimate` inherits neither.
+    Subclasses are frozen dataclasses whose fields are the options; they implement `estimate`, or
+    `draw` of `RandomEstimator`. `cost` and `error_bound` hold for what they were written for: a
+    class that overrides `estimate` or `draw` inherits neither.
 
     Attributes:
+        is_random: whether the estimate depends on random draws; see `RandomEstimator`.
         supports_momentum: whether the derivation holds for momentum and for step sizes by
             parameter; where it does not, a call on such a problem is refused.
     """
 
+    is_random: ClassVar[bool] = False
     supports_momentum: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "estimate" in vars(cls):
+        if {"estimate", "draw"} & vars(cls).keys():
             for name in ("cost", "error_bound"):
                 if name not in vars(cls):
                     setattr(cls, name, vars(Estimator)[name])
@@ -204,12 +208,20 @@ class Estimator(ABC):
         del problem, params
         return None
 
-    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+    def __call__(
+        self,
+        problem: BilevelProblem,
+        params: Mapping[str, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> MetaGradient:
         """Estimate the meta-gradient at `params`; these and their `.grad` are not changed.
 
         Args:
             problem: the bilevel problem.
             params: theta; floating-point tensors by name.
+            generator: what a random estimator draws from; of any device, on which it draws. None
+                is torch's default one of the parameters' device. Others do not look at it.
 
         Raises:
             OptionError: the estimator does not support the problem's depth or its inner loop; the
@@ -232,7 +244,7 @@ class Estimator(ABC):
         torch.set_autocast_cache_enabled(False)
         try:
             with torch.enable_grad(), trainable_attention():  # here once, not at each evaluation
-                return self._run(problem, theta)
+                return self._run(problem, theta, generator)
         finally:
             torch.set_autocast_cache_enabled(cached)
 
@@ -244,7 +256,10 @@ class Estimator(ABC):
                 f"{feature}; use maml, adjoint, truncated or fomaml"
             )
 
-    def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+    def _run(
+        self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
+    ) -> MetaGradient:
+        del generator
         return self.estimate(problem, params)
 
 

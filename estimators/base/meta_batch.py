@@ -43,6 +43,7 @@ def estimate_batch(
     params: Mapping[str, Tensor],
     *,
     batching: Batching = "loop",
+    generator: torch.Generator | None = None,
 ) -> MetaBatch:
     """Estimate the mean meta-gradient of a meta-batch.
 
@@ -57,6 +58,8 @@ def estimate_batch(
             as fast where small models are bound by launches, with the memory of all at once. It
             needs problems from `module_problem` that differ only in their data, and an estimator
             that is `batchable`.
+        generator: what a random estimator draws from, for each problem anew; see
+            `Estimator.__call__`.
 
     Raises:
         OptionError: there is no problem, or the problems cannot be taken at once.
@@ -79,8 +82,8 @@ def estimate_batch(
     if batching == "vmap":
         if not estimator.batchable:
             raise OptionError(
-                "an estimator whose steps depend on all problems together (finite differences, "
-                'imaml) cannot take a meta-batch at once; use batching="loop"'
+                "an estimator that is random, or whose steps depend on all problems together "
+                '(finite differences, imaml), cannot take a meta-batch at once; use batching="loop"'
             )
         for problem in problems:
             check_problem(problem, params)
@@ -93,9 +96,9 @@ def estimate_batch(
         gradient = {name: value.sum(0) for name, value in result.gradient.items()}
         total = MetaBatch(gradient, result.outer_loss, result.step_size_gradient)
     else:
-        total = _one(estimator, problems[0], params)
+        total = _one(estimator, problems[0], params, generator)
         for problem in problems[1:]:
-            total = _added(total, _one(estimator, problem, params))
+            total = _added(total, _one(estimator, problem, params, generator))
     sizes = total.step_size_gradient
     return MetaBatch(
         scaled(1 / count, total.gradient),
@@ -110,6 +113,7 @@ def meta_backward(
     module: nn.Module,
     *,
     batching: Batching = "loop",
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Add the mean meta-gradient to `.grad` of a module's parameters, as `backward()` does.
 
@@ -120,6 +124,7 @@ def meta_backward(
         problems: a meta-batch, from `module_problem`.
         module: theta are its parameters that require a gradient.
         batching: see `estimate_batch`.
+        generator: likewise.
 
     Returns:
         The mean outer loss; scalar, detached.
@@ -135,7 +140,9 @@ def meta_backward(
         torch.Size([1, 2])
     """
     problems = list(problems) if isinstance(problems, Iterable) else problems
-    result = estimate_batch(estimator, problems, trainable(module), batching=batching)
+    result = estimate_batch(
+        estimator, problems, trainable(module), batching=batching, generator=generator
+    )
     named = dict(module.named_parameters())
     pairs: list[tuple[Tensor, Tensor]]
     pairs = [(named[name], gradient) for name, gradient in result.gradient.items()]
@@ -166,8 +173,13 @@ def _refuse_vmap(estimator: Estimator, problems: Sequence[BilevelProblem], param
         )
 
 
-def _one(estimator: Estimator, problem: BilevelProblem, params: Params) -> MetaBatch:
-    result = estimator(problem, params)
+def _one(
+    estimator: Estimator,
+    problem: BilevelProblem,
+    params: Params,
+    generator: torch.Generator | None,
+) -> MetaBatch:
+    result = estimator(problem, params, generator=generator)
     return MetaBatch(result.gradient, result.outer_loss, result.step_size_gradient)
 
 

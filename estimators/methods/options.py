@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+import torch
+
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Estimator, MetaGradient
 from estimators.base.problem import BilevelProblem
@@ -34,10 +36,12 @@ class Compilable(Estimator):
         """True: programs that can be compiled only add, scale and multiply by Hessians."""
         return True
 
-    def _run(self, problem: BilevelProblem, params: Params) -> MetaGradient:
+    def _run(
+        self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
+    ) -> MetaGradient:
         if self.compiled:
             return compiled_estimate(self, problem, params)
-        return super()._run(problem, params)
+        return super()._run(problem, params, generator)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The conformance suite: checks that run on any registered estimator."""
 
-from harness.conformance import answers, behaviour, promises
+from harness.conformance import answers, behaviour, promises, randomness
 
-_FILLED = (answers, behaviour, promises)  # importing them fills the table of checks, in this order
+# Importing them fills the table of checks, in this order.
+_FILLED = (answers, behaviour, promises, randomness)

@@ -1,11 +1,12 @@
 """Checks of the result of a call."""
 
 import math
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from estimators import BilevelProblem, MetaGradient, OptionError, Params
+from estimators import BilevelProblem, Cost, MetaGradient, OptionError, Params
 from estimators.base.tree import norm
 from estimators.hvp import count_hvps
 from harness.conformance.cases import Case, case
@@ -22,6 +23,7 @@ from harness.conformance.subject import (
 from harness.probes.bias import relative_error
 
 DTYPES = (torch.float64, torch.float32)
+_DRAWS = 100
 
 
 @check
@@ -105,6 +107,8 @@ def single_precision_follows_double(subject: Subject, example: Case) -> None:
 @check_on_cases("uneven")
 def unused_parameter_has_no_gradient(subject: Subject, example: Case) -> None:
     """A parameter that no loss uses has gradient zero."""
+    if subject.estimator.is_random:
+        raise NotApplicable("it is random: that holds in the mean over draws")
     if "idle" not in example.params:
         raise NotApplicable("the case with such a parameter is refused")
     length = norm({"idle": subject.run(example).gradient["idle"]})
@@ -126,13 +130,20 @@ def products_are_reported(subject: Subject, example: Case) -> None:
 
 @check
 def cost_is_what_is_taken(subject: Subject) -> None:
-    """If cost() is stated: its products and serial depth are those of the results, or the most."""
+    """If cost() is stated: its products and serial depth are those of the results, or the most.
+
+    Those of a random estimator are the mean over draws.
+    """
     cases = [case(name) for name in subject.cases("mlp", "uneven", "linear")]
-    depths = subject.depths if subject.compiled else range(7)
+    few = subject.compiled or subject.estimator.is_random
+    depths = subject.depths if few else range(7)
     for steps in (k for k in depths if not subject.estimator.unsupported_reason(k)):
         cost = subject.estimator.cost(steps)
         if cost is None:
             raise NotApplicable("cost() is not stated")
+        if subject.estimator.is_random:
+            _check_mean_cost(subject, cases[0], cost, steps)
+            continue
         results = [subject.run(example, example.problem(steps)) for example in cases]
         for what in ("hvps", "serial_depth"):
             stated, taken = getattr(cost, what), {getattr(result, what) for result in results}
@@ -141,6 +152,21 @@ def cost_is_what_is_taken(subject: Subject) -> None:
                 raise Violation(
                     f"cost({steps}).{what} is {stated!r}, and {most}{max(taken)} are reported"
                 )
+
+
+def _check_mean_cost(subject: Subject, example: Case, cost: Cost, steps: int) -> None:
+    problem = example.problem(steps)
+    results = [subject.run(example, problem, seed=seed) for seed in range(_DRAWS)]
+    for what in ("hvps", "serial_depth"):
+        stated, taken = getattr(cost, what), [getattr(result, what) for result in results]
+        # The variance of what is between 0 and a most is at most that times the mean.
+        off = 4 * math.sqrt(stated * max(stated, steps, *taken) / _DRAWS)
+        mean = fmean(taken)
+        if not abs(mean - stated) <= off + 1e-9:
+            raise Violation(
+                f"cost({steps}).{what} is {stated:.3g}, and {mean:.3g} are reported in the mean "
+                f"of {_DRAWS} draws"
+            )
 
 
 @check_on_cases()

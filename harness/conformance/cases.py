@@ -7,12 +7,13 @@ are tasks and models of the harness.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from estimators import BilevelProblem, Params
+from estimators import BilevelProblem, Params, create
 from estimators.base.differentiation import Loss
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
@@ -58,6 +59,13 @@ def case(
     cell = Cell.of(estimator="fomaml", task=task, model=model, depth=1)
     problem, params = bilevel_problem(cell, draw, dtype=dtype, device="cpu", check=check)
     return Case(name, problem.inner_loss, problem.outer_loss, problem.alpha, params)
+
+
+@cache
+def exact_gradient(name: str, depth: int) -> Params:
+    """Return the exact meta-gradient of a case, in float64."""
+    example = case(name)
+    return create("adjoint(engine='reverse')")(example.problem(depth), example.params).gradient
 
 
 class Source:

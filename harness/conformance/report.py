@@ -62,7 +62,7 @@ def _scores(scores: Sequence[Score]) -> Table:
         if score.error is None or score.cosine_distance is None:
             continue
         cells = [_short(score.error), _short(score.single_error), _short(score.cosine_distance)]
-        cells += [str(score.hvps), str(score.serial_depth)]
+        cells += [f"{score.hvps:g}", f"{score.serial_depth:g}"]
         if own:
             cells.append(_short(score.own_error))
         table.add_row(score.case, *cells)
@@ -73,6 +73,9 @@ def _legend(scores: Sequence[Score]) -> str:
     text = "1 - cos: of the angle between the two; serial: HVPs that must wait for one another"
     if _have_own(scores):
         text += "; own: float64, against the exact gradient of its own objective"
+    draws = max(score.draws for score in scores)
+    if draws > 1:
+        text += f"; errors: root of the mean square over {draws} draws, all else their mean"
     return f"{text}."
 
 
@@ -117,6 +120,8 @@ def _verdict_on_bias(scores: Sequence[Score]) -> str:
     if worst < _EXACT:
         return f"Exact: relative error at most {worst:.1g}."
     where = next(score.case for score in scores if score.error == worst)
+    if any(score.draws > 1 for score in scores):
+        return f"Random: relative error of one estimate up to {worst:.2g} ({where})."
     text = f"Biased: relative error up to {worst:.2g} ({where})"
     own = [score.own_error for score in scores if score.own_error is not None]
     if own and max(own) < _EXACT:

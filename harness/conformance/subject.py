@@ -105,12 +105,17 @@ class Subject:
         return [case(name, draw=draw).problem(self.depth) for draw in range(1, count + 1)]
 
     def run(
-        self, example: Case, problem: BilevelProblem | None = None, params: Params | None = None
+        self,
+        example: Case,
+        problem: BilevelProblem | None = None,
+        params: Params | None = None,
+        *,
+        seed: int = 0,
     ) -> MetaGradient:
-        """Call the estimator."""
+        """Call the estimator, with a generator of a seed."""
         params = copied(example.params) if params is None else params
         problem = example.problem(self.depth) if problem is None else problem
-        result = self.prepared(example.name)(problem, params)
+        result = self.prepared(example.name)(problem, params, generator=seeded(seed))
         check_result(result, problem, params)
         return result
 
@@ -124,6 +129,11 @@ class Subject:
             line = error_line(error, self.estimator)
             raise NotApplicable(f"own_exact_gradient: {line}") from error
         return own is not None
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator on the CPU."""
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def copied(params: Params) -> Params:

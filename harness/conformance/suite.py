@@ -1,16 +1,17 @@
 """Checks on an estimator and its scores, here and in worker processes."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from statistics import fmean
 
 import torch
 
-from estimators import MetaGradient, OptionError, Params, create
-from harness.conformance.cases import SYNTHETIC, TASKS, case
+from estimators import MetaGradient, OptionError, Params
+from harness.conformance.cases import SYNTHETIC, TASKS, case, exact_gradient
 from harness.conformance.check import CHECKS, Check
 from harness.conformance.messages import NotApplicable, error_line
 from harness.conformance.subject import DEEPEST, Subject
@@ -18,6 +19,8 @@ from harness.matrix.outcome import Status
 from harness.probes.bias import cosine_distance, relative_error
 from harness.running.processes import Limits, run_in_worker, worker_memory
 from harness.support.plugins import load_plugins
+
+_DRAWS = 8  # of a random estimator, on which it is scored
 
 
 class Verdict(StrEnum):
@@ -43,7 +46,8 @@ class Score:
     """How far an estimator is from the exact float64 meta-gradient on one case.
 
     Errors are relative: of the estimate, of that in float32, and against the exact gradient of the
-    estimator's own objective if it has one. Without an estimate there is a reason.
+    estimator's own objective if it has one. Without an estimate there is a reason. The error of a
+    random estimator is the root of the mean square over draws, and products are means.
     """
 
     case: str
@@ -52,9 +56,10 @@ class Score:
     cosine_distance: float | None = None
     single_error: float | None = None
     own_error: float | None = None
-    hvps: int = 0
-    serial_depth: int = 0
+    hvps: float = 0
+    serial_depth: float = 0
     reason: str = ""
+    draws: int = 1
 
 
 def examine(subject: Subject, check: Check) -> Finding:
@@ -86,7 +91,9 @@ def score(subject: Subject, name: str) -> Score:
         if not isinstance(end, MetaGradient):
             text = f"it refuses: {end}" if isinstance(end, OptionError) else "it fails"
             return Score(name, subject.depth, reason=text)
-        example, exact, own = case(name), _exact(name, subject.depth), None
+        example, exact, own = case(name), exact_gradient(name, subject.depth), None
+        if subject.estimator.is_random:
+            return _score_of_draws(subject, name, exact)
         problem = example.problem(subject.depth)
         with suppress(Exception, SystemExit):  # there is a check for it
             own = subject.prepared(name).own_exact_gradient(problem, example.params)
@@ -102,18 +109,26 @@ def score(subject: Subject, name: str) -> Score:
         )
 
 
+def _score_of_draws(subject: Subject, name: str, exact: Params) -> Score:
+    results = [subject.run(case(name), seed=seed) for seed in range(_DRAWS)]
+    errors = [relative_error(result.gradient, exact) for result in results]
+    return Score(
+        name,
+        subject.depth,
+        error=math.sqrt(fmean(error**2 for error in errors)),
+        cosine_distance=fmean(cosine_distance(result.gradient, exact) for result in results),
+        hvps=fmean(result.hvps for result in results),
+        serial_depth=fmean(result.serial_depth for result in results),
+        draws=_DRAWS,
+    )
+
+
 def _single_error(subject: Subject, name: str, exact: Params) -> float | None:
     try:
         rough = subject.run(case(name, torch.float32)).gradient
     except (Exception, SystemExit):  # there is a check for it
         return None
     return relative_error({key: value.double() for key, value in rough.items()}, exact)
-
-
-@cache
-def _exact(name: str, depth: int) -> Params:
-    example = case(name)
-    return create("adjoint(engine='reverse')")(example.problem(depth), example.params).gradient
 
 
 class Suite:

@@ -91,7 +91,7 @@ class _Units:
     outer: float
     product: float
 
-    def call(self, depth: int, products: int) -> float:
+    def call(self, depth: int, products: float) -> float:
         """Return the seconds of one call of an estimator: K g + o + n h."""
         return depth * self.inner + self.outer + products * self.product
 
@@ -281,7 +281,7 @@ def _score(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
     return calls + cell.num_tasks * (timed.task + double)
 
 
-def _products(estimator: Estimator, depth: int) -> int:
+def _products(estimator: Estimator, depth: int) -> float:
     """Return how many HVPs a call takes; an estimator of unknown cost is taken to be exact."""
     cost = estimator.cost(depth)
     return depth if cost is None else cost.hvps

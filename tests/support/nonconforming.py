@@ -15,10 +15,12 @@ from estimators import (
     MetaGradient,
     OptionError,
     Params,
+    RandomEstimator,
     create,
     register,
 )
 from estimators.base.differentiation import value_and_gradient
+from estimators.base.random import uniform
 from estimators.base.tree import leaves, norm, scaled
 
 
@@ -113,6 +115,48 @@ class UnderstatesItsCost(Honest):
         return create("adjoint")(problem, params)
 
 
+class Drawn(RandomEstimator):
+    """First-order MAML of a random length."""
+
+    def draw(
+        self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
+    ) -> MetaGradient:
+        right = create("fomaml")(problem, params)
+        return replace(right, gradient=scaled(uniform(params, generator), right.gradient))
+
+
+@rule_breaker("draws-elsewhere")
+class DrawsElsewhere(Drawn):
+    def draw(
+        self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
+    ) -> MetaGradient:
+        return super().draw(problem, params, None)
+
+
+@rule_breaker("never-draws")
+class NeverDraws(Drawn):
+    def draw(
+        self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
+    ) -> MetaGradient:
+        return create("fomaml")(problem, params)
+
+
+@rule_breaker("claims-to-be-unbiased")
+class ClaimsToBeUnbiased(Drawn):
+    is_unbiased: ClassVar[bool] = True
+
+
+@rule_breaker("understates-its-mean-cost")
+class UnderstatesItsMeanCost(Drawn):
+    def draw(
+        self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
+    ) -> MetaGradient:
+        return create("ufom(q=0.5)")(problem, params, generator=generator)
+
+    def cost(self, steps: int) -> Cost:
+        return Cost(steps + 1, 0.1 * steps, 0.1 * steps)
+
+
 @rule_breaker("own-gradient-of-nothing")
 class OwnGradientOfNothing(Honest):
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
@@ -130,7 +174,9 @@ class ChangesParameters(Honest):
 
 @rule_breaker("changes-grad")
 class ChangesGrad(Honest):
-    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+    def __call__(
+        self, problem: BilevelProblem, params: Mapping[str, Tensor], **_: object
+    ) -> MetaGradient:
         right = super().__call__(problem, params)
         for name, value in params.items():
             value.grad = right.gradient[name].clone()
@@ -139,7 +185,9 @@ class ChangesGrad(Honest):
 
 @rule_breaker("needs-gradients-on")
 class NeedsGradientsOn(Honest):
-    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+    def __call__(
+        self, problem: BilevelProblem, params: Mapping[str, Tensor], **_: object
+    ) -> MetaGradient:
         if not torch.is_grad_enabled():
             raise RuntimeError("element 0 of tensors does not require grad")
         return super().__call__(problem, params)
@@ -147,7 +195,9 @@ class NeedsGradientsOn(Honest):
 
 @rule_breaker("leaves-gradients-off")
 class LeavesGradientsOff(Honest):
-    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+    def __call__(
+        self, problem: BilevelProblem, params: Mapping[str, Tensor], **_: object
+    ) -> MetaGradient:
         right = super().__call__(problem, params)
         torch.set_grad_enabled(False)
         return right
@@ -217,7 +267,9 @@ class IgnoresItsReason(Honest):
     def unsupported_reason(self, steps: int) -> str | None:
         return "too deep" if steps > 4 else None
 
-    def __call__(self, problem: BilevelProblem, params: Mapping[str, Tensor]) -> MetaGradient:
+    def __call__(
+        self, problem: BilevelProblem, params: Mapping[str, Tensor], **_: object
+    ) -> MetaGradient:
         return create("fomaml")(problem, params)
 
 
