@@ -1,29 +1,24 @@
 """Exact meta-gradient by back-propagation through the unrolled inner loop."""
 
 from dataclasses import dataclass
-from math import ceil, sqrt
 from typing import ClassVar
 
-from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params
 from estimators.methods.backpropagation import through_graph, through_segments
-from estimators.methods.options import Compilable
+from estimators.methods.options import Checkpointed, Compilable
 
 
 @register("maml")
 @dataclass(frozen=True)
-class Maml(Compilable):
+class Maml(Checkpointed, Compilable):
     """A_0 A_1 ... A_{K-1} g, with A_k = I - alpha H_k and g the outer gradient at phi_K.
 
     Exact. All K steps' graphs live at once, and memory grows with K; with checkpoints at every
     ceil(sqrt(K))-th iterate, the graphs of one segment live at a time, rebuilt from there.
     Cost: (3K+1) inner gradients, (4K+1) with checkpoints; K HVPs, all serial.
-
-    Attributes:
-        checkpoint: "none" or "sqrt".
 
     Source: Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", ICML 2017; checkpoints: Chen et
     al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174.
@@ -39,13 +34,6 @@ class Maml(Compilable):
 
     supports_momentum: ClassVar[bool] = True
 
-    checkpoint: str = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.checkpoint not in ("none", "sqrt"):
-            raise OptionError(f'maml: checkpoint={self.checkpoint!r} is neither "none" nor "sqrt"')
-
     def cost(self, steps: int) -> Cost:
         """See `Estimator.cost`."""
         rebuilt = steps if self.checkpoint == "sqrt" else 0
@@ -53,7 +41,7 @@ class Maml(Compilable):
 
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
-        steps = problem.steps
         if self.checkpoint == "sqrt":
-            return through_segments(problem, params, ceil(sqrt(steps)) or 1)
-        return through_graph(problem, params, steps)
+            length = self.stride(problem.steps)
+            return through_segments(problem, params, length, stride=length)
+        return through_graph(problem, params, problem.steps)

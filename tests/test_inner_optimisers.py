@@ -68,14 +68,15 @@ def assert_follows(
 def test_exact_estimators_differentiate_the_descent(name: str) -> None:
     for way, steps in product(WAYS, (0, 1, 2, 4)):
         gradients = descent(name, *way, steps).gradients
-        for spec in ("maml", "maml(checkpoint='sqrt')", "adjoint", f"truncated(order={steps})"):
+        exact = ("maml", "maml(checkpoint='sqrt')", "adjoint", "adjoint(checkpoint='sqrt')")
+        for spec in (*exact, f"truncated(order={steps})"):
             result = assert_follows(spec, name, way, steps, *gradients)
             assert result.hvps == result.serial_depth == steps, spec
     if name == "mlp":
         for steps in range(11):
             gradients = descent("mlp", "entries", 0.9, steps).gradients
-            spec = "maml(checkpoint='sqrt')"
-            assert_follows(spec, "mlp", ("entries", 0.9), steps, *gradients)
+            for spec in ("maml(checkpoint='sqrt')", "adjoint(checkpoint='sqrt')"):
+                assert_follows(spec, "mlp", ("entries", 0.9), steps, *gradients)
 
 
 @every_case

@@ -105,15 +105,23 @@ class BilevelProblem:
         return State(params, {name: torch.zeros_like(value) for name, value in params.items()})
 
     def states(self, params: Params) -> Iterator[State]:
-        """Yield the state after 0, ..., K steps; each step's graph is freed before the next.
+        """Return the state after 0, ..., K steps; each step's graph is freed before the next.
 
         Args:
             params: theta; left as it is.
 
-        Yields:
+        Returns:
             States whose parameters require a gradient and share no graph.
         """
-        state = self.start(leaves(params))
+        return self.states_from(self.start(params))
+
+    def states_from(self, state: State) -> Iterator[State]:
+        """Yield a state, and those after 1, ..., K further steps; see `states`.
+
+        Args:
+            state: left as it is.
+        """
+        state = State(leaves(state.params), state.velocity)
         yield state
         step = phase(Phase.INNER_LOOP)
         for _ in range(self.steps):

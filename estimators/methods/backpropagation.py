@@ -1,7 +1,8 @@
 """Back-propagation of the outer gradient along the inner loop, shared by several estimators."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from torch import Tensor
 
@@ -39,30 +40,63 @@ def through_graph(problem: BilevelProblem, params: Params, last: int) -> MetaGra
     return MetaGradient(gradients[0], outer_loss, adapted, last, last, *gradients[1:])
 
 
-def through_segments(problem: BilevelProblem, params: Params, length: int) -> MetaGradient:
+def through_segments(
+    problem: BilevelProblem, params: Params, length: int, stride: int
+) -> MetaGradient:
     """Back-propagate through all inner steps, with the graph of `length` of them at a time.
 
     Args:
         problem: the bilevel problem.
         params: theta.
         length: steps a segment, 1 or more; each segment's graph is rebuilt from its start.
+        stride: a multiple of that; the state before every `stride`-th step is stored, and the
+            starts of other segments are computed again from there.
     """
     if isinstance(problem, CompiledProblem):
         return problem.exact(params, problem.steps)
-    starts: list[State] = []
-    for k, state in enumerate(problem.states(params)):
-        if k % length == 0:
-            starts.append(State(detached(state.params), state.velocity))
-    end = state
+    end, starts = descent_and_back(problem, params, length, stride)
     outer_loss, g = problem.outer_gradient(end.params)
     pulled = [g, scaled(0.0, end.velocity), *(scaled(0.0, sizes) for sizes in _sizes(problem))]
-    for index, start in reversed(list(enumerate(starts))):
-        steps = min(length, problem.steps - index * length)
+    for k, start in starts:
+        steps = min(length, problem.steps - k)
         params_back, velocity_back, *sizes_back = _pull(problem, start, steps, State(*pulled[:2]))
         sums = (axpy(1.0, new, old) for new, old in zip(sizes_back, pulled[2:], strict=True))
         pulled = [params_back, velocity_back, *sums]
     steps = problem.steps
     return MetaGradient(pulled[0], outer_loss, detached(end.params), steps, steps, *pulled[2:])
+
+
+def descent_and_back(
+    problem: BilevelProblem, params: Params, length: int, stride: int
+) -> tuple[State, Iterator[tuple[int, State]]]:
+    """Run the inner loop, and return its last state and the way back.
+
+    Args:
+        problem: the bilevel problem.
+        params: theta.
+        length: see `through_segments`.
+        stride: likewise.
+
+    Returns:
+        The state after K steps; and k with the state before step k, for each multiple k of
+        `length` below K, the last first.
+    """
+    stored: list[State] = []
+    for k, state in enumerate(problem.states(params)):
+        if k % stride == 0 and k < problem.steps:
+            stored.append(State(detached(state.params), state.velocity))
+
+    def back() -> Iterator[tuple[int, State]]:
+        while stored:
+            first = stored.pop()
+            start = len(stored) * stride
+            between = (min(stride, problem.steps - start) - 1) // length
+            segment = replace(problem, steps=between * length).states_from(first)
+            states = list(islice(segment, 0, None, length))
+            while states:
+                yield start + (len(states) - 1) * length, states.pop()
+
+    return state, back()
 
 
 def _pull(problem: BilevelProblem, start: State, steps: int, vector: State) -> tuple[Params, ...]:

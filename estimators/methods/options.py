@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from math import ceil, sqrt
 
 import torch
 
@@ -83,6 +84,32 @@ class TakesProducts(Estimator):
             params: theta.
         """
         return measured_default(params).engine if self.engine == AUTO else self.engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpointed(Estimator):
+    """An estimator that can compute part of the inner loop again instead of storing it.
+
+    Attributes:
+        checkpoint: "none", or "sqrt": every ceil(sqrt(K))-th iterate is stored.
+    """
+
+    checkpoint: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.checkpoint not in ("none", "sqrt"):
+            raise OptionError(
+                f'{self.title}: checkpoint={self.checkpoint!r} is neither "none" nor "sqrt"'
+            )
+
+    def stride(self, steps: int) -> int:
+        """Return how many steps apart the iterates are that are stored, 1 or more.
+
+        Args:
+            steps: K.
+        """
+        return ceil(sqrt(steps)) or 1 if self.checkpoint == "sqrt" else 1
 
 
 @dataclass(frozen=True)
