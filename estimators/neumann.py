@@ -7,12 +7,12 @@ from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy
-from estimators.methods.proximal import Proximal
+from estimators.methods.proximal import Implicit
 
 
 @register("neumann")
 @dataclass(frozen=True)
-class Neumann(Proximal):
+class Neumann(Implicit):
     """sum_{j=0..J} (-H(phi)/lambda)^j grad outer_loss(phi): `imaml`, its inverse as a series.
 
     See `Proximal` for phi, its own inner problem, and for the objective that it follows. The

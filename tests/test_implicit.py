@@ -1,10 +1,13 @@
 """Results and counts of the implicit estimators against the dense reference, in float64."""
 
 from dataclasses import replace
+from functools import partial
 
+import pytest
 import torch
 
-from estimators import BilevelProblem, Params, create
+from estimators import BilevelProblem, OptionError, Params, create
+from estimators.hvp import count_hvps
 from harness.conformance.cases import case
 from tests.support.cases import (
     EXACT,
@@ -12,9 +15,10 @@ from tests.support.cases import (
     estimate,
     every_case,
     every_curved_case,
+    kinked,
     oracle,
 )
-from tests.support.oracle import Oracle, relative_error
+from tests.support.oracle import Loss, Oracle, flatten, relative_error
 
 
 @every_case
@@ -74,6 +78,7 @@ def test_implicit_estimators_know_their_own_exact_gradient(name: str) -> None:
     for estimator in (
         create("imaml", lam=example.lam),
         create("neumann", terms=1, lam=example.lam),
+        create("contrastive", lam=example.lam),
     ):
         for steps in (0, 1, 5):
             own = estimator.own_exact_gradient(example.problem(steps), example.params)
@@ -93,6 +98,99 @@ def test_imaml_is_exact_at_the_minimiser(name: str) -> None:
     assert relative_error(result.adapted, minimiser) < 1e-8
     assert relative_error(result.gradient, reference.implicit(minimiser, example.lam)) < 1e-8
     assert relative_error(own, reference.implicit(minimiser, example.lam)) < 1e-8
+
+
+@every_case
+def test_nystrom_solves_the_system_of_the_low_rank_hessian(name: str) -> None:
+    lam, size = case(name).lam, len(flatten(case(name).params))
+    for steps in (0, 3):
+        reference = oracle(name, steps)
+        end = reference.proximal_descent(lam)
+        for rank in (1, 2, 3, 50):
+            count = min(rank, size)
+            indices = [int((i + 0.5) * size / count) for i in range(count)]
+            expected = reference.nystrom(end, lam, indices)
+            spec = f"imaml(lam={lam}, solver='nystrom', rank={rank})"
+            with count_hvps() as counter:
+                result = assert_estimate(spec, name, steps, expected, 1e-9)
+            assert counter.products == result.hvps == count
+            assert result.serial_depth == 1
+            assert relative_error(result.adapted, end) < EXACT
+
+
+def test_nystrom_of_all_columns_is_the_solution_where_the_loss_is_convex() -> None:
+    matrix = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, 0.3], [0.0, 0.3, 0.5]]).double()
+
+    def inner_loss(params: Params) -> torch.Tensor:
+        return 0.5 * params["w"] @ matrix @ params["w"]
+
+    def outer_loss(params: Params) -> torch.Tensor:
+        return params["w"].exp().sum()
+
+    theta = {"w": torch.tensor([1.0, -1.0, 2.0]).double()}
+    reference = Oracle(inner_loss, outer_loss, 0.1, 5, theta)
+    solution = reference.implicit(reference.proximal_descent(1.5), 1.5)
+    imaml = create("imaml(lam=1.5, solver='nystrom', rank=3)")
+    result = imaml(BilevelProblem(inner_loss, outer_loss, 0.1, 5), theta)
+    assert relative_error(result.gradient, solution) < EXACT
+
+
+@every_case
+def test_contrastive_is_the_derivative_of_the_descent_by_the_nudge(name: str) -> None:
+    lam = case(name).lam
+    for steps in (1, 3, 5):
+        reference = oracle(name, steps)
+        for options, tolerance in (("", 1e-6), (", sides=1", 1e-5), (", delta=1e-5", 1e-6)):
+            spec = f"contrastive(lam={lam}{options})"
+            result = assert_estimate(spec, name, steps, reference.contrast(lam), tolerance)
+            assert relative_error(result.adapted, reference.proximal_descent(lam)) < 1e-8, spec
+            assert result.hvps == 0
+
+
+@every_case
+def test_contrastive_at_the_minimiser_is_implicit_up_to_delta(name: str) -> None:
+    example, reference, lam = case(name), oracle(name, 250), case(name).lam
+    solution = reference.implicit(reference.proximal_minimiser(lam), lam)
+    spec = f"contrastive(lam={lam}, delta=0.01)"
+    assert_estimate(spec, name, 250, reference.contrasted(lam, 0.01), 1e-8)
+    for sides, shrinks in ((1, 2.0), (2, 4.0)):
+        errors = [
+            relative_error(
+                create("contrastive", lam=lam, delta=delta, sides=sides)(
+                    example.problem(250), example.params
+                ).gradient,
+                solution,
+            )
+            for delta in (0.02, 0.01)
+        ]
+        if max(errors) > 1e-8:
+            assert errors[0] / errors[1] == pytest.approx(shrinks, rel=0.15), sides
+
+
+def test_default_nudge_of_contrastive_crosses_few_kinks_and_drowns_in_no_rounding() -> None:
+    for seed in range(5):
+        reference = None
+        for dtype, tolerance in ((torch.float64, 1e-5), (torch.float32, 1e-2)):
+            example = kinked(dtype, seed)
+            problem = example.problem(3)
+            if reference is None:
+                losses = example.inner_loss, example.outer_loss
+                oracle = Oracle(*losses, example.step_size, 3, example.params)
+                reference = oracle.contrast(10.0)
+            faint = replace(problem, outer_loss=partial(scaled_down, example.outer_loss))
+            for each, scale in ((problem, 1.0), (faint, 1e-6)):
+                result = create("contrastive(lam=10.0)")(each, example.params)
+                error = relative_error(result.gradient, scale * reference)
+                assert error < tolerance, (seed, dtype, scale)
+
+
+def scaled_down(loss: Loss, params: Params) -> torch.Tensor:
+    return 1e-6 * loss(params)
+
+
+def test_contrastive_has_nothing_to_say_of_no_steps() -> None:
+    with pytest.raises(OptionError, match="depth 0"):
+        estimate("contrastive(lam=1.0)", "mlp", 0)
 
 
 @every_case

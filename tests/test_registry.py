@@ -94,6 +94,7 @@ def test_mistakes_are_named() -> None:
         ("imaml(lam=True)", "imaml: lam=True must be a number"),
         ("binom(order=-1)", r"binom: order=-1 .*0\.\.K"),
         ("truncated(order=-1)", r"truncated: order=-1 .*0\.\.K"),
+        ("lazy(beta=True)", "lazy: beta=True must be a number"),
         ("imaml(lam=0)", "imaml: lam=0.0 must be positive"),
         ("imaml(lam=-1)", "imaml: lam=-1.0 must be positive"),
         ("imaml(cg_steps=0)", "imaml: cg_steps=0 must be 1 or more"),

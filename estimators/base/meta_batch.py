@@ -83,7 +83,8 @@ def estimate_batch(
         if not estimator.batchable:
             raise OptionError(
                 "an estimator that is random, or whose steps depend on all problems together "
-                '(finite differences, imaml), cannot take a meta-batch at once; use batching="loop"'
+                "(finite differences, imaml, contrastive without delta), cannot take a meta-batch "
+                'at once; use batching="loop"'
             )
         for problem in problems:
             check_problem(problem, params)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args
 
 from estimators.base.errors import OptionError
 
@@ -219,11 +220,16 @@ class Registry(Generic[T]):
 
 
 def _typed(name: str, key: str, value: Any, expected: Any) -> Any:
+    if NoneType in get_args(expected):
+        if value is None:
+            return None
+        kinds = [kind for kind in get_args(expected) if kind is not NoneType]
+        expected = kinds[0] if len(kinds) == 1 else expected
     if expected is float and type(value) is int:
         return float(value)
     if expected in (int, float, bool, str) and type(value) is not expected:
-        kinds = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-        raise OptionError(f"{name}: {key}={value!r} must be {kinds[expected]}")
+        what = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+        raise OptionError(f"{name}: {key}={value!r} must be {what[expected]}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The proximal inner problem of the implicit estimators."""
+"""The proximal inner problem of the estimators that are implicit, and of their like."""
 
 from dataclasses import dataclass, replace
 from math import inf
@@ -7,6 +7,7 @@ import torch
 
 from estimators.base.differentiation import Loss, differentiate, evaluate
 from estimators.base.errors import OptionError
+from estimators.base.estimator import Estimator
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, detached
 from estimators.hvp import Hessian, hessian_at
@@ -15,7 +16,7 @@ from estimators.programs.compiled import CompiledProblem
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proximal(TakesProducts, Compilable):
+class Proximal(Estimator):
     """An estimator of (I + H(phi)/lambda)^{-1} grad outer_loss(phi).
 
     phi comes from K gradient steps on inner_loss(phi) + lambda/2 ||phi - theta||^2, the
@@ -40,6 +41,45 @@ class Proximal(TakesProducts, Compilable):
         if not 0 < self.lam < inf:
             raise OptionError(f"{self.title}: lam={self.lam} must be positive and finite")
 
+    def refuse_divergence(self, problem: BilevelProblem) -> None:
+        """Refuse a step size with which the proximal term makes the inner loop diverge.
+
+        Args:
+            problem: the bilevel problem.
+
+        Raises:
+            OptionError: it does.
+        """
+        if problem.alpha * self.lam >= 2:
+            raise OptionError(
+                f"{self.title}: its inner loop diverges at lam={self.lam} with step size "
+                f"{problem.alpha}; their product must be below 2"
+            )
+
+    def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
+        """Back-propagate through the proximal inner loop, theta in the proximal term included.
+
+        Args:
+            problem: the bilevel problem.
+            params: theta; float64 for a reference.
+
+        Returns:
+            d outer_loss(phi_K) / d theta for the proximal phi_K.
+        """
+
+        def outer(theta: Params) -> tuple[torch.Tensor, Params]:
+            proximal = replace(problem, inner_loss=proximal_loss(problem, theta, self.lam))
+            end = proximal.unroll(proximal.start(theta), problem.steps)
+            return evaluate(problem.outer_loss, end.params), {}
+
+        with torch.enable_grad():
+            return differentiate(outer, params)[2][0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implicit(Proximal, TakesProducts, Compilable):
+    """An estimator of the proximal kind that solves its linear system by products."""
+
     def adapt(
         self, problem: BilevelProblem, params: Params
     ) -> tuple[Hessian, Params, torch.Tensor, Params]:
@@ -56,42 +96,27 @@ class Proximal(TakesProducts, Compilable):
         Raises:
             OptionError: the proximal term makes the inner loop diverge.
         """
-        if problem.alpha * self.lam >= 2:
-            raise OptionError(
-                f"{self.title}: its inner loop diverges at lam={self.lam} with step size "
-                f"{problem.alpha}; their product must be below 2"
-            )
+        self.refuse_divergence(problem)
         if isinstance(problem, CompiledProblem):
             return problem.proximal(params, self.lam)
-        proximal = replace(problem, inner_loss=self._proximal_loss(problem.inner_loss, params))
+        proximal = replace(problem, inner_loss=proximal_loss(problem, params, self.lam))
         phi = proximal.adapt(params)
         outer_loss, g = problem.outer_gradient(phi)
         hessian = hessian_at(problem.inner_loss, detached(phi), engine=self.engine_for(params))
         return hessian, detached(phi), outer_loss, g
 
-    def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params:
-        """Back-propagate through the proximal inner loop, theta in the proximal term included.
 
-        Args:
-            problem: the bilevel problem.
-            params: theta; float64 for a reference.
+def proximal_loss(problem: BilevelProblem, anchor: Params, strength: float) -> Loss:
+    """Return the inner loss with a proximal term.
 
-        Returns:
-            d outer_loss(phi_K) / d theta for the proximal phi_K.
-        """
+    Args:
+        problem: has the inner loss.
+        anchor: theta.
+        strength: lambda.
+    """
 
-        def outer(theta: Params) -> tuple[torch.Tensor, Params]:
-            loss = self._proximal_loss(problem.inner_loss, theta)
-            proximal = replace(problem, inner_loss=loss)
-            end = proximal.unroll(proximal.start(theta), problem.steps)
-            return evaluate(problem.outer_loss, end.params), {}
+    def loss(params: Params) -> torch.Tensor:
+        apart = sum(((value - anchor[name]) ** 2).sum() for name, value in params.items())
+        return problem.inner_loss(params) + 0.5 * strength * apart
 
-        with torch.enable_grad():
-            return differentiate(outer, params)[2][0]
-
-    def _proximal_loss(self, inner_loss: Loss, anchor: Params) -> Loss:
-        def loss(params: Params) -> torch.Tensor:
-            apart = sum(((value - anchor[name]) ** 2).sum() for name, value in params.items())
-            return inner_loss(params) + 0.5 * self.lam * apart
-
-        return loss
+    return loss

@@ -154,6 +154,60 @@ class Oracle:
         solution: Tensor = torch.linalg.solve(self._proximal_hessian(point, lam) / lam, g)
         return solution
 
+    def nystrom(self, point: Tensor, lam: float, indices: list[int]) -> Tensor:
+        """Return (I + C M^+ C^T / lam)^{-1} g, M^+ of the curvatures above .001 of the largest."""
+        columns = self.hessian(point)[:, indices]
+        curvatures, directions = torch.linalg.eigh(columns[indices])
+        kept = curvatures > 1e-3 * curvatures.abs().max()
+        inverses = torch.where(kept, 1 / torch.where(kept, curvatures, 1.0), 0.0)
+        low_rank = columns @ directions @ inverses.diag() @ directions.T @ columns.T
+        identity = torch.eye(len(point), dtype=point.dtype)
+        g = self.gradient(self.outer_loss, point)
+        solution: Tensor = torch.linalg.solve(identity + low_rank / lam, g)
+        return solution
+
+    def contrasted(self, lam: float, delta: float) -> Tensor:
+        """Return lam (phi_{-delta} - phi_delta) / (2 delta) of nudged minimisers."""
+        ends = [self.nudged(delta=sign * delta).proximal_minimiser(lam) for sign in (-1, 1)]
+        return lam * (ends[0] - ends[1]) / (2 * delta)
+
+    def nudged(self, delta: float) -> "Oracle":
+        """Return the problem with delta outer losses in the inner one."""
+        return replace(self, inner_loss=lambda p: self.inner_loss(p) + delta * self.outer_loss(p))
+
+    def contrast(self, lam: float) -> Tensor:
+        """Return -lam times the derivative of K proximal steps by the nudge, carried forward."""
+        *points, last = self._descent(flatten(self.theta), lam)
+        change = torch.zeros_like(last)
+        for point in points:
+            slope = self._proximal_hessian(point, lam) @ change
+            change = change - self.step_size * (slope + self.gradient(self.outer_loss, point))
+        return -lam * change
+
+    def along_the_line(self) -> Tensor:
+        """Return the exact product with Hessians at points evenly spaced from theta to phi_K."""
+        first, last = self.iterates[0], self.iterates[-1]
+        vector = self.outer_gradient
+        for k in reversed(range(self.steps)):
+            hessian = self.hessian((1 - k / self.steps) * first + k / self.steps * last)
+            vector = vector - self.step_size * hessian @ vector
+        return vector
+
+    def leap(self, gamma: float, beta: float, place: int) -> tuple[Tensor, Tensor]:
+        """Return phi_T = theta + gamma (phi_K - theta), and (I - beta H(phi_place)) g there."""
+        first, last = self.iterates[0], self.iterates[-1]
+        end = (1 - gamma) * first + gamma * last
+        g = self.gradient(self.outer_loss, end)
+        return end, g - beta * self.hessian(self.iterates[place]) @ g
+
+    def leap_exact(self, gamma: float) -> Tensor:
+        """Return the derivative of the outer loss at that phi_T."""
+        _, g = self.leap(gamma, beta=0.0, place=0)
+        vector = g
+        for k in reversed(range(self.steps)):
+            vector = vector - self.step_size * self.hessians[k] @ vector
+        return (1 - gamma) * g + gamma * vector
+
     def neumann(self, point: Tensor, lam: float, terms: int) -> Tensor:
         """Return sum_{j=0..J} (-H/lam)^j g with H and g at a flat point."""
         matrix = -self.hessian(point) / lam
