@@ -27,13 +27,17 @@ class Mixed(TakesProducts, Compilable):
     Cost: K inner gradients, K outer gradients (fewer where weights are 0) and K HVPs, all serial.
 
     Attributes:
-        weights: "uniform", 1/K each; "geometric", w_j in proportion to ratio^(K-j); or K numbers,
-            0 or more, of which the last is above 0; they are divided by their sum.
+        weights: "uniform", 1/K each; "geometric", w_j in proportion to ratio^(K-j); "maml++",
+            w_j = max((1-p)/K, .03/K) for j < K and the rest for w_K, p being the progress; or K
+            numbers, 0 or more, of which the last is above 0; they are divided by their sum.
         ratio: of the geometric weights, 0 < ratio < 1.
+        progress: of the training for "maml++", 0 (uniform weights) to 1 (nearly all on the last
+            step): the epoch over the number of epochs that annealing takes.
 
     Source: after "One Step at a Time: Pros and Cons of Multi-Step Meta-Gradient Reinforcement
     Learning", Bonnet et al. 2021, arXiv 2111.00206, who mix meta-gradients of several horizons;
-    their weights were not available, those here are this project's own.
+    their weights were not available, the geometric ones are this project's own. "maml++":
+    Antoniou, Edwards, Storkey, "How to Train Your MAML", ICLR 2019, multi-step loss.
 
     Example:
         >>> import torch
@@ -46,14 +50,15 @@ class Mixed(TakesProducts, Compilable):
 
     weights: str | tuple[float, ...] = "uniform"
     ratio: float = 0.5
+    progress: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.weights, str):
-            if self.weights not in ("uniform", "geometric"):
+            if self.weights not in ("uniform", "geometric", "maml++"):
                 raise OptionError(
-                    f"mixed: weights={self.weights!r} is neither 'uniform' nor 'geometric'; "
-                    "or give K numbers: weights=(1, 2, 3)"
+                    f"mixed: weights={self.weights!r} is none of 'uniform', 'geometric' and "
+                    "'maml++'; or give K numbers: weights=(1, 2, 3)"
                 )
         elif (
             not isinstance(self.weights, tuple)
@@ -65,6 +70,8 @@ class Mixed(TakesProducts, Compilable):
             )
         if not 0 < self.ratio < 1:
             raise OptionError(f"mixed: ratio={self.ratio} must be between 0 and 1")
+        if not 0 <= self.progress <= 1:
+            raise OptionError(f"mixed: progress={self.progress} must be in 0..1")
 
     def unsupported_reason(self, steps: int) -> str | None:
         """See `Estimator.unsupported_reason`."""
@@ -121,6 +128,9 @@ class Mixed(TakesProducts, Compilable):
             return [1.0]
         if isinstance(self.weights, tuple):
             raw = [float(weight) for weight in self.weights]
+        elif self.weights == "maml++":
+            early = max(1 - self.progress, 0.03) / steps
+            raw = [*[early] * (steps - 1), 1 - (steps - 1) * early]
         else:
             ratio = self.ratio if self.weights == "geometric" else 1.0
             raw = [ratio ** (steps - j) for j in range(1, steps + 1)]

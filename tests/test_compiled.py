@@ -150,6 +150,19 @@ def test_generated_code_equals_eager_on_one_task_after_another(
 
 
 @pytest.mark.usefixtures("traced")
+def test_options_need_no_program_of_their_own(made: list[str]) -> None:
+    arguments = regression(0, steps=4)
+    for plain, other in (
+        ("imaml(lam=2.0)", "imaml(lam=2.0, solver='nystrom', rank=3)"),
+        ("mixed", "mixed(weights='maml++', progress=0.5)"),
+    ):
+        create(plain, compiled=True)(*arguments)
+        before = [*made]
+        assert_same(create(other, compiled=True)(*arguments), create(other)(*arguments))
+        assert made == before
+
+
+@pytest.mark.usefixtures("traced")
 def test_other_shapes_and_depths_are_compiled_for_anew() -> None:
     compiled, eager = create("fomaml(compiled=True)"), create("fomaml")
     for shots, steps in ((6, 1), (7, 1), (7, 2)):

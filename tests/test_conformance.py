@@ -14,6 +14,7 @@ OPTIONS = {
     "binom": "(order=1)",
     "binom-calibrated": "(order=1, probes=4)",
     "binom-released": "(order=1)",
+    "contrastive": "(lam=2.0)",
     "forward-gradient": "(n=2)",
     "hybrid": "(order=1, window=1)",
     "imaml": "(lam=2.0)",

@@ -16,12 +16,24 @@ from harness.probes.flops import count_flops
 ORDERED = ("truncated", "binom", "binom-calibrated")
 SPECS = [
     *("maml", "maml(checkpoint='sqrt')", "adjoint", "adjoint(engine='func')", "hf-maml"),
+    *("adjoint(checkpoint='sqrt')", "hf-maml(checkpoint='sqrt')", "drmad", "lazy"),
+    *("imaml(solver='nystrom', rank=4)", "contrastive", "contrastive(sides=1, delta=0.01)"),
+    "lazy(gamma=0.5, beta=0.0)",
     *("fomaml", "reptile", "imaml(cg_steps=4, tolerance=0.0)", "neumann(terms=4)"),
     *("mixed", "mixed(weights=(1, 0, 0, 2, 1))", "hybrid(order=2, window=4)"),
     *(f"{name}(order={order})" for name in ORDERED for order in (0, 2, 5)),
     *("binom-released(order=2)", "binom(engine='finite-difference', order=1)"),
     "binom(batching='vmap', order=3)",
 ]
+
+# Outer gradients, where they are not one.
+OUTERS = {
+    "mixed": 5,
+    "mixed(weights=(1, 0, 0, 2, 1))": 3,
+    "reptile": 0,
+    "contrastive": 11,
+    "contrastive(sides=1, delta=0.01)": 5,
+}
 
 
 def test_every_estimator_has_its_cost() -> None:
@@ -49,9 +61,9 @@ def test_flops_are_those_of_the_stated_cost(task: str, model: str) -> None:
         cost = estimator.cost(5)
         assert cost
         # Query sets are larger than support sets, and Reptile only evaluates its outer loss.
-        outers = {"mixed": 5, "mixed(weights=(1, 0, 0, 2, 1))": 3, "reptile": 0}.get(spec, 1)
+        outers = OUTERS.get(spec, 1)
         expected = (cost.in_gradients() - outers) * inner + outers * outer
-        if spec == "reptile":
+        if spec == "reptile" or spec.startswith("contrastive"):
             expected += count_flops(partial(problem.outer_loss, params))
         if "vmap" in spec:  # side by side, each product has a graph that is only its
             expected += (cost.hvps - 5) * inner

@@ -105,6 +105,9 @@ def test_estimators_take_every_engine(engine: str, name: str) -> None:
         f"neumann(terms=3, lam={lam}, engine={engine!r})": reference.neumann(end, lam, 3),
         f"mixed(engine={engine!r})": mean,
         f"adjoint(engine={engine!r})": reference.exact(),
+        f"adjoint(engine={engine!r}, checkpoint='sqrt')": reference.exact(),
+        f"drmad(engine={engine!r})": reference.along_the_line(),
+        f"lazy(engine={engine!r}, beta=0.1)": reference.leap(1.0, 0.1, place=1)[1],
         f"imaml(cg_steps=2, lam={lam}, engine={engine!r})": (
             reference.implicit_in_krylov_space(end, lam, 2)
         ),
@@ -177,7 +180,10 @@ def test_estimators_take_the_engine_that_they_are_given() -> None:
         "binom-calibrated(order=1)",
         "binom-released(order=1, batching='loop')",
         "hybrid(order=1, window=1, batching='loop')",
+        "drmad",
         "imaml(lam=1.0)",
+        "imaml(lam=1.0, solver='nystrom')",
+        "lazy",
         "mixed",
         "neumann(terms=1, lam=1.0)",
     ):

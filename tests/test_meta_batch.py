@@ -45,6 +45,7 @@ OPTIONS = {
     "binom": "(order=2)",
     "binom-calibrated": "(order=2)",
     "binom-released": "(order=2)",
+    "contrastive": "(lam=2.0, delta=0.01)",
     "forward-gradient": "(n=2)",
     "hybrid": "(order=1, window=2)",
     "imaml": "(lam=2.0)",
@@ -54,13 +55,17 @@ OPTIONS = {
     "ufom": "(q=0.3)",
 }
 VARIANTS = [
+    "adjoint(checkpoint='sqrt')",
     "adjoint(engine='finite-difference')",
     "adjoint(engine='func')",
     "binom(order=1)",
     "binom(order=2, batching='vmap')",
     "binom(order=2, batching='chunk(2)')",
     "binom-calibrated(order=2, engine='func')",
+    "contrastive(lam=2.0)",
+    "imaml(lam=2.0, solver='nystrom')",
     "maml(checkpoint='sqrt')",
+    "mixed(weights='maml++', progress=0.5)",
     "mixed(weights='geometric')",
 ]
 SPECS = [name + OPTIONS.get(name, "") for name in available()] + VARIANTS

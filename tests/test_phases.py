@@ -62,6 +62,8 @@ def test_every_estimator_reports_its_phases() -> None:
         (("hybrid(order=1, window=2)", "neumann(terms=2, lam=50.0)"), 3, "im" * 3 + "om"),
         (("maml(checkpoint='sqrt')",), 3, "im" * 3 + "om" + "im" * 3),  # steps are taken again
         (("mixed",), 3, "im" * 3 + "om" * 3),
+        (("drmad", "lazy", "lazy(gamma=0.5)"), 3, "im" * 3 + "om"),
+        (("contrastive",), 3, "om" + "im" * 6 + "om"),
     ):
         arguments = sinusoid(depth)
         for spec in estimators:

@@ -263,11 +263,14 @@ SECOND_ORDER = [
     "binom(order=1, batching='vmap')",
     "binom-calibrated(order=1)",
     "imaml(lam=1.0)",
+    "imaml(lam=1.0, solver='nystrom')",
     "neumann(terms=1, lam=1.0)",
+    "drmad",
+    "lazy",
     "mixed",
     "anil",
 ]
-FIRST_ORDER = ["hf-maml", "fomaml", "reptile"]
+FIRST_ORDER = ["hf-maml", "fomaml", "reptile", "contrastive(lam=1.0)"]
 
 
 def problem_of(operation: Operation) -> BilevelProblem:
