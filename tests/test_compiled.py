@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, float]] = {
     "binom-released": {"order": 1},
     "hybrid": {"order": 1, "window": 2},
     "imaml": {"lam": 2.0},
+    "krylov": {"products": 2},
     "neumann": {"terms": 2, "lam": 2.0},
     "truncated": {"order": 1},
 }

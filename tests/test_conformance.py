@@ -13,11 +13,13 @@ from harness.conformance.suite import Verdict, examine, score, scored_on
 OPTIONS = {
     "binom": "(order=1)",
     "binom-calibrated": "(order=1, probes=4)",
+    "binom-chebyshev": "(order=2)",
     "binom-released": "(order=1)",
     "contrastive": "(lam=2.0)",
     "forward-gradient": "(n=2)",
     "hybrid": "(order=1, window=1)",
     "imaml": "(lam=2.0)",
+    "krylov": "(products=1)",
     "neumann": "(terms=2, lam=2.0)",
     "roulette": "(rate=0.8)",
     "truncated": "(order=1)",

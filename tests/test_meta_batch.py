@@ -44,11 +44,13 @@ from tests.support.oracle import flatten, relative_error
 OPTIONS = {
     "binom": "(order=2)",
     "binom-calibrated": "(order=2)",
+    "binom-chebyshev": "(order=2)",
     "binom-released": "(order=2)",
     "contrastive": "(lam=2.0, delta=0.01)",
     "forward-gradient": "(n=2)",
     "hybrid": "(order=1, window=2)",
     "imaml": "(lam=2.0)",
+    "krylov": "(products=2)",
     "neumann": "(terms=2, lam=2.0)",
     "roulette": "(rate=0.8)",
     "truncated": "(order=2)",

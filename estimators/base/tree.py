@@ -67,3 +67,15 @@ def unstack(stacked: Params) -> list[Params]:
     """Return the points of a stack, as views."""
     rows = zip(*(value.unbind() for value in stacked.values()), strict=True)
     return [dict(zip(stacked, row, strict=True)) for row in rows]
+
+
+def flat(params: Params) -> Tensor:
+    """Return all entries as one new vector, in the widest of their types."""
+    return torch.cat([value.reshape(-1) for value in params.values()])
+
+
+def shaped(vector: Tensor, like: Params) -> Params:
+    """Return the entries of a vector, keyed, shaped and typed as parameters: undo `flat`."""
+    pieces = torch.split(vector, [value.numel() for value in like.values()])
+    pairs = zip(like.items(), pieces, strict=True)
+    return {name: piece.view(value.shape).to(value.dtype) for (name, value), piece in pairs}

@@ -156,3 +156,33 @@ def adapt(problem: BilevelProblem, params: Params) -> tuple[Points, Params, Tens
     *points, end = problem.trajectory(params)
     outer_loss, g = problem.outer_gradient(end)
     return [detached(phi) for phi in points], detached(end), outer_loss, g
+
+
+def adapt_in_segments(
+    problem: BilevelProblem, params: Params, bounds: Sequence[tuple[int, int]]
+) -> tuple[list[Params], Params, Tensor, Params]:
+    """Run the inner loop and take the outer gradient at its end, as `adapt`; keep means only.
+
+    Args:
+        problem: the bilevel problem.
+        params: theta.
+        bounds: k of the first step and behind the last step of each segment; they follow on one
+            another from 0 to K.
+
+    Returns:
+        The mean of phi_k over each segment, phi_K, the outer loss there and its gradient g.
+    """
+    if isinstance(problem, CompiledProblem):
+        states, adapted, outer_loss, g = problem.descend(params)
+        rows = [states[start:stop].mean(0) for start, stop in bounds]
+        return [problem.kind.layout.unflatten(row) for row in rows], adapted, outer_loss, g
+    iterates = problem.trajectory(params)
+    means: list[Params] = []
+    for start, stop in bounds:
+        total = detached(next(iterates))
+        for _ in range(start + 1, stop):
+            total = axpy(1.0, detached(next(iterates)), total)
+        means.append(scaled(1 / (stop - start), total) if stop - start > 1 else total)
+    (end,) = iterates
+    outer_loss, g = problem.outer_gradient(end)
+    return means, detached(end), outer_loss, g

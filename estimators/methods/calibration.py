@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators.base.tree import Params, norm
+from estimators.base.tree import Params, flat, norm
 
 _WORST_CONDITION = 1e8  # of the scaled equations: some eight digits of each coefficient
 
@@ -77,8 +77,8 @@ class Probe:
         rounding = max(torch.finfo(value.dtype).eps for value in g.values())
         if not 10 * rounding * norm(g) < unit < math.inf:
             return None
-        columns = [_flat(each) for each in sums]
-        rest = _flat(exact) - _flat(g) - torch.stack(columns).sum(0)
+        columns = [flat(each).double() for each in sums]
+        rest = flat(exact).double() - flat(g).double() - torch.stack(columns).sum(0)
         matrix = torch.stack([*columns, rest], dim=1) / unit
         if not matrix.isfinite().all():
             return None
@@ -153,7 +153,3 @@ def _rms(squares: list[float]) -> float:
 
 def _calibration(coefficients: Tensor, error: float, reason: str | None) -> Calibration:
     return Calibration(tuple(coefficients.tolist()), error, reason)
-
-
-def _flat(params: Params) -> Tensor:
-    return torch.cat([value.double().reshape(-1) for value in params.values()])

@@ -252,7 +252,13 @@ def _streamed(
 
 
 def elementary_sums(
-    problem: BilevelProblem, points: Points, g: Params, order: int, *, engine: str
+    problem: BilevelProblem,
+    points: Points,
+    g: Params,
+    order: int,
+    *,
+    engine: str,
+    seen: Callable[[int, Params, Params], None] | None = None,
 ) -> list[Params]:
     """Return e_1(0), ..., e_L(0), with e_l(m) = e_l(m+1) - alpha H_m e_{l-1}(m+1), e_0 = g.
 
@@ -265,6 +271,7 @@ def elementary_sums(
         g: the outer gradient.
         order: L, 0 <= L <= n.
         engine: for the products.
+        seen: is told of each product: its point's place, the vector and the product.
     """
     if isinstance(problem, CompiledProblem):
         return problem.elementary_sums(points, g, order)
@@ -276,6 +283,8 @@ def elementary_sums(
         top = min(order, n - m)
         for level in range(top, 0, -1):
             product = hessian.product(sums[level - 1], last=level == 1)
+            if seen:
+                seen(m, sums[level - 1], product)
             if level == len(sums):
                 sums.append({name: -scale * value for name, value in product.items()})
             else:

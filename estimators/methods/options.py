@@ -12,8 +12,8 @@ from estimators.base.errors import OptionError
 from estimators.base.estimator import Estimator, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params
-from estimators.hvp import ENGINES
-from estimators.programs.compiled import compiled_estimate
+from estimators.hvp import ENGINES, Hessian, hessian_at
+from estimators.programs.compiled import CompiledProblem, compiled_estimate
 
 AUTO = "auto"
 _SMALL = 20_000  # entries: their products are bound by launches, not by arithmetic
@@ -84,6 +84,17 @@ class TakesProducts(Estimator):
             params: theta.
         """
         return measured_default(params).engine if self.engine == AUTO else self.engine
+
+    def hessian_at(self, problem: BilevelProblem, point: Params) -> Hessian:
+        """Return the Hessian of the inner loss at a point, compiled where the problem is.
+
+        Args:
+            problem: the bilevel problem.
+            point: left as it is.
+        """
+        if isinstance(problem, CompiledProblem):
+            return problem.hessian_at(point)
+        return hessian_at(problem.inner_loss, point, engine=self.engine_for(point))
 
 
 @dataclass(frozen=True, kw_only=True)

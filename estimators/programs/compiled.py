@@ -171,6 +171,10 @@ class CompiledProblem(BilevelProblem):
         outer_loss, end, _, g = self._descend(state, 0, more, proximal=True)
         return _Hessian(self, end), layout.unflatten(end), outer_loss, layout.unflatten(g)
 
+    def hessian_at(self, point: Params) -> Hessian:
+        """Return the Hessian of the inner loss at a point, as an operator."""
+        return _Hessian(self, self.kind.layout.join(point))
+
     def product(self, state: Tensor, vector: Params) -> Params:
         """Return one Hessian-vector product at a state, a vector of parameters."""
         layout = self.kind.layout
@@ -286,7 +290,7 @@ def compiled_estimate(
     """
     compiled = CompiledProblem.of(problem, params)
     verdicts = compiled.kind.verdicts
-    few = min(problem.steps, max(2, 2 * getattr(estimator, "order", 0)))
+    few = min(problem.steps, max(2, 2 * (getattr(estimator, "order", 0) or 0)))
     key = estimator, few, bool(problem.momentum), isinstance(problem.step_size, dict)
     verdict = verdicts.get(key)
     if verdict is None:
