@@ -13,7 +13,7 @@ from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
 
-ORDERED = ("truncated", "binom", "binom-calibrated")
+ORDERED = ("truncated", "binom", "binom-calibrated", "binom-chebyshev")
 SPECS = [
     *("maml", "maml(checkpoint='sqrt')", "adjoint", "adjoint(engine='func')", "hf-maml"),
     *("adjoint(checkpoint='sqrt')", "hf-maml(checkpoint='sqrt')", "drmad", "lazy"),
@@ -24,6 +24,7 @@ SPECS = [
     *(f"{name}(order={order})" for name in ORDERED for order in (0, 2, 5)),
     *("binom-released(order=2)", "binom(engine='finite-difference', order=1)"),
     "binom(batching='vmap', order=3)",
+    *("krylov(products=2)", "krylov(products=4, segments=2)", "krylov(products=5)"),
 ]
 
 # Outer gradients, where they are not one.

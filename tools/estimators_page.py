@@ -14,11 +14,7 @@ from estimators.base.registry import ESTIMATORS
 
 PAGE = Path(__file__).parent.parent / "docs" / "estimators.md"
 DEPTH = 10
-<<<<<<< HEAD
-REQUIRED = {"order": 2, "window": 4, "terms": 5, "rate": 0.8, "q": 0.2, "n": 8}
-=======
-REQUIRED = {"order": 2, "window": 4, "terms": 5, "products": 2}
->>>>>>> cdec2ac (Krylov segments and Chebyshev weights: less bias for as many products, without probe tasks)
+REQUIRED = {"order": 2, "window": 4, "terms": 5, "products": 2, "rate": 0.8, "q": 0.2, "n": 8}
 """Values, in the table, of options that have no default."""
 
 INTRODUCTION = f"""# Estimators
