@@ -71,8 +71,9 @@ def test_flops_are_those_of_the_stated_cost(task: str, model: str) -> None:
         result = estimator(problem, params)
         assert (result.hvps, result.serial_depth) == (cost.hvps, cost.serial_depth), spec
         counted = count_flops(partial(estimator, problem, params))
-        # 2 % for first layers, whose input needs no derivative.
-        assert counted == pytest.approx(expected, rel=0.02), spec
+        # 2 % for first layers, whose input needs no derivative; more for products of bases.
+        slack = 0.05 if spec.startswith("krylov") else 0.02
+        assert counted == pytest.approx(expected, rel=slack), spec
     counts = [count_flops(partial(create(name), problem, params)) for name in ("anil", "maml")]
     assert counts[0] < counts[1]
 

@@ -85,7 +85,7 @@ def quadratic(eigenvalues: list[float]) -> tuple[BilevelProblem, Params, Tensor]
     hessian = rotation @ torch.diag(torch.tensor(eigenvalues).double()) @ rotation.T
 
     def inner(params: Params) -> Tensor:
-        return 0.5 * params["w"] @ hessian @ params["w"]
+        return 0.5 * torch.dot(params["w"], hessian @ params["w"])
 
     def outer(params: Params) -> Tensor:
         return (params["w"] - 1).square().sum()
