@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import sys
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from harness.cell import Cell
 from harness.environment.build import fixed_flags
 from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.probes.draws import Estimates
 from harness.probes.time import Series, series_of
 from harness.support.plugins import load_plugins
 
@@ -50,7 +50,7 @@ def _prepared(name: str) -> Series:
     gc.collect()
     cell = Cell.parse(name)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
-    series = series_of(partial(prepared_estimator(cell), problem, params), cell.device)
+    series = series_of(Estimates(prepared_estimator(cell), problem, params), cell.device)
     series.warm_up()
     gc.collect()
     gc.freeze()

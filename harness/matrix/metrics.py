@@ -84,9 +84,44 @@ _TABLE = (
     Metric(
         "bias",
         "bias",
-        "Relative error against MAML's exact meta-gradient, both in float64, per task.",
+        "Relative error against MAML's exact meta-gradient, both in float64, per task; of a random "
+        "estimator that of its mean over draws.",
         shown=("relative error", 1.0),
         aggregate="mean",
+        **_BIAS,
+    ),
+    Metric(
+        "spread",
+        "spread",
+        "Standard deviation of a random estimator's estimate, relative to the exact meta-gradient, "
+        "per task.",
+        shown=("relative error", 1.0),
+        aggregate="mean",
+        **_BIAS,
+    ),
+    Metric(
+        "rmse",
+        "error of one estimate",
+        "Root mean square of a random estimator's relative error, per task: bias and spread "
+        "together.",
+        shown=("relative error", 1.0),
+        aggregate="mean",
+        **_BIAS,
+    ),
+    Metric(
+        "bias_limit",
+        "limit of the bias",
+        "What the bias of a random estimator, its root mean square over tasks, is below, at the "
+        "95 % level.",
+        shown=("relative error", 1.0),
+        **_BIAS,
+    ),
+    Metric(
+        "bias_chance",
+        "chance without bias",
+        "How often draws of a random estimator without bias would look as biased; below 0.05 it is "
+        "biased at the 95 % level.",
+        better="neither",
         **_BIAS,
     ),
     Metric(

@@ -1,6 +1,9 @@
 """How far an estimate is from the exact meta-gradient, in float64."""
 
 import math
+from statistics import fmean
+
+from torch import Tensor
 
 from estimators import BilevelProblem, Estimator, Params
 from estimators.base.differentiation import value_and_gradient
@@ -9,6 +12,15 @@ from estimators.bounds import Bounded
 from harness.cell import Cell
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
+from harness.probes.draws import repeated
+from harness.probes.gram import (
+    bias_limit,
+    chance_without_bias,
+    gram,
+    mean_square,
+    squared_bias,
+    variance,
+)
 from harness.probes.references import load_reference
 from harness.probes.target import Target
 
@@ -20,6 +32,11 @@ def bias(target: Target) -> Samples:
     them; the theory's bound on that error, bound(x) ||g|| / ||exact||, with g the outer gradient
     and x the task's own alpha lambda_max. Of all tasks together: see `BatchError`.
 
+    A random estimator makes `REPEATS` estimates a task. Its bias is that of their mean, without the
+    part that is due to so few draws; `spread` and `rmse` are of one estimate, and `bias_limit` and
+    `bias_chance` say how sure the bias is: see `harness.probes.gram`. The cosine is the mean over
+    draws, and the errors of all tasks together are those of the first draws, as in a training.
+
     Curvature and bounds are left out if not all are finite. Without exact meta-gradients there is
     only what needs none: the outer loss, and the error for an objective of the estimator's own.
 
@@ -29,22 +46,24 @@ def bias(target: Target) -> Samples:
     reference = load_reference(target.reference, target.cell.device)
     estimator = target.estimator
     exacts: list[Params | None] = [*reference.gradients] or [None] * target.cell.num_tasks
-    samples: Samples = {"bias": [], "cosine_distance": [], "outer_loss": []}
+    samples: Samples = {"outer_loss": []}
     own: list[float] = []
     bounds: list[float] = []
+    errors = Errors()
     batch = BatchError()
     problems, params = target.float64_problems()
     for index, (problem, exact, curvature) in enumerate(
         zip(problems, exacts, reference.curvature, strict=True)
     ):
-        result = estimator(problem, params)
-        estimate = result.gradient
-        if not math.isfinite(norm(estimate)):
+        draws = repeated(estimator, problem, params, target.cell.seed, index)
+        result = next(draws)
+        estimates = [result.gradient, *(one.gradient for one in draws)]
+        if not all(math.isfinite(norm(estimate)) for estimate in estimates):
             raise Diverged(f"the estimate of task {index} is not finite")
         samples["outer_loss"].append(float(result.outer_loss))
         own_exact = estimator.own_exact_gradient(problem, params)
         if own_exact is not None:
-            error = relative_error(estimate, own_exact)
+            error = bias_of(estimates, own_exact)
             if not math.isfinite(error):
                 raise Diverged(
                     f"the exact gradient of its own objective, task {index}, is not finite"
@@ -52,9 +71,8 @@ def bias(target: Target) -> Samples:
             own.append(error)
         if exact is None:
             continue
-        samples["bias"].append(relative_error(estimate, exact))
-        samples["cosine_distance"].append(cosine_distance(estimate, exact))
-        batch.add(estimate, exact)
+        errors.add(estimates, exact)
+        batch.add(estimates[0], exact)
         bound = error_bound(target.cell, estimator, curvature)
         if bound is not None:
             outer = outer_gradient(problem, result.adapted)
@@ -64,7 +82,11 @@ def bias(target: Target) -> Samples:
         if all(map(math.isfinite, values)):
             samples[name] = values
     target.notes += reference.notes
-    return {name: values for name, values in (samples | batch.samples()).items() if values}
+    return {
+        name: values
+        for name, values in (samples | errors.samples() | batch.samples()).items()
+        if values
+    }
 
 
 def error_bound(cell: Cell, estimator: Estimator, alpha_lambda_max: float) -> float | None:
@@ -77,6 +99,53 @@ def error_bound(cell: Cell, estimator: Estimator, alpha_lambda_max: float) -> fl
     assumption = Bounded(alpha_lambda_max / cell.step_size if known else 0.0)
     bound = estimator.error_bound(assumption, cell.step_size, cell.depth)
     return bound if known or bound is None else math.inf
+
+
+class Errors:
+    """The errors of one or more estimates of each task, relative to the exact meta-gradients."""
+
+    def __init__(self) -> None:
+        self._samples: Samples = {"bias": [], "cosine_distance": []}
+        self._grams: list[Tensor] = []
+
+    def add(self, estimates: list[Params], exact: Params) -> None:
+        """Add a task; all have as many estimates."""
+        samples, length = self._samples, norm(exact)
+        distances = [cosine_distance(estimate, exact) for estimate in estimates]
+        samples["cosine_distance"].append(fmean(distances))
+        if len(estimates) == 1:
+            samples["bias"].append(relative_error(estimates[0], exact))
+            return
+        products = gram([axpy(-1.0, exact, estimate) for estimate in estimates])
+        for name, square in (
+            ("bias", squared_bias(products)),
+            ("spread", variance(products)),
+            ("rmse", mean_square(products)),
+        ):
+            samples.setdefault(name, []).append(ratio(math.sqrt(max(0.0, square)), length))
+        if length:
+            self._grams.append(products / length**2)
+
+    def by_task(self) -> Samples:
+        """Return the figures by name, one sample a task."""
+        return self._samples
+
+    def samples(self) -> Samples:
+        """Return these, and how sure the bias of all tasks is."""
+        if not self._grams:
+            return self._samples
+        sure = {
+            "bias_limit": [bias_limit(self._grams)],
+            "bias_chance": [chance_without_bias(self._grams)],
+        }
+        return self._samples | sure
+
+
+def bias_of(estimates: list[Params], exact: Params) -> float:
+    """Return the relative error of an estimate, or the bias of several by independent draws."""
+    errors = Errors()
+    errors.add(estimates, exact)
+    return errors.by_task()["bias"][0]
 
 
 class BatchError:

@@ -14,7 +14,7 @@ from harness.probes.target import Target
 
 def flops(target: Target) -> Samples:
     """Count the operations of one estimate; those of the eager one where it is compiled."""
-    return {"flops": [count_flops(target.eager_estimate)]}
+    return {"flops": [target.eager_estimates.mean(count_flops)]}
 
 
 def count_flops(work: Callable[[], object]) -> int:

@@ -13,7 +13,7 @@ from harness.probes.target import Target
 
 def launches(target: Target) -> Samples:
     """Count the launches of one estimate; a compiled program hides its own."""
-    return {} if target.compiled else {"launches": [count_launches(target.estimate)]}
+    return {} if target.compiled else {"launches": [target.estimates.mean(count_launches)]}
 
 
 def count_launches(work: Callable[[], object]) -> int:

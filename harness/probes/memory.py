@@ -16,15 +16,18 @@ from harness.probes.target import Target
 
 
 def memory(target: Target) -> Samples:
-    """Measure the tensor memory of one estimate, whose caches are filled already."""
+    """Measure the tensor memory of one estimate, whose caches are filled already.
+
+    Of a random estimator it is that of the estimate that takes most.
+    """
     device = target.cell.device
     samples: Samples = {"baseline_memory": [baseline_memory(target.build, device)]}
     if target.compiled and device == "cpu":
-        return samples | {"peak_memory": [profiled_peak(target.estimate)]}
-    peak, retained = peak_and_retained(target.estimate, device)
+        return samples | {"peak_memory": [profiled_peak(target.estimates)]}
+    peak, retained = peak_and_retained(target.estimates, device)
     samples |= {"peak_memory": [peak], "retained_memory": [retained]}
     if device != "cpu":
-        samples["reserved_memory"] = [reserved_memory(target.estimate, device)]
+        samples["reserved_memory"] = [reserved_memory(target.estimates, device)]
     return samples
 
 

@@ -38,7 +38,7 @@ _MIB = 2**20
 def resident_memory(target: Target) -> Samples:
     """Measure the resident memory of the first estimate of this process, on the CPU."""
     cpu = target.cell.device == "cpu"
-    return {"resident_memory": [resident_growth(target.estimate)]} if cpu else {}
+    return {"resident_memory": [resident_growth(target.estimates)]} if cpu else {}
 
 
 def resident_growth(work: Callable[[], object]) -> int:

@@ -11,6 +11,7 @@ from estimators import BilevelProblem, Estimator, MetaGradient, Params
 from estimators.methods.options import Compilable
 from harness.cell import Cell
 from harness.matrix.problems import Sampler, bilevel_problem, prepared_estimator
+from harness.probes.draws import Estimates
 
 
 class Target:
@@ -38,16 +39,22 @@ class Target:
 
     def estimate(self) -> MetaGradient:
         """Estimate the meta-gradient of the first task."""
-        return self.estimator(self.problem, self.params)
+        return self.estimates.first()
+
+    @property
+    def estimates(self) -> Estimates:
+        """The same as a piece of work, which makes several where the estimator is random."""
+        return Estimates(self.estimator, self.problem, self.params)
 
     @property
     def compiled(self) -> bool:
         """Whether the estimate is one compiled program, into which dispatch modes cannot look."""
         return isinstance(self.estimator, Compilable) and self.estimator.compiled
 
-    def eager_estimate(self) -> MetaGradient:
-        """Estimate with the same operations, one at a time."""
-        return self._eager(self.problem, self.params)
+    @property
+    def eager_estimates(self) -> Estimates:
+        """The same operations, one at a time."""
+        return Estimates(self._eager, self.problem, self.params)
 
     @cached_property
     def _eager(self) -> Estimator:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from estimators.base.phases import Phase, watched
+from harness.probes.draws import Estimates
 from harness.probes.interference import (
     gpu_notes,
     machine_notes,
@@ -38,7 +39,7 @@ class Timing:
     """Samples of the time of one piece of work.
 
     Attributes:
-        seconds: of one run, one a sample.
+        seconds: of one run, one a sample; of `Estimates`, the mean of one.
         phases: the same by phase of an estimate, in the order of their first occurrence, from
             samples of their own. Empty where phases are not marked: in compiled programs, and in
             work that is no estimate.
@@ -93,7 +94,7 @@ def interleaved_times(
 def series_of(work: Work, device: str) -> "Series":
     """Return a piece of work that is to be timed, without any samples yet."""
     clock = _CudaClock(device) if device.startswith("cuda") else _Clock()
-    return Series(work, clock, _threads())
+    return Series(work, clock, _threads(), len(work) if isinstance(work, Estimates) else 1)
 
 
 class _Clock:
@@ -162,6 +163,7 @@ class Series:
 
     Attributes:
         threads: how many torch is to use.
+        parts: how many estimates a call makes, of which the mean counts.
         warm_calls: seconds of the calls before the first sample.
         waited: seconds that the process was kept waiting while samples were taken.
     """
@@ -169,6 +171,7 @@ class Series:
     work: Work
     clock: _Clock
     threads: int
+    parts: int = 1
     runs: int = 1
     warm_calls: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -190,14 +193,15 @@ class Series:
     def sample(self) -> None:
         """Take a sample."""
         before = seconds_waited()
-        self.seconds.append(self._run(self.runs) / self.runs)
+        self.seconds.append(self._run(self.runs) / (self.runs * self.parts))
         self.waited += seconds_waited() - before
 
     def sample_phases(self) -> None:
         """Take a sample of each phase."""
         with watched(self.clock):
             self._run(1)
-        self.phases.append(self.clock.phases())
+        phases = self.clock.phases().items()
+        self.phases.append({phase: seconds / self.parts for phase, seconds in phases})
 
     def timing(self, notes: list[str]) -> Timing:
         """Return what was measured."""
@@ -207,7 +211,7 @@ class Series:
             for name in names
             if names != [Phase.META_GRADIENT]  # then no phase was marked
         }
-        waiting = waiting_notes(self.waited, fsum(self.seconds) * self.runs)
+        waiting = waiting_notes(self.waited, fsum(self.seconds) * self.runs * self.parts)
         every = [*notes, *self.notes, *waiting, *sample_notes(self.seconds)]
         return Timing(self.seconds, phases, 1 + len(self.warm_calls), self.runs, every)
 

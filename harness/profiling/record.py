@@ -20,6 +20,7 @@ from estimators.methods.options import Compilable
 from harness.cell import Cell
 from harness.environment import environment
 from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.probes.draws import Estimates
 from harness.probes.memory import peak_memory
 from harness.profiling.folder import SCHEMA, SUMMARY, TABLES, Operator, Stacks, write_stacks
 from harness.profiling.memory_timeline import follow_allocations, follow_storages
@@ -52,7 +53,7 @@ def record(cell: Cell, folder: Path) -> None:
     """
     estimator = prepared_estimator(cell)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
-    work = partial(estimator, problem, params)
+    work = Estimates(estimator, problem, params).first
     for _ in range(_WARM_UP):
         work()
     cuda = cell.device.startswith("cuda")

@@ -23,6 +23,7 @@ from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
 from harness.matrix.pretraining import META_BATCH
 from harness.matrix.problems import bilevel_problem
+from harness.probes.draws import REPEATS, draws
 from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
 from harness.probes.time import LEAST_SECONDS, PHASE_SAMPLES
@@ -212,7 +213,7 @@ class CostModel:
         seconds = worker + self._samples(timed.own.inner)
         for cell in cells:
             estimator = create(cell.estimator)
-            call = timed.own.call(cell.depth, _products(estimator, cell.depth))
+            call = timed.own.call(cell.depth, _products(estimator, cell.depth)) * draws(estimator)
             seconds += self._samples(call) + _calibration(cell, estimator, timed)
             seconds += READY_SECONDS if getattr(estimator, "compiled", False) else 0.0
             if cell.device != "cpu":
@@ -273,12 +274,12 @@ def _reference(depth: int, timed: _Timed) -> float:
 def _score(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
     """Return the seconds of scoring, beyond those of the smallest cell."""
     count = _products(estimator, cell.depth)
-    double = timed.double.call(cell.depth, count)
+    double = timed.double.call(cell.depth, count) * (REPEATS if estimator.is_random else 1)
     if type(estimator).own_exact_gradient is not Estimator.own_exact_gradient:
         double += timed.double.exact(cell.depth)
     gradients = cell.depth + 1 + 2 * count  # an HVP differentiates a gradient
     calls = _CALLS * timed.own.call(cell.depth, count) + gradients * timed.watching
-    return calls + cell.num_tasks * (timed.task + double)
+    return draws(estimator) * calls + cell.num_tasks * (timed.task + double)
 
 
 def _products(estimator: Estimator, depth: int) -> float:

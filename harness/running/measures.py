@@ -13,6 +13,7 @@ from harness.matrix.metrics import Samples, probes
 from harness.matrix.notes import not_measured, warnings_as_notes
 from harness.matrix.problems import bilevel_problem, prepared_estimator
 from harness.probes.counts import counts
+from harness.probes.draws import Estimates
 from harness.probes.references import save_reference
 from harness.probes.target import Target
 from harness.probes.time import Timing, Work, interleaved_times
@@ -69,7 +70,7 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
     works: list[Work] = [partial(value_and_gradient, problem.inner_loss, leaves(params))]
     for index, cell in enumerate(cells):
         start_part(index)
-        works.append(partial(prepared_estimator(cell), problem, params))
+        works.append(Estimates(prepared_estimator(cell), problem, params))
     unit, *timings = interleaved_times(
         works,
         samples=samples,

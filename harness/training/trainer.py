@@ -20,8 +20,9 @@ from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
 from harness.matrix.pretraining import batching_for
 from harness.matrix.problems import TASKS_A_SEED, Sampler
-from harness.probes.bias import cosine_distance, relative_error
+from harness.probes.bias import Errors
 from harness.probes.curvature import largest_curvature
+from harness.probes.draws import generator_of, repeated
 from harness.probes.memory import peak_and_retained, profiled_peak
 from harness.store.trainings import Split, TrainingJournal
 from harness.training.checkpoints import Checkpoint
@@ -162,7 +163,15 @@ class Trainer:
                 self._estimator.calibrate(self._probes(self._sampler), theta)
             except OptionError as error:  # the parameters are not finite any more
                 raise Diverged(f"{error}, at step {self.state.step}") from None
-        mean = estimate_batch(self._estimator, problems, theta, batching=self._batching).gradient
+        # Of a random estimator each process has tasks, and draws, of its own.
+        key = self._cell.seed, self.state.step, self._ranks.rank
+        mean = estimate_batch(
+            self._estimator,
+            problems,
+            theta,
+            batching=self._batching,
+            generator=generator_of(*key),
+        ).gradient
         if self._ranks.count > 1:
             total = self._ranks.sum(scaled(len(problems), mean))
             mean = scaled(1 / self._config.meta_batch, total)
@@ -234,15 +243,14 @@ class Trainer:
         exact, estimator = create("adjoint"), self._as_fitted(create(self._cell.estimator))
         if estimator.needs_calibration:
             estimator.calibrate(self._probes(sampler), theta)
-        samples: Samples = {"bias": [], "cosine_distance": [], "curvature": []}
+        errors, curvature = Errors(), []
         for index in self._ranks.share(range(self._config.bias_tasks)):
             problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
-            reference = exact(problem, theta).gradient
-            estimate = estimator(problem, theta).gradient
-            samples["bias"].append(relative_error(estimate, reference))
-            samples["cosine_distance"].append(cosine_distance(estimate, reference))
-            samples["curvature"].append(largest_curvature(problem, theta))
-        return samples
+            results = repeated(estimator, problem, theta, self._cell.seed, index)
+            estimates = [result.gradient for result in results]
+            errors.add(estimates, exact(problem, theta).gradient)
+            curvature.append(largest_curvature(problem, theta))
+        return errors.by_task() | {"curvature": curvature}
 
     def _measured(self, what: str, measure: Callable[[], Samples]) -> Samples:
         """Return what is measured beside the training; nothing, and a note, where that fails."""
@@ -265,7 +273,8 @@ class Trainer:
         problems, theta = self._meta_batch(0), self._theta()
 
         def work() -> None:
-            estimate_batch(estimator, problems, theta, batching=self._batching)
+            generator = generator_of(self._cell.seed)
+            estimate_batch(estimator, problems, theta, batching=self._batching, generator=generator)
 
         work()  # the first call may compile, which is no part of a step
         device = self._cell.device
