@@ -54,6 +54,33 @@ def test_implicit_formula_is_the_derivative_of_the_loss_at_the_minimiser(name: s
     assert relative(probes @ gradient, slopes) < 1e-7
 
 
+@every_case
+def test_contrast_is_the_derivative_of_the_proximal_descent_by_the_nudge(name: str) -> None:
+    reference, lam = oracle(name, STEPS), case(name).lam
+    probes = directions(len(reference.outer_gradient))
+    for probe in probes:
+
+        def along(nudge: Tensor, probe: Tensor = probe) -> float:
+            return float(reference.nudged(float(nudge)).proximal_descent(lam) @ probe)
+
+        zero, one = torch.zeros(1).double(), torch.ones(1, 1).double()
+        slope = central_difference(along, zero, one)
+        assert abs(-lam * slope - reference.contrast(lam) @ probe) < 1e-7 * lam
+
+
+@every_case
+def test_exact_gradient_of_a_leap_is_its_derivative(name: str) -> None:
+    reference = oracle(name, STEPS)
+    theta = flatten(reference.theta)
+
+    def leapt_loss(flat: Tensor) -> float:
+        moved = replace(reference, theta=unflatten(flat, reference.theta))
+        return float(moved.value(moved.outer_loss, moved.leap(0.5, beta=0.0, place=0)[0]))
+
+    slopes = central_difference(leapt_loss, theta, torch.eye(len(theta)).double())
+    assert relative(reference.leap_exact(0.5), slopes) < 1e-7
+
+
 @every_curved_case
 def test_hessian_is_the_derivative_of_the_gradient(name: str) -> None:
     reference = oracle(name, STEPS)
@@ -139,6 +166,9 @@ def test_expansions_of_a_constant_hessian() -> None:
         assert relative(reference.binomial(order), torch.stack(terms).sum(0)) < 1e-13
         power = torch.linalg.matrix_power(shrink, order)
         assert relative(reference.truncated(order), power @ g) < 1e-13
+    assert relative(reference.along_the_line(), reference.exact()) < 1e-13
+    _, leap = reference.leap(1.0, beta=STEPS * reference.step_size, place=2)
+    assert relative(leap, reference.binomial(1)) < 1e-13
 
 
 @every_case
@@ -147,6 +177,11 @@ def test_series_and_krylov_spaces_near_the_implicit_solution(name: str) -> None:
     point = reference.iterates[-1]
     everything = reference.implicit_in_krylov_space(point, lam, len(point))
     assert relative(everything, reference.implicit(point, lam)) < 1e-8
+    curvatures, directions = torch.linalg.eigh(reference.hessian(point))
+    convex = directions @ curvatures.clamp(min=0).diag() @ directions.T
+    identity, g = torch.eye(len(point)).double(), reference.outer_gradient
+    whole = reference.nystrom(point, lam, [*range(len(point))])
+    assert relative(whole, torch.linalg.solve(identity + convex / lam, g)) < 0.01
     lam = 1 + 2 * float(torch.linalg.matrix_norm(reference.hessian(point), ord=2))
     assert relative(reference.neumann(point, lam, 60), reference.implicit(point, lam)) < 1e-12
 
@@ -163,5 +198,7 @@ def test_hessians_do_not_commute_so_that_orders_of_products_and_expansions_show(
     estimates += [reference.binomial(2, window) for window in range(3, STEPS)]
     scale = reference.step_size / STEPS
     estimates += [reference.binomial(order, scale=order * scale) for order in range(1, STEPS)]
+    estimates += [reference.leap(1.0, beta=0.13, place=place)[1] for place in range(STEPS)]
+    estimates.append(reference.along_the_line())
     for one, other in combinations(estimates, 2):
         assert relative(one, other) > 1e-6
