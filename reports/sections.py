@@ -157,6 +157,10 @@ def _environments(view: View) -> Iterator[Block]:
 def _along_training(view: View) -> Iterator[Block]:
     if not view.training.empty and view.training["trained"].nunique() > 1:
         yield partial(bias.bias_along_training, view.training)
+        yield "Against all products of an estimate, at each state:"
+        yield partial(tradeoffs.bias_against_products, view.training)
+        yield "Against those that wait for one another, where others run side by side:"
+        yield partial(tradeoffs.bias_against_serial_products, view.training)
 
 
 def _over_models(view: View) -> Iterator[Block]:
@@ -271,6 +275,8 @@ SECTIONS = (
     _figure("Overview", tradeoffs.bias_against_time, "here", "time_ratio"),
     _figure("Bias", bias.bias_against_order, "here", "bias", "bound"),
     _figure("Bias", bias.bias_against_depth, "setting"),
+    _figure("Bias", tradeoffs.bias_against_products, "here", "hvps"),
+    _figure("Bias", tradeoffs.bias_against_serial_products, "here", "serial_depth"),
     _figure("Bias", bias.bias_by_task, "errors"),
     _figure("Bias", bias.cosine, "here", "cosine_distance"),
     _figure("Cost", cost.work_against_depth, "setting", "time_ratio"),

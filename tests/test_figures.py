@@ -16,7 +16,7 @@ from reports.figures.samples import samples_in_order
 from reports.figures.style import PALETTE, Chart, look
 from reports.tables import cells as tables
 from reports.tables import text
-from tests.support.figure_rows import data, layers, make_rows
+from tests.support.figure_rows import data, heading, layers, make_rows
 from tests.support.stores import BIASES, COMMITS, NOTE, write_run, write_store
 
 OF_CELLS = (
@@ -97,6 +97,21 @@ def test_orders_span_from_first_order_to_exact(here: pd.DataFrame) -> None:
     lines = tables.by_order(here).groupby("line")["order"].agg(sorted)
     assert lines.to_dict() == {"binom": [0, 1, 3, 5], "truncated": [0, 1, 3, 5]}
     assert tables.family_and_order("what(ever") == ("what(ever", None)  # which nobody can parse
+
+
+def test_any_option_that_counts_is_an_order() -> None:
+    for spec, order, line in (
+        ("krylov(engine='func', products=4)", 4, "krylov(engine='func')"),
+        ("krylov(order=2, segments=8)", 2, "krylov(segments=8)"),
+        ("neumann(lam=2.0, terms=5)", 5, "neumann(lam=2.0)"),
+        ("roulette(rate=0.5)", None, "roulette(rate=0.5)"),
+        ("other(order='none')", None, "other(order='none')"),
+    ):
+        assert tables.family_and_order(spec) == (spec.partition("(")[0], order)
+        assert tables.without_order(spec) == line
+    rows = make_rows("truncated(order=1)", "krylov(products=2)", time_ratio=2.0, bias=0.1)
+    assert "order L or products" in heading(tradeoffs.bias_against_time(rows))[1]
+    assert "order" not in heading(tradeoffs.bias_against_time(rows[1:]))[1]
 
 
 def test_figures_hold_every_measured_cell(rows: pd.DataFrame, here: pd.DataFrame) -> None:

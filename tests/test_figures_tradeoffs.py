@@ -3,6 +3,7 @@
 import math
 import random
 from itertools import product
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,7 +11,13 @@ import pytest
 from harness.matrix.metrics import METRICS
 from reports.figures.bias import bias_against_depth, bias_against_order
 from reports.figures.scales import on_axis
-from reports.figures.tradeoffs import bias_against_memory, bias_against_time, tradeoff
+from reports.figures.tradeoffs import (
+    bias_against_memory,
+    bias_against_products,
+    bias_against_serial_products,
+    bias_against_time,
+    tradeoff,
+)
 from reports.tables.pareto import EXACT, pareto
 from tests.support.figure_rows import data, heading, layers, make_rows
 
@@ -81,6 +88,35 @@ def test_small_multiples_have_a_titled_panel_and_a_front_each() -> None:
         assert (facet["field"], facet["sort"]) == ("panel", panels)
         assert {row["panel"] for row in data(chart)} == {*panels}
         assert sum(row["front"] for row in data(chart)) == 2 * 3, by
+
+
+def test_exact_maml_is_a_rule_across_bias_against_products() -> None:
+    names = ("fomaml", "maml", "krylov(products=2)", "krylov(products=4)", "binom(order=1)")
+    numbers: dict[str, Any] = {
+        "bias": [2.0, 1e-17, 0.3, 0.1, 0.2],
+        "hvps": [0.0, 20.0, 2.0, 4.0, 20.0],
+    }
+    numbers["serial_depth"] = [*numbers["hvps"][:-1], 1.0]
+    rows = make_rows(*names, depths=(20,), **numbers)
+    fronts = {
+        "hvps": {"fomaml", "maml", "krylov(products=2)", "krylov(products=4)"},
+        "serial_depth": {"fomaml", "maml", "binom(order=1)", "krylov(products=4)"},
+    }
+    figures = {"hvps": bias_against_products, "serial_depth": bias_against_serial_products}
+    for name, figure in figures.items():
+        chart = figure(rows)
+        assert [row["series"] for row in data(chart)].count("krylov") == 2
+        assert {row["estimator"] for row in data(chart) if row["front"]} == fronts[name]
+        assert {row["estimator"] for row in data(chart)} == {*names}  # fomaml's 0 is on the axis
+        (rule,) = [one for one in layers(chart, "rule") if "y2" in one["encoding"]]
+        assert "maml" in rule["transform"][0]["filter"]
+        assert rule["encoding"]["x"]["field"] == f"{name}_drawn"
+        assert (rule["encoding"]["y"], rule["encoding"]["y2"]) == (
+            {"value": 0},
+            {"value": "height"},
+        )
+        stages = figure(pd.concat([rows, rows.assign(trained=400)])).to_dict()
+        assert [panel.partition(" ")[0] for panel in stages["facet"]["sort"]] == ["0", "400"]
 
 
 def test_lines_join_orders_that_differ_in_nothing_else() -> None:

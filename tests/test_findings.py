@@ -73,6 +73,7 @@ def test_no_gap_is_found_where_there_is_none() -> None:
     changes: list[dict[str, Any]] = [
         *({"order": 3}, {"order": None}, {"bias_high": 0.5}, {"outcome": "timeout"}),
         *({"task": "glyphs"}, {"trained": 100}, {"rest": "other"}, {"depth": 10}),
+        {"estimator": "krylov(products=4)"},  # as many of something else
         *({"version": "new@there"}, {"version": "old@here"}, {"bias_low": NAN, "bias_high": NAN}),
         *(dict.fromkeys(("bias", "bias_low", "bias_high"), value) for value in (1e-17, 0.0, NAN)),
     ]

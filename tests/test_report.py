@@ -40,8 +40,8 @@ def test_it_has_a_part_for_every_task_and_depth(page: str) -> None:
     assert "sinusoid, mlp-40-40, cpu of here" in page
     assert "quadratic, linear, cpu of here" in page
     assert page.count("<summary>Depth 5</summary>") == 2
-    # Two tasks, each with four figures over depth, eight at each of two depths, and break-even.
-    assert page.count('<script type="application/json">') == 2 * (4 + 2 * 8 + 1)
+    # Two tasks, each with four figures over depth, ten at each of two depths, and break-even.
+    assert page.count('<script type="application/json">') == 2 * (4 + 2 * 10 + 1)
     assert page.count('<a href="#break-even-with-exact-maml">') == 1
     assert "binom(order=3)" in page
     assert "not done after 1 s" in page

@@ -72,7 +72,7 @@ def bias_along_training(rows: Rows) -> Chart:
     x = alt.X("trained:Q", title="meta-training (steps)", scale=scale, axis=axis)
     y["scale"]["range"] = [HEIGHT, 0]
     top: alt.LayerChart = alt.LayerChart(layer=line_layers(rows, "bias", x, y))
-    notes = ["numbers: order L" if rows["order"].notna().any() else ""]
+    notes = [style.numbered(rows)]
     # What curvature the inner loops meet is the same for all estimators.
     curved = rows[rows["curvature"].notna()].drop_duplicates("trained")
     if curved.empty:

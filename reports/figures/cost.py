@@ -95,8 +95,7 @@ def cost_against_model(rows: Rows, cost: str = "time") -> Chart:
         scale=scale,
         axis=alt.Axis(values=[*named.index], labelExpr=_model_labels(named), labelLimit=120),
     )
-    labelled = "numbers: order L" if rows["order"].notna().any() else ""
-    heading = style.title_of(text, rows, labelled, *style.uncertainty(rows, cost))
+    heading = style.title_of(text, rows, style.numbered(rows), *style.uncertainty(rows, cost))
     return style.figure(heading, line_layers(rows, cost, x, y))
 
 

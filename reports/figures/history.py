@@ -185,7 +185,7 @@ def _heading(rows: Rows, name: str) -> alt.TitleParams:
     label = METRICS[name].label if name in METRICS else ""
     title = f"{label[:1].upper() + label[1:] or name} over commits"
     bars = "bars: quartiles of each run" if rows["low"].notna().any() else ""
-    numbered = "numbers: order L" if rows["order"].notna().any() else ""
+    numbered = style.numbered(rows)
     machine = rows["machine"].iloc[0] if rows["machine"].nunique() == 1 else ""
     notes = ", ".join(note for note in (machine, numbered, bars) if note)
     unknown = [one for one in ("task", "model", "device") if (rows[one] == "").all()]

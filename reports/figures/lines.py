@@ -24,8 +24,7 @@ def over_depth(
     axis = alt.Axis(values=depths, format="d")
     x = alt.X("depth:Q", title="depth K (inner steps)", scale=scale, axis=axis)
     layers = line_layers(rows, metric, x, y, extra)
-    labelled = "numbers: order L" if rows["order"].notna().any() else ""
-    lines = [labelled, *notes, *style.uncertainty(rows, metric)]
+    lines = [style.numbered(rows), *notes, *style.uncertainty(rows, metric)]
     return style.figure(style.title_of(text, rows, *lines), layers)
 
 

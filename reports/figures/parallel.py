@@ -13,6 +13,7 @@ from reports.figures import marks, style
 from reports.figures.lines import apart
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
+from reports.tables.cells import count_of
 
 _GAP = 0.045  # between two labels, of the height of a figure
 _TICKS = [float(f"{m}e{e}") for e in range(-3, 4) for m in (1, 2, 5)]
@@ -131,14 +132,17 @@ def options_text(estimator: str) -> str:
         ('2, compiled, vmap', '')
     """
     try:
-        options = Spec.parse(estimator).options
+        spec = Spec.parse(estimator)
     except OptionError:
         return ""
-    order = [str(options["order"])] if "order" in options else []
+    count = count_of(spec)
+    order = [str(spec.options[count])] if count else []
     others = [
         name if value is True else str(value)
-        for name, value in sorted(options.items(), key=lambda one: (one[1] is not True, one[0]))
-        if name != "order"
+        for name, value in sorted(
+            spec.options.items(), key=lambda one: (one[1] is not True, one[0])
+        )
+        if name != count
     ]
     return ", ".join(order + others)
 

@@ -14,6 +14,7 @@ from reports.tables.pareto import exact_below
 # Errors that can be 0 where an estimator is not exact.
 _PARTS = ("systematic_bias", "error_spread")
 _FIRST, _LAST = -200, 308  # decades that an axis can have
+_TICKS = 9
 
 
 def on_axis(
@@ -83,17 +84,18 @@ def _axis(ticks: list[float], word: str, below: float) -> alt.Axis:
 
 
 def _ticks(least: float, most: float) -> tuple[float, list[float]]:
-    """Return round numbers around a range, at most nine of them, rising."""
+    """Return round numbers around a range, at most `_TICKS` of them, rising."""
     first, last = math.floor(math.log10(least)), math.ceil(math.log10(max(most, least)))
     # Beyond these a power of ten, or the end of the scale below it, is no float.
     first, last = (min(max(decade, _FIRST), _LAST) for decade in (first, last))
     first = min(first, _LAST - 1)
     decades = [10.0**decade for decade in range(first, max(last, first + 1) + 1)]
-    if len(decades) > 3:
-        step = 1 + (len(decades) - 2) // 8
-        return decades[0], decades[::-1][::step][::-1]
     finer = [float(f"{m}e{e}") for e in range(first, first + len(decades)) for m in (1, 2, 5)]
     finer = [tick for tick in finer if math.isfinite(tick)]
     bottom = max((tick for tick in finer[:-1] if tick <= least), default=finer[0])
     top = min((tick for tick in finer if tick >= most and tick > bottom), default=finer[-1])
-    return bottom, [tick for tick in finer if bottom <= tick <= top]
+    finer = [tick for tick in finer if bottom <= tick <= top]
+    if len(finer) <= _TICKS:
+        return bottom, finer
+    step = 1 + (len(decades) - 2) // (_TICKS - 1)
+    return decades[0], decades[::-1][::step][::-1]

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import vl_convert
 
+from estimators.base.registry import Spec
 from harness.matrix.metrics import METRICS
+from reports.tables.cells import COUNTS, count_of
 
 # Tests hold figures against the schema; Altair would do so for every part of each anew.
 alt.utils.schemapi.disable_debug_mode()
@@ -33,6 +35,8 @@ PALETTE = {
     "reptile": ("#999999", "triangle-right"),
     "hybrid": ("#A6761D", "triangle-left"),
     "binom-calibrated": ("#8C6BB1", "diamond"),
+    "binom-chebyshev": ("#8C564B", "diamond"),
+    "krylov": ("#D6278B", "circle"),
     "binom-released": ("#66C2A5", "triangle-left"),
     "neumann": ("#C51B7D", "triangle-down"),
     "mixed": ("#5E7C8A", "circle"),
@@ -79,6 +83,13 @@ def few_orders(rows: Rows) -> "pd.Series[bool]":
     power = rows["order"].map(lambda order: pd.notna(order) and int(order).bit_count() == 1)
     few: pd.Series[bool] = (orders <= _FEW) | power.astype(bool)
     return few
+
+
+def numbered(rows: Rows) -> str:
+    """Return what the numbers of points and lines are, if any has one."""
+    shown = {count_of(Spec.parse(text)) for text in rows["estimator"][rows["order"].notna()]}
+    counts = [words for name, words in COUNTS.items() if name in shown]
+    return f"numbers: {' or '.join(counts)}" if counts else ""
 
 
 def title_of(text: str, rows: Rows, *notes: str) -> alt.TitleParams:

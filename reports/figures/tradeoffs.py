@@ -11,6 +11,7 @@ from reports.tables.cells import without_order
 from reports.tables.pareto import pareto
 
 _FADED = 0.35
+_PANELS = {"depth": "K = {}", "trained": "{} steps of meta-training"}
 
 
 def tradeoff(
@@ -21,10 +22,12 @@ def tradeoff(
     x_log: bool = True,
     y_log: bool = True,
     by: str | None = None,
+    exact: bool = False,
 ) -> Chart:
     """Plot one metric over another; the best of both stand out, the rest is faded.
 
-    Orders of one estimator are joined by a line; `by` names the column of small multiples.
+    Orders of one estimator are joined by a line; `by` names the column of small multiples. With
+    `exact` a rule shows where exact MAML is on the x axis.
     """
     label = METRICS[y].label
     text = f"{label[0].upper()}{label[1:]} against {METRICS[x].label}"
@@ -41,6 +44,7 @@ def tradeoff(
         dots = dots.encode(opacity=alt.condition("datum.front", alt.value(1), alt.value(_FADED)))
     layers = [
         *([_front(chart)] if fronted else []),
+        *(_exact(chart, x) if exact else []),
         *marks.bars(chart, families, "y"),
         *marks.bars(chart, families, "x"),
         dots,
@@ -52,10 +56,10 @@ def tradeoff(
         numbered = chart.transform_filter("isValid(datum.label)")
         layers.append(marks.labels(numbered, families, "label", above=True))
     signs = {
-        "numbers: order L": rows["label"].notna().any(),
+        style.numbered(rows[rows["label"].notna()]): True,
         "dashed: Pareto front, lower is better": fronted,
     }
-    legend = "; ".join(sign for sign, there in signs.items() if there)
+    legend = "; ".join(sign for sign, there in signs.items() if sign and there)
     heading = style.title_of(text, rows, legend, *style.uncertainty(rows, y, x))
     if by is None:
         return style.figure(heading, layers)
@@ -72,11 +76,22 @@ def bias_against_memory(rows: Rows) -> Chart:
     return tradeoff(rows, "peak_memory", "bias")
 
 
+def bias_against_products(rows: Rows, products: str = "hvps") -> Chart:
+    """Plot bias over Hessian-vector products, a panel for each state of meta-training."""
+    by = "trained" if rows["trained"].nunique() > 1 else None
+    return tradeoff(rows, products, "bias", by=by, exact=True)
+
+
+def bias_against_serial_products(rows: Rows) -> Chart:
+    """Plot bias over the products that must wait for one another, as `bias_against_products`."""
+    return bias_against_products(rows, "serial_depth")
+
+
 def _panels(rows: Rows, x: str, y: str, by: str | None) -> Rows:
     """Add panel, line and label of each row, and whether it is on the front of its panel."""
     panel = pd.Series("", index=rows.index)
     if by is not None:
-        panel = rows[by].map(lambda value: f"K = {value}" if by == "depth" else str(value))
+        panel = rows[by].map(_PANELS.get(by, "{}").format)
     groups = rows.groupby(panel, sort=False)
     compared = METRICS[x].better == METRICS[y].better == "lower"
     fronts = [pareto(group, x, y) & compared for _, group in groups]
@@ -96,3 +111,15 @@ def _front(chart: alt.Chart) -> alt.Chart:
     )
     layer: alt.Chart = front.encode(order=alt.Order(chart.encoding.x.shorthand))
     return layer
+
+
+def _exact(chart: alt.Chart, x: str) -> list[alt.Chart]:
+    """Draw a rule at exact MAML, with its number, from top to bottom."""
+    colour = style.look("maml")[0]
+    there = chart.transform_filter("datum.estimator == 'maml'").encode(y=alt.value(0))
+    return [
+        there.mark_rule(color=colour, opacity=0.5).encode(y2=alt.value("height")),
+        there.transform_calculate(exact=f"'exact: ' + datum.{x} + ' {METRICS[x].label}'")
+        .mark_text(color=colour, fontSize=10, align="right", baseline="top", dx=-4, dy=2)
+        .encode(text=alt.Text("exact:N")),
+    ]

@@ -11,7 +11,9 @@ from harness.cell import AXES
 from harness.matrix.metrics import METRICS
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
-ORDERED = ("truncated", "binom", "binom-calibrated", "binom-released")
+ORDERED = ("truncated", "binom", "binom-calibrated", "binom-chebyshev", "binom-released")
+# Options that say how far an estimator goes, as its order L does, and what figures call them.
+COUNTS = {"order": "order L", "products": "products", "terms": "terms"}
 # What rows must have in common to stand in one figure; "rest" names the axes without a column.
 _OF_SECTION = ("version", "task", "model", "device", "rest")
 FILTERS = (*_OF_SECTION, "trained")
@@ -180,7 +182,8 @@ def without_order(text: str) -> str:
         spec = Spec.parse(text)
     except OptionError:
         return text
-    options = {name: value for name, value in spec.options.items() if name != "order"}
+    order = count_of(spec)
+    options = {name: value for name, value in spec.options.items() if name != order}
     return str(Spec(spec.name, options))
 
 
@@ -188,12 +191,17 @@ def family_and_order(text: str) -> tuple[str, int | None]:
     """Return name and order of a specification; one that cannot be parsed is its own name.
 
     Example:
-        >>> family_and_order("binom(order=2)")
-        ('binom', 2)
+        >>> family_and_order("binom(order=2)"), family_and_order("krylov(products=4)")
+        (('binom', 2), ('krylov', 4))
     """
     try:
         spec = Spec.parse(text)
     except OptionError:
         return text, None
-    order = spec.options.get("order")
-    return spec.name, order if type(order) is int else None
+    order = count_of(spec)
+    return spec.name, spec.options[order] if order else None
+
+
+def count_of(spec: Spec) -> str | None:
+    """Return the option of `COUNTS` that stands for the order of an estimator, if it has any."""
+    return next((name for name in COUNTS if type(spec.options.get(name)) is int), None)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from estimators.base.registry import Spec
 from harness.matrix.metrics import METRICS
 from harness.support.units import number_text
-from reports.tables.cells import FILTERS, latest
+from reports.tables.cells import FILTERS, count_of, latest
 from reports.tables.pareto import EXACT
 
 _MOST = 3
@@ -71,10 +72,10 @@ def _setting(row: Row, table: pd.DataFrame) -> str:
 
 def _gaps(rows: list[Row]) -> Iterator[Finding]:
     """Yield pairs of one order, neither of them exact, of which one errs less."""
-    of_order: defaultdict[int, list[Row]] = defaultdict(list)
+    of_order: defaultdict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         if row.bias >= EXACT and not pd.isna(row.order):
-            of_order[row.order].append(row)
+            of_order[count_of(Spec.parse(row.estimator)), row.order].append(row)
     for less, more in chain.from_iterable(permutations(alike, 2) for alike in of_order.values()):
         if less.bias_high < more.bias_low:
             factor = more.bias / less.bias

@@ -8,7 +8,7 @@ from streamlit.util import calc_hash
 APP = str(Path(__file__).parents[2] / "app.py")
 # The pages, and the number of figures of each, of a store without history or trainings.
 FIGURES = {
-    **{"Overview": 2, "Trade-offs": 1, "Bias": 4, "Cost": 7, "Accuracy": 0},
+    **{"Overview": 2, "Trade-offs": 1, "Bias": 6, "Cost": 7, "Accuracy": 0},
     **{"Reproduction": 0, "History": 0, "Cell": 1, "Data": 0},
 }
 PAGES = tuple(FIGURES)

@@ -27,7 +27,9 @@ def make_rows(
     one = pd.DataFrame({"estimator": estimators, **numbers})
     rows = pd.concat([one.assign(depth=k, trained=t) for k, t in wanted], ignore_index=True)
     family = rows["estimator"].str.partition("(")[0]
-    order = rows["estimator"].str.extract(r"order=(\d+)")[0].astype(float).astype("Int64")
+    order = (
+        rows["estimator"].str.extract(r"(?:order|products)=(\d+)")[0].astype(float).astype("Int64")
+    )
     fixed = {"task": "sinusoid", "model": "mlp-40-40", "device": "cpu", "outcome": "ok"}
     fixed |= {"commit_label": "aaaaaaaa", "machine": "here", "rest": "float32", "run": "r"}
     rows = rows.assign(family=family, order=order, **fixed)
