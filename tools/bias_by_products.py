@@ -1,0 +1,150 @@
+"""Bias of estimators against the products that they take: the tables of docs/beyond-taylor.md.
+
+    python -m tools.bias_by_products measure results.csv [--task sinusoid] [--depth 5] [--seed 0]
+    python -m tools.bias_by_products tables results.csv
+
+`measure` appends a row for each setting, task and estimator, in float64; settings that the file has
+are left out, so that it can be stopped and goes on. Tasks are held out from meta-training, and from
+the tasks that `binom-calibrated` is fitted to. `tables` prints Markdown: medians over the tasks of
+all seeds with their 95 % intervals, and for each estimator that needs no unrolling its ratio to
+`truncated` with as many products.
+"""
+
+import argparse
+import csv
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+import torch
+from scipy.stats import quantile_test
+
+from estimators import BilevelProblem, Params, create
+from estimators.base.tree import axpy, norm
+from estimators.hvp import hvp
+from harness.cell import Cell
+from harness.matrix.problems import bilevel_problems, prepared_estimator
+from harness.probes.bias import relative_error
+from harness.probes.curvature import largest_curvature
+
+MODELS = {"sinusoid": "mlp-40-40(init='torch')", "glyphs:5way-1shot": "conv4-16"}
+PRODUCTS, ORDERS = (1, 2, 4, 8, 10), (1, 2, 4, 8)
+BINOMIAL = ("binom", "binom-calibrated", "binom-chebyshev")
+SETTING = ["task", "depth", "trained"]
+COLUMNS = [*SETTING, "seed", "index", "estimator", "error", "hvps", "serial", "curvature", "drift"]
+
+
+def specifications(depth: int, orders: Iterable[int]) -> list[str]:
+    """Return the estimators to compare at a depth."""
+    specs = ["fomaml"]
+    for products in (n for n in PRODUCTS if n < depth):
+        specs += [f"truncated(order={products})", f"krylov(products={products})"]
+    return specs + [f"{name}(order={n})" for n in orders if n < depth for name in BINOMIAL]
+
+
+def measure(cell: Cell, orders: Iterable[int]) -> list[list[object]]:
+    """Return the rows of a setting and seed."""
+    problems, theta = bilevel_problems(
+        cell, range(cell.num_tasks), dtype=torch.float64, device="cpu"
+    )
+    exacts = [create("adjoint")(problem, theta).gradient for problem in problems]
+    moved = [(largest_curvature(one, theta), drift(one, theta)) for one in problems[:8]]
+    moved += [(float("nan"), float("nan"))] * (len(problems) - len(moved))
+    rows: list[list[object]] = []
+    for spec in specifications(cell.depth, orders):
+        estimator = prepared_estimator(replace(cell, estimator=spec))
+        for index, (problem, exact) in enumerate(zip(problems, exacts, strict=True)):
+            result = estimator(problem, theta)
+            error = relative_error(result.gradient, exact)
+            counts = (result.hvps, result.serial_depth)
+            setting = (cell.task, cell.depth, cell.trained, cell.seed, index, spec)
+            rows.append([*setting, error, *counts, *moved[index]])
+    return rows
+
+
+def drift(problem: BilevelProblem, theta: Params) -> float:
+    """Return ||(H_{K-1} - H_0) g|| over the mean of ||H_{K-1} g|| and ||H_0 g||."""
+    *points, end = problem.trajectory(theta)
+    _, g = problem.outer_gradient(end)
+    one, other = (hvp(problem.inner_loss, points[k], g, engine="reverse") for k in (0, -1))
+    return 2 * norm(axpy(-1.0, one, other)) / (norm(one) + norm(other))
+
+
+def measure_all(path: Path, arguments: argparse.Namespace) -> None:
+    """Append what is missing to the file."""
+    known = set()
+    if path.exists():
+        known = set(pd.read_csv(path)[[*SETTING, "seed"]].itertuples(index=False, name=None))
+    else:
+        path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    axes = arguments.seed, arguments.depth, arguments.trained
+    for seed, depth, trained in product(*axes):
+        if (arguments.task, depth, trained, seed) in known:
+            continue
+        cell = Cell.of(
+            estimator="fomaml",
+            task=arguments.task,
+            model=MODELS[arguments.task],
+            depth=depth,
+            dtype="float64",
+            seed=seed,
+            num_tasks=arguments.tasks,
+            trained=trained,
+        )
+        rows = measure(cell, arguments.order)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+        print(cell.id, flush=True)
+
+
+def tables(path: Path) -> str:
+    """Return the tables in Markdown."""
+    rows = pd.read_csv(path)
+    text = ""
+    for setting, group in rows.groupby(SETTING, sort=True):
+        task, depth, trained = setting
+        seeds, first = group["seed"].nunique(), group[group["estimator"] == "fomaml"]
+        size, change = first["curvature"].median(), first["drift"].median()
+        text += (
+            f"\n{task}, K={depth}, {trained} steps, {seeds} seeds of {len(first) // seeds} tasks; "
+            f"alpha lambda_max {size:.2g}, drift {change:.2g}\n\n"
+            "| estimator | HVPs | serial | median (95 %) | mean / FOMAML's | / truncated |\n"
+            "|---|---|---|---|---|---|\n"
+        )
+        medians = group.groupby("estimator")["error"].median()
+        for name, each in group.groupby("estimator", sort=False):
+            errors, hvps, serial = each["error"], each["hvps"].iloc[0], each["serial"].iloc[0]
+            low, high = quantile_test(errors, q=0, p=0.5).confidence_interval()
+            like = medians.get(f"truncated(order={serial})")
+            ratio = f"{medians[name] / like:.2f}" if like and "truncated" not in name else ""
+            text += (
+                f"| `{name}` | {hvps} | {serial} | {medians[name]:.2g} ({low:.2g} to {high:.2g}) | "
+                f"{errors.mean() / first['error'].mean():.2g} | {ratio} |\n"
+            )
+    return text
+
+
+def main() -> None:
+    """Measure, or print tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("action", choices=("measure", "tables"))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--task", choices=MODELS, default="sinusoid")
+    parser.add_argument("--depth", type=int, nargs="*", default=[5, 10, 20, 50])
+    parser.add_argument("--trained", type=int, nargs="*", default=[0, 100, 400, 800])
+    parser.add_argument("--seed", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--order", type=int, nargs="*", default=ORDERS)
+    parser.add_argument("--tasks", type=int, default=30)
+    arguments = parser.parse_args()
+    if arguments.action == "tables":
+        print(tables(arguments.file))
+        return
+    warnings.simplefilter("ignore")  # weights that are fallen back from, task by task
+    measure_all(arguments.file, arguments)
+
+
+if __name__ == "__main__":
+    main()
