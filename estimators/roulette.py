@@ -39,7 +39,7 @@ class Roulette(RandomEstimator, TakesProducts):
         >>> roulette = create("roulette(rate=0.5)")
         >>> [float(roulette(problem, {"w": torch.ones(1)}, generator=generator).gradient["w"])
         ...     for _ in range(4)]  # 1/4 in the mean
-        [0.0, 0.0, 0.0, 0.5]
+        [0.5, 0.5, 0.0, 0.5]
     """
 
     is_unbiased: ClassVar[bool] = True

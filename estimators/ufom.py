@@ -38,7 +38,7 @@ class Ufom(RandomEstimator, TakesProducts):
         >>> ufom = create("ufom(q=0.5)")
         >>> [float(ufom(problem, {"w": torch.ones(1)}, generator=generator).gradient["w"])
         ...     for _ in range(4)]  # 1/4 in the mean
-        [0.0, 0.0, 0.0, 0.5]
+        [0.5, 0.5, 0.0, 0.5]
     """
 
     is_unbiased: ClassVar[bool] = True

@@ -118,8 +118,9 @@ def tables(path: Path) -> str:
         for name, each in group.groupby("estimator", sort=False):
             errors, hvps, serial = each["error"], each["hvps"].iloc[0], each["serial"].iloc[0]
             low, high = quantile_test(errors, q=0, p=0.5).confidence_interval()
-            like = medians.get(f"truncated(order={serial})")
-            ratio = f"{medians[name] / like:.2f}" if like and "truncated" not in name else ""
+            like, ratio = f"truncated(order={serial})", ""
+            if like in medians and like != name:
+                ratio = f"{medians[name] / medians[like]:.2f}"
             text += (
                 f"| `{name}` | {hvps} | {serial} | {medians[name]:.2g} ({low:.2g} to {high:.2g}) | "
                 f"{errors.mean() / first['error'].mean():.2g} | {ratio} |\n"
