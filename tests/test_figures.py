@@ -149,7 +149,7 @@ def test_every_figure_keeps_to_the_schema() -> None:
     numbers = {f"{name}{end}": [3.0, 2.0, 1.0] for name in METRICS for end in ("", "_low", "_high")}
     names = ("fomaml", "binom(order=1)", "maml")
     rows = make_rows(*names, depths=(1, 5), trained=(0, 100))
-    rows = rows.assign(**{name: values * 4 for name, values in numbers.items()})
+    rows = rows.assign(**{name: values * 4 for name, values in numbers.items()}).copy()
     figures: list[Callable[[pd.DataFrame], Chart]] = [*OF_CELLS]
     figures += [partial(tradeoffs.tradeoff, x="hvps", y="bias", by=by) for by in ("depth", "model")]
     for figure in figures:

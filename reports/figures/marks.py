@@ -65,9 +65,9 @@ def like(encoding: Any, column: str) -> Any:
 
 
 def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> alt.Chart:
-    """Write a column beside or above its points."""
-    dx, dy = (0, -11) if above else (9, 0)
-    marks = chart.mark_text(fontSize=10, align="center" if above else "left", dx=dx, dy=dy)
+    """Write a column beside its points, or above and beside them, clear of bars and lines."""
+    dx, dy = (5, -7) if above else (9, 0)
+    marks = chart.mark_text(fontSize=10, align="left", dx=dx, dy=dy)
     layer: alt.Chart = marks.encode(text=alt.Text(f"{text}:N"), color=colour(families))
     return layer
 

@@ -3,7 +3,7 @@
 Nothing here is black or white, which one of the two themes would hide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 from zlib import crc32
 
@@ -131,11 +131,8 @@ def figure(
 ) -> Chart:
     """Put layers into one figure, as wide as the page allows."""
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    for layer in () if legend else layers:
-        for channel in ("color", "shape", "opacity"):
-            encoding = layer.encoding[channel]
-            if isinstance(encoding, alt.Color | alt.Shape | alt.Opacity):
-                encoding["legend"] = None
+    for encoding in [] if legend else _with_legend(layers):
+        encoding["legend"] = None
     return Layers(
         layer=list(layers),
         datasets=_named_once(layers),
@@ -144,6 +141,14 @@ def figure(
         height=height,
         autosize=fit,
     )
+
+
+def _with_legend(layers: Sequence[Any]) -> Iterator[Any]:
+    for layer in layers:
+        for channel in ("color", "shape", "opacity"):
+            encoding = layer.encoding[channel]
+            if isinstance(encoding, alt.Color | alt.Shape | alt.Opacity):
+                yield encoding
 
 
 def _named_once(layers: Sequence[Any]) -> dict[str, Any]:
@@ -194,6 +199,8 @@ def nothing(text: str, why: str = "No cell here has these numbers.") -> Chart:
 
 def multiples(heading: alt.TitleParams, layers: Sequence[Any], panels: Sequence[str]) -> Chart:
     """Put layers into a panel for each value of the column "panel", two in a row."""
+    for encoding in _with_legend(layers):
+        encoding["legend"]["columns"] = 4
     layered: alt.LayerChart = alt.LayerChart(
         data=layers[0].data, layer=[_without_data(layer) for layer in layers]
     )
