@@ -94,7 +94,7 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", chosen: pd.Index) ->
     place[chosen] = np.arange(len(chosen))
     row = place[number.to_numpy()]  # -1 where another run is newer
     rows_of = long.groupby("metric", sort=False).indices
-    measured = pd.DataFrame(np.nan, index=chosen, columns=_MEASURED)
+    measured = dict.fromkeys(_MEASURED, np.full(len(chosen), np.nan))
     for name, entry in METRICS.items():
         all_rows = np.array(rows_of.get(name, ()), dtype=np.intp)
         rows = all_rows[row[all_rows] >= 0]
@@ -102,7 +102,7 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", chosen: pd.Index) ->
             numbers = np.full(len(chosen), np.nan)
             numbers[row[rows]] = long[column].to_numpy()[rows] / entry.scale
             measured[name + end] = numbers
-    return measured
+    return pd.DataFrame(measured, index=chosen)
 
 
 def in_few_parts(table: pd.DataFrame) -> pd.DataFrame:
