@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from reports.figures import accuracy, bias, cost, history, parallel, tradeoffs
+from reports.figures import accuracy, bias, cost, draws, history, parallel, tradeoffs
 from reports.figures.style import Chart
 from reports.tables import break_even, text
 from reports.tables.accuracy import (
@@ -23,6 +23,7 @@ from reports.tables.accuracy import (
     test_results,
 )
 from reports.tables.advice import by_memory, verdict
+from reports.tables.cells import is_random
 from reports.tables.details import environments
 from reports.tables.over_commits import changes_table, setting_of
 from reports.tables.overview import failures, outcomes, versions
@@ -128,6 +129,11 @@ def _by_memory(view: View) -> Iterator[Block]:
     table = by_memory(view.here, view.errors)
     if not table.empty:
         yield table
+
+
+def _spread(view: View) -> Iterator[Block]:
+    if is_random(view.here).any():
+        yield partial(draws.bias_against_spread, view.here)
 
 
 def _findings(view: View) -> Iterator[Block]:
@@ -277,7 +283,8 @@ SECTIONS = (
     _figure("Bias", bias.bias_against_depth, "setting"),
     _figure("Bias", tradeoffs.bias_against_products, "here", "hvps"),
     _figure("Bias", tradeoffs.bias_against_serial_products, "here", "serial_depth"),
-    _figure("Bias", bias.bias_by_task, "errors"),
+    Section("Bias", "depth", _spread, metrics=["spread", "rmse", "bias_limit", "bias_chance"]),
+    _figure("Bias", bias.bias_by_task, "biases"),
     _figure("Bias", bias.cosine, "here", "cosine_distance"),
     _figure("Cost", cost.work_against_depth, "setting", "time_ratio"),
     _figure("Cost", cost.memory_against_depth, "setting", "peak_memory"),

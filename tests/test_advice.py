@@ -35,6 +35,8 @@ def cell(
         **{"bias": bias, "bias_low": bias - spread, "bias_high": bias + spread},
         **{"time_ratio": time, "time_ratio_low": time - noise, "time_ratio_high": time + noise},
         **{"peak_memory": memory, "outcome": outcome, "reason": reason},
+        **dict.fromkeys(("spread", "rmse", "rmse_low", "rmse_high", "bias_limit"), NAN),
+        **{"bias_chance": NAN},
     }
 
 

@@ -15,7 +15,7 @@ from estimators import Estimator, MetaGradient, create
 from estimators.base.tree import axpy, norm
 from harness.cell import Cell
 from harness.conformance.cases import case
-from harness.matrix.metrics import Samples, probes
+from harness.matrix.metrics import LEVEL, Samples, probes
 from harness.matrix.outcome import Diverged
 from harness.matrix.problems import bilevel_problem
 from harness.probes import draws
@@ -23,7 +23,6 @@ from harness.probes.bias import bias
 from harness.probes.counts import counts
 from harness.probes.draws import FEW, REPEATS, Estimates, generator_of, repeated
 from harness.probes.flops import count_flops, flops
-from harness.probes.gram import LEVEL
 from harness.probes.memory import peak_memory
 from harness.probes.references import load_reference, save_reference
 from harness.probes.target import Target

@@ -95,7 +95,7 @@ def test_exact_maml_is_a_rule_across_bias_against_products() -> None:
         *(*names, "ufom(q=0.1)"),
         depths=(20,),
         bias=[2.0, 1e-17, 0.3, 0.1, 0.2, 1e-3],
-        rmse=[*[math.nan] * 5, 3.0],
+        spread=[*[math.nan] * 5, 3.0],
         hvps=[0.0, 20.0, 2.0, 4.0, 20.0, 2.0],
         serial_depth=[0.0, 20.0, 2.0, 4.0, 1.0, 2.0],
     )

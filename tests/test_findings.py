@@ -33,6 +33,7 @@ def cell(
         **{"bias": bias, "bias_low": bias - spread, "bias_high": bias + spread, "own_bias": NAN},
         **{"time_ratio": time, "time_ratio_low": time - noise, "time_ratio_high": time + noise},
         **{"peak_memory": memory, "hvps": 0.0, "bound": NAN, "bound_low": NAN, "bound_high": NAN},
+        "spread": NAN,
         **more,
     }
 

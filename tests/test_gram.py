@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.matrix.metrics import LEVEL
 from harness.probes.gram import (
-    LEVEL,
     bias_limit,
     chance_without_bias,
     gram,

@@ -13,6 +13,9 @@ Samples = dict[str, list[float]]
 Probe = Callable[[Any], Samples]
 """Measures metrics of a `harness.probes.target.Target`."""
 
+LEVEL = 0.05
+"""Where `bias_chance` is no more than this, a random estimator is biased at the 95 % level."""
+
 # Stored unit: unit to show, and how many stored ones it is.
 _SHOWN = {"B": ("MiB", 2.0**20), "s": ("ms", 1e-3), "FLOP": ("MFLOP", 1e6)}
 

@@ -12,9 +12,6 @@ from torch import Tensor
 
 from estimators import Params
 
-LEVEL = 0.05
-"""Of tests: so often is a bias found where there is none."""
-
 _QUANTILE = 1.645  # of the normal distribution, to one side
 _FEWEST = 10.0  # draws that weigh in; with fewer, what is rare has been missed too often
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from estimators.base.registry import Spec
+from harness.matrix.metrics import LEVEL
 from harness.matrix.notes import sorted_notes
 from harness.support.units import bytes_text, count_text
 
@@ -31,6 +32,14 @@ def print_summary(rows: pd.DataFrame, console: Console, against: str | None = No
         style="dim",
         soft_wrap=True,
     )
+    if (rows["metric"] == "rmse").any():
+        console.print(
+            "Of random estimators, bias is that of the mean over draws, 0 (<limit) where none was "
+            "seen at the\n95 % level; one estimate: root mean square of its error.",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+        )
     disturbed, others = sorted_notes(rows.drop_duplicates("cell")["notes"])
     if disturbed:
         example = Counter(disturbed).most_common(1)[0][0]
@@ -93,6 +102,8 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         return float(metrics["value"].get(metric, math.nan))
 
     def bias(metric: str) -> str:
+        if metric == "bias" and value("bias_chance") > LEVEL:
+            return f"0 (<{_short(value('bias_limit'))})"
         half = value(metric) - float(metrics["low"].get(metric, math.nan))
         return _short(value(metric)) + (f" ±{_short(half)}" if math.isfinite(half) else "")
 
@@ -106,6 +117,8 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         bytes_text(value("peak_memory")),
         *(count_text(value(metric)) for metric in ("flops", "hvps", "serial_depth")),
     ]
+    if "rmse" in metrics.index:
+        yield ["  one estimate", bias("rmse")]
     if "own_bias" in metrics.index:
         yield ["  own objective", bias("own_bias")]
 

@@ -11,7 +11,7 @@ from reports.figures import marks, style
 from reports.figures.lines import line_layers, over_depth
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, HEIGHT, Chart, Rows
-from reports.tables.cells import by_order, family_and_order
+from reports.tables.cells import by_order, family_and_order, is_random
 
 # Bounds so many times above the largest bias are beyond the axis, or they would flatten the rest.
 _BEYOND = 30.0
@@ -54,8 +54,8 @@ def bias_against_order(rows: Rows) -> Chart:
 
 
 def bias_against_depth(rows: Rows) -> Chart:
-    """Plot bias over depth K."""
-    return over_depth(rows, "bias", "Bias against depth K")
+    """Plot bias over depth K, but for random estimators, of which it is what noise leaves of 0."""
+    return over_depth(rows[~is_random(rows)], "bias", "Bias against depth K")
 
 
 def bias_along_training(rows: Rows) -> Chart:

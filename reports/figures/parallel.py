@@ -44,7 +44,7 @@ def time_over_exact(compared: Rows, break_evens: Rows) -> Chart:
         axis=alt.Axis(values=ticks, format="~g"),
     )
     ends = rows.sort_values("depth").drop_duplicates(["model", "estimator"], keep="last")
-    ends = _labelled(ends, ["model", "depth"], "over_exact", bottom, top).assign(over_exact=np.nan)
+    ends = labelled(ends, ["model", "depth"], "over_exact", bottom, top).assign(over_exact=np.nan)
     from_depth = break_evens["from_depth"]
     rings = break_evens[np.isfinite(from_depth) & (from_depth > 0)]
     rings = rings[rings["estimator"].isin(rows["estimator"])]
@@ -111,7 +111,7 @@ def time_against_serial_depth(rows: Rows) -> Chart:
     )
     families = [*rows["family"]]
     chart = marks.base(rows, "serial_depth").encode(x=x, y=y)
-    named = _labelled(rows, ["serial_depth"], "time_ratio_drawn", bottom, top)
+    named = labelled(rows, ["serial_depth"], "time_ratio_drawn", bottom, top)
     ends = marks.base(named, "serial_depth", "options", "place").encode(
         x=x, y=marks.like(y, "place")
     )
@@ -147,7 +147,7 @@ def options_text(estimator: str) -> str:
     return ", ".join(order + others)
 
 
-def _labelled(rows: Rows, by: list[str], height: str, bottom: float, top: float) -> Rows:
+def labelled(rows: Rows, by: list[str], height: str, bottom: float, top: float) -> Rows:
     """Return the rows that have options, with these and a free place to write them."""
     rows = rows.assign(options=rows["estimator"].map(options_text), place=np.nan)
     rows = rows[rows["options"] != ""].sort_values(height, kind="stable")

@@ -12,7 +12,7 @@ from reports.figures.style import Rows
 from reports.tables.pareto import exact_below
 
 # Errors that can be 0 where an estimator is not exact.
-_PARTS = ("systematic_bias", "error_spread")
+_PARTS = ("systematic_bias", "error_spread", "spread", "bias_limit")
 _FIRST, _LAST = -200, 308  # decades that an axis can have
 _TICKS = 9
 

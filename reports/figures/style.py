@@ -42,6 +42,9 @@ PALETTE = {
     "mixed": ("#5E7C8A", "circle"),
     "anil": ("#B2182B", "square"),
     "hf-maml": ("#7A9A01", "cross"),
+    "roulette": ("#9A5BD6", "circle"),
+    "ufom": ("#17A2B8", "triangle-up"),
+    "forward-gradient": ("#E4729A", "square"),
 }
 PHASES = {"inner loop": "#0072B2", "outer gradient": "#E69F00", "meta-gradient": "#009E73"}
 """Colours of the parts of an estimate; written out, since `Phase` is in a module with torch."""

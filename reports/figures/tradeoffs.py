@@ -7,7 +7,7 @@ from harness.matrix.metrics import METRICS
 from reports.figures import marks, style
 from reports.figures.scales import on_axis
 from reports.figures.style import GREY, Chart, Rows
-from reports.tables.cells import without_order
+from reports.tables.cells import is_random, without_order
 from reports.tables.pareto import pareto
 
 _FADED = 0.35
@@ -68,12 +68,17 @@ def tradeoff(
 
 def bias_against_time(rows: Rows) -> Chart:
     """Plot bias over the time of one estimate, as a multiple of one inner gradient."""
-    return tradeoff(rows, "time_ratio", "bias")
+    return tradeoff(rows, "time_ratio", _error(rows))
 
 
 def bias_against_memory(rows: Rows) -> Chart:
     """Plot bias over the peak memory of one estimate."""
-    return tradeoff(rows, "peak_memory", "bias")
+    return tradeoff(rows, "peak_memory", _error(rows))
+
+
+def _error(rows: Rows) -> str:
+    """Return the metric that estimators are compared by: what one estimate is off."""
+    return "rmse" if is_random(rows).any() else "bias"
 
 
 def bias_against_products(rows: Rows, products: str = "hvps") -> Chart:
@@ -81,7 +86,7 @@ def bias_against_products(rows: Rows, products: str = "hvps") -> Chart:
 
     Random estimators are left out: of the error of one estimate their bias is the lesser part.
     """
-    rows = rows[rows["rmse"].isna()]
+    rows = rows[~is_random(rows)]
     by = "trained" if rows["trained"].nunique() > 1 else None
     return tradeoff(rows, products, "bias", by=by, exact=True)
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from harness.matrix.metrics import METRICS
+from harness.matrix.metrics import LEVEL, METRICS
 from harness.support.units import number_text
+from reports.tables.cells import of_one_estimate
 from reports.tables.pareto import EXACT
 
 _COLUMNS = (
@@ -20,7 +21,9 @@ _COLUMNS = (
 _READ = (
     *("run", "cell", "estimator", "family", "order", "outcome", "reason", "bias", "bias_low"),
     *("bias_high", "own_bias", "time_ratio", "time_ratio_low", "time_ratio_high", "peak_memory"),
+    *("spread", "rmse", "rmse_low", "rmse_high", "bias_limit", "bias_chance"),
 )
+_RANDOM = "random"
 _Flags = np.ndarray[Any, np.dtype[np.bool_]]
 Row = Any  # a named tuple of the table of cells, or of advice
 
@@ -35,6 +38,8 @@ def advise(
 ) -> pd.DataFrame:
     """Rank the estimators of one setting: least bias first among those within the budgets.
 
+    The bias of a random estimator stands for what one estimate is off here, its own bias in "note".
+
     Each place goes to the least biased estimator that is left, or to a quicker one (where quartiles
     of time overlap: to one that takes less memory) as long as it only passes estimators from whose
     bias its own, and that of the least biased one, do not differ by more than noise. Exact ones
@@ -45,7 +50,7 @@ def advise(
 
     Args:
         rows: cells of one setting.
-        errors: samples of bias by task; see `reports.tables.cells.samples`.
+        errors: samples by task of bias, or of what one estimate is off; see `View.errors`.
         memory: the largest peak memory, in the shown unit.
         bias: the largest bias; 0 asks for exact estimators.
         time: the longest time, in inner gradients.
@@ -59,6 +64,8 @@ def advise(
     """
     budgets = _budgets(memory, bias, time)
     table = rows[[*_READ]].reset_index(drop=True)
+    table["note"] = _texts([_note(row) for row in table.itertuples()])
+    table = of_one_estimate(table)
     # Exact ones differ by rounding, which decides nothing.
     table["level"] = table["bias"].clip(lower=EXACT)
     known = (table["outcome"] == "ok") & table["bias"].notna()
@@ -80,7 +87,6 @@ def advise(
     )
     ranked = list(advice.itertuples())
     advice["beyond_budget"] = _texts([_excess(row, budgets) for row in ranked])
-    advice["note"] = _texts([_note(row) for row in ranked])
     advice = advice[list(_COLUMNS)].reset_index(drop=True)
     advice.attrs["budgets"] = budgets
     return advice
@@ -102,6 +108,8 @@ def verdict(advice: pd.DataFrame) -> str:
         for name in ("bias", "time_ratio", "peak_memory")
         if not math.isnan(getattr(first, name))
     )
+    if first.note.startswith(_RANDOM):
+        numbers = numbers.replace("bias", "error of one estimate")
     if not first.fits:
         return (
             f"Nothing fits within {limits}. Nearest is {first.estimator} ({numbers}), beyond by "
@@ -177,6 +185,11 @@ def _excess(row: Row, budgets: dict[str, float]) -> str:
 def _note(row: Row) -> str:
     if row.outcome != "ok":
         return f"{row.outcome}: {row.reason}"
+    if row.spread > 0:
+        found = f"{number_text(row.bias)}" if row.bias_chance <= LEVEL else "not seen"
+        return (
+            f"{_RANDOM}: error of one estimate; bias {found}, below {number_text(row.bias_limit)}"
+        )
     return "bias not measured" if math.isnan(row.bias) else ""
 
 

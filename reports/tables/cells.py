@@ -34,6 +34,7 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
     A version is a commit with its uncommitted changes on one machine, so that numbers of two
     machines never stand in one figure. Where the commit is unknown every run is its own version.
     Each metric has the columns NAME, NAME_low and NAME_high, in shown units; newest version first.
+    Beside random estimators the others have no spread, and what one estimate is off is their bias.
     """
     if long.empty:  # every file of the store is broken
         return pd.DataFrame(columns=[*_FIXED, *_MEASURED])
@@ -55,6 +56,9 @@ def cells(long: pd.DataFrame) -> pd.DataFrame:
     newest = table.groupby("version")["started"].transform("max")
     when = newest.str.slice(0, 16).str.replace("T", " ")
     table["version_label"] = table["commit_label"] + ", " + when + " UTC, " + table["machine_label"]
+    if table["rmse"].notna().any():
+        table = of_one_estimate(table, into="rmse")
+        table["spread"] = table["spread"].fillna(table["bias"] * 0)
     table = table.assign(newest=newest).sort_values(
         ["newest", *FILTERS, "depth", "family", "order"],
         ascending=[False] + [True] * (len(FILTERS) + 3),
@@ -103,6 +107,23 @@ def _measured(long: pd.DataFrame, number: "pd.Series[int]", chosen: pd.Index) ->
             numbers[row[rows]] = long[column].to_numpy()[rows] / entry.scale
             measured[name + end] = numbers
     return pd.DataFrame(measured, index=chosen)
+
+
+def is_random(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Return which rows are of random estimators."""
+    spread: pd.Series[bool] = table["spread"] > 0
+    return spread
+
+
+def of_one_estimate(table: pd.DataFrame, into: str = "bias") -> pd.DataFrame:
+    """Return the rows with what one estimate is off in the columns of a metric.
+
+    That is the rmse of a random estimator, whose bias may be 0, and the bias of any other.
+    """
+    known = table["rmse"].notna()
+    ends = ("", "_low", "_high")
+    off = {f"{into}{end}": table[f"rmse{end}"].where(known, table[f"bias{end}"]) for end in ends}
+    return table.assign(**off)
 
 
 def in_few_parts(table: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from estimators.base.registry import Spec
 from harness.matrix.metrics import METRICS
 from harness.support.units import number_text
-from reports.tables.cells import FILTERS, count_of, latest
+from reports.tables.cells import FILTERS, count_of, is_random, latest
 from reports.tables.pareto import EXACT
 
 _MOST = 3
@@ -44,10 +44,11 @@ def findings(table: pd.DataFrame) -> list[str]:
 
     The kinds are: two estimators of one order that are far apart in bias; an estimator with next to
     no bias that costs less than exact MAML; warnings. A bias is called less than another, and a
-    time, only where their intervals do not overlap.
+    time, only where their intervals do not overlap. Random estimators, which have other merits, are
+    left out.
     """
     newest = latest(table)
-    ended = newest.loc[newest["outcome"] == "ok", list(_READ)]
+    ended = newest.loc[(newest["outcome"] == "ok") & ~is_random(newest), list(_READ)]
     of_setting: defaultdict[int, list[Row]] = defaultdict(list)
     setting = ended.groupby([*FILTERS, "depth"], sort=False).ngroup()
     for number, row in zip(setting, ended.itertuples(), strict=True):

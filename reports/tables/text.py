@@ -10,15 +10,17 @@ from harness.cell import AXES
 from harness.matrix.metrics import METRICS
 from harness.matrix.notes import sorted_notes
 from harness.support.units import number_text
-from reports.tables.cells import REST_LABEL
+from reports.tables.cells import REST_LABEL, is_random
 
-_SUMMARY = ("bias", "time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
+_SUMMARY = ("time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
 _NAMES = {"rest": REST_LABEL, "commit_label": "commit", "machine_label": "machine"}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return the most important metrics of cells."""
-    return _titled(_memory_as_text(table[["estimator", *_SUMMARY, "outcome", "reason", "notes"]]))
+    drawn = ["spread", "rmse"] if is_random(table).any() else []
+    names = ["estimator", "bias", *drawn, *_SUMMARY, "outcome", "reason", "notes"]
+    return _titled(_memory_as_text(table[names]))
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

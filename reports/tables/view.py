@@ -8,7 +8,7 @@ from typing import Self
 import pandas as pd
 
 from reports.tables.advice import advise
-from reports.tables.cells import samples
+from reports.tables.cells import is_random, samples
 from reports.tables.snapshot import Snapshot
 
 
@@ -33,9 +33,15 @@ class View:
         return cls(snapshot, none, none, none, none)
 
     @cached_property
+    def biases(self) -> pd.DataFrame:
+        """The bias on each task of the rows at the chosen depth, but for random estimators."""
+        return samples(self.snapshot.long, self.here[~is_random(self.here)], "bias")
+
+    @cached_property
     def errors(self) -> pd.DataFrame:
-        """The bias on each task of the rows at the chosen depth."""
-        return samples(self.snapshot.long, self.here, "bias")
+        """The same, and of random estimators what one estimate is off."""
+        drawn = samples(self.snapshot.long, self.here[is_random(self.here)], "rmse")
+        return pd.concat([self.biases, drawn]) if len(drawn) else self.biases
 
     @cached_property
     def advice(self) -> pd.DataFrame:
