@@ -18,7 +18,7 @@ PYTHON = [
     code for text in TEXTS.values() for code in re.findall(r"```python\n(.*?)```", text, re.S)
 ]
 FILES = {code.split()[1]: code for code in PYTHON if code.startswith("# ")}
-IMPORTED = ["shrunk.py", "last_step.py", "lines.py", "tanh_net.py", "length.py"]
+IMPORTED = ["shrunk.py", "last_step.py", "coin.py", "lines.py", "tanh_net.py", "length.py"]
 COMMANDS = re.compile(r"^(?:metagrad|asv|make) (?:[^\n]*\\\n)*[^\n]*", re.M)
 
 
@@ -41,16 +41,17 @@ def test_estimators_task_model_and_metric_of_the_pages_are_measured(
     tmp_path: Path, files: list[str]
 ) -> None:
     estimators = ["--estimator", "shrunk(factor=0.2)", "--estimator", "last-step"]
+    estimators += ["--estimator", "coin(p=0.3)"]
     options = ["--depth", "2", "--tasks", "1", "--samples", "0", *estimators, *files]
     metagrad(tmp_path, "run", "--task", "lines", "--model", "tanh-net(width=8)", *options)
     metagrad(tmp_path, "export", "--out", "out.csv")
     rows = (tmp_path / "out.csv").read_text(encoding="utf-8")
-    assert rows.count(",length,") == 2
+    assert rows.count(",length,") == 3
 
 
 @pytest.mark.slow
 def test_estimators_of_the_pages_conform(tmp_path: Path, files: list[str]) -> None:
-    for estimator in ("shrunk", "last-step"):
+    for estimator in ("shrunk", "last-step", "coin"):
         metagrad(tmp_path, "check", *files, estimator)
 
 
