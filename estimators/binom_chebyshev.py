@@ -1,6 +1,7 @@
 """Binomial estimator whose weights follow from the curvature that its products meet."""
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
-from estimators.base.tree import Params, flat, shaped
+from estimators.base.tree import Params, flat, shaped, unrounded
 from estimators.methods.backpropagation import adapt
 from estimators.methods.cascade import elementary_sums
 from estimators.methods.chebyshev import chebyshev_weights
@@ -65,34 +66,35 @@ class BinomChebyshev(Ordered, TakesProducts):
         steps, order = problem.steps, self.order
         points, adapted, outer_loss, g = adapt(problem, params)
         met: list[list[Tensor]] = [[] for _ in points]
+        tiny = torch.finfo(torch.float64).tiny
 
         def meet(k: int, vector: Params, product: Params) -> None:
-            met[k].append(_length(product) / _length(vector))
+            known = _length(vector.values()).clamp_min(tiny)  # a vector that vanished has met 0
+            met[k].append(_length(product.values()) / known)
 
         engine = self.engine_for(params)
         sums = elementary_sums(problem, points, g, order, engine=engine, seen=meet)
         gradient = g
         if sums:
-            ratios = torch.stack([torch.stack(each).amax() for each in met]).double().cpu()
+            ratios = torch.stack([torch.stack(each).amax() for each in met]).cpu()
             rows = torch.stack([flat(each) for each in sums])
-            known = order < steps and bool(rows.isfinite().all())
+            known = order < steps and bool(rows.isfinite().all() and ratios.isfinite().all())
             weigh = self._weighted if known else _added  # exact, or lost anyway
-            gradient = shaped(weigh(flat(g), rows, _MARGIN * problem.alpha * ratios), g)
+            with unrounded(rows):
+                gradient = shaped(weigh(flat(g), rows, _MARGIN * problem.alpha * ratios), g)
         return MetaGradient(gradient, outer_loss, adapted, self._hvps(steps), order)
 
     def _weighted(self, g: Tensor, rows: Tensor, profile: Tensor) -> Tensor:
         """Return g + sum_l c_l e_l, for r_k such as the products have found."""
-        profile = profile.nan_to_num(0.0)  # a vector that vanished
         full = len(profile) - self.order  # the last ones are met by few products
         profile[full:] = profile[full:].clamp_min(float(profile[full]))
-        fits = [torch.zeros(self.order, dtype=torch.float64)]
+        fits = [torch.zeros(self.order, dtype=torch.float64, device="cpu")]
         for order in range(1, self.order + 1):
             fits.append(fits[0].clone())
             fits[-1][:order] = chebyshev_weights(profile.tolist(), order)
-        gram = (rows @ rows.T).double().cpu()
-        changes = [float((b - a) @ gram @ (b - a)) for a, b in pairwise(fits)]
+        changes = [float(_length([(b - a).to(rows) @ rows])) for a, b in pairwise(fits)]
         estimate = g + fits[-1].to(rows) @ rows
-        small = (_SMALL * float(torch.linalg.vector_norm(estimate))) ** 2
+        small = _SMALL * float(_length([estimate]))
         order = self.order
         while order > 1 and changes[order - 1] > max(changes[order - 2], small):
             order -= 1
@@ -115,7 +117,7 @@ def _added(g: Tensor, rows: Tensor, profile: Tensor) -> Tensor:
     return g + rows.sum(0)
 
 
-def _length(params: Params) -> Tensor:
-    lengths = torch.stack(torch._foreach_norm([*params.values()]))
+def _length(tensors: Iterable[Tensor]) -> Tensor:
+    lengths = torch.stack(torch._foreach_norm([*tensors], 2, torch.float64))
     total: Tensor = torch.linalg.vector_norm(lengths)
     return total

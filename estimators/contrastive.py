@@ -1,7 +1,7 @@
 """Implicit meta-gradient from two inner loops that are nudged apart by the outer loss."""
 
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from math import inf, nan, sqrt
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
 from estimators.base.tree import Params, axpy, detached, leaves, norm, scaled
 from estimators.methods.proximal import Proximal
+
+_TOO_FAR = 4.0  # moves longer than wanted: the outer loss is steeper at phi_0 than at theta
 
 
 @register("contrastive")
@@ -30,7 +32,8 @@ class Contrastive(Proximal):
     (1 - alpha lambda)^K should be near 0. See `Proximal` for that objective; the adapted parameters
     are phi_0, with two sides the mean of both ends.
     Cost: K gradients of the inner and of the outer loss a side, K inner ones more with one side,
-    and one outer gradient for the default of delta; no HVP.
+    and one outer gradient for the default of delta; no HVP. Where the outer loss is much steeper at
+    phi_0 than at theta, that default is found at phi_0, and both loops are run again.
 
     Attributes:
         delta: d > 0; None is the one that moves phi by about 2 sqrt(eps) r / n^(1/4) or
@@ -79,9 +82,10 @@ class Contrastive(Proximal):
         self.refuse_divergence(problem)
         device = next(iter(params.values())).device.type
         with torch.autocast(device, enabled=False):  # its rounding would drown the difference
-            delta = self.delta or self._default_delta(problem, params)
-            plus = self._way(problem, params, delta)
-            minus = self._way(problem, params, -delta if self.sides == 2 else 0.0)
+            if self.delta is None:
+                delta, plus, minus = self._by_default(problem, params)
+            else:
+                delta, (plus, minus) = self.delta, self._ways(problem, params, self.delta)
         gradient = scaled(self.lam / (self.sides * delta), axpy(-1.0, plus, minus))
         if self.sides == 2:
             minus = scaled(0.5, axpy(1.0, plus, minus))
@@ -102,11 +106,25 @@ class Contrastive(Proximal):
         start = {name: torch.zeros_like(value) for name, value in theta.items()}
         return detached(replace(problem, inner_loss=loss).adapt(start))
 
-    def _default_delta(self, problem: BilevelProblem, theta: Params) -> float:
-        """Return the delta that is one with a move of some length, where H is small to lambda."""
+    def _ways(self, problem: BilevelProblem, theta: Params, delta: float) -> tuple[Params, Params]:
+        plus = self._way(problem, theta, delta)
+        return plus, self._way(problem, theta, -delta if self.sides == 2 else 0.0)
+
+    def _by_default(self, problem: BilevelProblem, theta: Params) -> tuple[float, Params, Params]:
+        """Return the delta that is one with a move of some length, and the ways it makes."""
         precision = max(torch.finfo(value.dtype).eps for value in theta.values())
         entries = sum(value.numel() for value in theta.values())
         length = norm(theta) or sqrt(entries)  # at zero, as if all entries were one
         reach: float = length * max(2 * sqrt(precision) / entries**0.75, 8 * precision)
-        _, g = problem.outer_gradient(leaves(theta))
-        return self.lam * reach / (norm(g) or 1.0)
+        delta = self._delta_for(reach, problem, theta)
+        plus, minus = self._ways(problem, theta, delta)
+        if not norm(axpy(-1.0, plus, minus)) <= _TOO_FAR * self.sides * reach:
+            end = axpy(1.0, self._way(problem, theta, 0.0), theta)
+            delta = self._delta_for(reach, problem, end)
+            plus, minus = self._ways(problem, theta, delta)
+        return delta, plus, minus
+
+    def _delta_for(self, reach: float, problem: BilevelProblem, point: Params) -> float:
+        """Return the delta that moves phi so far, where H is small to lambda."""
+        _, g = problem.outer_gradient(leaves(point))
+        return self.lam * reach / (norm(g) or 1.0) or nan  # of no use where the slope is infinite

@@ -1,6 +1,7 @@
 """Implicit MAML: the meta-gradient of a proximally regularised inner problem."""
 
 from dataclasses import dataclass
+from math import nan
 
 import torch
 
@@ -8,7 +9,7 @@ from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost, MetaGradient
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
-from estimators.base.tree import Params, axpy, dot, scaled, stack
+from estimators.base.tree import Params, axpy, dot, flat, scaled, shaped, stack
 from estimators.hvp import Hessian
 from estimators.methods.proximal import Implicit
 
@@ -95,18 +96,16 @@ class Imaml(Implicit):
         last = indices[-1]
         columns = stack([hessian.product(_unit(i, g), last=i == last) for i in indices])
         wide = torch.cat([value.reshape(rank, -1) for value in columns.values()], 1).double()  # C^T
-        flat = torch.cat([value.flatten() for value in g.values()]).double()
+        if not wide.isfinite().all():  # the inner loop has diverged
+            return scaled(nan, g), rank
         rows = wide[:, indices]
         curvatures, directions = torch.linalg.eigh((rows + rows.T) / 2)
         kept = curvatures > _LEAST_CURVATURE * curvatures.abs().max()
         directions = directions[:, kept]
         wide = directions.T @ wide
         system = self.lam * curvatures[kept].diag() + wide @ wide.T
-        correction = wide.T @ torch.linalg.solve(system, wide @ flat)
-        sizes = [value.numel() for value in g.values()]
-        parts = zip(g.items(), correction.split(sizes), strict=True)
-        x = {name: v - part.reshape(v.shape).to(v.dtype) for (name, v), part in parts}
-        return x, rank
+        correction = wide.T @ torch.linalg.solve(system, wide @ flat(g).double())
+        return axpy(-1.0, shaped(correction, g), g), rank
 
     def _solve_by_steps(self, hessian: Hessian, g: Params) -> tuple[Params, int]:
         """Conjugate gradients for (I + H/lambda) x = g, from x = 0; also counts the products."""
@@ -132,9 +131,6 @@ class Imaml(Implicit):
 
 def _unit(index: int, like: Params) -> Params:
     """Return the unit vector of one entry of all, in the order of the parameters."""
-    unit = {name: torch.zeros_like(value) for name, value in like.items()}
-    for value in unit.values():
-        if 0 <= index < value.numel():
-            value.view(-1)[index] = 1
-        index -= value.numel()
-    return unit
+    unit = torch.zeros_like(flat(like))
+    unit[index] = 1
+    return shaped(unit, like)

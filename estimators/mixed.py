@@ -1,7 +1,7 @@
 """Exact meta-gradient of a weighted mean of the outer losses along the inner loop."""
 
 from dataclasses import dataclass
-from math import isfinite
+from sys import float_info
 
 import torch
 from torch import Tensor
@@ -62,8 +62,8 @@ class Mixed(TakesProducts, Compilable):
                 )
         elif (
             not isinstance(self.weights, tuple)
-            or not all(isinstance(w, int | float) and w >= 0 and isfinite(w) for w in self.weights)
-            or not (self.weights and self.weights[-1] > 0)
+            or not (self.weights and all(map(self._may_be_weight, self.weights)))
+            or not self.weights[-1] > 0
         ):
             raise OptionError(
                 f"mixed: weights={self.weights!r} must be numbers, 0 or more, the last above 0"
@@ -72,6 +72,10 @@ class Mixed(TakesProducts, Compilable):
             raise OptionError(f"mixed: ratio={self.ratio} must be between 0 and 1")
         if not 0 <= self.progress <= 1:
             raise OptionError(f"mixed: progress={self.progress} must be in 0..1")
+
+    def _may_be_weight(self, weight: object) -> bool:
+        most = float_info.max / len(self.weights)  # so that their sum is finite
+        return isinstance(weight, int | float) and 0 <= weight <= most
 
     def unsupported_reason(self, steps: int) -> str | None:
         """See `Estimator.unsupported_reason`."""

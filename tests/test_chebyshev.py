@@ -13,8 +13,8 @@ from torch import Tensor
 from estimators import BilevelProblem, Params, create
 from estimators.base.tree import norm
 from estimators.methods.chebyshev import chebyshev_error, chebyshev_weights
-from tests.support.cases import assert_estimate, every_case, oracle
-from tests.support.oracle import Oracle, relative_error
+from tests.support.cases import assert_estimate, elementwise, every_case, oracle
+from tests.support.oracle import Oracle, flatten, relative_error
 
 STEPS = 6
 
@@ -142,3 +142,42 @@ def test_curvature_that_the_products_do_not_meet_is_told() -> None:
         estimate = create("binom-chebyshev(order=4)")(problem, theta).gradient
     flat = torch.cat([exact["a"], exact["b"]])
     assert relative_error(estimate, flat) < relative_error(g, flat)
+
+
+def test_arithmetic_is_not_that_of_the_callers_settings() -> None:
+    problem, theta = elementwise(torch.float32)
+    estimator = create("binom-chebyshev(order=3)")
+    expected = flatten(estimator(problem, theta).gradient)
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        gradient = estimator(problem, theta).gradient
+    assert gradient["w"].dtype == torch.float32
+    assert relative_error(gradient, expected) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e20])
+@pytest.mark.parametrize("order", [1, 3])
+def test_estimate_is_linear_in_the_outer_loss(order: int, scale: float) -> None:
+    estimator = create("binom-chebyshev", order=order)
+    expected = flatten(estimator(*elementwise(torch.float32)).gradient)
+    gradient = estimator(*elementwise(torch.float32, scale)).gradient
+    assert relative_error(gradient, scale * expected.double()) < 1e-5
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-12, 1e-6, 1e-4, 1e-2])
+def test_weights_are_those_of_eq_8_where_these_do(size: float) -> None:
+    for steps, order in ((20, 4), (100, 12), (200, 24)):
+        weights = chebyshev_weights([size] * steps, order)
+        assert chebyshev_error([size] * steps, weights) <= max(
+            chebyshev_error([size] * steps, torch.ones(order).double()), 1e-12
+        )
+        assert weights.abs().max() < 10
+
+
+def test_curvature_beyond_all_numbers_is_no_error_of_linear_algebra() -> None:
+    def inner(params: Params) -> Tensor:
+        return 0.5e200 * params["w"].square().sum()
+
+    theta = {"w": torch.ones(3).double()}
+    problem = BilevelProblem(inner, lambda params: params["w"].sum(), 1e-210, 6)
+    gradient = create("binom-chebyshev(order=2)")(problem, theta).gradient
+    assert relative_error(gradient, torch.ones(3)) < 1e-6

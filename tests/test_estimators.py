@@ -284,6 +284,8 @@ def test_nonsensical_options_are_refused() -> None:
         ("lazy(beta=-1)", "0 or more"),
         ("lazy(beta='1')", "must be a number"),
         ("lazy(at='end')", "'start', 'middle', 'last'"),
+        ("mixed(weights=(1e308, 1e308, 1))", "must be numbers"),
+        (f"mixed(weights=(1, 2, {10**400}))", "must be numbers"),
         ("contrastive(delta=0)", "positive"),
         ("contrastive(sides=3)", "neither 1 nor 2"),
         ("contrastive(lam=20.0)", "diverges"),
@@ -345,6 +347,7 @@ def test_defaults_of_torch_for_device_and_type_change_nothing() -> None:
     sizes = {name: torch.full_like(value, 0.1) for name, value in example.params.items()}
     specs = ["maml(checkpoint='sqrt')", "mixed", "neumann(terms=2, lam=2.0)", "imaml(lam=2.0)"]
     specs += ["contrastive(lam=2.0)", "imaml(lam=2.0, solver='nystrom')", "lazy", "drmad"]
+    specs += ["krylov(products=4, segments=2)", "binom-chebyshev(order=2)"]
     specs += ["binom(order=1)", "binom-calibrated(order=2)", "hf-maml", "adjoint(engine='func')"]
 
     def results() -> Iterator[Tensor | None]:

@@ -204,3 +204,60 @@ def test_neumann_is_the_series_at_the_end_of_the_proximal_descent(name: str) -> 
             result = assert_estimate(f"neumann(lam={lam}, terms={terms})", name, steps, expected)
             assert relative_error(result.adapted, end) < EXACT
             assert result.hvps == result.serial_depth == terms
+
+
+def test_nystrom_takes_parameters_of_any_layout() -> None:
+    estimator = create("imaml(lam=1.5, solver='nystrom', rank=4)")
+    matrix = torch.linspace(-1, 2, 6).double().reshape(2, 3)
+
+    def loss(params: Params) -> torch.Tensor:
+        return (params["w"] @ matrix).square().sum() + params["w"].exp().sum()
+
+    problem = BilevelProblem(loss, lambda params: params["w"].exp().sum(), 0.01, 4)
+    straight = torch.linspace(0, 1, 8).double().reshape(4, 2)
+    turned = straight.T.contiguous().T
+    expected = flatten(estimator(problem, {"w": straight}).gradient)
+    assert relative_error(estimator(problem, {"w": turned}).gradient, expected) < EXACT
+
+
+@pytest.mark.parametrize("size", [4, 40])
+def test_nystrom_of_a_diverged_inner_loop_is_no_number(size: int) -> None:
+    def inner_loss(params: Params) -> torch.Tensor:
+        return 1e3 * params["w"].pow(4).sum() + params["w"].sum().pow(4)
+
+    problem = BilevelProblem(inner_loss, lambda params: params["w"].sum(), 0.01, 6)
+    imaml = create("imaml(solver='nystrom', rank=40)")
+    gradient = imaml(problem, {"w": torch.linspace(1, 30, size)}).gradient["w"]
+    assert gradient.shape == (size,)
+    assert gradient.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [1e-12, 1e-8, 1e-5, 1e-3])
+def test_default_nudge_is_small_where_theta_nearly_minimises_the_outer_loss(
+    gap: float, dtype: torch.dtype
+) -> None:
+    theta = {"w": torch.tensor([0.5, 1.0, 1.5], dtype=dtype)}
+
+    def inner_loss(params: Params) -> torch.Tensor:
+        return (8 * (params["w"] - 3).square() + params["w"].cos()).sum()
+
+    def outer_loss(params: Params) -> torch.Tensor:
+        way = params["w"] - theta["w"] - gap
+        return (way.square() + 0.3 * way**4).sum()
+
+    problem = BilevelProblem(inner_loss, outer_loss, 0.01, 60)
+    for options, tolerance in (("", 1e-3), (", sides=1", 1e-2)):
+        estimator = create(f"contrastive(lam=20.0{options})")
+        expected = estimator.own_exact_gradient(problem, theta)
+        assert expected
+        error = relative_error(estimator(problem, theta).gradient, flatten(expected))
+        assert error < tolerance, options
+
+
+def test_contrastive_of_an_infinite_slope_is_no_number() -> None:
+    def outer_loss(params: Params) -> torch.Tensor:
+        return torch.inf * params["w"].sum()
+
+    problem = BilevelProblem(lambda params: params["w"].square().sum(), outer_loss, 0.01, 3)
+    assert create("contrastive")(problem, {"w": torch.ones(2)}).gradient["w"].isnan().all()

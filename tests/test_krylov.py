@@ -12,8 +12,8 @@ from estimators.base.tree import norm
 from estimators.hvp import count_hvps
 from estimators.krylov import Krylov
 from estimators.methods.lanczos import lanczos_steps
-from tests.support.cases import EXACT, assert_estimate, every_case, oracle
-from tests.support.oracle import Oracle, relative_error
+from tests.support.cases import EXACT, assert_estimate, elementwise, every_case, oracle
+from tests.support.oracle import Oracle, flatten, relative_error
 
 
 def frozen_steps(hessian: Tensor, vector: Tensor, steps: int, order: int, alpha: float) -> Tensor:
@@ -157,3 +157,30 @@ def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
 def test_more_products_than_steps_are_refused() -> None:
     assert create("krylov(products=4)").unsupported_reason(4) is None
     assert create("krylov(products=5)").unsupported_reason(4)
+
+
+@pytest.mark.parametrize("spec", ["krylov(products=3)", "krylov(products=4, segments=2)"])
+def test_arithmetic_is_not_that_of_the_callers_settings(spec: str) -> None:
+    problem, theta = elementwise(torch.float32)
+    expected = flatten(create(spec)(problem, theta).gradient)
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        gradient = create(spec)(problem, theta).gradient
+    assert gradient["w"].dtype == torch.float32
+    assert relative_error(gradient, expected) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-26, 1e20])
+def test_estimate_is_linear_in_the_outer_loss(scale: float) -> None:
+    spec = "krylov(products=4, segments=2)"
+    expected = flatten(create(spec)(*elementwise(torch.float32)).gradient)
+    gradient = create(spec)(*elementwise(torch.float32, scale)).gradient
+    assert relative_error(gradient, scale * expected.double()) < 1e-5
+
+
+@pytest.mark.parametrize("spec", ["krylov(products=4)", "krylov(products=4, segments=1)"])
+def test_bases_are_not_of_half_precision(spec: str) -> None:
+    expected = flatten(create(spec)(*elementwise(torch.float64)).gradient)
+    result = create(spec)(*elementwise(torch.bfloat16))
+    assert result.gradient["w"].dtype == torch.bfloat16
+    assert result.hvps == 4
+    assert relative_error(result.gradient, expected) < 0.05

@@ -318,6 +318,7 @@ def test_parameters_that_are_not_the_modules_are_refused() -> None:
         (params | {"2.bias": bias.long()}, "floating"),
         (params.items(), "dict"),
         ({}, "no parameters"),
+        ({name: value.new_zeros(0) for name, value in params.items()}, "all are empty"),
     ):
         with pytest.raises(OptionError, match=words):
             create("fomaml")(problem, wrong)  # type: ignore[arg-type]

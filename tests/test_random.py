@@ -235,3 +235,11 @@ def test_options_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(OptionError, match=message):
             create(spec)
+
+
+@every_random
+def test_generators_of_another_type_are_refused(spec: str) -> None:
+    example = case("mlp")
+    for wrong in (0, 42, "cpu"):
+        with pytest.raises(OptionError, match=r"torch\.Generator"):
+            create(spec)(example.problem(2), example.params, generator=wrong)  # type: ignore[arg-type]

@@ -91,6 +91,7 @@ def test_mistakes_are_named() -> None:
         ("binom(order=True)", "binom: order=True must be a whole number"),
         ("binom(order=None)", "binom: order=None must be a whole number"),
         ("imaml(lam='5')", "imaml: lam='5' must be a number"),
+        (f"imaml(lam={10**400})", f"imaml: lam={10**400} must be a number"),
         ("imaml(lam=True)", "imaml: lam=True must be a number"),
         ("binom(order=-1)", r"binom: order=-1 .*0\.\.K"),
         ("truncated(order=-1)", r"truncated: order=-1 .*0\.\.K"),

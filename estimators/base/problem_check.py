@@ -141,6 +141,8 @@ def _check_params(params: Mapping[str, Tensor]) -> None:
             )
         if value.is_inference():
             raise OptionError(f"parameter {name!r} was made within torch.inference_mode()")
+    if not any(value.numel() for value in params.values()):
+        raise OptionError("there are no parameters to adapt: all are empty")
     if torch.is_inference_mode_enabled():
         raise OptionError("there are no gradients within torch.inference_mode(): leave it")
 

@@ -49,6 +49,9 @@ class RandomEstimator(Estimator):
     def _run(
         self, problem: BilevelProblem, params: Params, generator: torch.Generator | None
     ) -> MetaGradient:
+        if not isinstance(generator, torch.Generator | None):
+            kind = type(generator).__name__
+            raise OptionError(f"generator must be a torch.Generator, not {kind}")
         return self.draw(problem, params, generator)
 
 

@@ -5,6 +5,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -226,7 +227,8 @@ def _typed(name: str, key: str, value: Any, expected: Any) -> Any:
         kinds = [kind for kind in get_args(expected) if kind is not NoneType]
         expected = kinds[0] if len(kinds) == 1 else expected
     if expected is float and type(value) is int:
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     if expected in (int, float, bool, str) and type(value) is not expected:
         what = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
         raise OptionError(f"{name}: {key}={value!r} must be {what[expected]}")

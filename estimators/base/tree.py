@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -67,6 +68,11 @@ def unstack(stacked: Params) -> list[Params]:
     """Return the points of a stack, as views."""
     rows = zip(*(value.unbind() for value in stacked.values()), strict=True)
     return [dict(zip(stacked, row, strict=True)) for row in rows]
+
+
+def unrounded(like: Tensor) -> AbstractContextManager[None]:
+    """Keep autocast from rounding products of a block, which are of vectors, not of layers."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def flat(params: Params) -> Tensor:

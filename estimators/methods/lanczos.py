@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from estimators.base.tree import unrounded
+
 _MOST = 2.0  # alpha times an eigenvalue, beyond which gradient descent does not converge
 _LEAST = 1e-2  # eigenvalues that are inverted, over the largest one
 
@@ -44,21 +46,22 @@ def lanczos_steps(
         >>> (8 * vector).round()
         tensor([1., 0.])
     """
-    length = float(torch.linalg.vector_norm(vector))
+    length = _length(vector)
     if not length:
         return vector, 0
     basis, diagonal, beside = [vector / length], list[float](), list[float]()
     exhausted = False
     while len(diagonal) < order and not exhausted:
         image = product(basis[-1], len(basis) == order)
-        size = float(torch.linalg.vector_norm(image))
+        size = _length(image)
         if not math.isfinite(size):
             return torch.full_like(vector, math.nan), len(diagonal) + 1
         diagonal.append(float(torch.dot(basis[-1], image)))
         rows = torch.stack(basis)
-        for _ in range(2):  # once is not enough for vectors that are nearly in the space
-            image = image - rows.T @ (rows @ image)
-        rest = float(torch.linalg.vector_norm(image))
+        with unrounded(vector):
+            for _ in range(2):  # once is not enough for vectors that are nearly in the space
+                image = image - rows.T @ (rows @ image)
+        rest = _length(image)
         exhausted = rest <= 100 * torch.finfo(vector.dtype).eps * size
         if not exhausted:
             beside.append(rest)
@@ -67,12 +70,17 @@ def lanczos_steps(
     shrunk = alpha * values
     shrunk[shrunk > _MOST] = 1.0
     weights = length * (vectors @ ((1 - shrunk) ** steps * vectors[0]))
-    return weights.to(vector) @ torch.stack(basis), len(diagonal)
+    with unrounded(vector):
+        return weights.to(vector) @ torch.stack(basis), len(diagonal)
+
+
+def _length(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
 
 
 def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
     """Return T, with the entry that is missing where there is one diagonal entry too few."""
-    known = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    known = torch.diag(torch.tensor(diagonal, dtype=torch.float64, device="cpu"))
     size = len(diagonal)
     for place, value in enumerate(beside[: size - 1]):
         known[place, place + 1] = known[place + 1, place] = value
@@ -81,7 +89,7 @@ def _tridiagonal(diagonal: list[float], beside: list[float]) -> Tensor:
     values, vectors = torch.linalg.eigh(known)
     large = values > _LEAST * values.abs().max()
     inverse = torch.where(large, 1 / values, 0.0)
-    full = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    full = torch.zeros(size + 1, size + 1, dtype=torch.float64, device="cpu")
     full[:size, :size] = known
     full[size, size - 1] = full[size - 1, size] = beside[-1]
     full[size, size] = beside[-1] ** 2 * (vectors[-1] ** 2 * inverse).sum()

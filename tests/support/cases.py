@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators import MetaGradient, Params, create
+from estimators import BilevelProblem, MetaGradient, Params, create
 from harness.conformance.cases import SYNTHETIC, Case, Source, case
 from tests.support.oracle import Loss, Oracle, relative_error
 
@@ -61,3 +61,17 @@ def oracle(name: str, steps: int) -> Oracle:
     """Return the reference for a case at a depth."""
     example = case(name)
     return Oracle(example.inner_loss, example.outer_loss, example.step_size, steps, example.params)
+
+
+def elementwise(dtype: torch.dtype, scale: float = 1.0) -> tuple[BilevelProblem, Params]:
+    """Return a problem without matrix products, which autocast leaves as it is."""
+    curvature = torch.linspace(0, 9, 30, dtype=dtype)
+
+    def inner(params: Params) -> Tensor:
+        return (curvature * (params["w"] + 0.3).cos()).sum()
+
+    def outer(params: Params) -> Tensor:
+        return scale * (params["w"] - 1).square().sum()
+
+    theta = {"w": torch.linspace(3, 4, 30, dtype=dtype)}
+    return BilevelProblem(inner, outer, step_size=0.05, steps=12), theta
