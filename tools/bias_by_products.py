@@ -2,12 +2,13 @@
 
     python -m tools.bias_by_products measure results.csv [--task sinusoid] [--depth 5] [--seed 0]
     python -m tools.bias_by_products tables results.csv
+    python -m tools.bias_by_products picture results.csv where.png
 
 `measure` appends a row for each setting, task and estimator, in float64; settings that the file has
 are left out, so that it can be stopped and goes on. Tasks are held out from meta-training, and from
 the tasks that `binom-calibrated` is fitted to. `tables` prints Markdown: medians over the tasks of
-all seeds with their 95 % intervals, and for each estimator that needs no unrolling its ratio to
-`truncated` with as many products.
+all seeds with their 95 % intervals, and the ratio of the median to that of `truncated` with as many
+serial products. `picture` shows the ratio of `krylov` to it over curvature and drift.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import altair as alt
 import pandas as pd
 import torch
 from scipy.stats import quantile_test
@@ -128,11 +130,39 @@ def tables(path: Path) -> str:
     return text
 
 
+def picture(path: Path, target: Path) -> None:
+    """Draw where `krylov` errs less than `truncated`: a point for each setting, seed and number."""
+    rows = pd.read_csv(path)
+    keys = [*SETTING, "seed", "serial"]
+    medians = rows.assign(family=rows["estimator"].str.partition("(")[0]).pivot_table(
+        index=keys, columns="family", values="error", aggfunc="median"
+    )
+    where = rows.groupby([*SETTING, "seed"])[["curvature", "drift"]].median()
+    points = medians.dropna(subset=["krylov", "truncated"]).join(where).reset_index()
+    points["ratio"] = points["krylov"] / points["truncated"]
+    chart = (
+        alt.Chart(points, title="Median error of krylov over that of truncated, same products")
+        .mark_point(filled=True, size=60)
+        .encode(
+            x=alt.X("curvature", title="alpha lambda_max").scale(type="log"),
+            y=alt.Y("drift", title="drift of H g over the inner loop"),
+            color=alt.Color("ratio").scale(
+                scheme="redblue", reverse=True, domain=[0, 2], clamp=True
+            ),
+            shape=alt.Shape("task"),
+            column=alt.Column("serial", title="Hessian-vector products"),
+        )
+        .properties(width=150, height=180)
+    )
+    chart.save(target, scale_factor=2)
+
+
 def main() -> None:
-    """Measure, or print tables."""
+    """Measure, print tables, or draw a picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("action", choices=("measure", "tables"))
+    parser.add_argument("action", choices=("measure", "tables", "picture"))
     parser.add_argument("file", type=Path)
+    parser.add_argument("target", type=Path, nargs="?", default=Path("where.png"))
     parser.add_argument("--task", choices=MODELS, default="sinusoid")
     parser.add_argument("--depth", type=int, nargs="*", default=[5, 10, 20, 50])
     parser.add_argument("--trained", type=int, nargs="*", default=[0, 100, 400, 800])
@@ -142,6 +172,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.action == "tables":
         print(tables(arguments.file))
+        return
+    if arguments.action == "picture":
+        picture(arguments.file, arguments.target)
         return
     warnings.simplefilter("ignore")  # weights that are fallen back from, task by task
     measure_all(arguments.file, arguments)
