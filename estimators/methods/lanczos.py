@@ -57,6 +57,11 @@ def lanczos_steps(
         if not math.isfinite(size):
             return torch.full_like(vector, math.nan), len(diagonal) + 1
         diagonal.append(float(torch.dot(basis[-1], image)))
+        if order == 1 and diagonal[0] > 0:  # the same in closed form: H is of rank one
+            curvature = size**2 / diagonal[0]
+            within = alpha * curvature <= _MOST
+            left = (1 - alpha * curvature) ** steps if within else 0.0
+            return vector + length * (left - 1) / curvature * image, 1
         rows = torch.stack(basis)
         with unrounded(vector):
             for _ in range(2):  # once is not enough for vectors that are nearly in the space
@@ -67,9 +72,8 @@ def lanczos_steps(
             beside.append(rest)
             basis.append(image / rest)
     values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside))
-    shrunk = alpha * values
-    shrunk[shrunk > _MOST] = 1.0
-    weights = length * (vectors @ ((1 - shrunk) ** steps * vectors[0]))
+    left = torch.where(alpha * values <= _MOST, (1 - alpha * values) ** steps, 0.0)
+    weights = length * (vectors @ (left * vectors[0]))
     with unrounded(vector):
         return weights.to(vector) @ torch.stack(basis), len(diagonal)
 
