@@ -60,8 +60,8 @@ def lanczos_steps(
         if order == 1 and diagonal[0] > 0:  # the same in closed form: H is of rank one
             curvature = size**2 / diagonal[0]
             within = alpha * curvature <= _MOST
-            left = (1 - alpha * curvature) ** steps if within else 0.0
-            return vector + length * (left - 1) / curvature * image, 1
+            remains = (1 - alpha * curvature) ** steps if within else 0.0
+            return vector + length * (remains - 1) / curvature * image, 1
         rows = torch.stack(basis)
         with unrounded(vector):
             for _ in range(2):  # once is not enough for vectors that are nearly in the space
