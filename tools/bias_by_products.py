@@ -149,7 +149,7 @@ def picture(path: Path, target: Path) -> None:
         alt.Chart(points, title="Median error of krylov over that of truncated, same products")
         .mark_point(filled=True, size=60)
         .encode(
-            x=alt.X("curvature", title="alpha lambda_max").scale(type="log"),
+            x=alt.X("curvature", title="alpha lambda_max").scale(type="log", nice=False),
             y=alt.Y("drift", title="drift of H g over the inner loop"),
             color=alt.Color("ratio").scale(
                 scheme="redblue", reverse=True, domain=[0, 2], clamp=True
