@@ -31,7 +31,8 @@ class BinomChebyshev(Ordered, TakesProducts):
     0 to the largest (`estimators.methods.chebyshev`), which is told, step by step, by what the
     products of the sums do to lengths: r_k = 1.1 alpha max ||H_k v|| / ||v||. No probe tasks, no
     product more than the sums take. Where the last order changes the estimate more than the one
-    before it, which too small an r_k leads to, it is left out, with a warning.
+    before it, which too small an r_k leads to, or its sums cancel to rounding, it is left out, with
+    a warning.
     L = 0 is `fomaml`, L = K is `maml`.
     Cost: K+1 inner gradients and L(K-L) + L(L+1)/2 HVPs, of which L must follow one another.
 
@@ -93,19 +94,22 @@ class BinomChebyshev(Ordered, TakesProducts):
             fits.append(fits[0].clone())
             fits[-1][:order] = chebyshev_weights(profile.tolist(), order)
         changes = [float(_length([(b - a).to(rows) @ rows])) for a, b in pairwise(fits)]
-        estimate = g + fits[-1].to(rows) @ rows
-        small = _SMALL * float(_length([estimate]))
-        order = self.order
-        while order > 1 and changes[order - 1] > max(changes[order - 2], small):
-            order -= 1
+        sizes = torch.stack([_length([row]) for row in rows]).cpu()
+        rounding = 10 * torch.finfo(rows.dtype).eps
+        for order in range(self.order, 0, -1):
+            estimate = g + fits[order].to(rows) @ rows
+            small = _SMALL * float(_length([estimate]))
+            grows = order > 1 and changes[order - 1] > max(changes[order - 2], small)
+            if not grows and rounding * float(fits[order].abs() @ sizes) <= small:
+                break
         if order < self.order:
             warnings.warn(
                 f"{self.title}: orders above {order} of {self.order} are left out, since they "
-                "change the estimate more than the one before: the curvature along the inner loop "
-                "is larger than its products have met",
+                "change the estimate more than the one before, or are lost in rounding: the "
+                "curvature along the inner loop is larger than its products have met, or large "
+                "sums cancel (float64 has more digits)",
                 stacklevel=2,
             )
-            estimate = g + fits[order].to(rows) @ rows
         return estimate
 
     def _hvps(self, steps: int) -> int:

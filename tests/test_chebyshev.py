@@ -181,3 +181,22 @@ def test_curvature_beyond_all_numbers_is_no_error_of_linear_algebra() -> None:
     problem = BilevelProblem(inner, lambda params: params["w"].sum(), 1e-210, 6)
     gradient = create("binom-chebyshev(order=2)")(problem, theta).gradient
     assert relative_error(gradient, torch.ones(3)) < 1e-6
+
+
+@pytest.mark.parametrize(("depth", "order"), [(100, 12), (200, 16)])
+def test_sums_that_cancel_in_single_precision_are_left_out(depth: int, order: int) -> None:
+    curvature = torch.linspace(0, 10, 50)
+
+    def inner(params: Params) -> Tensor:
+        return 0.5 * (curvature * params["w"].square()).sum()
+
+    def outer(params: Params) -> Tensor:
+        return (params["w"] - 1).sum()
+
+    theta = {"w": torch.ones(50)}
+    problem = BilevelProblem(inner, outer, step_size=0.1, steps=depth)
+    exact = create("adjoint")(problem, theta).gradient["w"]
+    with pytest.warns(UserWarning, match="binom-chebyshev: "):
+        estimate = create("binom-chebyshev", order=order)(problem, theta).gradient
+    g = create("fomaml")(problem, theta).gradient
+    assert relative_error(estimate, exact) < 0.5 * relative_error(g, exact)
