@@ -40,7 +40,6 @@ pytestmark = pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ com
 
 OPTIONS: dict[str, dict[str, float]] = {
     "binom": {"order": 2},
-    "binom-calibrated": {"order": 2},
     "binom-released": {"order": 1},
     "hybrid": {"order": 1, "window": 2},
     "imaml": {"lam": 2.0},

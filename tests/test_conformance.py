@@ -12,7 +12,6 @@ from harness.conformance.suite import Verdict, examine, score, scored_on
 
 OPTIONS = {
     "binom": "(order=1)",
-    "binom-calibrated": "(order=1, probes=4)",
     "binom-chebyshev": "(order=2)",
     "binom-released": "(order=1)",
     "contrastive": "(lam=2.0)",

@@ -13,7 +13,7 @@ from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
 from harness.probes.flops import count_flops
 
-ORDERED = ("truncated", "binom", "binom-calibrated", "binom-chebyshev")
+ORDERED = ("truncated", "binom", "binom-chebyshev")
 SPECS = [
     *("maml", "maml(checkpoint='sqrt')", "adjoint", "adjoint(engine='func')", "hf-maml"),
     *("adjoint(checkpoint='sqrt')", "hf-maml(checkpoint='sqrt')", "drmad", "lazy"),

@@ -182,7 +182,7 @@ def test_bounds_by_hand() -> None:
         "truncated(order=5)": 0,
     }
     unbounded = ["maml", "adjoint", "imaml", "reptile", "binom-released(order=2)"]
-    unbounded.append("binom-calibrated(order=2)")
+    unbounded.append("binom-chebyshev(order=2)")
     for name in (*bounds, *unbounded):
         cell = Cell.of(estimator=name, task="sinusoid", model="mlp-40-40", depth=5)
         pair = [error_bound(cell, create(name), curvature) for curvature in (0.1, math.inf)]

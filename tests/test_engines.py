@@ -177,7 +177,7 @@ def test_estimators_take_the_engine_that_they_are_given() -> None:
     for spec in (
         "adjoint",
         "binom(order=1, batching='loop')",
-        "binom-calibrated(order=1)",
+        "binom-chebyshev(order=1)",
         "binom-released(order=1, batching='loop')",
         "hybrid(order=1, window=1, batching='loop')",
         "drmad",

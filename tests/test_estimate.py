@@ -17,7 +17,7 @@ from harness.running.executor import Settings
 PLAN = Axes(
     settings=(("quadratic", "linear"),),
     depths=(1, 40),
-    estimators=("fomaml", "imaml", "binom-calibrated(order=1)"),
+    estimators=("fomaml", "imaml", "binom-chebyshev(order=1)"),
     ordered=("binom",),
     orders=(1, 20),
 )

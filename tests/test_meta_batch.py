@@ -24,7 +24,6 @@ from estimators.base.meta_batch import Batching
 from estimators.base.module_loss import Batch
 from harness.probes.memory import peak_memory
 from harness.tasks import TASKS
-from tests.support.calibration_problems import calibrated
 from tests.support.modules import (
     BATCHINGS,
     COUNT,
@@ -43,7 +42,6 @@ from tests.support.oracle import flatten, relative_error
 
 OPTIONS = {
     "binom": "(order=2)",
-    "binom-calibrated": "(order=2)",
     "binom-chebyshev": "(order=2)",
     "binom-released": "(order=2)",
     "contrastive": "(lam=2.0, delta=0.01)",
@@ -63,7 +61,7 @@ VARIANTS = [
     "binom(order=1)",
     "binom(order=2, batching='vmap')",
     "binom(order=2, batching='chunk(2)')",
-    "binom-calibrated(order=2, engine='func')",
+    "binom-chebyshev(order=2, engine='func')",
     "contrastive(lam=2.0)",
     "imaml(lam=2.0, solver='nystrom')",
     "maml(checkpoint='sqrt')",
@@ -77,7 +75,6 @@ TOGETHER = [spec for spec in SPECS if spec not in SEPARABLE]
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if not create(spec).is_random])
-@pytest.mark.filterwarnings("ignore:binom-calibrated")
 def test_both_batchings_are_the_mean_of_estimates(spec: str) -> None:
     estimator = create(spec)
     for net, momentum in product((build() for build in NETS.values()), (0.0, 0.7)):
@@ -104,7 +101,7 @@ def test_meta_batches_of_one_problem_and_of_depth_zero(batching: Batching) -> No
 
 
 def test_vmap_is_refused_where_problems_would_depend_on_each_other() -> None:
-    assert {"maml", "adjoint", "binom(order=2)", "binom-calibrated(order=2)"} <= set(SEPARABLE)
+    assert {"maml", "adjoint", "binom(order=2)", "mixed"} <= set(SEPARABLE)
     assert {"imaml(lam=2.0)", "hf-maml", "adjoint(engine='finite-difference')"} <= set(TOGETHER)
     net = mlp_net()
     for spec in TOGETHER:
@@ -220,28 +217,6 @@ def test_memory_of_a_loop_is_that_of_one_problem() -> None:
         assert all_of_them == two, spec
         assert two < 1.05 * one, spec
         assert peak(spec, 8, "vmap") > 4 * one, spec
-
-
-@every_batching
-@pytest.mark.filterwarnings("ignore:binom-calibrated")
-def test_it_is_calibrated_on_all_problems_first_and_when_it_has_to_be_again(
-    batching: Batching,
-) -> None:
-    net, estimator, by_hand = mlp_net(), calibrated(2, refit_every=2), calibrated(2)
-    problems = net.problems(step_size=0.4)
-    others = [net.problem(task, step_size=0.4) for task in range(COUNT, 2 * COUNT)]
-    by_hand.calibrate(problems, net.params)
-    meta_backward(estimator, problems, net.module, batching=batching)
-    assert estimator.calibration == by_hand.calibration is not None
-    expected = estimate_batch(by_hand, problems, net.params).gradient
-    torch.testing.assert_close(net.grads, dict(expected), rtol=1e-9, atol=1e-12)
-    while not estimator.needs_calibration:
-        estimate_batch(estimator, others, net.params, batching=batching)
-        assert estimator.calibration == by_hand.calibration
-    with torch.no_grad():
-        estimate_batch(estimator, others, net.params, batching=batching)
-    by_hand.calibrate(others, net.params)
-    assert estimator.calibration == by_hand.calibration
 
 
 @pytest.mark.parametrize("name", list(NETS))

@@ -18,7 +18,6 @@ from harness.matrix.problems import (
     bilevel_problem,
     bilevel_problems,
     checkpoint,
-    prepared_estimator,
 )
 from harness.models import MODELS
 from harness.tasks import TASKS
@@ -219,7 +218,7 @@ def test_cells_of_one_run_share_theta_and_a_model_keeps_it() -> None:
     assert torch.equal(problem.inner_loss({}), problem.inner_loss(theta))
 
 
-def test_nobody_is_scored_or_calibrated_on_what_was_trained_on(
+def test_nobody_is_scored_on_what_was_trained_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn: set[tuple[int, str]] = set()
@@ -232,13 +231,11 @@ def test_nobody_is_scored_or_calibrated_on_what_was_trained_on(
     monkeypatch.setattr(Sinusoid, "sample", sample)
     every: list[set[tuple[int, str]]] = []
     for seed in (0, 1):
-        cell = replace(CELL, estimator="binom-calibrated(order=1)", seed=seed)
+        cell = replace(CELL, seed=seed)
         checkpoint(replace(cell, trained=6))
         trained, drawn = drawn, set()
         bilevel_problems(cell, range(cell.num_tasks), dtype=torch.float64, device="cpu")
         scored, drawn = drawn, set()
-        prepared_estimator(cell)
-        calibrated, drawn = drawn, set()
-        assert (len(trained), len(scored), len(calibrated)) == (24, 3, 16)
-        every += [trained, scored, calibrated]
-    assert len(set.union(*every)) == 2 * (24 + 3 + 16)
+        assert (len(trained), len(scored)) == (24, 3)
+        every += [trained, scored]
+    assert len(set.union(*every)) == 2 * (24 + 3)

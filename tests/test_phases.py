@@ -58,7 +58,7 @@ def test_every_estimator_reports_its_phases() -> None:
         (("maml", "adjoint", "fomaml", "anil"), 0, "om"),
         (("maml", "adjoint", "fomaml", "anil", "reptile", "imaml"), 3, "im" * 3 + "om"),
         (("truncated(order=0)", "truncated(order=2)", "binom(order=2)"), 3, "im" * 3 + "om"),
-        (("binom-released(order=1)", "binom-calibrated(order=1)"), 3, "im" * 3 + "om"),
+        (("binom-released(order=1)", "binom-chebyshev(order=1)"), 3, "im" * 3 + "om"),
         (("hybrid(order=1, window=2)", "neumann(terms=2, lam=50.0)"), 3, "im" * 3 + "om"),
         (("maml(checkpoint='sqrt')",), 3, "im" * 3 + "om" + "im" * 3),  # steps are taken again
         (("mixed",), 3, "im" * 3 + "om" * 3),

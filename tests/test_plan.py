@@ -34,7 +34,7 @@ def test_presets_expand() -> None:
         "fig4": 4 + 2 * 4,
         "fig4-paper": 2 * 2 * (8 + 2 * 4),
         "training": 3 * 4 * (2 + 3 * 3),
-        "products": 2 * 2 * 2 * (5 + 4 * 4),
+        "products": 2 * 2 * 2 * (5 + 4 * 3),
     }
     for name, size in sizes.items():
         assert len({plan.cell.id for plan in expand(preset(name))}) == size, name

@@ -467,16 +467,6 @@ def test_a_wrong_gradient_across_one_direction_is_found_in_another() -> None:
             problem_of(net, decayed_data)
 
 
-def test_the_comparison_with_a_loop_is_no_use_of_the_estimator() -> None:
-    spec, due = "binom-calibrated(order=1, refit_every=3, probes=1)", []
-    for way in ("loop", "vmap"):
-        net, estimator = mlp(), create(spec)
-        for _ in range(4):
-            estimate_batch(estimator, [problem_of(net)], trainable(net), batching=way)
-            due.append(estimator.needs_calibration)
-    assert due[:4] == due[4:]
-
-
 class Part(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from estimators import create
 from estimators.base.errors import OptionError, UserError
 from estimators.base.phases import Phase, phase
 from estimators.base.registry import ESTIMATORS
 from harness.cell import Cell
 from harness.commands.profile import profile as profile_command
-from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.matrix.problems import bilevel_problem
 from harness.probes.memory import peak_memory, profiled_peak
 from harness.profiling import folder as on_disk
 from harness.profiling import trace as tracing
@@ -36,7 +37,7 @@ def cell_of(estimator: str, depth: int = 3) -> Cell:
 
 def work_of(cell: Cell) -> Callable[[], object]:
     problem, params = bilevel_problem(cell, 0, dtype=torch.float32, device="cpu")
-    return partial(prepared_estimator(cell), problem, params)
+    return partial(create(cell.estimator), problem, params)
 
 
 def span(event: Event) -> tuple[float, float]:
@@ -312,7 +313,7 @@ def test_only_an_older_profile_of_the_cell_is_replaced(tmp_path: Path) -> None:
 
 
 def test_names_of_folders_are_safe_and_apart() -> None:
-    estimators = ("binom(order=2)", "binom(order=1)", "binom-calibrated(order=2)")
+    estimators = ("binom(order=2)", "binom(order=1)", "binom-chebyshev(order=2)")
     names = [folder_of(cell_of(one), Path()).name for one in estimators]
     assert len(set(names)) == 3
     assert all(re.fullmatch(r"[\w.=-]{1,140}", name) for name in names)

@@ -36,7 +36,6 @@ TINY = (
     *("--task", "sinusoid", "--model", "mlp-40-40", "--validate-every", "20"),
     *("--validation-tasks", "3", "--test-tasks", "5"),
 )
-CALIBRATED = "binom-calibrated(order=2, refit_every=30, probes=3)"
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_a_test_of_one_task_has_no_interval(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_killed_and_started_again_it_comes_to_the_same_end(folder: Path, kills: int) -> None:
     steps = ("--steps", str(40 * kills), "--bias-every", "40")
-    arguments = ("--estimator", CALIBRATED, *TINY, *steps)
+    arguments = ("--estimator", "binom-chebyshev(order=2)", *TINY, *steps)
     assert invoke(train, *arguments, "--store", folder / "whole")[0] == 0
     pauses = random.Random(0)
     for kill in range(kills):
@@ -217,7 +216,7 @@ def output(process: "subprocess.Popen[str]") -> str:
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     precise = ("--dtype", "float64", "--bias-every", "20", "--meta-batch", "5")
-    estimator = ("--estimator", "binom-calibrated(order=2, refit_every=7)")
+    estimator = ("--estimator", "binom-chebyshev(order=2)")
     arguments = (*estimator, *TINY, "--steps", "20", *precise)
     out = output(start_two(tmp_path, *arguments))
     assert out.count("seed  steps  best") == 1  # one of them prints

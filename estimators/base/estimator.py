@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, ClassVar
@@ -153,7 +153,7 @@ class Estimator(ABC):
         return None
 
     def cost(self, steps: int) -> Cost | None:
-        """Return the cost of one estimate at depth `steps`, without calibration; None if unknown.
+        """Return the cost of one estimate at depth `steps`; None if unknown.
 
         Args:
             steps: K, a depth that `unsupported_reason` does not name.
@@ -176,25 +176,6 @@ class Estimator(ABC):
         """
         del assumption, step_size, steps
         return None
-
-    @property
-    def calibration_problems(self) -> int:
-        """Number of problems that `calibrate` needs; 0 where there is nothing to calibrate."""
-        return 0
-
-    @property
-    def needs_calibration(self) -> bool:
-        """Whether `calibrate` has to be called, for the first time or again."""
-        return False
-
-    def calibrate(self, problems: Sequence[BilevelProblem], params: Params) -> None:
-        """Fit the estimator to probe problems at `params`; by default do nothing.
-
-        Args:
-            problems: `calibration_problems` or more if possible, none of those to be estimated.
-            params: theta.
-        """
-        del problems, params
 
     def own_exact_gradient(self, problem: BilevelProblem, params: Params) -> Params | None:
         """Return the exact gradient of the objective that the estimator itself follows.

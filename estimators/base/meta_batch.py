@@ -1,7 +1,6 @@
 """A meta-batch of problems in one call, and its gradient where optimisers look for it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, Literal
@@ -47,9 +46,6 @@ def estimate_batch(
 ) -> MetaBatch:
     """Estimate the mean meta-gradient of a meta-batch.
 
-    An estimator that needs calibration is calibrated on the problems first; calibrate it
-    yourself before, on more or other problems, where these are few.
-
     Args:
         estimator: see `estimators.create`.
         problems: one or more.
@@ -89,9 +85,6 @@ def estimate_batch(
         for problem in problems:
             check_problem(problem, params)
         together = stacked(problems)
-    if estimator.needs_calibration:
-        estimator.calibrate(problems, params)
-    if batching == "vmap":
         _refuse_vmap(estimator, problems, params)
         result = estimator(together, repeated(params, count))
         gradient = {name: value.sum(0) for name, value in result.gradient.items()}
@@ -164,9 +157,8 @@ def _refuse_vmap(estimator: Estimator, problems: Sequence[BilevelProblem], param
         estimator = replace(estimator, compiled=False)  # type: ignore[type-var]
     reason = fault_of_vmap(
         (kind_of(estimator, first.module, first.batch, params), first.kind),
-        # By copies, since an estimator may count its calls.
-        lambda: unstack(deepcopy(estimator)(stacked(few), repeated(params, len(few))).gradient),
-        lambda: [deepcopy(estimator)(problem, params).gradient for problem in few],
+        lambda: unstack(estimator(stacked(few), repeated(params, len(few))).gradient),
+        lambda: [estimator(problem, params).gradient for problem in few],
     )
     if reason:
         raise OptionError(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from estimators.base.estimator import Estimator
 
 T = TypeVar("T")
+_SUCCESSORS = {"binom-calibrated": "binom-chebyshev"}  # of estimators that were retired
 _SPEC = re.compile(r"\s*([\w:-]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
@@ -173,6 +174,8 @@ class Registry(Generic[T]):
                         f"{self.kind} {name!r} of {point.value} cannot be loaded: {error}"
                     ) from error
         if name not in self._factories:
+            if name in _SUCCESSORS:
+                raise OptionError(f"{name} was retired; {_SUCCESSORS[name]} took its place")
             raise OptionError(unknown(self.kind, name, self.available()))
         return self._factories[name]
 

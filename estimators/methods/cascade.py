@@ -253,12 +253,12 @@ def _streamed(
 
 def elementary_sums(
     problem: BilevelProblem,
-    points: Points,
+    points: Sequence[Params],
     g: Params,
     order: int,
     *,
     engine: str,
-    seen: Callable[[int, Params, Params], None] | None = None,
+    seen: Callable[[int, Params, Params], None],
 ) -> list[Params]:
     """Return e_1(0), ..., e_L(0), with e_l(m) = e_l(m+1) - alpha H_m e_{l-1}(m+1), e_0 = g.
 
@@ -273,8 +273,6 @@ def elementary_sums(
         engine: for the products.
         seen: is told of each product: its point's place, the vector and the product.
     """
-    if isinstance(problem, CompiledProblem):
-        return problem.elementary_sums(points, g, order)
     scale = problem.alpha
     sums = [g]
     n = len(points)
@@ -283,8 +281,7 @@ def elementary_sums(
         top = min(order, n - m)
         for level in range(top, 0, -1):
             product = hessian.product(sums[level - 1], last=level == 1)
-            if seen:
-                seen(m, sums[level - 1], product)
+            seen(m, sums[level - 1], product)
             if level == len(sums):
                 sums.append({name: -scale * value for name, value in product.items()})
             else:

@@ -191,23 +191,14 @@ class CompiledProblem(BilevelProblem):
         """
         n = len(states)
         needed = [(max(1, order - m), min(order, n - m)) for m in range(n)]
-        return self.kind.layout.unflatten(self._levels(states, g, needed, scale, zero=False)[-1])
-
-    def elementary_sums(self, states: Tensor, g: Params, order: int) -> list[Params]:
-        """Return e_1(0), ..., e_L(0); see `cascade`."""
-        n = len(states)
-        needed = [(1, min(order, n - m)) for m in range(n)]
-        return [
-            self.kind.layout.unflatten(level)
-            for level in self._levels(states, g, needed, self.alpha, zero=True)[1:]
-        ]
+        return self.kind.layout.unflatten(self._levels(states, g, needed, scale)[-1])
 
     def _levels(
-        self, states: Tensor, g: Params, needed: list[tuple[int, int]], scale: float, *, zero: bool
+        self, states: Tensor, g: Params, needed: list[tuple[int, int]], scale: float
     ) -> list[Tensor]:
         """Carry levels back through all steps: at each of them those from one to another.
 
-        A level that is new begins as zero, or as the one below it.
+        A level that is new begins as the one below it.
         """
         levels = [self.kind.layout.join(g)]
         sizes = states.new_full((len(states),), scale)
@@ -216,7 +207,7 @@ class CompiledProblem(BilevelProblem):
             if bottom > top:
                 continue
             if top == len(levels):
-                levels.append(torch.zeros_like(levels[-1]) if zero else levels[-1])
+                levels.append(levels[-1])
             path = torch.tensor(steps, device=states.device)
             some = slice(bottom, top + 1)
             given = [states, sizes, path, levels[bottom - 1], torch.stack(levels[some])]

@@ -174,9 +174,7 @@ def own_exact_gradient_is_well_formed(subject: Subject, example: Case) -> None:
     """The exact gradient of its own objective is keyed and shaped as the parameters."""
     params = as_parameters(example)
     with torch.no_grad():
-        own = subject.prepared(example.name).own_exact_gradient(
-            example.problem(subject.depth), params
-        )
+        own = subject.estimator.own_exact_gradient(example.problem(subject.depth), params)
     if own is None:
         raise NotApplicable("its objective is the outer loss after K steps")
     check_tensors("own_exact_gradient", own, params)

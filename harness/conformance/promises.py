@@ -10,11 +10,10 @@ from estimators.base.differentiation import Loss
 from estimators.base.registry import ESTIMATORS
 from estimators.base.tree import stack, unstack
 from harness.conformance.answers import descent
-from harness.conformance.behaviour import same_bits
 from harness.conformance.cases import TASKS, Case, case
 from harness.conformance.check import check, check_on_cases, on_each
 from harness.conformance.messages import NotApplicable, Violation, add_note, error_line
-from harness.conformance.subject import Subject, check_finite, copied, seeded
+from harness.conformance.subject import Subject, check_finite, copied
 from harness.probes.bias import relative_error
 
 
@@ -117,8 +116,6 @@ def _must_refuse(
     estimator = subject.create()
     try:
         good, bad = (BilevelProblem(*losses, 0.01, subject.depth) for losses in (right, wrong))
-        if estimator.needs_calibration:
-            estimator.calibrate([good] * max(1, estimator.calibration_problems), copied(params))
         estimator(good, copied(params))
     except (Exception, SystemExit) as error:
         end = error_line(error, subject.estimator)
@@ -162,7 +159,7 @@ def descent_is_followed_or_refused(subject: Subject, example: Case) -> None:
 @check_on_cases()
 def stack_of_problems_is_a_problem(subject: Subject, example: Case) -> None:
     """If batchable: the estimate on a stack of problems is the stack of estimates."""
-    estimator = subject.prepared(example.name)
+    estimator = subject.estimator
     if not estimator.batchable:
         raise NotApplicable("batchable is False")
     pair = (example, case(example.name, draw=1))
@@ -184,25 +181,6 @@ def _summed(losses: list[Loss]) -> Callable[[Params], Tensor]:
         return torch.stack([loss(params) for loss, params in rows]).sum()
 
     return total
-
-
-@check_on_cases("mlp", "quartic")
-def calibration_is_sound(subject: Subject, example: Case) -> None:
-    """If calibrated: it needs no more calibration, and is the same for the same problems."""
-    raw = subject.create()
-    if not raw.needs_calibration and not raw.calibration_problems:
-        raise NotApplicable("there is nothing to calibrate")
-    params = copied(example.params)
-    raw.calibrate(subject.probes(example.name), params)
-    if raw.needs_calibration:
-        raise Violation("needs_calibration is true right after calibrate()")
-    for name, value in params.items():
-        if not torch.equal(value, example.params[name]) or value.grad is not None:
-            raise Violation(f"calibrate() changes parameter {name!r}")
-    mine = raw(example.problem(subject.depth), params, generator=seeded(0)).gradient
-    other = subject.run(example).gradient
-    if not all(same_bits(mine[name], other[name]) for name in mine):
-        raise Violation("two that are calibrated on the same problems give different estimates")
 
 
 @check

@@ -35,8 +35,8 @@ def draws_come_from_the_generator(subject: Subject, example: Case) -> None:
     problem, params = example.problem(subject.depth), copied(example.params)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        by_default = subject.prepared(example.name)(problem, params).gradient
-    given = subject.prepared(example.name)(problem, params, generator=seeded(1)).gradient
+        by_default = subject.estimator(problem, params).gradient
+    given = subject.estimator(problem, params, generator=seeded(1)).gradient
     if not _same(by_default, given):
         raise Violation("without a generator it does not draw from torch's default one")
 

@@ -21,7 +21,6 @@ class Subject:
     def __init__(self, text: str) -> None:
         self.text = text
         self.estimator = self.create()
-        self._prepared: dict[str, Estimator] = {}
         self._results: dict[str, MetaGradient | BaseException] = {}
 
     def create(self) -> Estimator:
@@ -91,19 +90,6 @@ class Subject:
                 self._results[name] = error
         return self._results[name]
 
-    def prepared(self, name: str) -> Estimator:
-        """Return the estimator, calibrated on other draws of a case where it needs to be."""
-        if name not in self._prepared:
-            estimator = self._prepared[name] = self.create()
-            if estimator.needs_calibration:
-                estimator.calibrate(self.probes(name), case(name).params)
-        return self._prepared[name]
-
-    def probes(self, name: str) -> list[BilevelProblem]:
-        """Return other draws of a case, as many as the estimator is calibrated on."""
-        count = max(1, self.estimator.calibration_problems)
-        return [case(name, draw=draw).problem(self.depth) for draw in range(1, count + 1)]
-
     def run(
         self,
         example: Case,
@@ -115,14 +101,14 @@ class Subject:
         """Call the estimator, with a generator of a seed."""
         params = copied(example.params) if params is None else params
         problem = example.problem(self.depth) if problem is None else problem
-        result = self.prepared(example.name)(problem, params, generator=seeded(seed))
+        result = self.estimator(problem, params, generator=seeded(seed))
         check_result(result, problem, params)
         return result
 
     def has_own_objective(self, example: Case) -> bool:
         """Return whether it follows another objective than the outer loss after K steps."""
         try:
-            own = self.prepared(example.name).own_exact_gradient(
+            own = self.estimator.own_exact_gradient(
                 example.problem(self.depth), copied(example.params)
             )
         except (Exception, SystemExit) as error:  # there is a check for it

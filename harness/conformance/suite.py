@@ -96,7 +96,7 @@ def score(subject: Subject, name: str) -> Score:
             return _score_of_draws(subject, name, exact)
         problem = example.problem(subject.depth)
         with suppress(Exception, SystemExit):  # there is a check for it
-            own = subject.prepared(name).own_exact_gradient(problem, example.params)
+            own = subject.estimator.own_exact_gradient(problem, example.params)
         return Score(
             name,
             subject.depth,

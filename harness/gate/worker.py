@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from estimators import create
 from harness.cell import Cell
 from harness.environment.build import fixed_flags
-from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.matrix.problems import bilevel_problem
 from harness.probes.draws import Estimates
 from harness.probes.time import Series, series_of
 from harness.support.plugins import load_plugins
@@ -50,7 +51,7 @@ def _prepared(name: str) -> Series:
     gc.collect()
     cell = Cell.parse(name)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
-    series = series_of(Estimates(prepared_estimator(cell), problem, params), cell.device)
+    series = series_of(Estimates(create(cell.estimator), problem, params), cell.device)
     series.warm_up()
     gc.collect()
     gc.freeze()

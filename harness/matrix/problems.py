@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from estimators import BilevelProblem, Estimator, Params, create, module_problem, trainable
+from estimators import BilevelProblem, Params, module_problem, trainable
 from estimators.base.errors import OptionError
 from harness import models, tasks
 from harness.cell import MOST_TRAINED, Cell
@@ -29,8 +29,7 @@ NO_CHECK = "--no-problem-check"
 
 _IN_THE_LIBRARY = "module_problem(..., check=False)"
 _FIRST_TRAINED_ON = 100_000  # so that nothing is scored on what it was meta-trained on
-_FIRST_PROBE = 900_000  # so that no estimator is scored on what it was calibrated on
-assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= _FIRST_PROBE
+assert _FIRST_TRAINED_ON + MOST_TRAINED * META_BATCH <= TASKS_A_SEED
 
 
 @dataclass(frozen=True)
@@ -175,18 +174,3 @@ def bilevel_problem(
     """Build one of a cell's tasks with the parameters to measure at; see `bilevel_problems`."""
     (problem,), params = bilevel_problems(cell, [index], dtype=dtype, device=device, check=check)
     return problem, params
-
-
-def prepared_estimator(cell: Cell) -> Estimator:
-    """Create a cell's estimator, calibrated where it wants to be.
-
-    It is calibrated in float64 at the parameters that the cell is measured at, on tasks other
-    than those that it is scored on.
-    """
-    estimator = create(cell.estimator)
-    if estimator.needs_calibration:
-        probes = range(_FIRST_PROBE, _FIRST_PROBE + estimator.calibration_problems)
-        estimator.calibrate(
-            *bilevel_problems(cell, probes, dtype=torch.float64, device=cell.device)
-        )
-    return estimator

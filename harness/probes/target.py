@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from estimators import BilevelProblem, Estimator, MetaGradient, Params
+from estimators import BilevelProblem, Estimator, MetaGradient, Params, create
 from estimators.methods.options import Compilable
 from harness.cell import Cell
-from harness.matrix.problems import Sampler, bilevel_problem, prepared_estimator
+from harness.matrix.problems import Sampler, bilevel_problem
 from harness.probes.draws import Estimates
 
 
@@ -19,7 +19,7 @@ class Target:
 
     Attributes:
         cell: the cell.
-        estimator: ready for use: calibrated where it wants to be.
+        estimator: that of the cell unless given.
         problem: of the cell's first task, in the cell's dtype.
         params: theta, likewise.
         reference: file of the group's exact meta-gradients, see `harness.probes.references`.
@@ -28,7 +28,7 @@ class Target:
 
     def __init__(self, cell: Cell, reference: Path, estimator: Estimator | None = None) -> None:
         self.cell, self.reference = cell, reference
-        self.estimator = estimator or prepared_estimator(cell)
+        self.estimator = estimator or create(cell.estimator)
         self.problem, self.params = self.build()
         self.notes: list[str] = []
 

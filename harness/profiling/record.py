@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from estimators import create
 from estimators.methods.options import Compilable
 from harness.cell import Cell
 from harness.environment import environment
-from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.matrix.problems import bilevel_problem
 from harness.probes.draws import Estimates
 from harness.probes.memory import peak_memory
 from harness.profiling.folder import SCHEMA, SUMMARY, TABLES, Operator, Stacks, write_stacks
@@ -51,7 +52,7 @@ def record(cell: Cell, folder: Path) -> None:
     Time, stacks and memory come from separate estimates, since each way of observing slows down
     the others.
     """
-    estimator = prepared_estimator(cell)
+    estimator = create(cell.estimator)
     problem, params = bilevel_problem(cell, 0, dtype=getattr(torch, cell.dtype), device=cell.device)
     work = Estimates(estimator, problem, params).first
     for _ in range(_WARM_UP):

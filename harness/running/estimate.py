@@ -198,7 +198,7 @@ class CostModel:
         """Return the seconds of a cell's score."""
         timed, estimator = self._time_units(cell), create(cell.estimator)
         _, least = self._least_work(cell.device)
-        seconds = least + _calibration(cell, estimator, timed) + _score(cell, estimator, timed)
+        seconds = least + _score(cell, estimator, timed)
         if getattr(estimator, "compiled", False):
             for dtype in {cell.dtype, "float64"}:  # the latter for the bias
                 key = cell.estimator, cell.task, cell.model, cell.device, dtype
@@ -214,7 +214,7 @@ class CostModel:
         for cell in cells:
             estimator = create(cell.estimator)
             call = timed.own.call(cell.depth, _products(estimator, cell.depth)) * draws(estimator)
-            seconds += self._samples(call) + _calibration(cell, estimator, timed)
+            seconds += self._samples(call)
             seconds += READY_SECONDS if getattr(estimator, "compiled", False) else 0.0
             if cell.device != "cpu":
                 seconds += max(SECONDS, call)  # of utilisation
@@ -286,12 +286,6 @@ def _products(estimator: Estimator, depth: int) -> float:
     """Return how many HVPs a call takes; an estimator of unknown cost is taken to be exact."""
     cost = estimator.cost(depth)
     return depth if cost is None else cost.hvps
-
-
-def _calibration(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
-    """Return the seconds of calibration, before the first call."""
-    each = timed.double.call(cell.depth, _products(estimator, cell.depth) + cell.depth)
-    return estimator.calibration_problems * (timed.task + each)
 
 
 def time_units(cell: Cell) -> _Timed:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
+from estimators import create
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.phases import Phase
 from estimators.base.tree import leaves
 from harness.cell import Cell
 from harness.matrix.metrics import Samples, probes
 from harness.matrix.notes import not_measured, warnings_as_notes
-from harness.matrix.problems import bilevel_problem, prepared_estimator
+from harness.matrix.problems import bilevel_problem
 from harness.probes.counts import counts
 from harness.probes.draws import Estimates
 from harness.probes.references import save_reference
@@ -70,7 +71,7 @@ def time_group(cells: list[Cell], samples: int) -> list[tuple[Samples, list[str]
     works: list[Work] = [partial(value_and_gradient, problem.inner_loss, leaves(params))]
     for index, cell in enumerate(cells):
         start_part(index)
-        works.append(Estimates(prepared_estimator(cell), problem, params))
+        works.append(Estimates(create(cell.estimator), problem, params))
     unit, *timings = interleaved_times(
         works,
         samples=samples,

@@ -24,7 +24,6 @@ class Checkpoint:
     Attributes:
         training: digest of the configuration, code and machine.
         compiled: whether the estimator runs by compiled programs from the beginning on.
-        estimator: fitted values of the estimator; empty where it fits nothing.
         evaluated_step: the step of the last validation; -1 before the first.
         score: of that validation, larger is better.
     """
@@ -34,7 +33,6 @@ class Checkpoint:
     compiled: bool = False
     params: Params = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
-    estimator: dict[str, Any] = field(default_factory=dict)
     evaluated_step: int = -1
     score: float = -float("inf")
     best_step: int = 0
@@ -66,6 +64,10 @@ class Checkpoint:
             schema = saved.pop("schema")
             if schema != SCHEMA:
                 raise UserError(f"{path} has schema {schema}; this version reads {SCHEMA}{_REMEDY}")
+            if saved.pop("estimator", None):  # of calibrated ones, before these were retired
+                raise UserError(
+                    f"{path} is a checkpoint of a calibrated estimator, which are no more{_REMEDY}"
+                )
             checkpoint = cls(**saved)
         except UserError:
             raise

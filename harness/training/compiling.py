@@ -53,7 +53,7 @@ def decide(
             reason = "not compiled: what it saves is known for CPUs only"
             return Decision(False, reason, worth_telling=False)
         expected = compilation(params)
-        for _ in range(2):  # the first call may have to import or to calibrate
+        for _ in range(2):  # the first call may have to import
             begin = perf_counter()
             estimate(estimator)
             seconds = (perf_counter() - begin) * steps

@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import torch
 
-from estimators import BilevelProblem, Estimator, Params, create, estimate_batch
+from estimators import BilevelProblem, Params, create, estimate_batch
 from estimators.base.errors import OptionError, UserError
 from estimators.base.tree import norm, scaled
 from estimators.methods.options import Compilable
@@ -37,8 +37,7 @@ from harness.training.session import TestResult
 _FIRST: dict[Split, int] = {
     **{"train": 0, "validation": TASKS_A_SEED * 5 // 10, "test": TASKS_A_SEED * 7 // 10}
 }
-_FIRST_PROBE = TASKS_A_SEED * 9 // 10
-_MOST_PROBES = 10_000  # so that no estimator is scored on tasks that it was calibrated on
+_FIRST_OF_BIAS = TASKS_A_SEED * 91 // 100
 _SAVE_EVERY = 20.0  # seconds of work that a kill may cost
 
 OnStep = Callable[[int, str], None]
@@ -101,9 +100,8 @@ class Trainer:
         self._batching = batching_for(create(cell.estimator), batch, theta)
         if self.saved_step < 0:
             self._decide(batch)
-        self._estimator = self._create()
-        if self.state.estimator:
-            cast(Any, self._estimator).load_state_dict(self.state.estimator)
+        estimator = create(cell.estimator)
+        self._estimator = with_programs(estimator) if self.state.compiled else estimator
         self._test_batching = batching_for(create("maml"), batch, theta)
         self._classifies = "accuracy" in evaluate(batch[:1], theta, "loop")
         self._seconds: list[float] = []
@@ -150,19 +148,9 @@ class Trainer:
         if self._journal:
             self._journal.compilation(compiled=decided.compiled, reason=decided.reason)
 
-    def _create(self) -> Estimator:
-        """Return the estimator as it is trained with, not fitted."""
-        estimator = create(self._cell.estimator)
-        return with_programs(estimator) if self.state.compiled else estimator
-
     def _step(self, problems: list[BilevelProblem]) -> None:
         start = time.perf_counter()
         theta = self._theta()
-        if self._estimator.needs_calibration:
-            try:
-                self._estimator.calibrate(self._probes(self._sampler), theta)
-            except OptionError as error:  # the parameters are not finite any more
-                raise Diverged(f"{error}, at step {self.state.step}") from None
         # Of a random estimator each process has tasks, and draws, of its own.
         key = self._cell.seed, self.state.step, self._ranks.rank
         mean = estimate_batch(
@@ -240,12 +228,10 @@ class Trainer:
         sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
         theta = {name: value.double() for name, value in self._theta().items()}
         # Not compiled, which would be once more for float64.
-        exact, estimator = create("adjoint"), self._as_fitted(create(self._cell.estimator))
-        if estimator.needs_calibration:
-            estimator.calibrate(self._probes(sampler), theta)
+        exact, estimator = create("adjoint"), create(self._cell.estimator)
         errors, curvature = Errors(), []
         for index in self._ranks.share(range(self._config.bias_tasks)):
-            problem = sampler.problem(_FIRST_PROBE + _MOST_PROBES + index)
+            problem = sampler.problem(_FIRST_OF_BIAS + index)
             results = repeated(estimator, problem, theta, self._cell.seed, index)
             estimates = [result.gradient for result in results]
             errors.add(estimates, exact(problem, theta).gradient)
@@ -268,8 +254,7 @@ class Trainer:
 
     def _memory(self) -> Samples:
         """Return the most bytes alive while a meta-batch is estimated."""
-        # A copy: its calls must not count towards the next fit.
-        estimator = self._as_fitted(self._create())
+        estimator = self._estimator
         problems, theta = self._meta_batch(0), self._theta()
 
         def work() -> None:
@@ -283,20 +268,10 @@ class Trainer:
             return {"peak_memory": [profiled_peak(work)]}
         return {"peak_memory": [peak_and_retained(work, device)[0]]}
 
-    def _as_fitted(self, estimator: Estimator) -> Estimator:
-        """Give another estimator what the one in use was fitted to."""
-        if (fitted := _fitted(self._estimator)) is not None:
-            cast(Any, estimator).load_state_dict(fitted)
-        return estimator
-
     def _meta_batch(self, step: int) -> list[BilevelProblem]:
         size = self._config.meta_batch
         numbers = self._ranks.share(range(step * size, (step + 1) * size))
         return [self._sampler.problem(number) for number in numbers]
-
-    def _probes(self, sampler: Sampler) -> list[BilevelProblem]:
-        count = self._estimator.calibration_problems
-        return [sampler.problem(_FIRST_PROBE + index) for index in range(count)]
 
     def _theta(self) -> Params:
         return {name: value.detach() for name, value in self._params.items()}
@@ -312,10 +287,7 @@ class Trainer:
             return
         state = self.state
         state.params, state.optimizer = self._theta(), self._optimizer.state_dict()
-        state.estimator = _fitted(self._estimator) or {}
         state.save(self._path)
-        if self.saved_step < 0:  # a user's estimator may have fitted values of any type
-            Checkpoint.load(self._path, state.training, self._theta())
         self.saved_step, self._last_save = state.step, time.perf_counter()
 
     def _restore(self, state: Checkpoint) -> None:
@@ -327,11 +299,6 @@ class Trainer:
             for name, value in self._params.items():
                 value.copy_(state.params[name])
         self._optimizer.load_state_dict(state.optimizer)
-
-
-def _fitted(estimator: Any) -> dict[str, Any] | None:
-    """Return the fitted values of an estimator; None of one that fits nothing."""
-    return estimator.state_dict() if hasattr(estimator, "state_dict") else None
 
 
 def _prefetched(make: Callable[[int], _T], first: int, end: int) -> Iterator[tuple[int, _T]]:

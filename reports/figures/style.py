@@ -34,7 +34,6 @@ PALETTE = {
     "imaml": ("#CC79A7", "triangle-down"),
     "reptile": ("#999999", "triangle-right"),
     "hybrid": ("#A6761D", "triangle-left"),
-    "binom-calibrated": ("#8C6BB1", "diamond"),
     "binom-chebyshev": ("#8C564B", "diamond"),
     "krylov": ("#D6278B", "circle"),
     "binom-released": ("#66C2A5", "triangle-left"),

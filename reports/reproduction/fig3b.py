@@ -12,7 +12,7 @@ from reports.tables.cells import ORDERED, by_order, family_and_order, samples
 _DEPTH = 5
 _COMPARED = (
     *(("binom", "truncated"), ("binom", "binom-released"), ("binom", "fomaml")),
-    ("binom-calibrated", "truncated"),
+    ("binom-chebyshev", "truncated"),
 )
 
 

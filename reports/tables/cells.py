@@ -11,7 +11,7 @@ from harness.cell import AXES
 from harness.matrix.metrics import METRICS
 
 # Estimators whose order L goes from first-order MAML (L = 0) to the exact gradient (L = K).
-ORDERED = ("truncated", "binom", "binom-calibrated", "binom-chebyshev", "binom-released")
+ORDERED = ("truncated", "binom", "binom-chebyshev", "binom-released")
 # Options that say how far an estimator goes, as its order L does, and what figures call them.
 COUNTS = {"order": "order L", "products": "products", "terms": "terms"}
 # What rows must have in common to stand in one figure; "rest" names the axes without a column.

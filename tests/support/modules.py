@@ -24,7 +24,7 @@ SPECS = [
     "truncated(order=2)",
     "binom(order=2)",
     "binom(order=2, batching='vmap')",
-    "binom-calibrated(order=2)",
+    "binom-chebyshev(order=2)",
     "anil",
     "imaml(lam=2.0)",
     "reptile",

@@ -314,17 +314,6 @@ class Clips(Honest):
         return replace(right, gradient=scaled(1 / max(1e-3, norm(right.gradient)), right.gradient))
 
 
-@rule_breaker("always-due")
-class AlwaysDue(Honest):
-    @property
-    def calibration_problems(self) -> int:
-        return 1
-
-    @property
-    def needs_calibration(self) -> bool:
-        return True
-
-
 @rule_breaker("small-models-only")
 class SmallModelsOnly(Honest):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
