@@ -11,7 +11,7 @@ from torch import Tensor
 from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
 from estimators.base.registry import register
-from estimators.base.tree import Params, flat, shaped, unrounded
+from estimators.base.tree import Params, flat, shaped
 from estimators.methods.backpropagation import adapt
 from estimators.methods.cascade import elementary_sums
 from estimators.methods.chebyshev import chebyshev_weights
@@ -78,11 +78,11 @@ class BinomChebyshev(Ordered, TakesProducts):
         gradient = g
         if sums:
             ratios = torch.stack([torch.stack(each).amax() for each in met]).cpu()
-            rows = torch.stack([flat(each) for each in sums])
+            rows = _wide(torch.stack([flat(each) for each in sums]))
             known = order < steps and bool(rows.isfinite().all() and ratios.isfinite().all())
             weigh = self._weighted if known else _added  # exact, or lost anyway
-            with unrounded(rows):
-                gradient = shaped(weigh(flat(g), rows, _MARGIN * problem.alpha * ratios), g)
+            total = weigh(_wide(flat(g)), rows, _MARGIN * problem.alpha * ratios)
+            gradient = shaped(total, g)
         return MetaGradient(gradient, outer_loss, adapted, self._hvps(steps), order)
 
     def _weighted(self, g: Tensor, rows: Tensor, profile: Tensor) -> Tensor:
@@ -93,11 +93,11 @@ class BinomChebyshev(Ordered, TakesProducts):
         for order in range(1, self.order + 1):
             fits.append(fits[0].clone())
             fits[-1][:order] = chebyshev_weights(profile.tolist(), order)
-        changes = [float(_length([(b - a).to(rows) @ rows])) for a, b in pairwise(fits)]
+        changes = [float(_length([_combined(b - a, rows)])) for a, b in pairwise(fits)]
         sizes = torch.stack([_length([row]) for row in rows]).cpu()
         rounding = 10 * torch.finfo(rows.dtype).eps
         for order in range(self.order, 0, -1):
-            estimate = g + fits[order].to(rows) @ rows
+            estimate = g + _combined(fits[order], rows)
             small = _SMALL * float(_length([estimate]))
             grows = order > 1 and changes[order - 1] > max(changes[order - 2], small)
             if not grows and rounding * float(fits[order].abs() @ sizes) <= small:
@@ -119,6 +119,15 @@ class BinomChebyshev(Ordered, TakesProducts):
 def _added(g: Tensor, rows: Tensor, profile: Tensor) -> Tensor:
     del profile
     return g + rows.sum(0)
+
+
+def _combined(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return a weighted sum, which autocast does not take for a layer's product."""
+    return (weights.to(rows)[:, None] * rows).sum(0)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _length(tensors: Iterable[Tensor]) -> Tensor:
