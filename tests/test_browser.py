@@ -176,8 +176,8 @@ def test_pages_fit_a_phone(page: Page, dashboard: str) -> None:
 def test_report_draws_from_a_file(page: Page, store: Path, tmp_path: Path) -> None:
     page.goto(static.write(store, tmp_path)[0][0].as_uri())
     drawn = page.locator(".chart svg.marks")
-    # For each of two tasks: four figures over depth, eight at the open depth.
-    expect(drawn).to_have_count(24)
+    # For each of two tasks: four figures over depth, ten at the open depth.
+    expect(drawn).to_have_count(28)
     page.get_by_text("Depth 2", exact=True).first.click()
     expect(drawn).to_have_count(32)
     drawn.first.locator("path[aria-roledescription=point]").last.hover()
