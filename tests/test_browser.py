@@ -179,7 +179,7 @@ def test_report_draws_from_a_file(page: Page, store: Path, tmp_path: Path) -> No
     # For each of two tasks: four figures over depth, ten at the open depth.
     expect(drawn).to_have_count(28)
     page.get_by_text("Depth 2", exact=True).first.click()
-    expect(drawn).to_have_count(32)
+    expect(drawn).to_have_count(38)
     drawn.first.locator("path[aria-roledescription=point]").last.hover()
     page.locator("#vg-tooltip-element.visible").wait_for()
     assert "estimator" in page.locator("#vg-tooltip-element").inner_text()
