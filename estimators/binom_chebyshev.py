@@ -78,10 +78,10 @@ class BinomChebyshev(Ordered, TakesProducts):
         gradient = g
         if sums:
             ratios = torch.stack([torch.stack(each).amax() for each in met]).cpu()
-            rows = _wide(torch.stack([flat(each) for each in sums]))
+            rows = torch.stack([flat(each) for each in sums])
             known = order < steps and bool(rows.isfinite().all() and ratios.isfinite().all())
             weigh = self._weighted if known else _added  # exact, or lost anyway
-            total = weigh(_wide(flat(g)), rows, _MARGIN * problem.alpha * ratios)
+            total = weigh(flat(g), rows, _MARGIN * problem.alpha * ratios)
             gradient = shaped(total, g)
         return MetaGradient(gradient, outer_loss, adapted, self._hvps(steps), order)
 
@@ -124,10 +124,6 @@ def _added(g: Tensor, rows: Tensor, profile: Tensor) -> Tensor:
 def _combined(weights: Tensor, rows: Tensor) -> Tensor:
     """Return a weighted sum, which autocast does not take for a layer's product."""
     return (weights.to(rows)[:, None] * rows).sum(0)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _length(tensors: Iterable[Tensor]) -> Tensor:

@@ -5,7 +5,6 @@ from functools import partial
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from estimators.base.errors import OptionError
@@ -136,7 +135,6 @@ class Krylov(TakesProducts, Compilable):
         bounds = [(part.start, part.stop) for part in parts]
         points, adapted, outer_loss, g = adapt_in_segments(problem, params, bounds)
         vector, taken = flat(g), 0
-        vector = vector.to(torch.promote_types(vector.dtype, torch.float32))  # bases need that much
         with kernels_for(self.engine_for(params)):
             for part, point in zip(reversed(parts), reversed(points), strict=True):
                 hessian = self.hessian_at(problem, point)
@@ -156,4 +154,4 @@ class Krylov(TakesProducts, Compilable):
 
 
 def _product(hessian: Hessian, like: Params, vector: Tensor, last: bool) -> Tensor:
-    return flat(hessian.product(shaped(vector, like), last=last)).to(vector.dtype)
+    return flat(hessian.product(shaped(vector, like), last=last))

@@ -76,8 +76,9 @@ def unrounded(like: Tensor) -> AbstractContextManager[None]:
 
 
 def flat(params: Params) -> Tensor:
-    """Return all entries as one new vector, in the widest of their types."""
-    return torch.cat([value.reshape(-1) for value in params.values()])
+    """Return all entries as one new vector, in the widest of their types, float32 at least."""
+    joined = torch.cat([value.reshape(-1) for value in params.values()])
+    return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
 def shaped(vector: Tensor, like: Params) -> Params:

@@ -10,7 +10,7 @@ from estimators.base.errors import OptionError
 from estimators.base.estimator import Estimator
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, detached
-from estimators.hvp import Hessian, hessian_at
+from estimators.hvp import Hessian
 from estimators.methods.options import Compilable, TakesProducts
 from estimators.programs.compiled import CompiledProblem
 
@@ -102,7 +102,7 @@ class Implicit(Proximal, TakesProducts, Compilable):
         proximal = replace(problem, inner_loss=proximal_loss(problem, params, self.lam))
         phi = proximal.adapt(params)
         outer_loss, g = problem.outer_gradient(phi)
-        hessian = hessian_at(problem.inner_loss, detached(phi), engine=self.engine_for(params))
+        hessian = self.hessian_at(problem, detached(phi))
         return hessian, detached(phi), outer_loss, g
 
 

@@ -281,7 +281,7 @@ def compiled_estimate(
     """
     compiled = CompiledProblem.of(problem, params)
     verdicts = compiled.kind.verdicts
-    few = min(problem.steps, max(2, 2 * (getattr(estimator, "order", 0) or 0)))
+    few = min(problem.steps, max(2, 2 * getattr(estimator, "order", 0)))
     key = estimator, few, bool(problem.momentum), isinstance(problem.step_size, dict)
     verdict = verdicts.get(key)
     if verdict is None:
