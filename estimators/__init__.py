@@ -16,6 +16,7 @@ from estimators.base.errors import OptionError, UserError
 
 if TYPE_CHECKING:
     from estimators.base.estimator import Cost, Estimator, MetaGradient
+    from estimators.base.map_problem import MapProblem, frozen
     from estimators.base.meta_batch import MetaBatch, estimate_batch, meta_backward
     from estimators.base.module_loss import ModuleLoss, trainable
     from estimators.base.module_problem import module_problem
@@ -28,6 +29,8 @@ _WHERE = {
     "Cost": "estimators.base.estimator",
     "Estimator": "estimators.base.estimator",
     "MetaGradient": "estimators.base.estimator",
+    "MapProblem": "estimators.base.map_problem",
+    "frozen": "estimators.base.map_problem",
     "MetaBatch": "estimators.base.meta_batch",
     "estimate_batch": "estimators.base.meta_batch",
     "meta_backward": "estimators.base.meta_batch",
@@ -58,6 +61,7 @@ __all__ = [
     "BilevelProblem",
     "Cost",
     "Estimator",
+    "MapProblem",
     "MetaBatch",
     "MetaGradient",
     "ModuleLoss",
@@ -68,6 +72,7 @@ __all__ = [
     "available",
     "create",
     "estimate_batch",
+    "frozen",
     "meta_backward",
     "module_problem",
     "register",

@@ -46,6 +46,7 @@ class Adjoint(TakesProducts, Checkpointed, Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+    supports_maps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """Binomial estimator: the product of A_k, expanded and cut at order L."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from estimators.base.estimator import Cost, MetaGradient, Ordered
 from estimators.base.problem import BilevelProblem
@@ -35,6 +36,8 @@ class Binom(Ordered, Cascading):
         >>> create("binom(order=1)")(problem, {"w": torch.ones(1)}).gradient["w"]  # (1-2*.5) g
         tensor([0.])
     """
+
+    supports_maps: ClassVar[bool] = True
 
     def cost(self, steps: int) -> Cost:
         """See `Estimator.cost`."""

@@ -32,6 +32,7 @@ class Fomaml(Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+    supports_maps: ClassVar[bool] = True
 
     def cost(self, steps: int) -> Cost:
         """See `Estimator.cost`."""

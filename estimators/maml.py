@@ -33,6 +33,7 @@ class Maml(Checkpointed, Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+    supports_maps: ClassVar[bool] = True
 
     def cost(self, steps: int) -> Cost:
         """See `Estimator.cost`."""

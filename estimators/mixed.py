@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from sys import float_info
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ class Mixed(TakesProducts, Compilable):
         >>> create("mixed")(problem, {"w": torch.ones(1)}).gradient["w"]  # (1/4 + 1/16) / 2
         tensor([0.1562])
     """
+
+    supports_maps: ClassVar[bool] = True
 
     weights: str | tuple[float, ...] = "uniform"
     ratio: float = 0.5
@@ -98,7 +101,7 @@ class Mixed(TakesProducts, Compilable):
         outer_loss, g = problem.outer_gradient(iterates[-1])
         vector = scaled(weights[-1], g)
         for k in reversed(range(steps)):
-            vector = through_iterates(problem, [iterates[k]], vector, engine)
+            vector = through_iterates(problem, [iterates[k]], vector, engine, first=k)
             if k and weights[k - 1]:
                 _, g = problem.outer_gradient(iterates[k])
                 vector = axpy(weights[k - 1], g, vector)

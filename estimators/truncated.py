@@ -36,6 +36,7 @@ class Truncated(Ordered, Compilable):
     """
 
     supports_momentum: ClassVar[bool] = True
+    supports_maps: ClassVar[bool] = True
 
     def cost(self, steps: int) -> Cost:
         """See `Estimator.cost`."""

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from estimators.base.attention import trainable_attention
 from estimators.base.errors import OptionError
+from estimators.base.map_problem import MapProblem
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
 from estimators.base.tree import Params, detached
+
+_OF_GRADIENT_DESCENT = {"engine": "auto", "batching": "auto", "compiled": False}
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,13 @@ class Estimator(ABC):
         is_random: whether the estimate depends on random draws; see `RandomEstimator`.
         supports_momentum: whether the derivation holds for momentum and for step sizes by
             parameter; where it does not, a call on such a problem is refused.
+        supports_maps: whether it holds for any differentiable inner step, see `MapProblem`;
+            likewise.
     """
 
     is_random: ClassVar[bool] = False
     supports_momentum: ClassVar[bool] = False
+    supports_maps: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -225,17 +231,38 @@ class Estimator(ABC):
         torch.set_autocast_cache_enabled(False)
         try:
             with torch.enable_grad(), trainable_attention():  # here once, not at each evaluation
-                return self._run(problem, theta, generator)
+                result = self._run(problem, theta, generator)
         finally:
             torch.set_autocast_cache_enabled(cached)
+        if isinstance(problem, MapProblem):
+            gradient, adapted = map(problem.without_auxiliary, (result.gradient, result.adapted))
+            return replace(result, gradient=gradient, adapted=adapted)
+        return result
 
     def _refuse_unsupported_descent(self, problem: BilevelProblem) -> None:
-        if not problem.plain and not self.supports_momentum:
+        if isinstance(problem, MapProblem):
+            self._refuse_unsupported_map()
+        elif not problem.plain and not self.supports_momentum:
             feature = "momentum" if problem.momentum else "a step size for each parameter"
             raise OptionError(
                 f"{self.title} is derived for plain gradient descent with one step size, not for "
                 f"{feature}; use maml, adjoint, truncated or fomaml"
             )
+
+    def _refuse_unsupported_map(self) -> None:
+        if not self.supports_maps:
+            raise OptionError(
+                f"{self.title} is derived for gradient descent on all parameters, not for other "
+                "inner maps or frozen parameters; use maml, adjoint, truncated, fomaml, binom or "
+                "mixed"
+            )
+        for option, usual in _OF_GRADIENT_DESCENT.items():
+            chosen = getattr(self, option, usual)
+            if chosen != usual:
+                raise OptionError(
+                    f"{self.title}: {option}={chosen!r} is for gradient descent on all parameters; "
+                    "leave it out for other inner maps or frozen parameters"
+                )
 
     def _run(
         self, problem: BilevelProblem, params: Params, generator: torch.Generator | None

@@ -13,6 +13,7 @@ from estimators.base.agreement import fault_of_vmap, kind_of
 from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Estimator
+from estimators.base.map_problem import MapProblem
 from estimators.base.module_loss import ModuleLoss, trainable
 from estimators.base.problem import BilevelProblem
 from estimators.base.problem_check import check_problem
@@ -241,6 +242,10 @@ def stacked(problems: Sequence[BilevelProblem]) -> BilevelProblem:
         OptionError: they differ in something else.
     """
     first = problems[0]
+    if any(isinstance(problem, MapProblem) for problem in problems):
+        raise OptionError(
+            'problems with an inner map or frozen parameters cannot be taken at once; use "loop"'
+        )
     for problem in problems[1:]:
         same = isinstance(first.step_size, dict) or problem.step_size == first.step_size
         if not same or (problem.steps, problem.momentum) != (first.steps, first.momentum):

@@ -2,5 +2,6 @@
 
 from estimators.hvp.engines import ENGINES, hessian_at, hvp, kernels_for
 from estimators.hvp.hessian import Hessian, count_hvps
+from estimators.hvp.inner_map import curvature_at
 
-__all__ = ["ENGINES", "Hessian", "count_hvps", "hessian_at", "hvp", "kernels_for"]
+__all__ = ["ENGINES", "Hessian", "count_hvps", "curvature_at", "hessian_at", "hvp", "kernels_for"]

@@ -11,7 +11,7 @@ from estimators.base.estimator import MetaGradient
 from estimators.base.phases import Phase, marked_outer_loss, phase
 from estimators.base.problem import BilevelProblem, State
 from estimators.base.tree import Params, axpy, detached, inner, scaled
-from estimators.hvp import hvp, kernels_for
+from estimators.hvp import curvature_at, kernels_for
 from estimators.programs.compiled import CompiledProblem, Points
 
 
@@ -29,7 +29,7 @@ def through_graph(problem: BilevelProblem, params: Params, last: int) -> MetaGra
         start = state
 
     def outer(params: Params, *sizes: Params) -> tuple[Tensor, Params]:
-        end = _with(problem, sizes).unroll(State(params, start.velocity), last)
+        end = _with(problem, sizes).unroll(start._replace(params=params), last)
         loss = marked_outer_loss(
             lambda: evaluate(problem.outer_loss, end.params), end.params.values()
         )
@@ -59,7 +59,9 @@ def through_segments(
     pulled = [g, scaled(0.0, end.velocity), *(scaled(0.0, sizes) for sizes in _sizes(problem))]
     for k, start in starts:
         steps = min(length, problem.steps - k)
-        params_back, velocity_back, *sizes_back = _pull(problem, start, steps, State(*pulled[:2]))
+        params_back, velocity_back, *sizes_back = _pull(
+            problem, start, steps, State(pulled[0], pulled[1])
+        )
         sums = (axpy(1.0, new, old) for new, old in zip(sizes_back, pulled[2:], strict=True))
         pulled = [params_back, velocity_back, *sums]
     steps = problem.steps
@@ -84,7 +86,7 @@ def descent_and_back(
     stored: list[State] = []
     for k, state in enumerate(problem.states(params)):
         if k % stride == 0 and k < problem.steps:
-            stored.append(State(detached(state.params), state.velocity))
+            stored.append(state._replace(params=detached(state.params)))
 
     def back() -> Iterator[tuple[int, State]]:
         while stored:
@@ -103,13 +105,13 @@ def _pull(problem: BilevelProblem, start: State, steps: int, vector: State) -> t
     """Return the derivatives of <state after `steps`, vector> by `start` and step sizes."""
 
     def projected(params: Params, velocity: Params, *sizes: Params) -> tuple[Tensor, Params]:
-        end = _with(problem, sizes).unroll(State(params, velocity), steps)
+        end = _with(problem, sizes).unroll(State(params, velocity, start.step), steps)
         value = inner(end.params, vector.params)
         if end.velocity:
             value = value + inner(end.velocity, vector.velocity)
         return value, {}
 
-    return differentiate(projected, *start, *_sizes(problem))[2]
+    return differentiate(projected, start.params, start.velocity, *_sizes(problem))[2]
 
 
 def _sizes(problem: BilevelProblem) -> tuple[Params, ...]:
@@ -121,23 +123,29 @@ def _with(problem: BilevelProblem, sizes: tuple[Params, ...]) -> BilevelProblem:
 
 
 def through_iterates(
-    problem: BilevelProblem, iterates: Sequence[Params], vector: Params, engine: str
+    problem: BilevelProblem,
+    iterates: Sequence[Params],
+    vector: Params,
+    engine: str,
+    *,
+    first: int = 0,
 ) -> Params:
     """Apply A_k = I - alpha H_k for each iterate, the last one first, one graph at a time.
 
     Args:
-        problem: the bilevel problem; plain gradient descent.
+        problem: the bilevel problem; plain gradient descent, or a map.
         iterates: phi_k in the order of the inner loop.
         vector: the outer gradient.
         engine: for the Hessian-vector products.
+        first: k of the first one.
 
     Returns:
         A_first ... A_last vector.
     """
     with kernels_for(engine):
-        for phi in reversed(iterates):
-            product = hvp(problem.inner_loss, phi, vector, engine=engine)
-            vector = axpy(-problem.alpha, product, vector)
+        for k in reversed(range(len(iterates))):
+            operator = curvature_at(problem, first + k, iterates[k], engine=engine)
+            vector = axpy(-problem.alpha, operator.product(vector, last=True), vector)
     return vector
 
 

@@ -16,9 +16,10 @@ from estimators.base.agreement import fault_of_vmap, kind_of
 from estimators.base.differentiation import Loss, summed, value_and_gradient
 from estimators.base.errors import OptionError
 from estimators.base.estimator import Cost
+from estimators.base.map_problem import MapProblem
 from estimators.base.problem import BilevelProblem
 from estimators.base.tree import Params, axpy, leaves, stack, unstack
-from estimators.hvp import count_hvps, hessian_at, hvp, kernels_for
+from estimators.hvp import count_hvps, curvature_at, hessian_at, hvp, kernels_for
 from estimators.hvp.sharding import gather, rank_and_size, share
 from estimators.hvp.streams import run_on_streams
 from estimators.methods.options import AUTO, Compilable, TakesProducts, measured_default
@@ -86,6 +87,8 @@ class Cascading(TakesProducts, Compilable):
         if isinstance(problem, CompiledProblem):
             return problem.cascade(points, g, order, scale)
         engine = self.engine_for(g)
+        if isinstance(problem, MapProblem):
+            return by_point(problem, points, g, order, scale=scale, engine=engine)
         sharded = self.batching == SHARDED
         if self.batching == STREAMS:
             products: Products = partial(_streamed, engine=engine)
@@ -97,7 +100,7 @@ class Cascading(TakesProducts, Compilable):
             if order and size != 1 and not self._takes_vmap(problem.inner_loss, points, g, engine):
                 size = 1
             if size == 1 and not sharded:
-                return by_point(problem.inner_loss, points, g, order, scale=scale, engine=engine)
+                return by_point(problem, points, g, order, scale=scale, engine=engine)
             products = partial(_batched, engine=engine, at_once=size)
         return by_level(
             problem.inner_loss, points, g, order, scale=scale, products=products, sharded=sharded
@@ -153,14 +156,20 @@ def _chunk_size(batching: str, params: Params, width: int) -> int | None:
 
 
 def by_point(
-    loss: Loss, points: list[Params], g: Params, order: int, *, scale: float, engine: str
+    problem: BilevelProblem,
+    points: list[Params],
+    g: Params,
+    order: int,
+    *,
+    scale: float,
+    engine: str,
 ) -> Params:
     """Return u_L(0), point by point: n serial steps, one gradient graph at a time.
 
     The products of one point share its gradient graph. Quickest and leanest on one processor.
 
     Args:
-        loss: the inner loss.
+        problem: the bilevel problem; gradient descent, or a map of which these are all points.
         points: phi_m in the order of the inner loop.
         g: the outer gradient.
         order: L, 0 <= L <= n.
@@ -174,7 +183,7 @@ def by_point(
             top, bottom = min(order, n - m), max(1, order - m)
             if top == len(levels):
                 levels.append(levels[-1])
-            hessian = hessian_at(loss, points[m], engine=engine)
+            hessian = curvature_at(problem, m, points[m], engine=engine)
             for level in range(top, bottom - 1, -1):
                 product = hessian.product(levels[level - 1], last=level == bottom)
                 levels[level] = axpy(-scale, product, levels[level])

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from estimators import BilevelProblem, Params, module_problem, trainable
+from estimators import BilevelProblem, Params, trainable
 from estimators.base.errors import OptionError
 from harness import models, tasks
 from harness.cell import MOST_TRAINED, Cell
 from harness.matrix.pretraining import META_BATCH, pretrain
 from harness.models import MODELS
 from harness.support import cache
-from harness.tasks import TASKS, TaskFamily
+from harness.tasks import TASKS, Task, TaskFamily
 
 TASKS_A_SEED = 1_000_000
 """Tasks of each split that a seed has; no two seeds share one."""
@@ -87,11 +87,9 @@ class Sampler:
         with torch.device("cpu"):
             task = self.family.sample(self.cell.seed * TASKS_A_SEED + index, split)
         try:
-            return module_problem(
+            return self.family.problem(
                 self.module,
-                self.family.loss,
-                tree_map(self._converted, task.support),
-                tree_map(self._converted, task.query),
+                Task(*(tree_map(self._converted, batch) for batch in (task.support, task.query))),
                 step_size=self.cell.step_size,
                 steps=self.cell.depth if depth is None else depth,
                 check=self.check,

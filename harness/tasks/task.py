@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from estimators import BilevelProblem, module_problem
 from estimators.base.errors import OptionError
 from estimators.base.module_loss import Batch as Batch
 from estimators.base.registry import Registry
@@ -64,6 +65,39 @@ class TaskFamily(ABC):
             UserError: the files are missing.
         """
         return ""
+
+    def problem(
+        self,
+        module: nn.Module,
+        task: Task,
+        *,
+        step_size: float,
+        steps: int,
+        check: bool = False,
+    ) -> BilevelProblem:
+        """Return the problem of adapting a module to a task: here by gradient descent on `loss`.
+
+        Families with another inner loop override this.
+
+        Args:
+            module: that of a model, with theta as its parameters.
+            task: in the precision and on the device of the module.
+            step_size: alpha.
+            steps: K.
+            check: see `estimators.module_problem`.
+
+        Raises:
+            OptionError: see there.
+        """
+        return module_problem(
+            module,
+            self.loss,
+            task.support,
+            task.query,
+            step_size=step_size,
+            steps=steps,
+            check=check,
+        )
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -41,8 +41,10 @@ def _are_classes(targets: Any, outputs: Any) -> bool:
 def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Any, Any, Tensor]:
     """Return outputs, targets and loss of the queries after adaptation, a row for each task."""
     if len(problems) == 1:
-        loss = cast("ModuleLoss", problems[0].outer_loss)
+        loss = problems[0].outer_loss
         phi = problems[0].adapt(theta)
+        if not isinstance(loss, ModuleLoss):
+            return None, None, loss(phi).detach()[None]
         with torch.no_grad():
             outputs, value = loss.outputs_and_loss(phi)
         targets = loss.batch[1]
