@@ -12,7 +12,7 @@ from harness.tasks import TaskFamily
 @MODELS.register("linear")
 @dataclass(frozen=True)
 class Linear(Model):
-    """One weight matrix without bias: the parameters of the `quadratic` task.
+    """One weight matrix without bias: the parameters of `quadratic`, the logits of `mdp`.
 
     Example:
         >>> from harness.tasks import TASKS
