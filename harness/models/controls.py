@@ -15,7 +15,8 @@ from harness.tasks.formation import Formation
 class Controls(Model):
     """Initial controls of trajectory optimisation, and log factors on its three weights.
 
-    The factors are 1 to begin with. Meta-training learns them beside the warm start.
+    The factors are 1 to begin with. Inner loops adapt the controls only; meta-training learns the
+    factors beside the warm start.
 
     Example:
         >>> from harness.tasks import TASKS

@@ -1,17 +1,24 @@
 """Trajectory optimisation by several agents: the parts that its families share."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import inf, pi
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import jacrev
 
+from estimators import BilevelProblem, MapProblem, Params, frozen, trainable
+from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
 from harness.tasks.task import Batch, Task, TaskFamily, split_number, uniform
+
+CONTROLS, FACTORS = "controls", "log_weights"
+"""Names of the parameters of the model `controls`."""
 
 
 class Goal(NamedTuple):
@@ -42,8 +49,10 @@ class Formation(TaskFamily):
         dt: time step, in seconds.
         tracking: q, weight of the distance to the reference.
         effort: r, weight of the controls.
-        rho: weight of the distance to the formation, or penalty.
+        rho: weight of the distance to the formation.
+        inner: "descent", or the solver that makes the inner steps.
         family: its name, for messages.
+        solver: the name of its solver.
 
     Raises:
         OptionError: an option is out of its range.
@@ -55,8 +64,10 @@ class Formation(TaskFamily):
     tracking: float = 10.0
     effort: float = 1.0
     rho: float = 10.0
+    inner: str = "descent"
 
     family: ClassVar[str]
+    solver: ClassVar[str]
 
     def __post_init__(self) -> None:
         for option in ("agents", "horizon"):
@@ -71,6 +82,10 @@ class Formation(TaskFamily):
                 )
         if not 0 <= self.rho < inf:
             raise OptionError(f"{self.family}: rho={self.rho} must be 0 or more, and finite")
+        if self.inner not in ("descent", self.solver):
+            raise OptionError(
+                f'{self.family}: inner={self.inner!r} is neither "descent" nor "{self.solver}"'
+            )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -133,14 +148,117 @@ class Formation(TaskFamily):
         """
         goal: Goal = targets
         controls, factors = outputs if isinstance(outputs, tuple) else (outputs, None)
-        weights = goal.weights
-        if factors is not None:
-            weights = weights * torch.exp(goal.learned * factors)
-        positions = self.positions(goal.start, controls.reshape(self.agents, self.horizon, 2))
-        places = positions - goal.offsets.unsqueeze(1)
-        squares = [
-            (positions - goal.reference).square().sum(),
-            controls.square().sum(),
-            (places - places.mean(0)).square().sum(),
-        ]
-        return 0.5 * (weights * torch.stack(squares)).sum()
+        weights = goal.weights if factors is None else weights_of(goal, factors)
+        controls = self.by_step(controls)
+        return _cost(goal, weights, controls, self.positions(goal.start, controls))
+
+    def problem(
+        self, module: nn.Module, task: Task, *, step_size: float, steps: int, check: bool = False
+    ) -> BilevelProblem:
+        """See `TaskFamily.problem`.
+
+        The model `controls` has the parameters `controls` and `log_weights`; the inner loop leaves
+        the latter alone, as hyperparameters. Other models are adapted by gradient descent, with all
+        their parameters.
+
+        Raises:
+            OptionError: a solver was asked for and the model is another, or with a step size.
+        """
+        inner_goal: Any
+        (_, inner_goal), (_, outer_goal) = task.support, task.query
+        of_controls = [*trainable(module)] == [CONTROLS, FACTORS]
+        if self.inner == "descent":
+            problem = super().problem(module, task, step_size=step_size, steps=steps, check=check)
+            if not of_controls:
+                return problem
+            linearised = partial(self.linearised, inner_goal)
+            return replace(frozen(problem, [FACTORS]), linearised=linearised)
+        if not of_controls:
+            raise OptionError(
+                f"{self.family}: inner={self.inner!r} computes controls, not weights of a network; "
+                "use the model controls"
+            )
+        if step_size != self.step_size:
+            raise OptionError(
+                f"{self.family}: inner={self.inner!r} has no step size; leave {step_size} out"
+            )
+        return MapProblem(
+            partial(self._loss_at, inner_goal),
+            partial(self._loss_at, outer_goal),
+            steps=steps,
+            inner_map=lambda params, _: params | self.sweep(inner_goal, params),
+            auxiliary=self.auxiliary(inner_goal),
+            frozen=(FACTORS,),
+            linearised=partial(self.linearised, inner_goal),
+        )
+
+    @abstractmethod
+    def sweep(self, goal: Goal, params: Params) -> Params:
+        """Return the entries that one sweep of the solver moves, differentiably in all of them.
+
+        What diverges is not finite, and raises no error.
+
+        Args:
+            goal: of the inner loss.
+            params: the model's parameters and the auxiliary entries.
+        """
+
+    def auxiliary(self, goal: Goal) -> Params:
+        """Return the solver's further entries, at their start; see `MapProblem`.
+
+        Args:
+            goal: of the inner loss.
+        """
+        del goal
+        return {}
+
+    def linearised(self, goal: Goal, params: Params) -> Loss:
+        """Return the loss of `controls` with positions linearised in the controls at a point.
+
+        Its Hessian there is that of Gauss and Newton.
+
+        Args:
+            goal: of the loss.
+            params: the point.
+        """
+        point = self.by_step(params[CONTROLS].detach())
+        there = self.positions(goal.start, point)
+        slopes = jacrev(partial(self.positions, goal.start))(point).flatten(3)
+
+        def loss(params: Params) -> Tensor:
+            controls = self.by_step(params[CONTROLS])
+            positions = there + slopes @ (controls - point).flatten()
+            return _cost(goal, weights_of(goal, params[FACTORS]), controls, positions)
+
+        return loss
+
+    def by_step(self, controls: Tensor) -> Tensor:
+        """Return controls [M, 2N] as [M, N, 2].
+
+        Args:
+            controls: step after step.
+        """
+        return controls.reshape(self.agents, self.horizon, 2)
+
+    def _loss_at(self, goal: Any, params: Params) -> Tensor:
+        return self.loss((params[CONTROLS], params[FACTORS]), goal)
+
+
+def weights_of(goal: Goal, factors: Tensor) -> Tensor:
+    """Return q, r and rho times a model's own factors, where these count; [3].
+
+    Args:
+        goal: has the weights.
+        factors: logarithms, [3].
+    """
+    return goal.weights * torch.exp(goal.learned * factors)
+
+
+def _cost(goal: Goal, weights: Tensor, controls: Tensor, positions: Tensor) -> Tensor:
+    places = positions - goal.offsets.unsqueeze(1)
+    squares = [
+        (positions - goal.reference).square().sum(),
+        controls.square().sum(),
+        (places - places.mean(0)).square().sum(),
+    ]
+    return 0.5 * (weights * torch.stack(squares)).sum()

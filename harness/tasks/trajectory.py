@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from harness.tasks.formation import Formation
+from estimators import Params
+from harness.tasks.formation import CONTROLS, FACTORS, Formation, Goal, weights_of
 from harness.tasks.task import TASKS
 
 
@@ -26,7 +28,20 @@ class Trajectory(Formation):
     dt)^4 / 12.4: .48 by default. It grows with the fourth power of the horizon, so that twice the
     horizon wants a fifteenth of the step size; a single agent has that of rho = 0.
 
-    Source: the setting of "Learning to Coordinate", arXiv 2509.01630, made exactly solvable.
+    `inner="admm"` takes sweeps of the alternating direction method of multipliers instead. They
+    solve the same problem, with copies c_i of y_i - d_i in the last term: minimise sum_i [q/2 |y_i
+    - s_i|^2 + r/2 |u_i|^2 + rho/2 |c_i - mean_j c_j|^2] subject to c_i = y_i - d_i. The penalty of
+    the augmented Lagrangian is rho too; w_i are scaled duals, zero at the start. A sweep is
+
+        v_i = y_i - d_i + w_i,  c_i = (v_i + mean_j v_j)/2,  w_i <- v_i - c_i,
+        u_i <- argmin of q/2 |y_i - s_i|^2 + r/2 |u_i|^2 + rho/2 |y_i - d_i - c_i + w_i|^2.
+
+    It is linear in (u, w), and converges to the minimiser of the inner loss from any start; its
+    eigenvalues are at most rho/(q + rho), or 1/2 where that is more.
+
+    Source: the setting of "Learning to Coordinate", arXiv 2509.01630, made exactly solvable;
+    Boyd et al., "Distributed Optimization and Statistical Learning via the Alternating Direction
+    Method of Multipliers", 2011, section 7.
 
     Example:
         >>> Trajectory(agents=4, horizon=5).sample(seed=0).support[1].reference.shape
@@ -34,6 +49,7 @@ class Trajectory(Formation):
     """
 
     family = "trajectory"
+    solver = "admm"
     step_size = 0.015
 
     def positions(self, start: Tensor, controls: Tensor) -> Tensor:
@@ -41,3 +57,22 @@ class Trajectory(Formation):
         place, velocity = start[:, None, :2], start[:, None, 2:]
         velocities = velocity + self.dt * controls.cumsum(1)  # after each step
         return place + self.dt * (velocities - 0.5 * self.dt * controls).cumsum(1)
+
+    def auxiliary(self, goal: Goal) -> Params:
+        """See `Formation.auxiliary`: scaled duals w, [M, N, 2]."""
+        return {"duals": torch.zeros_like(goal.reference)}
+
+    def sweep(self, goal: Goal, params: Params) -> Params:
+        """See `Formation.sweep`."""
+        q, r, rho = weights_of(goal, params[FACTORS])
+        controls, offsets = self.by_step(params[CONTROLS]), goal.offsets.unsqueeze(1)
+        ahead = self.positions(goal.start, controls) - offsets + params["duals"]
+        copies = 0.5 * (ahead + ahead.mean(0))
+        duals = ahead - copies
+        drift = self.positions(goal.start, torch.zeros_like(controls))
+        pull = q * (goal.reference - drift) + rho * (copies - duals + offsets - drift)
+        times = torch.arange(self.horizon).to(drift)
+        gamma = self.dt**2 * (times.unsqueeze(1) - times + 0.5).tril()  # of one coordinate
+        system = (q + rho) * gamma.T @ gamma + r * torch.eye(self.horizon).to(drift)
+        solved = torch.linalg.solve_ex(system, gamma.T @ pull).result  # not finite, no error
+        return {CONTROLS: solved.flatten(1), "duals": duals}

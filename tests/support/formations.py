@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from estimators import BilevelProblem, Params
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
+from harness.tasks import TASKS
 from harness.tasks.formation import Goal
 
 Numbers = NDArray[Any]
@@ -28,9 +29,17 @@ def formation_problem(
     return bilevel_problem(cell, index, dtype=torch.float64, device="cpu", check=check)
 
 
-def goal(loss: Any) -> Any:
-    """Return the targets of a problem's loss, as arrays."""
-    return Goal(*(part.numpy() for part in loss.batch[1]))
+def goals(task: str, index: int = 0) -> tuple[Any, Any]:
+    """Return the targets of a task's inner and outer loss, as arrays."""
+    sample = TASKS.create(task).sample(index)
+    targets: list[Any] = [sample.support[1], sample.query[1]]
+    inner, outer = (Goal(*(part.numpy() for part in each)) for each in targets)
+    return inner, outer
+
+
+def joined(params: Params) -> Numbers:
+    """Return controls and logarithms of factors, flat."""
+    return np.concatenate([params[n].numpy().reshape(-1) for n in ("controls", "log_weights")])
 
 
 def loss(positions: Positions, goal: Any, controls: Numbers, logs: Any = (0, 0, 0)) -> Numbers:
