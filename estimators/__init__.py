@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from estimators.base.problem import BilevelProblem
     from estimators.base.random import RandomEstimator
     from estimators.base.registry import available, create, register
+    from estimators.base.sampled_problem import Environment, Episodes, SampledProblem
     from estimators.base.tree import Params
 
 _WHERE = {
@@ -42,6 +43,9 @@ _WHERE = {
     "available": "estimators.base.registry",
     "create": "estimators.base.registry",
     "register": "estimators.base.registry",
+    "Environment": "estimators.base.sampled_problem",
+    "Episodes": "estimators.base.sampled_problem",
+    "SampledProblem": "estimators.base.sampled_problem",
     "Params": "estimators.base.tree",
 }
 
@@ -60,6 +64,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BilevelProblem",
     "Cost",
+    "Environment",
+    "Episodes",
     "Estimator",
     "MapProblem",
     "MetaBatch",
@@ -68,6 +74,7 @@ __all__ = [
     "OptionError",
     "Params",
     "RandomEstimator",
+    "SampledProblem",
     "UserError",
     "available",
     "create",

@@ -1,0 +1,85 @@
+"""All estimates that a random estimator can make, with their probabilities."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from estimators import Environment, Episodes, Estimator, MetaGradient, Params, SampledProblem
+from estimators.base.errors import OptionError
+
+MOST = 1_000
+"""Estimates that are enumerated at most."""
+
+
+def estimates(
+    estimator: Estimator, problem: SampledProblem, params: Params
+) -> Iterator[tuple[float, MetaGradient]]:
+    """Yield each estimate that is possible, with its probability; these sum to 1.
+
+    Raises:
+        OptionError: an environment has too many outcomes to be enumerated.
+    """
+    path = _Path()
+    scripted = replace(
+        problem, inner=_Scripted(problem.inner, path), outer=_Scripted(problem.outer, path)
+    )
+    while True:
+        path.begin()
+        estimate = estimator(scripted, params)
+        yield path.probability, estimate
+        if not path.advance():
+            return
+
+
+@dataclass
+class _Path:
+    """The choices of one estimate, and how many there were each time."""
+
+    choices: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    place: int = 0
+    probability: float = 1.0
+
+    def begin(self) -> None:
+        self.place, self.probability = 0, 1.0
+
+    def choose(self, count: int) -> int:
+        if self.place == len(self.choices):
+            self.choices.append(0)
+            self.counts.append(count)
+        self.place += 1
+        return self.choices[self.place - 1]
+
+    def advance(self) -> bool:
+        """Go to the next path; return whether there is one."""
+        while self.choices:
+            self.choices[-1] += 1
+            if self.choices[-1] < self.counts[-1]:
+                return True
+            self.choices.pop()
+            self.counts.pop()
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class _Scripted(Environment):
+    """An environment whose next outcome is that of a path."""
+
+    real: Environment
+    path: _Path
+
+    def draw(self, params: Params, generator: torch.Generator | None) -> Episodes:
+        del generator
+        outcomes = self.real.outcomes()
+        if not outcomes:
+            raise OptionError("the environment has too many outcomes to enumerate them")
+        episodes = outcomes[self.path.choose(len(outcomes))]
+        with torch.no_grad():
+            taken = self.real.log_probabilities(params, episodes)
+        self.path.probability *= float(taken.double().sum().exp())
+        return episodes
+
+    def log_probabilities(self, params: Params, episodes: Episodes) -> Tensor:
+        return self.real.log_probabilities(params, episodes)
