@@ -6,14 +6,14 @@ are tasks and models of the harness.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from estimators import BilevelProblem, Params, create
+from estimators import BilevelProblem, Params, SampledProblem, create
 from estimators.base.differentiation import Loss
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
@@ -27,6 +27,7 @@ class Case:
         step_size: alpha, large enough for the curvature to matter.
         lam: a proximal strength at which the proximal inner loss is convex around theta.
         curved: whether the inner Hessian varies along the descent.
+        sampled: the same as a problem from which episodes can be drawn, where they can.
     """
 
     name: str
@@ -36,12 +37,15 @@ class Case:
     params: Params
     lam: float = 1.0
     curved: bool = True
+    sampled: SampledProblem | None = None
 
     def problem(
         self, steps: int, *, step_size: Params | None = None, momentum: float = 0.0
     ) -> BilevelProblem:
         """Return the problem at a depth."""
         alpha = self.step_size if step_size is None else step_size
+        if self.sampled:
+            return replace(self.sampled, step_size=alpha, steps=steps, momentum=momentum)
         return BilevelProblem(self.inner_loss, self.outer_loss, alpha, steps, momentum)
 
 
@@ -58,7 +62,9 @@ def case(
     task, model = _PAIRS[name]
     cell = Cell.of(estimator="fomaml", task=task, model=model, depth=1)
     problem, params = bilevel_problem(cell, draw, dtype=dtype, device="cpu", check=check)
-    return Case(name, problem.inner_loss, problem.outer_loss, problem.alpha, params)
+    sampled = problem if isinstance(problem, SampledProblem) else None
+    losses = problem.inner_loss, problem.outer_loss
+    return Case(name, *losses, problem.alpha, params, sampled=sampled)
 
 
 @cache
@@ -186,6 +192,7 @@ _PAIRS = {
     f"{task}/{model}": (task, model)
     for task, model in (
         ("quadratic", "linear"),
+        ("bandit", "linear"),
         ("sinusoid", "mlp-40-40"),
         ("sinusoid", "mlp-40-40(init='torch')"),
         ("glyphs:5way-1shot", "conv4-16"),

@@ -94,6 +94,15 @@ _TABLE = (
         **_BIAS,
     ),
     Metric(
+        "bias_t2",
+        "bias to T2",
+        "Relative error, in the mean over draws, against the gradient of the expected outer loss "
+        "after drawn inner steps (T2); that against exact inner steps (T1) is the bias. Per task.",
+        shown=("relative error", 1.0),
+        aggregate="mean",
+        **_BIAS,
+    ),
+    Metric(
         "spread",
         "spread",
         "Standard deviation of a random estimator's estimate, relative to the exact meta-gradient, "

@@ -1,6 +1,9 @@
 """How far an estimate is from the exact meta-gradient, in float64."""
 
 import math
+from collections.abc import Sequence
+from itertools import chain
+from operator import mul
 from statistics import fmean
 
 from torch import Tensor
@@ -12,17 +15,20 @@ from estimators.bounds import Bounded
 from harness.cell import Cell
 from harness.matrix.metrics import Samples
 from harness.matrix.outcome import Diverged
+from harness.probes import enumeration
 from harness.probes.draws import repeated
 from harness.probes.gram import (
     bias_limit,
     chance_without_bias,
     gram,
-    mean_square,
-    squared_bias,
-    variance,
+    squares_of,
+    weighted_squares,
 )
 from harness.probes.references import load_reference
+from harness.probes.second_truth import SecondTruth
 from harness.probes.target import Target
+
+_ROUNDING = 1e-9  # a known bias below that is none
 
 
 def bias(target: Target) -> Samples:
@@ -48,6 +54,8 @@ def bias(target: Target) -> Samples:
     exacts: list[Params | None] = [*reference.gradients] or [None] * target.cell.num_tasks
     samples: Samples = {"outer_loss": []}
     own: list[float] = []
+    seconds: list[float] = []
+    unknown: list[float] = []
     bounds: list[float] = []
     errors = Errors()
     batch = BatchError()
@@ -55,15 +63,18 @@ def bias(target: Target) -> Samples:
     for index, (problem, exact, curvature) in enumerate(
         zip(problems, exacts, reference.curvature, strict=True)
     ):
+        every = enumeration.all_estimates(estimator, problem, params)
+        weights = [weight for weight, _ in every]
         draws = repeated(estimator, problem, params, target.cell.seed, index)
         result = next(draws)
-        estimates = [result.gradient, *(one.gradient for one in draws)]
+        drawn = (estimate for _, estimate in every) if every else chain([result], draws)
+        estimates = [estimate.gradient for estimate in drawn]
         if not all(math.isfinite(norm(estimate)) for estimate in estimates):
             raise Diverged(f"the estimate of task {index} is not finite")
         samples["outer_loss"].append(float(result.outer_loss))
         own_exact = estimator.own_exact_gradient(problem, params)
         if own_exact is not None:
-            error = bias_of(estimates, own_exact)
+            error = bias_of(estimates, own_exact, weights)
             if not math.isfinite(error):
                 raise Diverged(
                     f"the exact gradient of its own objective, task {index}, is not finite"
@@ -71,13 +82,19 @@ def bias(target: Target) -> Samples:
             own.append(error)
         if exact is None:
             continue
-        errors.add(estimates, exact)
-        batch.add(estimates[0], exact)
+        errors.add(estimates, exact, weights)
+        batch.add(result.gradient, exact)
+        second = reference.second_truth(index)
+        if second:
+            seconds.append(_bias_to_second(estimates, second, weights))
+            unknown.append(second.error)
         bound = error_bound(target.cell, estimator, curvature)
         if bound is not None:
             outer = outer_gradient(problem, result.adapted)
             bounds.append(ratio(bound * norm(outer), norm(exact)))
-    samples["own_bias"] = own
+    samples |= {"own_bias": own, "bias_t2": seconds}
+    if any(unknown):
+        target.notes.append(f"T2 is known to {max(unknown):.2g} (standard error, relative).")
     for name, values in (("curvature", reference.curvature), ("bound", bounds)):
         if all(map(math.isfinite, values)):
             samples[name] = values
@@ -107,23 +124,28 @@ class Errors:
     def __init__(self) -> None:
         self._samples: Samples = {"bias": [], "cosine_distance": []}
         self._grams: list[Tensor] = []
+        self._known: list[float] = []
 
-    def add(self, estimates: list[Params], exact: Params) -> None:
-        """Add a task; all have as many estimates."""
+    def add(self, estimates: list[Params], exact: Params, weights: Sequence[float] = ()) -> None:
+        """Add a task; all have as many estimates.
+
+        With weights, these are the probabilities of all estimates that there can be, and bias and
+        spread are known.
+        """
         samples, length = self._samples, norm(exact)
         distances = [cosine_distance(estimate, exact) for estimate in estimates]
-        samples["cosine_distance"].append(fmean(distances))
+        shares = weights or [1 / len(estimates)] * len(estimates)
+        samples["cosine_distance"].append(sum(map(mul, shares, distances)))
         if len(estimates) == 1:
             samples["bias"].append(relative_error(estimates[0], exact))
             return
         products = gram([axpy(-1.0, exact, estimate) for estimate in estimates])
-        for name, square in (
-            ("bias", squared_bias(products)),
-            ("spread", variance(products)),
-            ("rmse", mean_square(products)),
-        ):
+        squares = weighted_squares(products, weights) if weights else squares_of(products)
+        for name, square in zip(("bias", "spread", "rmse"), squares, strict=True):
             samples.setdefault(name, []).append(ratio(math.sqrt(max(0.0, square)), length))
-        if length:
+        if weights:
+            self._known.append(samples["bias"][-1])
+        elif length:
             self._grams.append(products / length**2)
 
     def by_task(self) -> Samples:
@@ -132,6 +154,11 @@ class Errors:
 
     def samples(self) -> Samples:
         """Return these, and how sure the bias of all tasks is."""
+        if self._known:
+            largest = max(self._known)
+            limit = math.sqrt(fmean(bias**2 for bias in self._known))
+            sure = {"bias_limit": [limit], "bias_chance": [float(largest < _ROUNDING)]}
+            return self._samples | sure
         if not self._grams:
             return self._samples
         sure = {
@@ -141,11 +168,19 @@ class Errors:
         return self._samples | sure
 
 
-def bias_of(estimates: list[Params], exact: Params) -> float:
-    """Return the relative error of an estimate, or the bias of several by independent draws."""
+def bias_of(estimates: list[Params], exact: Params, weights: Sequence[float] = ()) -> float:
+    """Return the relative error of an estimate, or the bias of several; see `Errors.add`."""
     errors = Errors()
-    errors.add(estimates, exact)
+    errors.add(estimates, exact, weights)
     return errors.by_task()["bias"][0]
+
+
+def _bias_to_second(estimates: list[Params], truth: SecondTruth, weights: Sequence[float]) -> float:
+    """Return the relative bias to T2, without the part that is due to few draws, of T2's too."""
+    bias, length = bias_of(estimates, truth.gradient, weights), norm(truth.gradient)
+    if not truth.variance or not length:
+        return bias
+    return math.sqrt(max(0.0, bias**2 - truth.variance / length**2))
 
 
 class BatchError:

@@ -1,16 +1,36 @@
 """All estimates that a random estimator can make, with their probabilities."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
-from estimators import Environment, Episodes, Estimator, MetaGradient, Params, SampledProblem
+from estimators import (
+    BilevelProblem,
+    Environment,
+    Episodes,
+    Estimator,
+    MetaGradient,
+    Params,
+    SampledProblem,
+)
 from estimators.base.errors import OptionError
 
 MOST = 1_000
 """Estimates that are enumerated at most."""
+
+
+def all_estimates(
+    estimator: Estimator, problem: BilevelProblem, params: Params
+) -> list[tuple[float, MetaGradient]]:
+    """Return each estimate that is possible, with its probability; none if they are too many."""
+    if not (estimator.is_random and isinstance(problem, SampledProblem) and count(problem) <= MOST):
+        return []
+    every = list(islice(estimates(estimator, problem, params), MOST + 1))
+    return every if len(every) <= MOST else []
 
 
 def estimates(
@@ -31,6 +51,11 @@ def estimates(
         yield path.probability, estimate
         if not path.advance():
             return
+
+
+def count(problem: SampledProblem) -> float:
+    """Return how many ways there are through a problem's drawn inner steps; inf if unknown."""
+    return (len(problem.inner.outcomes()) or math.inf) ** problem.steps
 
 
 @dataclass

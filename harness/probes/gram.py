@@ -43,6 +43,24 @@ def mean_square(products: Tensor) -> float:
     return float(products.trace()) / len(products)
 
 
+def squares_of(products: Tensor) -> tuple[float, float, float]:
+    """Return `squared_bias`, `variance` and `mean_square`."""
+    return squared_bias(products), variance(products), mean_square(products)
+
+
+def weighted_squares(products: Tensor, weights: Sequence[float]) -> tuple[float, float, float]:
+    """Return squared bias, variance and mean square, where each error has a known probability.
+
+    Args:
+        products: the Gram matrix of all errors that there can be.
+        weights: their probabilities.
+    """
+    shares = torch.tensor(weights, dtype=products.dtype)
+    bias = float(shares @ products @ shares)
+    mean = float(shares @ products.diagonal())
+    return bias, mean - bias, mean
+
+
 def chance_without_bias(grams: Sequence[Tensor], flips: int = 9_999) -> float:
     """Return how often errors without bias would look as biased as those of some tasks; 1 if many.
 

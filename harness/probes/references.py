@@ -3,13 +3,13 @@
 import inspect
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 import estimators
-from estimators import BilevelProblem, Params, create
+from estimators import BilevelProblem, Params, SampledProblem, create
 from estimators.base.tree import norm
 from harness.cell import Cell
 from harness.matrix.metrics import METRICS
@@ -17,12 +17,13 @@ from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
 from harness.matrix.pretraining import losses_at
 from harness.matrix.problems import bilevel_problems, origin
-from harness.probes import curvature
+from harness.probes import curvature, enumeration, second_truth
+from harness.probes.second_truth import SecondTruth
 from harness.support import cache
 
 _SOURCES = (
     Path(inspect.getfile(estimators)).parent,
-    Path(inspect.getfile(curvature)),
+    *(Path(inspect.getfile(module)) for module in (curvature, enumeration, second_truth)),
     Path(__file__),
 )
 
@@ -35,11 +36,21 @@ class Reference:
         gradients: empty where they cannot be had.
         curvature: not numbers where it cannot be had.
         notes: what cannot be had, and why.
+        seconds: gradients of the `SecondTruth` of each task; empty where steps cannot be drawn.
+        variances: of these.
     """
 
     gradients: list[Params]
     curvature: list[float]
     notes: list[str] = field(default_factory=list)
+    seconds: list[Params] = field(default_factory=list)
+    variances: list[float] = field(default_factory=list)
+
+    def second_truth(self, index: int) -> SecondTruth | None:
+        """Return the second truth of a task; None where there is but one."""
+        if not self.seconds:
+            return None
+        return SecondTruth(self.seconds[index], self.variances[index])
 
 
 def save_reference(group: Cell, path: Path, *, check: bool = True) -> None:
@@ -78,7 +89,7 @@ def _cached(group: Cell, problems: list[BilevelProblem], theta: Params) -> Refer
     stored = cache.load("reference", key)
     if stored is not None:
         return Reference(**stored)
-    reference = _computed(problems, theta)
+    reference = _with_second_truth(_computed(problems, theta), group, problems, theta)
     if not reference.notes:
         cache.save("reference", key, vars(reference))
     return reference
@@ -95,6 +106,23 @@ def _computed(problems: list[BilevelProblem], theta: Params) -> Reference:
         note = not_measured(METRICS["curvature"].label, error)
         return Reference(gradients, [math.nan] * len(problems), [note])
     return Reference(gradients, sizes)
+
+
+def _with_second_truth(
+    reference: Reference, group: Cell, problems: list[BilevelProblem], theta: Params
+) -> Reference:
+    found = [
+        second_truth.second_truth(problem, theta, group.seed, index)
+        for index, problem in enumerate(problems)
+        if isinstance(problem, SampledProblem)
+    ]
+    if not found:
+        return reference
+    return replace(
+        reference,
+        seconds=[truth.gradient for truth in found],
+        variances=[truth.variance for truth in found],
+    )
 
 
 def load_reference(path: Path, device: str) -> Reference:
