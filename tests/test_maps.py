@@ -1,5 +1,6 @@
 """Inner maps other than gradient descent, and frozen parameters, against dense Jacobians."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from estimators import BilevelProblem, MapProblem, Params, create, frozen
+from estimators.base.differentiation import Loss
 from estimators.base.errors import OptionError
 from estimators.base.meta_batch import estimate_batch
 
@@ -231,3 +233,84 @@ def test_a_meta_batch_of_maps_is_taken_one_by_one() -> None:
     torch.testing.assert_close(mean.gradient["w"], product(dense()), rtol=1e-12, atol=0)
     with pytest.raises(OptionError, match="loop"):
         estimate_batch(create("maml"), problems, {"w": THETA}, batching="vmap")
+
+
+# Implicit differentiation of the frozen parameter.
+
+
+def joint_hessian(w: Tensor, h: Tensor) -> Tensor:
+    """Return the second derivatives of `weighted` in (w, h), by hand."""
+    hessian = torch.zeros(SIZE + 1, SIZE + 1, dtype=w.dtype)
+    hessian[:SIZE, :SIZE] = h.exp() * SYMMETRIC + torch.diag(12 * w**2)
+    hessian[:SIZE, SIZE] = hessian[SIZE, :SIZE] = h.exp() * (SYMMETRIC @ w)
+    return hessian
+
+
+@pytest.mark.parametrize("steps", [0, 2, STEPS])
+def test_implicit_differentiation_is_its_formula_wherever_the_inner_loop_ends(steps: int) -> None:
+    problem = frozen(BilevelProblem(weighted, both, step_size=ALPHA, steps=steps), ["h"])
+    result = create("implicit")(problem, PARAMS)
+    w, h = result.adapted["w"], PARAMS["h"]
+    g = 4 * w**3 + torch.stack([w[1] * w[2], w[0] * w[2], w[0] * w[1]])
+    hessian = joint_hessian(w, h)
+    solved = torch.linalg.solve(hessian[:SIZE, :SIZE], g * h.cos())
+    value = -((w**4).sum() + w.prod()) * h.sin() - hessian[SIZE, :SIZE] @ solved
+    torch.testing.assert_close(result.gradient["h"], value, rtol=1e-9, atol=0)
+    assert not result.gradient["w"].any()
+
+
+def test_implicit_differentiation_is_exact_where_the_inner_loop_has_converged() -> None:
+    def inner(params: Params) -> Tensor:
+        w = params["w"]
+        return 0.5 * params["h"].exp() * (w @ w) + (w**4).sum() - w.sum()
+
+    problem = frozen(BilevelProblem(inner, both, step_size=0.1, steps=200), ["h"])
+    exact = create("adjoint")(problem, PARAMS).gradient
+    estimate = create("implicit")(problem, PARAMS).gradient
+    torch.testing.assert_close(estimate["h"], exact["h"], rtol=1e-9, atol=0)
+    assert exact["w"].norm() < 1e-9
+
+
+def test_implicit_differentiation_by_few_steps_of_conjugate_gradients_is_not_exact() -> None:
+    few, many = (create(f"implicit(cg_steps={n})")(with_a_hyperparameter(), PARAMS) for n in (1, 9))
+    assert few.hvps == 2
+    assert many.hvps <= SIZE + 2
+    assert (few.gradient["h"] - many.gradient["h"]).abs() > 1e-4
+
+
+def test_gauss_newton_takes_the_linearised_loss() -> None:
+    def linearised(point: Params) -> Loss:
+        """Leave the curvature of the fourth powers out, and keep the slope at the point."""
+        cubes = (4 * point["w"] ** 3).detach()
+
+        def loss(params: Params) -> Tensor:
+            w = params["w"]
+            return 0.5 * params["h"].exp() * (w @ SYMMETRIC @ w) + cubes @ w
+
+        return loss
+
+    problem = replace(with_a_hyperparameter(), linearised=linearised)
+    result = create("implicit(hessian='gauss-newton')")(problem, PARAMS)
+    w, h = result.adapted["w"], PARAMS["h"]
+    g = (4 * w**3 + torch.stack([w[1] * w[2], w[0] * w[2], w[0] * w[1]])) * h.cos()
+    mixed = h.exp() * (SYMMETRIC @ w)
+    slope = -((w**4).sum() + w.prod()) * h.sin()
+    expected = slope - mixed @ torch.linalg.solve(h.exp() * SYMMETRIC, g)
+    torch.testing.assert_close(result.gradient["h"], expected, rtol=1e-9, atol=0)
+
+
+def test_what_implicit_differentiation_cannot_take_is_refused() -> None:
+    plain = BilevelProblem(weighted, both, 0.1, 1)
+    for problem in (plain, replace(with_a_hyperparameter(), frozen=())):
+        with pytest.raises(OptionError, match="frozen"):
+            create("implicit")(problem, PARAMS)
+    with pytest.raises(OptionError, match="linearise"):
+        create("implicit(hessian='gauss-newton')")(with_a_hyperparameter(), PARAMS)
+    for options in ("hessian='half'", "cg_steps=0", "tolerance=1.0"):
+        with pytest.raises(OptionError, match="implicit"):
+            create(f"implicit({options})")
+
+
+def test_a_map_has_its_own_momentum() -> None:
+    with pytest.raises(OptionError, match="momentum"):
+        replace(turning(), momentum=0.5)

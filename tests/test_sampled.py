@@ -13,6 +13,7 @@ from torch import Tensor
 from estimators import BilevelProblem, MetaGradient, SampledProblem, create, module_problem
 from estimators.base.errors import OptionError
 from estimators.methods.surrogates import surrogate_of
+from harness.probes import enumeration, second_truth
 from harness.probes.enumeration import estimates
 from harness.tasks.tabular import Tabular, sampled
 
@@ -111,7 +112,7 @@ def first_truth() -> Array:
     return np.asarray(-vector)
 
 
-def second_truth() -> Array:
+def second_truth_by_hand() -> Array:
     """Differentiate the expected return after drawn steps, by complex steps."""
     found = []
     for place in range(3):
@@ -161,7 +162,7 @@ def test_the_first_truth_is_that_of_exact_steps() -> None:
 @pytest.mark.parametrize("parts", ["inner+hessian", "inner+hessian+outer"])
 def test_naive_with_the_correction_is_unbiased_for_the_second_truth(parts: str) -> None:
     mean, _ = enumerated(f"naive(sampled='{parts}', correction=True)")
-    np.testing.assert_allclose(mean, second_truth(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(mean, second_truth_by_hand(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(-mean, [0.23702, -0.03034, -0.20668], atol=5e-6)
 
 
@@ -178,7 +179,7 @@ def test_naive_with_the_correction_is_unbiased_for_the_second_truth(parts: str) 
 )
 def test_known_biases_to_both_truths(spec: str, first: float, second: float, spread: float) -> None:
     mean, variance = enumerated(spec)
-    one, other = first_truth(), second_truth()
+    one, other = first_truth(), second_truth_by_hand()
     assert np.linalg.norm(mean - one) / np.linalg.norm(one) == pytest.approx(first, abs=6e-4)
     assert np.linalg.norm(mean - other) / np.linalg.norm(other) == pytest.approx(second, abs=6e-4)
     assert variance**0.5 / np.linalg.norm(one) == pytest.approx(spread, abs=0.05)
@@ -217,6 +218,37 @@ def test_binom_of_order_1_over_drawn_steps() -> None:
         expected -= probability * (g + ALPHA * sum(second @ g for second in seconds))
     mean, _ = enumerated(f'lvc({EXACT_OUTER}, through="binom(order=1)")')
     np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-12)
+
+
+# Both truths, as the harness finds them.
+
+
+def test_the_second_truth_is_enumerated_where_that_is_possible() -> None:
+    truth = second_truth.second_truth(bandit(), PARAMS, 0)
+    assert truth.variance == 0
+    np.testing.assert_allclose(truth.gradient["weight"].numpy().ravel(), second_truth_by_hand())
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_draws_agree_with_the_enumerated_second_truth(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = second_truth.second_truth(bandit(steps), PARAMS, 0)
+    monkeypatch.setattr(enumeration, "MOST", 0)
+    drawn = second_truth.second_truth(bandit(steps), PARAMS, 0)
+    apart = (drawn.gradient["weight"] - known.gradient["weight"]).norm()
+    assert 0 < drawn.error < 0.1
+    assert apart < 3 * drawn.variance**0.5
+    naively = enumerated(f"naive({EXACT_OUTER}, correction=True)", bandit(steps))[1]
+    assert drawn.variance * second_truth.DRAWS < 0.3 * naively
+
+
+def test_all_estimates_are_enumerated_up_to_a_limit() -> None:
+    dice = create(f"dice({EXACT_OUTER})")
+    assert len(enumeration.all_estimates(dice, bandit(), PARAMS)) == 81
+    assert not enumeration.all_estimates(dice, bandit(4), PARAMS)
+    assert not enumeration.all_estimates(dice, bandit(pulls=20), PARAMS)
+    assert not enumeration.all_estimates(create("maml"), bandit(), PARAMS)
 
 
 # Surrogates over several actions, literally.

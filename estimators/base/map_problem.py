@@ -30,7 +30,8 @@ class MapProblem(BilevelProblem):
             its meta-gradient do not have them.
         frozen: names of entries of theta that F leaves as they are: hyperparameters.
         inner_loss: what the inner loop lowers; only `implicit` looks at it.
-        linearised: see there.
+        linearised: maps a point to the inner loss with its dynamics linearised there, whose Hessian
+            is Gauss-Newton's; likewise.
 
     Raises:
         OptionError: a number is out of its range; or, when an estimate is made, the map returns
@@ -51,6 +52,13 @@ class MapProblem(BilevelProblem):
     auxiliary: Params = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     linearised: Callable[[Params], Loss] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.momentum or isinstance(self.step_size, dict):
+            raise OptionError(
+                "an inner map has no momentum and no step sizes: let inner_map have them"
+            )
 
     @property
     def plain(self) -> bool:

@@ -79,8 +79,8 @@ def adapted_parameters_are_those_of_gradient_descent(subject: Subject, example: 
     """The adapted parameters are those of gradient descent."""
     if subject.has_own_objective(example):
         raise NotApplicable("it follows an objective of its own")
-    if example.sampled and subject.estimator.is_random:
-        raise NotApplicable("its steps may be drawn")
+    if example.like:
+        raise NotApplicable("its steps may be drawn, or are no gradient descent")
     for steps in subject.depths:
         problem = example.problem(steps)
         off = relative_error(

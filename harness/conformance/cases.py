@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from estimators import BilevelProblem, Params, SampledProblem, create
+from estimators import BilevelProblem, Params, create
 from estimators.base.differentiation import Loss
 from harness.cell import Cell
 from harness.matrix.problems import bilevel_problem
@@ -27,7 +27,7 @@ class Case:
         step_size: alpha, large enough for the curvature to matter.
         lam: a proximal strength at which the proximal inner loss is convex around theta.
         curved: whether the inner Hessian varies along the descent.
-        sampled: the same as a problem from which episodes can be drawn, where they can.
+        like: a problem at any depth, where it is more than gradient descent on all parameters.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Case:
     params: Params
     lam: float = 1.0
     curved: bool = True
-    sampled: SampledProblem | None = None
+    like: BilevelProblem | None = None
 
     def problem(
         self, steps: int, *, step_size: Params | None = None, momentum: float = 0.0
     ) -> BilevelProblem:
         """Return the problem at a depth."""
         alpha = self.step_size if step_size is None else step_size
-        if self.sampled:
-            return replace(self.sampled, step_size=alpha, steps=steps, momentum=momentum)
+        if self.like:
+            return replace(self.like, step_size=alpha, steps=steps, momentum=momentum)
         return BilevelProblem(self.inner_loss, self.outer_loss, alpha, steps, momentum)
 
 
@@ -62,16 +62,16 @@ def case(
     task, model = _PAIRS[name]
     cell = Cell.of(estimator="fomaml", task=task, model=model, depth=1)
     problem, params = bilevel_problem(cell, draw, dtype=dtype, device="cpu", check=check)
-    sampled = problem if isinstance(problem, SampledProblem) else None
+    like = None if type(problem) is BilevelProblem else problem
     losses = problem.inner_loss, problem.outer_loss
-    return Case(name, *losses, problem.alpha, params, sampled=sampled)
+    return Case(name, *losses, problem.alpha, params, like=like)
 
 
 @cache
 def exact_gradient(name: str, depth: int) -> Params:
     """Return the exact meta-gradient of a case, in float64."""
     example = case(name)
-    return create("adjoint(engine='reverse')")(example.problem(depth), example.params).gradient
+    return create("adjoint")(example.problem(depth), example.params).gradient
 
 
 class Source:
@@ -193,6 +193,7 @@ _PAIRS = {
     for task, model in (
         ("quadratic", "linear"),
         ("bandit", "linear"),
+        ("trajectory", "controls"),
         ("sinusoid", "mlp-40-40"),
         ("sinusoid", "mlp-40-40(init='torch')"),
         ("glyphs:5way-1shot", "conv4-16"),

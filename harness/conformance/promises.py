@@ -135,6 +135,8 @@ def descent_is_followed_or_refused(subject: Subject, example: Case) -> None:
     """Momentum and step sizes by parameter are followed or refused (OptionError)."""
     if subject.compiled:
         raise NotApplicable("it is compiled; each inner loop would be another program")
+    if example.like:
+        raise NotApplicable("the case is more than gradient descent on all parameters")
     sizes = {k: torch.full_like(v, example.step_size * 0.8) for k, v in example.params.items()}
     own = subject.has_own_objective(example)
     for what, problem in (
