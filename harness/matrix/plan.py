@@ -25,11 +25,12 @@ class Axes:
         orders: L, or "all" for 0..K.
         step_size: alpha; None for each task's own.
         trained: steps of exact meta-training before anything is measured.
+        parts: matrices that this one consists of, in the place of axes; in a preset, their names.
     """
 
-    settings: tuple[tuple[str, str], ...]
-    depths: tuple[int, ...]
-    estimators: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...] = ()
+    depths: tuple[int, ...] = ()
+    estimators: tuple[str, ...] = ()
     ordered: tuple[str, ...] = ()
     orders: tuple[int, ...] | str = ()
     devices: tuple[str, ...] = ("cpu",)
@@ -38,6 +39,7 @@ class Axes:
     num_tasks: int = 8
     step_size: float | None = None
     trained: tuple[int, ...] = (0,)
+    parts: tuple["Axes", ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class Planned:
 
 def preset(name: str) -> Axes:
     """Read a preset from presets.toml."""
-    return Axes(**{key: _frozen(value) for key, value in entry("harness.matrix", name).items()})
+    axes = entry("harness.matrix", name)
+    parts = tuple(map(preset, axes.pop("parts", ())))
+    return Axes(parts=parts, **{key: _frozen(value) for key, value in axes.items()})
 
 
 def expand(axes: Axes, missing: Callable[[str], str | None] = missing_device) -> list[Planned]:
     """Return every cell of a matrix, in the order of its axes; nothing is filtered out."""
-    planned: dict[Cell, Planned] = {}
+    planned = {plan.cell: plan for part in axes.parts for plan in expand(part, missing)}
     for (task, model), depth, device, dtype, seed, trained in product(
         axes.settings, axes.depths, axes.devices, axes.dtypes, axes.seeds, axes.trained
     ):
@@ -89,6 +93,9 @@ def setting(task: str | None, model: str | None) -> list[tuple[str, str]]:
 
 def override(axes: Axes, *, task: str | None, model: str | None, **changes: Any) -> Axes:
     """Put what a user named in the place of a preset's axes."""
+    if axes.parts:
+        parts = (override(part, task=task, model=model, **changes) for part in axes.parts)
+        return Axes(parts=tuple(parts))
     changes["settings"] = setting(task, model)
     named: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
