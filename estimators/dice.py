@@ -132,12 +132,11 @@ class ThroughSamples(RandomEstimator):
             )
         steps = DrawnSteps(
             problem,
-            params,
             generator,
             surrogate=surrogate_of(self.surrogate, self.decay),
             parts=self.sampled.split("+"),
             corrected=self.correction,
         )
-        result = self._inner(steps.problem, params)
+        result = self._inner(steps.problem(params), params)
         with torch.no_grad():
             return replace(result, outer_loss=problem.outer_loss(result.adapted))

@@ -68,7 +68,8 @@ VARIANTS = [
     "mixed(weights='maml++', progress=0.5)",
     "mixed(weights='geometric')",
 ]
-SPECS = [name + OPTIONS.get(name, "") for name in available()] + VARIANTS
+OTHERS = ("naive", "dice", "lvc", "loaded-dice", "implicit")  # not for gradient descent alone
+SPECS = [name + OPTIONS.get(name, "") for name in available() if name not in OTHERS] + VARIANTS
 SEPARABLE = [spec for spec in SPECS if create(spec).batchable]
 MOMENTUM = ("maml", "adjoint", "fomaml", "truncated(order=2)")
 TOGETHER = [spec for spec in SPECS if spec not in SEPARABLE]

@@ -20,21 +20,16 @@ class DrawnSteps:
 
     Args:
         sampled: the problem.
-        params: theta.
         generator: what is drawn from.
         surrogate: of the return, by which steps are differentiated.
         parts: what is drawn, of "inner", "hessian" and "outer".
         corrected: whether the outer loss has the score of all episodes, by which theta decides
             what is drawn.
-
-    Attributes:
-        problem: the inner loop as a map.
     """
 
     def __init__(
         self,
         sampled: SampledProblem,
-        params: Params,
         generator: torch.Generator | None,
         *,
         surrogate: Surrogate,
@@ -44,13 +39,20 @@ class DrawnSteps:
         self._sampled, self._generator = sampled, generator
         self._surrogate, self._parts, self._corrected = surrogate, parts, corrected
         self._episodes: list[Episodes] = []
+
+    def problem(self, params: Params) -> MapProblem:
+        """Return the inner loop as a map.
+
+        Args:
+            params: theta.
+        """
         like = next(iter(params.values()))
-        self.problem = MapProblem(
-            sampled.inner_loss,
+        return MapProblem(
+            self._sampled.inner_loss,
             self._outer_loss,
-            steps=sampled.steps,
+            steps=self._sampled.steps,
             inner_map=self._step,
-            auxiliary={_SCORE: like.new_zeros(())} if corrected else {},
+            auxiliary={_SCORE: like.new_zeros(())} if self._corrected else {},
         )
 
     def _step(self, params: Params, step: int) -> Params:

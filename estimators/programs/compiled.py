@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Hashable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from threading import RLock
 from typing import Any
@@ -85,7 +85,8 @@ class CompiledProblem(BilevelProblem):
             if len(_known) >= _MOST:
                 _known.clear()
             kind = _known[key] = Kind(params, signature.text() + repr((kinds, settings)))
-        return cls(**vars(problem), kind=kind, tensors=signature.tensors)
+        own = {one.name: getattr(problem, one.name) for one in fields(BilevelProblem)}
+        return cls(**own, kind=kind, tensors=signature.tensors)
 
     def adapt(self, params: Params) -> Params:
         """See `BilevelProblem.adapt`."""

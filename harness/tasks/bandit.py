@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from math import inf
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from estimators import BilevelProblem
 from estimators.base.errors import OptionError
-from harness.tasks.task import TASKS, Task, TaskFamily, split_number, uniform
+from harness.tasks.tabular import Tabular, check_count, sampled
+from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number, uniform
 
 
 @TASKS.register("bandit")
@@ -22,6 +24,8 @@ class Bandit(TaskFamily):
     Attributes:
         arms: actions to choose from, >= 2.
         shift: how far query rewards are from those of the support, >= 0; 0 makes them the same.
+        pulls: how many are drawn for a gradient, by estimators that draw, >= 1. With few, all that
+            can be drawn is enumerated, and bias and spread are known.
 
     Example:
         >>> Bandit(arms=3).sample(seed=0).support[1].shape
@@ -30,6 +34,7 @@ class Bandit(TaskFamily):
 
     arms: int = 5
     shift: float = 0.5
+    pulls: int = 20
 
     step_size = 1.0
 
@@ -38,6 +43,7 @@ class Bandit(TaskFamily):
             raise OptionError(f"bandit: arms={self.arms} must be 2 or more")
         if not 0 <= self.shift < inf:
             raise OptionError(f"bandit: shift={self.shift} must be 0 or more, and finite")
+        check_count("bandit: pulls", self.pulls)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -59,3 +65,21 @@ class Bandit(TaskFamily):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """-J, the mean over rows; outputs and targets are [n, arms]."""
         return -(outputs.softmax(-1) * targets).sum(-1).mean()
+
+    def problem(
+        self,
+        module: nn.Module,
+        task: Task,
+        *,
+        step_size: float,
+        steps: int,
+        check: bool = False,
+    ) -> BilevelProblem:
+        """See `TaskFamily.problem`."""
+        problem = super().problem(module, task, step_size=step_size, steps=steps, check=check)
+
+        def environment(batch: Batch) -> Tabular:
+            inputs, rewards = batch
+            return Tabular(module, inputs, rewards, None, self.pulls, 1)
+
+        return sampled(problem, 1.0, *map(environment, (task.support, task.query)))

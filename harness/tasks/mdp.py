@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from estimators import BilevelProblem
 from estimators.base.errors import OptionError
+from harness.tasks.tabular import Tabular, check_count, sampled
 from harness.tasks.task import TASKS, Task, TaskFamily, split_number, uniform
 
 _WORLD_STREAM = 0x4D4450  # separates the transitions' random stream from those of tasks
@@ -27,6 +29,9 @@ class Mdp(TaskFamily):
     rewards R_sa ~ U[0, 1]. Query rewards are R_sa + shift E_sa, E_sa ~ U[-1/2, 1/2]. Compiled
     estimators are refused: torch 2.13 compiles no linear system within a loop.
 
+    With a horizon, V is the discounted return of so many actions, and estimators that draw can draw
+    episodes of that length: see `estimators.SampledProblem`.
+
     Attributes:
         states: of the process, >= 2.
         actions: in each state, >= 2.
@@ -35,6 +40,8 @@ class Mdp(TaskFamily):
             is small.
         world: 0 or more; the same number gives the same transitions.
         shift: how far query rewards are from those of the support, >= 0; 0 makes them the same.
+        horizon: actions of an episode, >= 1; None for ever, of which no episodes can be drawn.
+        episodes: how many are drawn for a gradient, >= 1.
 
     Source: the random processes of Tang, Kozuno, Rowland, Munos, Valko, "Unifying Gradient
         Estimators for Meta-Reinforcement Learning via Off-Policy Evaluation", NeurIPS 2021,
@@ -52,6 +59,8 @@ class Mdp(TaskFamily):
     concentration: float = 0.001
     world: int = 0
     shift: float = 0.0
+    horizon: int | None = None
+    episodes: int = 20
 
     step_size = 3.0
 
@@ -70,6 +79,9 @@ class Mdp(TaskFamily):
             raise OptionError(f"mdp: world={self.world} must be 0 or more")
         if not 0 <= self.shift < inf:
             raise OptionError(f"mdp: shift={self.shift} must be 0 or more, and finite")
+        if self.horizon is not None:
+            check_count("mdp: horizon", self.horizon)
+        check_count("mdp: episodes", self.episodes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -105,9 +117,34 @@ class Mdp(TaskFamily):
         policy = outputs.softmax(-1)
         chain = torch.einsum("sa,sat->st", policy, transitions)
         gains = (policy * rewards).sum(-1, keepdim=True)
+        values: Tensor = torch.zeros_like(gains)
+        for _ in range(self.horizon or 0):
+            values = gains + self.discount * chain @ values
+        if self.horizon is not None:
+            return -values.mean()
         identity = torch.eye(len(chain), dtype=chain.dtype, device=chain.device)
-        values: Tensor = torch.linalg.solve(identity - self.discount * chain, gains)
+        values = torch.linalg.solve(identity - self.discount * chain, gains)
         return -values.mean()
+
+    def problem(
+        self,
+        module: nn.Module,
+        task: Task,
+        *,
+        step_size: float,
+        steps: int,
+        check: bool = False,
+    ) -> BilevelProblem:
+        """See `TaskFamily.problem`."""
+        problem = super().problem(module, task, step_size=step_size, steps=steps, check=check)
+        if self.horizon is None:
+            return problem
+
+        def environment(batch: Any) -> Tabular:
+            inputs, (transitions, rewards) = batch
+            return Tabular(module, inputs, rewards, transitions, self.episodes, self.horizon or 1)
+
+        return sampled(problem, self.discount, *map(environment, (task.support, task.query)))
 
 
 @lru_cache(maxsize=4)
