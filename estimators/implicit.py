@@ -78,9 +78,9 @@ class Implicit(Estimator):
                 "implicit gives the gradient of hyperparameters, and there are none: name them by "
                 "frozen(problem, names)"
             )
-        adapted = problem.adapt(params)
+        adapted = detached(problem.adapt(params))
         outer_loss, g = problem.outer_gradient(leaves(adapted))
-        operator = self._operator(problem, detached(adapted))
+        operator = self._operator(problem, adapted)
         fixed = [name for name in g if name in problem.frozen]
         w, products = self._solve(operator, g | zeros(g, fixed), fixed)
         pulled = operator.product(w, last=True)

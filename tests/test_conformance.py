@@ -16,12 +16,12 @@ OPTIONS = {
     "binom": "(order=1)",
     "binom-chebyshev": "(order=2)",
     "binom-released": "(order=1)",
-    "contrastive": "(lam=2.0)",
+    "contrastive": "(lam=1.9)",
     "forward-gradient": "(n=2)",
     "hybrid": "(order=1, window=1)",
-    "imaml": "(lam=2.0)",
+    "imaml": "(lam=1.9)",
     "krylov": "(products=1)",
-    "neumann": "(terms=2, lam=2.0)",
+    "neumann": "(terms=2, lam=1.9)",
     "roulette": "(rate=0.8)",
     "truncated": "(order=1)",
     "ufom": "(q=0.3)",
@@ -46,4 +46,5 @@ def _is_for(estimator: Estimator, name: str) -> bool:
         return name == "bandit/linear"
     if isinstance(estimator, Implicit):
         return name == "trajectory/controls"
-    return estimator.supports_maps or name != "trajectory/controls"
+    takes_maps = estimator.supports_maps and getattr(estimator, "engine", "auto") == "auto"
+    return takes_maps or name != "trajectory/controls"

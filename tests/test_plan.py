@@ -35,6 +35,7 @@ def test_presets_expand() -> None:
         "fig4-paper": 2 * 2 * (8 + 2 * 4),
         "training": 3 * 4 * (2 + 3 * 3),
         "products": 2 * 2 * 2 * (5 + 4 * 3),
+        "worlds": 4 * 2 * (4 + 2 * 3) + 2 * 2 * 17 + 2 * 3 * (4 + 2 * 3) + 4 * 2 * (4 + 2 * 2),
     }
     for name, size in sizes.items():
         assert len({plan.cell.id for plan in expand(preset(name))}) == size, name
@@ -44,6 +45,12 @@ def test_presets_expand() -> None:
     assert skipped == {"hybrid"}  # whose window is wider than the least depths
     with pytest.raises(OptionError, match=r"'quik'.* quick"):
         preset("quik")
+
+
+def test_options_replace_the_values_of_all_parts_of_a_preset() -> None:
+    planned = expand(override(preset("worlds"), **NO_CHANGE, depths=[2], num_tasks=1))
+    assert {(plan.cell.depth, plan.cell.num_tasks) for plan in planned} == {(2, 1)}
+    assert {plan.cell.task for plan in planned} >= {"bandit", "mdp(horizon=10)", "unicycle"}
 
 
 def test_quick_holds_what_everybody_asks_for() -> None:

@@ -224,7 +224,8 @@ class Estimator(ABC):
             _check_step_sizes(problem.step_size, params)
             problem = replace(problem, step_size=detached(problem.step_size))
         theta = detached(params)
-        if not problem.steps:  # theta is what is returned as adapted: not in the caller's memory
+        # Theta, or what is frozen of it, is returned as adapted: not in the caller's memory.
+        if not problem.steps or isinstance(problem, MapProblem):
             theta = {name: value.clone() for name, value in theta.items()}
         cached = torch.is_autocast_cache_enabled()
         # Autocast would hold the weights of every iterate until its block ends.

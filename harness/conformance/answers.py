@@ -149,7 +149,7 @@ def cost_is_what_is_taken(subject: Subject) -> None:
         results = [subject.run(example, example.problem(steps)) for example in cases]
         for what in ("hvps", "serial_depth"):
             stated, taken = getattr(cost, what), {getattr(result, what) for result in results}
-            if max(taken) > stated or (len(taken) == 1 and {stated} != taken):
+            if max(taken) > stated or (len(taken) == 1 < len(cases) and {stated} != taken):
                 most = "at most " if len(taken) > 1 else ""
                 raise Violation(
                     f"cost({steps}).{what} is {stated!r}, and {most}{max(taken)} are reported"

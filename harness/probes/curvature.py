@@ -8,7 +8,8 @@ import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from estimators import BilevelProblem, Params
+from estimators import BilevelProblem, MapProblem, Params
+from estimators.base.errors import OptionError
 from estimators.hvp import hessian_at
 
 # Measured on conv4-32, glyphs, K = 5 and 10: 22 to 34 products, 1 to 2.4 times the exact
@@ -34,6 +35,9 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
     The same to the last bit for the same problem in the same configuration: the start vector is
     fixed. Where a product is not finite it is inf.
 
+    Raises:
+        OptionError: the inner loop is another map: its eigenvalues are no curvatures.
+
     Example:
         >>> import torch
         >>> loss = lambda params: -3 * (params["w"] ** 2).sum()
@@ -41,6 +45,8 @@ def largest_curvature(problem: BilevelProblem, params: Params) -> float:
         >>> round(largest_curvature(problem, {"w": torch.ones(4, dtype=torch.float64)}), 9)
         3.0
     """
+    if isinstance(problem, MapProblem):
+        raise OptionError("the inner loop is not gradient descent on all parameters")
     alpha, last = problem.alpha, max(problem.steps - 1, 0)
     steps = {round(i * last / (_POINTS - 1)) for i in range(_POINTS)}
     any_direction = _any_direction(params)
