@@ -35,6 +35,7 @@ def test_presets_expand() -> None:
         "fig4-paper": 2 * 2 * (8 + 2 * 4),
         "training": 3 * 4 * (2 + 3 * 3),
         "products": 2 * 2 * 2 * (5 + 4 * 3),
+        "horizons": 3 * 3 * 11,
         "worlds": 4 * 2 * (4 + 2 * 3) + 2 * 2 * 17 + 2 * 3 * (4 + 2 * 3) + 4 * 2 * (4 + 2 * 2),
     }
     for name, size in sizes.items():
