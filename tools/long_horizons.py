@@ -108,7 +108,7 @@ def picture(rows: pd.DataFrame, target: Path) -> None:
             .scale(type="log", nice=False, padding=12)
             .axis(values=sorted(points["depth"].unique()), format="d"),
             y=alt.Y("bias:Q", title="bias (median relative error)")
-            .scale(type="log")
+            .scale(type="log", nice=False, padding=10)
             .axis(values=[10.0**decade for decade in range(-6, 4)], format="~g"),
             color=alt.Color("estimator:N", sort=names, legend=legend).scale(
                 domain=names, range=list(colours)
