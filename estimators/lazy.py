@@ -34,7 +34,7 @@ class Lazy(TakesProducts):
 
     Attributes:
         gamma: above 0; 1 leaps to the student.
-        beta: 0 or more; None is K alpha, as long as the student's way.
+        beta: 0 or more; None is gamma K alpha, the first order of its own objective.
         at: z: "start" is theta, "middle" phi_{K/2} (rounded down), "last" phi_{K-1}.
 
     Source: after Jamal, Wang, Gong, "A Lazy Approach to Long-Horizon Gradient-Based
@@ -70,7 +70,8 @@ class Lazy(TakesProducts):
     def estimate(self, problem: BilevelProblem, params: Params) -> MetaGradient:
         """See `Estimator.estimate`."""
         steps = problem.steps
-        beta = steps * problem.alpha if self.beta is None else self.beta if steps else 0.0
+        whole = self.gamma * steps * problem.alpha  # the first order of phi_T
+        beta = whole if self.beta is None else self.beta if steps else 0.0
         place = {"start": 0, "middle": steps // 2, "last": steps - 1}[self.at]
         for k, phi in enumerate(problem.trajectory(params)):
             if k == place:

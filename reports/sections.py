@@ -23,7 +23,7 @@ from reports.tables.accuracy import (
     test_results,
 )
 from reports.tables.advice import by_memory, verdict
-from reports.tables.cells import is_random
+from reports.tables.cells import has_two_truths, is_random
 from reports.tables.details import environments
 from reports.tables.over_commits import changes_table, setting_of
 from reports.tables.overview import failures, outcomes, versions
@@ -134,6 +134,17 @@ def _by_memory(view: View) -> Iterator[Block]:
 def _spread(view: View) -> Iterator[Block]:
     if is_random(view.here).any():
         yield partial(draws.bias_against_spread, view.here)
+
+
+def _two_truths(view: View) -> Iterator[Block]:
+    """Yield a figure for each truth, where inner steps may be drawn: never both in one."""
+    if has_two_truths(view.here):
+        first = "Bias to the meta-gradient of exact inner steps (T1)"
+        yield partial(bias.by_estimator, view.here, "bias", first)
+        second = "Bias to the gradient of the expected outer loss after drawn steps (T2)"
+        yield partial(bias.by_estimator, view.here, "bias_t2", second)
+        drawn = view.here[is_random(view.here)]
+        yield partial(bias.by_estimator, drawn, "spread", "Spread of one estimate")
 
 
 def _findings(view: View) -> Iterator[Block]:
@@ -283,6 +294,7 @@ SECTIONS = (
     _figure("Bias", bias.bias_against_depth, "setting"),
     _figure("Bias", tradeoffs.bias_against_products, "here", "hvps"),
     _figure("Bias", tradeoffs.bias_against_serial_products, "here", "serial_depth"),
+    Section("Bias", "depth", _two_truths, metrics=["bias_t2"]),
     Section("Bias", "depth", _spread, metrics=["spread", "rmse", "bias_limit", "bias_chance"]),
     _figure("Bias", bias.bias_by_task, "biases"),
     _figure("Bias", bias.cosine, "here", "cosine_distance"),

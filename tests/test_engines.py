@@ -12,7 +12,7 @@ from torch.nn import functional
 from estimators import BilevelProblem, OptionError, Params, create
 from estimators.base.differentiation import summed
 from estimators.base.tree import stack, unstack
-from estimators.hvp import ENGINES, Hessian, count_hvps, hessian_at, hvp
+from estimators.hvp import ENGINES, Hessian, count_hvps, hessian_at, hvp, inner_map
 from estimators.methods import cascade, options
 from estimators.methods.options import Default, measured_default
 from harness.conformance.cases import case
@@ -222,7 +222,8 @@ def test_auto_is_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((engine, points))
         return hessian_at(loss, params, engine=engine, points=points)
 
-    monkeypatch.setattr(cascade, "hessian_at", recorded)
+    for module in (cascade, inner_map):
+        monkeypatch.setattr(module, "hessian_at", recorded)
     for name, spec, engine, points in (
         ("mlp", "binom(order=2)", "func", [2] * 4),
         ("mlp", "binom(order=1)", "func", [2, 2, 1]),

@@ -149,7 +149,7 @@ def test_lazy_differentiates_its_leap(name: str) -> None:
     for steps, (at, place) in product(DEPTHS[1:], PLACES.items()):
         reference = oracle(name, steps)
         for gamma, beta in ((1.0, None), (1.0, 0.1), (0.5, 0.0), (1.5, None)):
-            scale = steps * alpha if beta is None else beta
+            scale = gamma * steps * alpha if beta is None else beta
             end, expected = reference.leap(gamma, scale, place(steps))
             spec = f"lazy(gamma={gamma}, beta={beta}, at={at!r})"
             result = assert_estimate(spec, name, steps, expected)

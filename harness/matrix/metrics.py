@@ -103,6 +103,14 @@ _TABLE = (
         **_BIAS,
     ),
     Metric(
+        "t2_error",
+        "standard error of T2",
+        "How well T2 is known, relative to its length, per task; 0 where all draws were enumerated.",
+        aggregate="mean",
+        better="neither",
+        **_BIAS,
+    ),
+    Metric(
         "spread",
         "spread",
         "Standard deviation of a random estimator's estimate, relative to the exact meta-gradient, "

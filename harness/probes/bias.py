@@ -92,9 +92,7 @@ def bias(target: Target) -> Samples:
         if bound is not None:
             outer = outer_gradient(problem, result.adapted)
             bounds.append(ratio(bound * norm(outer), norm(exact)))
-    samples |= {"own_bias": own, "bias_t2": seconds}
-    if any(unknown):
-        target.notes.append(f"T2 is known to {max(unknown):.2g} (standard error, relative).")
+    samples |= {"own_bias": own, "bias_t2": seconds, "t2_error": unknown}
     for name, values in (("curvature", reference.curvature), ("bound", bounds)):
         if all(map(math.isfinite, values)):
             samples[name] = values

@@ -40,6 +40,14 @@ def print_summary(rows: pd.DataFrame, console: Console, against: str | None = No
             highlight=False,
             soft_wrap=True,
         )
+    if (rows["metric"] == "bias_t2").any():
+        console.print(
+            "Where inner steps can be drawn, bias is to exact ones (T1); to T2: to the gradient of "
+            "the expected outer\nloss after drawn ones.",
+            style="dim",
+            highlight=False,
+            soft_wrap=True,
+        )
     disturbed, others = sorted_notes(rows.drop_duplicates("cell")["notes"])
     if disturbed:
         example = Counter(disturbed).most_common(1)[0][0]
@@ -117,6 +125,8 @@ def _rows(estimator: str, cell: pd.DataFrame) -> Iterator[list[str]]:
         bytes_text(value("peak_memory")),
         *(count_text(value(metric)) for metric in ("flops", "hvps", "serial_depth")),
     ]
+    if "bias_t2" in metrics.index:
+        yield ["  to T2", bias("bias_t2")]
     if "rmse" in metrics.index:
         yield ["  one estimate", bias("rmse")]
     if "own_bias" in metrics.index:

@@ -130,7 +130,11 @@ def cosine(rows: Rows) -> Chart:
 
     It is what to look at where lengths mean nothing, as with `reptile`.
     """
-    name, text = "cosine_distance", "Angle to the exact meta-gradient"
+    return by_estimator(rows, "cosine_distance", "Angle to the exact meta-gradient")
+
+
+def by_estimator(rows: Rows, name: str, text: str) -> Chart:
+    """Plot a metric, a row for each estimator."""
     rows, x = on_axis(rows, "x", name)
     if rows.empty:
         return style.nothing(text)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.matrix.metrics import METRICS
 from reports.figures.style import Rows
+from reports.tables.cells import has_two_truths
 from reports.tables.pareto import exact_below
 
 # Errors that can be 0 where an estimator is not exact.
@@ -30,6 +31,8 @@ def on_axis(
     rows, value = rows[np.isfinite(value)], value[np.isfinite(value)]
     low, high = _interval(rows, name)
     title = METRICS[name].title
+    if name == "bias" and has_two_truths(rows):
+        title = title.replace("bias", "bias to T1", 1)
     scale, axis = alt.Scale(), alt.Axis(format=".3~g", tickCount=6)
     if log:
         zero = (value <= 0) | (value < exact_below(name))

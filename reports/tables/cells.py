@@ -115,6 +115,11 @@ def is_random(table: pd.DataFrame) -> "pd.Series[bool]":
     return spread
 
 
+def has_two_truths(table: pd.DataFrame) -> bool:
+    """Return whether inner steps may be drawn, so that the bias is to exact ones (T1) only."""
+    return "bias_t2" in table and bool(table["bias_t2"].notna().any())
+
+
 def of_one_estimate(table: pd.DataFrame, into: str = "bias") -> pd.DataFrame:
     """Return the rows with what one estimate is off in the columns of a metric.
 

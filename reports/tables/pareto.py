@@ -5,7 +5,7 @@ import pandas as pd
 # Relative errors below this are float64 rounding: such estimators are exact.
 EXACT = 1e-12
 _ERRORS = (
-    *("bias", "own_bias", "batch_bias", "systematic_bias", "error_spread"),
+    *("bias", "bias_t2", "own_bias", "batch_bias", "systematic_bias", "error_spread"),
     *("spread", "rmse", "bias_limit"),
 )
 _ANGLES = ("cosine_distance", "batch_cosine_distance")  # half the square of an error

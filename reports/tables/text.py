@@ -10,7 +10,7 @@ from harness.cell import AXES
 from harness.matrix.metrics import METRICS
 from harness.matrix.notes import sorted_notes
 from harness.support.units import number_text
-from reports.tables.cells import REST_LABEL, is_random
+from reports.tables.cells import REST_LABEL, has_two_truths, is_random
 
 _SUMMARY = ("time_ratio", "peak_memory", "flops", "hvps", "serial_depth")
 _NAMES = {"rest": REST_LABEL, "commit_label": "commit", "machine_label": "machine"}
@@ -19,7 +19,8 @@ _NAMES = {"rest": REST_LABEL, "commit_label": "commit", "machine_label": "machin
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return the most important metrics of cells."""
     drawn = ["spread", "rmse"] if is_random(table).any() else []
-    names = ["estimator", "bias", *drawn, *_SUMMARY, "outcome", "reason", "notes"]
+    second = ["bias_t2"] if has_two_truths(table) else []
+    names = ["estimator", "bias", *second, *drawn, *_SUMMARY, "outcome", "reason", "notes"]
     return _titled(_memory_as_text(table[names]))
 
 
