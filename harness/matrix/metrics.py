@@ -105,7 +105,7 @@ _TABLE = (
     Metric(
         "t2_error",
         "standard error of T2",
-        "How well T2 is known, relative to its length, per task; 0 where all draws were enumerated.",
+        "How well T2 is known, relative to its length, per task; 0 where all draws are enumerated.",
         aggregate="mean",
         better="neither",
         **_BIAS,
