@@ -78,6 +78,24 @@ def flat(params: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.reshape(-1) for value in params.values()])
 
 
+def test_spread_beside_the_estimators_own_objective(tmp_path: Path) -> None:
+    """The mean over depths 1 to 3 is the objective of `mixed`: of exact estimates at each."""
+    spec, task = "lvc(through='mixed')", "mdp(actions=2, episodes=3, horizon=3, states=3)"
+    target = target_of(tmp_path, spec, task, "linear", num_tasks=2)
+    samples = bias(target)
+    problems, params = target.float64_problems()
+    for index, problem in enumerate(problems):
+        exact = create("maml")
+        each = [exact(replace(problem, steps=k), params).gradient for k in (1, 2, 3)]
+        length = float(torch.stack([*map(flat, each)]).mean(0).norm())
+        draws = repeated(target.estimator, problem, params, target.cell.seed, index)
+        drawn = torch.stack([flat(one.gradient) for one in draws])
+        expected = float(drawn.var(0, correction=1).sum().sqrt()) / length
+        assert samples["own_spread"][index] == pytest.approx(expected)
+        assert samples["own_spread"][index] != pytest.approx(samples["spread"][index])
+    assert "own_spread" not in bias(target_of(tmp_path, "lvc", task, "linear", num_tasks=2))
+
+
 class Scaled(Estimator):
     """A random estimator, of which only a part is taken: it is biased."""
 

@@ -12,7 +12,8 @@ from tests.support.large_store import write_large_store
 
 # On CUDA, of trainings, of compiled estimators.
 ELSEWHERE = {"reserved_memory", "utilisation", "accuracy", "compile_time"}
-ELSEWHERE |= {"spread", "rmse", "bias_limit", "bias_chance"}  # of random estimators
+ELSEWHERE |= {"spread", "own_spread", "rmse", "bias_limit", "bias_chance"}  # of random estimators
+ELSEWHERE |= {"bias_t2", "t2_error"}  # of drawn inner steps
 
 
 def test_a_large_store_could_have_been_measured(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ SETTINGS = Settings(jobs=2, samples=6, plugins=(FAULTY,))
 TIME_LIMIT = 12  # seconds: all but those that never end must keep it on a busy machine
 TASKS = 2
 # Not trainings' own, some estimators' and GPUs'.
-OF_RANDOM = {"spread", "rmse", "bias_limit", "bias_chance"}
+OF_RANDOM = {"spread", "own_spread", "rmse", "bias_limit", "bias_chance"}
+OF_RANDOM |= {"bias_t2", "t2_error"}  # of drawn inner steps
 ELSEWHERE = OF_RANDOM | {
     "accuracy",
     "own_bias",

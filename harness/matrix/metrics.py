@@ -160,6 +160,14 @@ _TABLE = (
         **_BIAS,
     ),
     Metric(
+        "own_spread",
+        "spread, own objective",
+        "Standard deviation of a random estimator's estimate, relative to the exact gradient of "
+        "its own objective, where that is another than MAML's.",
+        aggregate="mean",
+        **_BIAS,
+    ),
+    Metric(
         "batch_bias",
         "bias of the batch mean",
         "Relative error of the mean meta-gradient over the tasks, which is what a step of "

@@ -53,11 +53,10 @@ def bias(target: Target) -> Samples:
     estimator = target.estimator
     exacts: list[Params | None] = [*reference.gradients] or [None] * target.cell.num_tasks
     samples: Samples = {"outer_loss": []}
-    own: list[float] = []
     seconds: list[float] = []
     unknown: list[float] = []
     bounds: list[float] = []
-    errors = Errors()
+    errors, own = Errors(), Errors()
     batch = BatchError()
     problems, params = target.float64_problems()
     for index, (problem, exact, curvature) in enumerate(
@@ -74,12 +73,11 @@ def bias(target: Target) -> Samples:
         samples["outer_loss"].append(float(result.outer_loss))
         own_exact = estimator.own_exact_gradient(problem, params)
         if own_exact is not None:
-            error = bias_of(estimates, own_exact, weights)
-            if not math.isfinite(error):
+            own.add(estimates, own_exact, weights)
+            if not math.isfinite(own.by_task()["bias"][-1]):
                 raise Diverged(
                     f"the exact gradient of its own objective, task {index}, is not finite"
                 )
-            own.append(error)
         if exact is None:
             continue
         errors.add(estimates, exact, weights)
@@ -92,7 +90,9 @@ def bias(target: Target) -> Samples:
         if bound is not None:
             outer = outer_gradient(problem, result.adapted)
             bounds.append(ratio(bound * norm(outer), norm(exact)))
-    samples |= {"own_bias": own, "bias_t2": seconds, "t2_error": unknown}
+    apart = own.by_task()
+    samples |= {"own_bias": apart["bias"], "own_spread": apart.get("spread", [])}
+    samples |= {"bias_t2": seconds, "t2_error": unknown}
     for name, values in (("curvature", reference.curvature), ("bound", bounds)):
         if all(map(math.isfinite, values)):
             samples[name] = values
