@@ -46,7 +46,7 @@ class Fomaml(Compilable):
         """See `Estimator.estimate`."""
         if isinstance(problem, CompiledProblem):
             return problem.exact(params, last=0)
-        adapted = problem.adapt(params)
+        adapted = problem.end(params)
         outer_loss, gradient = problem.outer_gradient(adapted)
         sizes = problem.step_size
         none = scaled(0.0, sizes) if isinstance(sizes, dict) else None

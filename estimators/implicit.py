@@ -71,15 +71,22 @@ class Implicit(Estimator):
         """See `Estimator.estimate`.
 
         Raises:
-            OptionError: no parameters are frozen, or the problem does not say how to linearise.
+            OptionError: no parameters are frozen, the outer loss depends on auxiliary entries, or
+                the problem does not say how to linearise.
         """
         if not isinstance(problem, MapProblem) or not problem.frozen:
             raise OptionError(
                 "implicit gives the gradient of hyperparameters, and there are none: name them by "
                 "frozen(problem, names)"
             )
-        adapted = detached(problem.adapt(params))
-        outer_loss, g = problem.outer_gradient(leaves(adapted))
+        end = detached(problem.end(params))
+        outer_loss, g = problem.outer_gradient(leaves(end))
+        if any(g[name].any() for name in problem.auxiliary):
+            raise OptionError(
+                "implicit takes outer losses of adapted and frozen parameters alone, not of "
+                "auxiliary entries; use maml"
+            )
+        adapted, g = map(problem.without_auxiliary, (end, g))
         operator = self._operator(problem, adapted)
         fixed = [name for name in g if name in problem.frozen]
         w, products = self._solve(operator, g | zeros(g, fixed), fixed)

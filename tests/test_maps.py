@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -221,6 +222,91 @@ def test_a_map_must_return_what_it_is_given(result: Params) -> None:
         create("maml")(problem, {"w": THETA})
 
 
+@pytest.mark.parametrize("name", ["fomaml", "truncated(order=0)", "maml", "adjoint", "mixed"])
+def test_the_outer_loss_gets_auxiliary_entries(name: str) -> None:
+    """w_1 = w/2, v_1 = w; w_2 = 5w/4, v_2 = 3w/2, of which the outer loss takes the product."""
+
+    def both_move(params: Params, step: int) -> Params:
+        return {"w": 0.5 * params["w"] + params["v"], "v": params["v"] + params["w"]}
+
+    def products(params: Params) -> Tensor:
+        return (params["w"] * params["v"]).sum()
+
+    nothing = {"v": torch.zeros(SIZE, dtype=torch.float64)}
+    problem = MapProblem(outer, products, steps=2, inner_map=both_move, auxiliary=nothing)
+    slope = {"maml": 3.75, "adjoint": 3.75, "mixed": (1.0 + 3.75) / 2}.get(name, 1.5)
+    estimate = create(name)(problem, {"w": THETA})
+    torch.testing.assert_close(estimate.gradient["w"], slope * THETA, rtol=1e-12, atol=0)
+
+
+def test_entries_may_be_swapped_doubled_or_made_anew_by_a_map() -> None:
+    theta = {"a": THETA, "b": 2 * THETA}
+
+    def loss(params: Params) -> Tensor:
+        return (params["a"] ** 2).sum() + params["b"].sum()
+
+    swapped = lambda p, k: {"a": p["b"], "b": p["a"]}  # ruff: ignore[lambda-assignment]
+    doubled = lambda p, k: {"a": p["b"], "b": p["b"]}  # ruff: ignore[lambda-assignment]
+    renewed = lambda p, k: {"a": p["a"], "b": THETA}  # ruff: ignore[lambda-assignment]
+    one, none = torch.ones_like(THETA), torch.zeros_like(THETA)
+    slopes = {
+        swapped: (one, 4 * THETA),
+        doubled: (none, 4 * THETA + 1),
+        renewed: (2 * THETA, none),
+    }
+    for inner_map, (a, b) in slopes.items():
+        problem = MapProblem(loss, loss, steps=3, inner_map=inner_map)
+        for name in ("maml", "maml(checkpoint='sqrt')", "adjoint", "binom(order=3)"):
+            gradient = create(name)(problem, theta).gradient
+            torch.testing.assert_close(gradient, {"a": a, "b": b}, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["maml", "maml(checkpoint='sqrt')", "adjoint", "binom(order=1)"])
+def test_a_map_that_is_not_differentiable_is_refused(name: str) -> None:
+    problem = MapProblem(outer, outer, steps=2, inner_map=lambda p, k: {"w": p["w"].detach() / 2})
+    with pytest.raises(OptionError, match="differentiable"):
+        create(name)(problem, {"w": THETA})
+
+
+@pytest.mark.parametrize("name", ["maml", "adjoint", "fomaml", "binom(order=1)", "mixed"])
+def test_a_map_that_writes_to_what_it_is_given_is_refused(name: str) -> None:
+    @torch.no_grad()
+    def halve(params: Params, step: int) -> Params:
+        params["w"].mul_(0.5)
+        return params
+
+    with pytest.raises(OptionError, match="write"):
+        create(name)(MapProblem(outer, outer, steps=2, inner_map=halve), {"w": THETA})
+
+
+def test_a_map_that_moves_what_is_frozen_is_refused() -> None:
+    def both_move(params: Params, step: int) -> Params:
+        return {"w": params["w"] / 2, "h": params["h"] * 2}
+
+    problem = MapProblem(outer, outer, steps=1, inner_map=both_move, frozen=("h",))
+    with pytest.raises(OptionError, match="'h'"):
+        create("maml")(problem, PARAMS)
+
+
+def test_parameters_of_a_map_are_not_frozen_by_gradient_descent() -> None:
+    with pytest.raises(OptionError, match="map already"):
+        frozen(with_a_hyperparameter(), ["w"])
+
+
+def test_a_name_is_no_list_of_names() -> None:
+    with pytest.raises(OptionError, match="list"):
+        frozen(BilevelProblem(weighted, both, 0.1, 1), "h")
+    with pytest.raises(OptionError, match="names"):
+        replace(turning(), frozen="w")  # type: ignore[arg-type]
+
+
+def test_auxiliary_entries_that_are_no_tensors_are_refused() -> None:
+    every: list[Any] = [{"v": 0.0}, [THETA], None]
+    for wrong in every:
+        with pytest.raises(OptionError, match="auxiliary"):
+            replace(turning(), auxiliary=wrong)
+
+
 def test_auxiliary_state_may_not_take_the_name_of_a_parameter() -> None:
     problem = MapProblem(outer, outer, steps=1, inner_map=lambda p, k: p, auxiliary={"w": THETA})
     with pytest.raises(OptionError, match="auxiliary"):
@@ -311,6 +397,23 @@ def test_what_implicit_differentiation_cannot_take_is_refused() -> None:
             create(f"implicit({options})")
 
 
-def test_a_map_has_its_own_momentum() -> None:
+def test_implicit_differentiation_of_an_outer_loss_of_auxiliary_entries_is_refused() -> None:
+    def halve(params: Params, step: int) -> Params:
+        return params | {"w": params["w"] / 2}
+
+    problem = MapProblem(
+        weighted,
+        lambda params: (params["w"] * params["v"]).sum() + both(params),
+        steps=1,
+        inner_map=halve,
+        auxiliary={"v": THETA},
+        frozen=("h",),
+    )
+    with pytest.raises(OptionError, match="auxiliary"):
+        create("implicit")(problem, PARAMS)
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.5}, {"step_size": 0.1}])
+def test_a_map_has_its_own_momentum_and_step_size(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match="momentum"):
-        replace(turning(), momentum=0.5)
+        replace(turning(), **options)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from estimators.base.differentiation import Loss, gradient_at
@@ -55,10 +56,16 @@ class MapProblem(BilevelProblem):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.momentum or isinstance(self.step_size, dict):
+        if self.momentum or self.step_size != 1:
             raise OptionError(
-                "an inner map has no momentum and no step sizes: let inner_map have them"
+                "an inner map has no momentum and no step size: let inner_map have them"
             )
+        if not isinstance(self.auxiliary, dict) or not all(
+            isinstance(value, Tensor) for value in self.auxiliary.values()
+        ):
+            raise OptionError("auxiliary must be a dict of tensors")
+        if isinstance(self.frozen, str):
+            raise OptionError(f"frozen={self.frozen!r} must be names: write [{self.frozen!r}]")
 
     @property
     def plain(self) -> bool:
@@ -102,13 +109,27 @@ class MapProblem(BilevelProblem):
 
     def adapt(self, params: Params) -> Params:
         """See `BilevelProblem.adapt`."""
-        return self.without_auxiliary(super().adapt(params))
+        return self.without_auxiliary(self.end(params))
 
     def _next(self, state: State, *, create_graph: bool) -> State:
+        versions = [value._version for value in state.params.values()]
         moved = self.inner_map(dict(state.params), state.step)
+        if versions != [value._version for value in state.params.values()]:
+            raise OptionError("inner_map must not write to what it is given: return new tensors")
         _check_moved(moved, state.params)
+        for name in self.frozen:
+            before = state.params[name]
+            if moved[name] is not before and not torch.equal(moved[name], before):
+                raise OptionError(f"inner_map moves {name!r}, which is frozen: leave it as it is")
         ordered = {name: moved[name] for name in state.params}
-        return State(ordered if create_graph else leaves(ordered), {}, state.step + 1)
+        if not create_graph:
+            return State(leaves(ordered), {}, state.step + 1)
+        if not any(value.requires_grad for value in ordered.values()):
+            raise OptionError(
+                "inner_map returns nothing that is differentiable in what it is given: take "
+                "no_grad or detach out of it"
+            )
+        return State(ordered, {}, state.step + 1)
 
 
 def frozen(problem: BilevelProblem, names: Collection[str]) -> MapProblem:
@@ -134,9 +155,14 @@ def frozen(problem: BilevelProblem, names: Collection[str]) -> MapProblem:
         >>> create("maml")(problem, theta).gradient["weight"]  # -.5 exp(weight) (1 - .5)
         tensor([-0.2500])
     """
+    if isinstance(problem, MapProblem):
+        raise OptionError(
+            "frozen: the problem has an inner map already; name all parameters in one call, or "
+            "let the map leave them as they are"
+        )
+    if isinstance(names, str) or not names:
+        raise OptionError("frozen: name at least one parameter, in a list")
     alpha, names = problem.alpha, tuple(names)
-    if not names:
-        raise OptionError("frozen: name at least one parameter")
 
     def descend(params: Params, step: int) -> Params:
         del step

@@ -150,6 +150,14 @@ class BilevelProblem:
         Args:
             params: theta; left as it is.
         """
+        return self.end(params)
+
+    def end(self, params: Params) -> Params:
+        """Return the last of `trajectory`; an inner map's auxiliary entries are among it.
+
+        Args:
+            params: theta; left as it is.
+        """
         for phi in self.trajectory(params):
             end = phi
         return end

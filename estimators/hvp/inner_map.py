@@ -30,8 +30,6 @@ class OneMinusJacobian(Hessian):
 
     def _product(self, vector: Params, *, last: bool) -> Params:
         moving = [name for name, value in self._moved.items() if value.requires_grad]
-        if not moving:
-            return dict(vector)
         pulled = differentiated(
             [self._moved[name] for name in moving],
             [*self._point.values()],
