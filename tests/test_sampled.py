@@ -243,6 +243,24 @@ def test_draws_agree_with_the_enumerated_second_truth(
     assert drawn.variance * second_truth.DRAWS < 0.3 * naively
 
 
+@pytest.mark.parametrize("spec", ["roulette(rate=0.5)", "ufom(q=0.5)", "forward-gradient(n=2)"])
+def test_estimates_by_other_draws_than_episodes_are_not_enumerated(spec: str) -> None:
+    assert not enumeration.all_estimates(create(spec), bandit(), PARAMS)
+
+
+def test_outer_episodes_that_are_too_many_are_not_enumerated_at_depth_0() -> None:
+    assert not enumeration.all_estimates(create("dice"), bandit(0, pulls=20), PARAMS)
+
+
+def test_fomaml_through_drawn_steps_is_the_outer_gradient_with_a_correction_too() -> None:
+    naive = create("naive(sampled='inner+hessian', correction=True, through='fomaml')")
+    result = naive(bandit(), PARAMS, generator=torch.Generator().manual_seed(0))
+    phi = result.adapted["weight"].numpy()[:, 0]
+    np.testing.assert_allclose(
+        result.gradient["weight"].numpy()[:, 0], -slope(phi, OUTER), rtol=1e-12
+    )
+
+
 def test_all_estimates_are_enumerated_up_to_a_limit() -> None:
     dice = create(f"dice({EXACT_OUTER})")
     assert len(enumeration.all_estimates(dice, bandit(), PARAMS)) == 81

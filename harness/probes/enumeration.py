@@ -26,17 +26,37 @@ MOST = 1_000
 def all_estimates(
     estimator: Estimator, problem: BilevelProblem, params: Params
 ) -> list[tuple[float, MetaGradient]]:
-    """Return each estimate that is possible, with its probability; none if they are too many."""
+    """Return each estimate that is possible, with its probability.
+
+    None where they are too many, or where the estimator draws other things than episodes.
+    """
     if not (estimator.is_random and isinstance(problem, SampledProblem) and count(problem) <= MOST):
         return []
-    every = list(islice(estimates(estimator, problem, params), MOST + 1))
+    if not problem.outer.outcomes():
+        return []
+    generator = torch.Generator("cpu").manual_seed(0)
+    untouched = generator.get_state()
+    every = []
+    for each in islice(estimates(estimator, problem, params, generator), MOST + 1):
+        if not torch.equal(generator.get_state(), untouched):
+            return []
+        every.append(each)
     return every if len(every) <= MOST else []
 
 
 def estimates(
-    estimator: Estimator, problem: SampledProblem, params: Params
+    estimator: Estimator,
+    problem: SampledProblem,
+    params: Params,
+    generator: torch.Generator | None = None,
 ) -> Iterator[tuple[float, MetaGradient]]:
     """Yield each estimate that is possible, with its probability; these sum to 1.
+
+    Args:
+        estimator: draws nothing but episodes.
+        problem: whose environments have few outcomes.
+        params: theta.
+        generator: is passed on; whatever else is drawn comes from it.
 
     Raises:
         OptionError: an environment has too many outcomes to be enumerated.
@@ -47,7 +67,7 @@ def estimates(
     )
     while True:
         path.begin()
-        estimate = estimator(scripted, params)
+        estimate = estimator(scripted, params, generator=generator)
         yield path.probability, estimate
         if not path.advance():
             return
