@@ -139,9 +139,9 @@ def _spread(view: View) -> Iterator[Block]:
 def _two_truths(view: View) -> Iterator[Block]:
     """Yield a figure for each truth, where inner steps may be drawn: never both in one."""
     if has_two_truths(view.here):
-        first = "Bias to the meta-gradient of exact inner steps (T1)"
+        first = "Bias to exact inner steps (T1)"
         yield partial(bias.by_estimator, view.here, "bias", first)
-        second = "Bias to the gradient of the expected outer loss after drawn steps (T2)"
+        second = "Bias to drawn inner steps (T2)"
         yield partial(bias.by_estimator, view.here, "bias_t2", second)
         drawn = view.here[is_random(view.here)]
         yield partial(bias.by_estimator, drawn, "spread", "Spread of one estimate")

@@ -15,6 +15,7 @@ from estimators.base.errors import OptionError
 from estimators.methods.surrogates import surrogate_of
 from harness.probes import enumeration, second_truth
 from harness.probes.enumeration import estimates
+from harness.probes.gram import known_squares
 from harness.tasks.tabular import Tabular, sampled
 
 Array = NDArray[Any]
@@ -267,6 +268,11 @@ def test_all_estimates_are_enumerated_up_to_a_limit() -> None:
     assert not enumeration.all_estimates(dice, bandit(4), PARAMS)
     assert not enumeration.all_estimates(dice, bandit(pulls=20), PARAMS)
     assert not enumeration.all_estimates(create("maml"), bandit(), PARAMS)
+
+
+def test_known_squares_are_those_of_all_outcomes() -> None:
+    errors = [{"w": torch.tensor([value], dtype=torch.float64)} for value in (1.0, 4.0)]
+    assert known_squares(errors, [0.8, 0.2]) == pytest.approx((1.6**2, 0.8 * 0.36 + 0.2 * 5.76, 4))
 
 
 # Surrogates over several actions, literally.

@@ -21,8 +21,10 @@ from harness.probes.gram import (
     bias_limit,
     chance_without_bias,
     gram,
-    squares_of,
-    weighted_squares,
+    known_squares,
+    mean_square,
+    squared_bias,
+    variance,
 )
 from harness.probes.references import load_reference
 from harness.probes.second_truth import SecondTruth
@@ -137,8 +139,12 @@ class Errors:
         if len(estimates) == 1:
             samples["bias"].append(relative_error(estimates[0], exact))
             return
-        products = gram([axpy(-1.0, exact, estimate) for estimate in estimates])
-        squares = weighted_squares(products, weights) if weights else squares_of(products)
+        errors = [axpy(-1.0, exact, estimate) for estimate in estimates]
+        if weights:
+            squares = known_squares(errors, weights)
+        else:
+            products = gram(errors)
+            squares = squared_bias(products), variance(products), mean_square(products)
         for name, square in zip(("bias", "spread", "rmse"), squares, strict=True):
             samples.setdefault(name, []).append(ratio(math.sqrt(max(0.0, square)), length))
         if weights:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from estimators import Params
+from estimators.base.tree import axpy, dot, scaled
 
 _QUANTILE = 1.645  # of the normal distribution, to one side
 _FEWEST = 10.0  # draws that weigh in; with fewer, what is rare has been missed too often
@@ -43,22 +44,20 @@ def mean_square(products: Tensor) -> float:
     return float(products.trace()) / len(products)
 
 
-def squares_of(products: Tensor) -> tuple[float, float, float]:
-    """Return `squared_bias`, `variance` and `mean_square`."""
-    return squared_bias(products), variance(products), mean_square(products)
-
-
-def weighted_squares(products: Tensor, weights: Sequence[float]) -> tuple[float, float, float]:
+def known_squares(errors: Sequence[Params], weights: Sequence[float]) -> tuple[float, float, float]:
     """Return squared bias, variance and mean square, where each error has a known probability.
 
     Args:
-        products: the Gram matrix of all errors that there can be.
+        errors: all that there can be.
         weights: their probabilities.
     """
-    shares = torch.tensor(weights, dtype=products.dtype)
-    bias = float(shares @ products @ shares)
-    mean = float(shares @ products.diagonal())
-    return bias, mean - bias, mean
+    mean = scaled(0.0, errors[0])
+    for weight, error in zip(weights, errors, strict=True):
+        mean = axpy(weight, error, mean)
+    apart = (axpy(-1.0, mean, error) for error in errors)
+    spread = sum(w * dot(a, a) for w, a in zip(weights, apart, strict=True))
+    bias = dot(mean, mean)
+    return bias, spread, bias + spread
 
 
 def chance_without_bias(grams: Sequence[Tensor], flips: int = 9_999) -> float:
