@@ -74,7 +74,7 @@ def labels(chart: alt.Chart, families: list[str], text: str, *, above: bool) -> 
 
 def row_each(estimators: list[str]) -> alt.Y:
     """Return an axis with a row for each estimator."""
-    return alt.Y("estimator:N", sort=estimators, axis=alt.Axis(labelLimit=170, title=None))
+    return alt.Y("estimator:N", sort=estimators, axis=alt.Axis(labelLimit=300, title=None))
 
 
 def order_axis() -> alt.X:

@@ -44,6 +44,12 @@ PALETTE = {
     "roulette": ("#9A5BD6", "circle"),
     "ufom": ("#17A2B8", "triangle-up"),
     "forward-gradient": ("#E4729A", "square"),
+    "naive": ("#D55E00", "circle"),
+    "dice": ("#009E73", "square"),
+    "lvc": ("#CC79A7", "circle"),
+    "loaded-dice": ("#A6761D", "diamond"),
+    "implicit": ("#CC79A7", "square"),
+    "lazy": ("#8C6BB1", "triangle-up"),
 }
 PHASES = {"inner loop": "#0072B2", "outer gradient": "#E69F00", "meta-gradient": "#009E73"}
 """Colours of the parts of an estimate; written out, since `Phase` is in a module with torch."""
