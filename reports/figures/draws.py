@@ -21,7 +21,7 @@ def bias_against_spread(rows: Rows) -> Chart:
     """Plot the error of means of estimates over their cost: spread falls with it, bias does not."""
     measured = rows[rows["rmse"].notna() & (rows["time_ratio"] > 0)]
     if not is_random(measured).any():
-        return style.nothing(_TITLE, "No random estimator was measured here.")
+        return style.nothing(_TITLE, "No random estimator was timed here.")
     measured = measured[style.few_orders(measured)].reset_index(drop=True)
     every, y = on_axis(_means(measured), "y", "rmse")
     y["title"] = y["title"].replace(METRICS["rmse"].label, "error of the mean")
