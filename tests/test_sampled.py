@@ -38,8 +38,7 @@ def bandit(steps: int = STEPS, pulls: int = PULLS) -> SampledProblem:
     problem = module_problem(
         module, loss, *[(inputs, each) for each in rewards], step_size=ALPHA, steps=steps
     )
-    environments = (Tabular(module, inputs, each, None, pulls, 1) for each in rewards)
-    return sampled(problem, 1.0, *environments)
+    return sampled(problem, 1.0, lambda loss: Tabular(loss.outputs, loss.batch[1], None, pulls, 1))
 
 
 def softmax(x: Array) -> Array:
@@ -324,12 +323,9 @@ def small_mdp(episodes: int, horizon: int) -> tuple[Tabular, Tensor]:
     rng = np.random.default_rng(1)
     transitions = rng.random((3, 2, 3)) + 0.1
     transitions /= transitions.sum(-1, keepdims=True)
-    module = torch.nn.Linear(3, 2, bias=False).double()
-    with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(rng.normal(size=(2, 3))))
+    weight = torch.from_numpy(rng.normal(size=(2, 3)))
     rewards, ahead = torch.from_numpy(rng.random((3, 2))), torch.from_numpy(transitions)
-    eye = torch.eye(3, dtype=torch.float64)
-    return Tabular(module, eye, rewards, ahead, episodes, horizon), module.weight.detach()
+    return Tabular(lambda params: params["weight"].T, rewards, ahead, episodes, horizon), weight
 
 
 def test_episodes_follow_policy_and_transitions() -> None:

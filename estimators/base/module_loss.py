@@ -86,6 +86,11 @@ class ModuleLoss:
         """Return the scalar loss at `params`."""
         return self.outputs_and_loss(params)[1]
 
+    def outputs(self, params: Params) -> Any:
+        """Return the module's outputs at `params`."""
+        with self.state.filled(self.buffers | params if self.buffers else params):
+            return self.module(self.batch[0])
+
     def outputs_and_loss(self, params: Params) -> tuple[Any, Tensor]:
         """Return the module's outputs and the scalar loss at `params`."""
         inputs, targets = self.batch

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from estimators import BilevelProblem
 from estimators.base.errors import OptionError
 from harness.tasks.tabular import Tabular, check_count, sampled
-from harness.tasks.task import TASKS, Batch, Task, TaskFamily, split_number, uniform
+from harness.tasks.task import TASKS, Task, TaskFamily, split_number, uniform
 
 
 @TASKS.register("bandit")
@@ -78,8 +78,6 @@ class Bandit(TaskFamily):
         """See `TaskFamily.problem`."""
         problem = super().problem(module, task, step_size=step_size, steps=steps, check=check)
 
-        def environment(batch: Batch) -> Tabular:
-            inputs, rewards = batch
-            return Tabular(module, inputs, rewards, None, self.pulls, 1)
-
-        return sampled(problem, 1.0, *map(environment, (task.support, task.query)))
+        return sampled(
+            problem, 1.0, lambda loss: Tabular(loss.outputs, loss.batch[1], None, self.pulls, 1)
+        )

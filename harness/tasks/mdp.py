@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from estimators import BilevelProblem
+from estimators import BilevelProblem, ModuleLoss
 from estimators.base.errors import OptionError
 from harness.tasks.tabular import Tabular, check_count, sampled
 from harness.tasks.task import TASKS, Task, TaskFamily, split_number, uniform
@@ -140,11 +140,11 @@ class Mdp(TaskFamily):
         if self.horizon is None:
             return problem
 
-        def environment(batch: Any) -> Tabular:
-            inputs, (transitions, rewards) = batch
-            return Tabular(module, inputs, rewards, transitions, self.episodes, self.horizon or 1)
+        def environment(loss: ModuleLoss) -> Tabular:
+            transitions, rewards = loss.batch[1]
+            return Tabular(loss.outputs, rewards, transitions, self.episodes, self.horizon or 1)
 
-        return sampled(problem, self.discount, *map(environment, (task.support, task.query)))
+        return sampled(problem, self.discount, environment)
 
 
 @lru_cache(maxsize=4)

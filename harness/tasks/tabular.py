@@ -1,14 +1,20 @@
 """Environments with finitely many states and actions, to draw episodes from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from estimators import BilevelProblem, Environment, Episodes, Params, SampledProblem
+from estimators import (
+    BilevelProblem,
+    Environment,
+    Episodes,
+    ModuleLoss,
+    Params,
+    SampledProblem,
+)
 from estimators.base.errors import OptionError
 
 _MOST_OUTCOMES = 10_000
@@ -19,8 +25,7 @@ class Tabular(Environment):
     """A table of rewards and, where states follow one another, of transition probabilities.
 
     Attributes:
-        module: maps `inputs` to a table of logits, [states, actions].
-        inputs: one row for each state.
+        logits: maps parameters to a table of logits, [states, actions].
         rewards: [states, actions].
         transitions: [states, actions, states]; None where there is one state and episodes of one
             action.
@@ -28,8 +33,7 @@ class Tabular(Environment):
         horizon: actions in each.
     """
 
-    module: nn.Module
-    inputs: Tensor
+    logits: Callable[[Params], Tensor]
     rewards: Tensor
     transitions: Tensor | None
     episodes: int
@@ -78,22 +82,25 @@ class Tabular(Environment):
         return [Episodes(*each) for each in zip(states_of, actions, rewards, strict=True)]
 
     def _log_policy(self, params: Params) -> Tensor:
-        logits: Tensor = functional_call(self.module, params, (self.inputs,))
-        return logits.log_softmax(-1)
+        return self.logits(params).log_softmax(-1)
 
 
 def sampled(
-    problem: BilevelProblem, discount: float, inner: Tabular, outer: Tabular
+    problem: BilevelProblem, discount: float, environment: Callable[[ModuleLoss], Tabular]
 ) -> SampledProblem:
     """Return a problem of exact gradients as one whose gradients can be drawn as well.
 
     Args:
-        problem: the bilevel problem; its losses are minus the expected returns.
+        problem: from `module_problem`; its losses are minus the expected returns.
         discount: of the rewards.
-        inner: environment of inner steps.
-        outer: likewise of the outer gradient.
+        environment: makes that of inner steps, and that of the outer gradient, of their losses.
     """
-    return SampledProblem(**vars(problem), inner=inner, outer=outer, discount=discount)
+    inner, outer = problem.inner_loss, problem.outer_loss
+    assert isinstance(inner, ModuleLoss)
+    assert isinstance(outer, ModuleLoss)
+    return SampledProblem(
+        **vars(problem), inner=environment(inner), outer=environment(outer), discount=discount
+    )
 
 
 def check_count(name: str, value: int) -> None:

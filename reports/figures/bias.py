@@ -139,6 +139,7 @@ def by_estimator(rows: Rows, name: str, text: str) -> Chart:
     if rows.empty:
         return style.nothing(text)
     rows = rows.sort_values(name, kind="stable")
+    x["axis"]["titleAnchor"] = "end"  # names may leave less room than it takes
     y = marks.row_each([*rows["estimator"]])
     families = [*rows["family"]]
     chart = marks.base(rows, name).encode(x=x, y=y)
