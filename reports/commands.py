@@ -29,13 +29,17 @@ def report(
 
 def reproduce(
     names: Annotated[
-        list[str], typer.Argument(help="fig2, fig3a, fig3b, fig4, fig5, table1, table2; or all.")
+        list[str],
+        typer.Argument(
+            help="Of the binomial method's paper: fig2, fig3a, fig3b, fig4, fig5, table1, table2. "
+            "Of multi-step meta-gradients (arXiv 2111.00206): one-step. Or all."
+        ),
     ],
     scale: Annotated[
         str,
         typer.Option(
             help="quick: embedded data, an hour for all on two cores; "
-            "paper: the paper's steps, the user's own images."
+            "paper: the binomial method's steps, the user's own images."
         ),
     ] = "quick",
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("reproduction"),
@@ -44,9 +48,9 @@ def reproduce(
     fresh: options.Fresh = False,
     store: options.Store = Path("results"),
 ) -> int:
-    """Measure and make figures and tables of the binomial method's paper.
+    """Measure and make figures and tables of papers.
 
-    README.md shows them beside the paper's numbers, with all others that the store has measurements
+    README.md shows them beside the papers' numbers, with all others that the store has measurements
     for; figures are SVG, the numbers behind them CSV.
     After an interruption the same command goes on where it was.
     Exit code 0: all are made; 1: something went wrong or is missing; 2: nothing is made.
@@ -64,7 +68,10 @@ def reproduce(
             raise OptionError(unknown("figure or table", name, [*EXPERIMENTS, "all"]))
     if store.exists() and not store.is_dir():
         raise OptionError(f"{store} is no folder of results")
-    wanted = list(EXPERIMENTS) if "all" in names else list(dict.fromkeys(names))
+    known = [name for name in EXPERIMENTS if chosen in EXPERIMENTS[name]]
+    wanted = known if "all" in names else list(dict.fromkeys(names))
+    if lacking := [name for name in wanted if name not in known]:
+        raise OptionError(f"{', '.join(lacking)}: there is no scale {chosen!r} of it, only 'quick'")
     sources = [replace(one, device=device) for one in needed(wanted, chosen)]
     if device != "cpu" and not any(one.trainings for one in sources):
         raise OptionError(f"{', '.join(wanted)}: nothing is trained, which --device is for")
@@ -73,7 +80,7 @@ def reproduce(
     page, pieces = write(store, wanted, chosen, out)
     for piece in pieces:
         if piece.name in wanted:
-            print(f"{piece.name}: {piece.title}")
+            print(piece.heading)
             for line in piece.notes:
                 print(f"  {line}")
             for row in as_text(piece.agreement):

@@ -242,7 +242,7 @@ def _reproduction(view: View) -> Iterator[Block]:
         found = pieces(measured, scale)
         # The first is of theory alone, and by itself no reproduction of anything measured.
         for piece in found if found[1:] else []:
-            yield Heading(f"{piece.name}: {piece.title}")
+            yield Heading(piece.heading)
             yield Command(f"metagrad reproduce {piece.name} --scale {scale}")
             yield [*piece.notes]
             yield from piece.charts
@@ -354,7 +354,7 @@ SECTIONS = (
         "Reproduction",
         "store",
         _reproduction,
-        "Figures and tables of the paper",
+        "Figures and tables of papers",
         empty="Nothing yet; `metagrad reproduce all` makes them, in an hour on two cores.",
     ),
     Section(

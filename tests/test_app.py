@@ -342,5 +342,5 @@ def test_the_papers_figures_are_shown(store: Path) -> None:
     assert "metagrad reproduce all" in opened("Reproduction").info[0].value
     reproduced.write_all(store)
     at = opened("Reproduction")
-    assert figures(at) == 3 + 1 + 5 + 2 + 4 + 2 + 1
-    assert len(at.table) + len(at.dataframe) == 7 + 4  # four of them beside the paper
+    assert figures(at) == 3 + 1 + 5 + 2 + 4 + 2 + 1 + 3
+    assert len(at.table) + len(at.dataframe) == 8 + 5  # five of them beside a paper

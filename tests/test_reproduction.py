@@ -22,6 +22,7 @@ from reports.tables.snapshot import read
 from tests.support import reproduced
 from tests.support.figure_rows import heading
 from tests.support.invocation import invoke
+from tests.support.reproduced import ACCURACY
 
 NAMES = tuple(EXPERIMENTS)
 
@@ -46,13 +47,13 @@ def test_experiments_measure_what_their_figures_show() -> None:
     assert list(PIECES) == list(EXPERIMENTS)
     for scale in SCALES:
         for name in EXPERIMENTS:
-            sources = EXPERIMENTS[name][scale]
-            assert name == "fig2" or sources.planned() or sources.configs(), (name, scale)
+            sources = EXPERIMENTS[name].get(scale)
+            assert name == "fig2" or not sources or sources.planned() or sources.configs(), name
         trained = {one.cell.estimator for one in EXPERIMENTS["fig5"][scale].configs()}
         assert {"maml", "fomaml", "truncated(order=2)", "binom(order=2)"} <= trained
         assert any(name.startswith("imaml") for name in trained)
     # What several need is measured once.
-    assert len(needed(NAMES, "quick")) == 3
+    assert len(needed(NAMES, "quick")) == 4
     assert needed(["fig2"], "quick") == []
     assert needed(["table1", "fig5"], "paper") == [Sources(trainings="paper")]
     for config in EXPERIMENTS["table1"]["paper"].configs():  # the paper's hyperparameters
@@ -255,6 +256,48 @@ def test_the_hybrid_and_its_bias(made: dict[str, Piece]) -> None:
     assert len(table) == 6
 
 
+def test_variance_over_horizons_beside_that_of_mixing(made: dict[str, Piece]) -> None:
+    piece = made["one-step"]
+    rows = {
+        (row["compared"], row["outer gradient"], row["K"]): row
+        for row in piece.agreement.to_dict("records")
+    }
+    grown = rows["variance of lvc / that at K=1", "drawn", 10]
+    assert (grown["here"], grown["verdict"]) == (pytest.approx(100), "grows")
+    mixed = "variance of lvc / that of lvc, mixed"
+    assert rows[mixed, "drawn", 5]["here"] == pytest.approx(4)
+    own = rows[f"{mixed}, own objective", "drawn", 5]
+    assert (own["here"], own["paper, about"]) == (pytest.approx(16), paper.MIXING_CUTS)
+    assert own["verdict"] == "saves more"
+    own = rows[f"{mixed}, own objective", "exact", 5]
+    assert own["here"] == pytest.approx(math.sqrt(2.5 * 3.0))  # of two seeds
+    assert own["from"] < 3 < own["to"]
+    assert own["verdict"] == "agrees"
+    other = rows["variance of lvc / that of lvc, fomaml", "exact", 10]
+    assert (other["here"], other["verdict"]) == (pytest.approx(100), "saves")
+    # At depth 1 there is nothing to mix, and the others are compared at the longest horizon.
+    assert {depth for what, _, depth in rows if what == mixed} == {2, 3, 5, 7, 10}
+    assert {depth for what, _, depth in rows if "fomaml" in what} == {10}
+    for depth in (3, 5, 10):
+        less = rows["return of lvc, mixed less that of lvc", "drawn", depth]
+        assert (less["here"], less["verdict"]) == (pytest.approx(-0.01), "worse")
+    table = piece.table.set_index(["what", "outer gradient", "estimator"])
+    assert table.loc[("variance", "drawn", "lvc"), "K=10"] == pytest.approx(100)
+    assert table.loc[("test return", "exact", "maml"), "K=3"] == pytest.approx(ACCURACY - 0.9995)
+    assert ("variance, own objective", "drawn", "lvc") not in table.index
+    assert "4 (4 to 4; drawn)" in piece.notes[0]
+
+
+def test_horizons_without_what_they_are_compared_with(tmp_path: Path) -> None:
+    reproduced.write_cells(tmp_path, "one-step", without("lvc"))
+    reproduced.write_trainings(tmp_path, only("maml"), name="one-step")
+    piece = shown(tmp_path)["one-step"]
+    assert set(piece.agreement["outer gradient"]) == {"exact"}
+    assert len(piece.charts) == 3
+    assert "80 of 100 trainings" in piece.notes[-1]
+    assert "one-step" not in {piece.name for piece in made_of(tmp_path, "paper")}
+
+
 def test_all_is_written(store: Path, tmp_path: Path) -> None:
     page, written = write(store, NAMES, "quick", tmp_path / "out")
     assert {piece.name for piece in written} == {*NAMES}
@@ -266,6 +309,11 @@ def test_all_is_written(store: Path, tmp_path: Path) -> None:
             file = page.parent / f"{piece.name}-{number}.svg"
             assert f"({file.name})" in text
             assert len([*ElementTree.parse(file).iter()]) > 50
+    for each in (paper.BINOMIAL, paper.ONE_STEP):
+        assert text.count(each.full) == 1
+    for piece in written:
+        its = paper.ONE_STEP if piece.name == "one-step" else paper.BINOMIAL
+        assert f"## {piece.name}: {piece.title} ({its.short})\n" in text
     assert "metagrad reproduce all --scale quick" in text
     assert "01234567" in text
     assert not [file for file in page.parent.iterdir() if file.name.startswith(".")]
@@ -278,6 +326,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("table1", "--scale", "huge"), "huge"),
         (("table1", "--device", "cuda:99"), "cuda:99"),
         (("fig3a", "fig4", "--device", "cuda"), "fig3a, fig4"),
+        (("fig3a", "one-step", "--scale", "paper"), "one-step"),
     ):
         with pytest.raises(OptionError, match=word):
             invoke(reproduce, *arguments)

@@ -1,7 +1,7 @@
-"""The measurements behind each figure and table of the binomial method's paper.
+"""The measurements behind each figure and table of the papers that are reproduced.
 
 At the scale "quick" they take embedded data and minutes on two cores; at the scale "paper" the
-paper's numbers of steps and the user's own images.
+paper's numbers of steps and the user's own images, where the harness has the paper's tasks.
 """
 
 from collections.abc import Iterable
@@ -62,8 +62,9 @@ EXPERIMENTS: dict[str, dict[Scale, Sources]] = {
     "fig5": _TRAININGS,
     "table1": _TRAININGS,
     "table2": _TRAININGS,
+    "one-step": {"quick": Sources("one-step", trainings="one-step")},
 }
-"""By name, which is also that of its files."""
+"""By name, which is also that of its files, and scale."""
 
 
 def needed(names: Iterable[str], scale: Scale) -> list[Sources]:

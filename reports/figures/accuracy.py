@@ -30,7 +30,7 @@ def learning_curves(curves: Rows) -> Chart:
         x=alt.X("step:Q", title="meta-training (steps)", axis=alt.Axis(format="d", tickMinStep=1)),
         y=alt.Y("value:Q", title=metric.title, scale=alt.Scale(zero=False)),
     )
-    colour, dash = _lines(shown)
+    colour, dash = looks(shown)
     band = chart.transform_filter("isValid(datum.value_low)").mark_area(opacity=0.14)
     layers = [
         band.encode(
@@ -101,7 +101,7 @@ def _dots(chart: alt.Chart, tips: list[alt.Tooltip]) -> list[alt.Chart]:
     return [*marks.bars(chart, families, "x"), dots]
 
 
-def _lines(rows: Rows) -> tuple[alt.Color, alt.StrokeDash]:
+def looks(rows: Rows) -> tuple[alt.Color, alt.StrokeDash]:
     """Return a colour for each family and a dash for each of its lines, with one legend."""
     names = rows.drop_duplicates("estimator")
     place = names.groupby("family", sort=False).cumcount()

@@ -1,9 +1,10 @@
-"""What the binomial method's paper plots and nothing else here does: bounds, and mini-batches."""
+"""What reproduced papers plot and nothing else here does: bounds, mini-batches, horizons."""
 
 import altair as alt
 import pandas as pd
 
 from reports.figures import marks, style
+from reports.figures.accuracy import looks
 from reports.figures.style import Chart, Rows
 
 _DECADES = [10.0**power for power in range(-9, 7)]  # where a log axis has lines
@@ -54,6 +55,33 @@ def bias_by_mini_batch(errors: pd.DataFrame, cells: Rows) -> Chart:
     ]
     note = "a point: mean over the tasks of a mini-batch"
     return style.figure(style.title_of("Bias by mini-batch", cells, note), layers)
+
+
+def against_horizon(
+    lines: pd.DataFrame, text: str, unit: str, *, logarithmic: bool = False
+) -> Chart:
+    """Plot means over seeds against the horizon K, a line for each estimator."""
+    numbers = ["value", "value_low", "value_high"]
+    shown = lines.rename(columns={"low": numbers[1], "high": numbers[2]})
+    scale = alt.Scale(type="log" if logarithmic else "linear", zero=False)
+    depths = sorted({int(depth) for depth in lines["depth"]})
+    colour, dash = looks(shown)
+    chart = alt.Chart(shown[["estimator", "family", "depth", *numbers]]).encode(
+        x=alt.X("depth:Q", title="horizon K (inner steps)", axis=alt.Axis(values=depths)),
+        y=alt.Y("value:Q", title=unit, scale=scale, axis=alt.Axis(format="~g")),
+        color=colour,
+    )
+    band = chart.mark_area(opacity=0.14)
+    tips = [alt.Tooltip("estimator:N"), alt.Tooltip("depth:Q", title="K")]
+    layers = [
+        band.encode(y=marks.like(chart.encoding.y, numbers[1]), y2=alt.Y2(numbers[2])),
+        chart.mark_line(strokeWidth=1.8).encode(strokeDash=dash, order=alt.Order("depth:Q")),
+        chart.mark_point(filled=True, size=36, opacity=1).encode(
+            tooltip=[*tips, *(alt.Tooltip(f"{name}:Q", format=".3~g") for name in numbers)]
+        ),
+    ]
+    seeds = int(lines["seeds"].max())
+    return style.figure(style.heading(text, f"bands: 95 % intervals over {seeds} seeds"), layers)
 
 
 def _logarithmic(column: str, title: str) -> alt.Y:

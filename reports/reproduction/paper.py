@@ -1,4 +1,25 @@
-"""What the paper reports, as far as its numbers are known."""
+"""The papers, and what they report, as far as their numbers are known."""
+
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """A paper whose figures and tables are reproduced."""
+
+    short: str
+    full: str
+
+
+BINOMIAL = Paper(
+    "Zhang et al. 2026",
+    'Zhang et al., "Binomial Gradient-Based Meta-Learning for Enhanced Meta-Gradient Estimation", '
+    "ICLR 2026, arXiv 2604.13263",
+)
+ONE_STEP = Paper(
+    "Bonnet et al. 2021",
+    'Bonnet et al., "One Step at a Time: Pros and Cons of Multi-Step Meta-Gradient Reinforcement '
+    'Learning", 2021, arXiv 2111.00206',
+)
 
 MEDIAN_ERRORS = {
     "truncated(order=4)": 1e-1,
@@ -17,3 +38,6 @@ ACCURACY = {
 
 TASKS = ("miniimagenet:5way-1shot", "miniimagenet:5way-5shot", "tieredimagenet:5way-1shot")
 """The columns of Table 1: K=5 in training and 10 at test, Conv4-32."""
+
+MIXING_CUTS = 3.0
+"""How many times mixing horizons cuts the variance, on Snake: Bonnet et al., abstract."""

@@ -10,15 +10,17 @@ import pandas as pd
 from harness.commands.reproduce import EXPERIMENTS, Scale
 from harness.store.trainings import TRAINING_AXES, outer_text
 from reports.figures.style import Chart
+from reports.reproduction.paper import BINOMIAL, Paper
 from reports.tables.snapshot import Snapshot
 
 # A training may be on any device.
 _OF_TRAINING = (*(key for key in TRAINING_AXES if key != "device"), "outer")
+_OF_RUN = ("estimator", "task", "depth", "seed")  # what tells trainings of one piece apart
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A figure or table of the paper, reproduced."""
+    """A figure or table of a paper, reproduced."""
 
     name: str  # "fig2", ..., which is also that of its files
     title: str
@@ -27,11 +29,17 @@ class Piece:
     data: pd.DataFrame  # all numbers behind it
     notes: Sequence[str]  # where it was measured, and what is missing
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # ours beside the paper's
+    paper: Paper = BINOMIAL
+
+    @property
+    def heading(self) -> str:
+        """Name, title and paper."""
+        return f"{self.name}: {self.title} ({self.paper.short})"
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """The measurements of a store that figures and tables of the paper are made from."""
+    """The measurements of a store that figures and tables are made from."""
 
     snapshot: Snapshot
 
@@ -76,10 +84,10 @@ class Measurements:
             where = sorted(set(zip(rows["commit"].str[:8], rows["machine"], strict=True)))
             places = "; ".join(f"{commit or 'unknown commit'} on {at}" for commit, at in where)
             notes += [f"Trained at {places}."] if places else []
-            ended = set(zip(rows["estimator"], rows["task"], rows["seed"], strict=True))
-            planned_runs = {(one.cell.estimator, one.cell.task, one.cell.seed) for one in configs}
+            ended = {*zip(*(rows[axis] for axis in _OF_RUN), strict=True)}
+            planned_runs = {tuple(getattr(one.cell, axis) for axis in _OF_RUN) for one in configs}
             if left := planned_runs - ended:
-                names = ", ".join(sorted({name for name, _, _ in left}))
+                names = ", ".join(sorted({name for name, *_ in left}))
                 notes.append(f"Missing: {len(left)} of {len(planned_runs)} trainings, of {names}.")
         return notes
 

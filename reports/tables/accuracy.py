@@ -29,7 +29,7 @@ _NAMES = (*_ESTIMATOR, "family", "order", "commit_label", "metric")
 _Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
-class _Mean(NamedTuple):
+class Mean(NamedTuple):
     """A mean and its interval over "seeds" or "tasks"; over "" where there is no interval."""
 
     value: float
@@ -74,10 +74,10 @@ def curves(rows: pd.DataFrame, metric: str, split: str) -> pd.DataFrame:
     """
     seeds = _of_seeds(rows, metric, split)
     records = [
-        {**_named(key, part), "split": split, **_mean([*part["samples"]])._asdict()}
+        {**_named(key, part), "split": split, **mean_of_seeds([*part["samples"]])._asdict()}
         for key, part in seeds.groupby([*_ESTIMATOR, "step"], sort=False)
     ]
-    table = pd.DataFrame(records, columns=[*_NAMES, "split", "step", *_Mean._fields])
+    table = pd.DataFrame(records, columns=[*_NAMES, "split", "step", *Mean._fields])
     return _sorted(table, [*SETTING, "family", "order", "estimator", "step"])
 
 
@@ -85,37 +85,37 @@ def test_results(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return each estimator's result on the tasks of its last test, best first in each setting."""
     seeds = _last(_of_seeds(rows, metric, "test"))
     records = [
-        {**_named(key, part), **_mean([*part["samples"]])._asdict()}
+        {**_named(key, part), **mean_of_seeds([*part["samples"]])._asdict()}
         for key, part in seeds.groupby(_ESTIMATOR, sort=False)
     ]
-    return _best_first(pd.DataFrame(records, columns=[*_NAMES, *_Mean._fields]), metric)
+    return _best_first(pd.DataFrame(records, columns=[*_NAMES, *Mean._fields]), metric)
 
 
 test_results.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
 
 
-def differences(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return how far each estimator is from exact MAML on the same tasks of the same seeds.
+def differences(rows: pd.DataFrame, metric: str, beside: str = EXACT) -> pd.DataFrame:
+    """Return how far each estimator is from one of them on the same tasks of the same seeds.
 
     Pairs are places in the lists of samples, of seeds that both have. What all estimators find
     easy or hard in a task or a seed falls out, so the intervals are narrower than those of
     `test_results`. They are not widened for how many estimators are compared. The columns are those
-    of `test_results`, of the value less that of MAML, and "verdict", a word or two.
+    of `test_results`, of the value less that of the one, and "verdict", a word or two.
     """
     seeds = _last(_of_seeds(rows, metric, "test"))
     records = []
     for _, setting in seeds.groupby(list(SETTING), sort=False):
-        its = setting[setting["estimator"] == EXACT]
+        its = setting[setting["estimator"] == beside]
         exact = dict(zip(its["seed"], its["samples"], strict=True))
-        others = setting[setting["estimator"] != EXACT]
+        others = setting[setting["estimator"] != beside]
         for key, part in others.groupby(_ESTIMATOR, sort=False):
             pairs = [
                 _paired(samples, exact[seed])
                 for seed, samples in zip(part["seed"], part["samples"], strict=True)
                 if seed in exact
             ]
-            records.append({**_named(key, part), **_mean(pairs)._asdict()})
-    table = pd.DataFrame(records, columns=[*_NAMES, *_Mean._fields])
+            records.append({**_named(key, part), **mean_of_seeds(pairs)._asdict()})
+    table = pd.DataFrame(records, columns=[*_NAMES, *Mean._fields])
     table = table.round(dict.fromkeys(("value", "low", "high"), 9))  # what cancels leaves rests
     table = _best_first(table, metric)
     return table.assign(verdict=[_verdict(row, metric) for row in table.itertuples()])
@@ -153,10 +153,10 @@ def _last(seeds: pd.DataFrame) -> pd.DataFrame:
     return last
 
 
-def _mean(seeds: Sequence[_Numbers]) -> _Mean:
+def mean_of_seeds(seeds: Sequence[_Numbers]) -> Mean:
     """Sum up the samples of each seed as the module says."""
     if not seeds:
-        return _Mean(math.nan, math.nan, math.nan, "", 0, 0)
+        return Mean(math.nan, math.nan, math.nan, "", 0, 0)
     tasks = min(len(one) for one in seeds)
     with np.errstate(invalid="ignore"):  # infinities of what has diverged
         means = np.array([one.mean() for one in seeds])
@@ -166,7 +166,7 @@ def _mean(seeds: Sequence[_Numbers]) -> _Mean:
             half, over = float(stdtrit(len(means) - 1, 0.975) * error), "seeds"
         elif tasks > 1:
             half, over = float(1.96 * seeds[0].std(ddof=1) / math.sqrt(tasks)), "tasks"
-    return _Mean(mean, mean - half, mean + half, over, len(means), tasks)
+    return Mean(mean, mean - half, mean + half, over, len(means), tasks)
 
 
 def _paired(samples: _Numbers, exact: _Numbers) -> _Numbers:
