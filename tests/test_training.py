@@ -116,6 +116,16 @@ def test_bias_is_that_of_the_estimator_in_use(tmp_path: Path) -> None:
     assert min(plain) > 1e-3
 
 
+def test_bias_of_maps_is_measured_though_they_have_no_curvature(tmp_path: Path) -> None:
+    short = SHORT | {"steps": 1, "validate_every": 1, "bias_every": 1, "bias_tasks": 2}
+    cell = cell_of("adjoint", task="trajectory(inner='admm')", model="controls", step_size=None)
+    result, _ = finished(tmp_path, Config(cell, **short))
+    table, _ = trainings(tmp_path)
+    assert max(table.query("metric == 'bias'")["value"]) < 1e-12
+    assert "curvature" not in set(table["metric"])
+    assert ["alpha lambda_max" in note for note in result.notes] == [True]
+
+
 def test_neither_stops_nor_measuring_bias_change_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,7 @@ def _outputs(problems: Sequence[BilevelProblem], theta: Params) -> tuple[Any, An
     """Return outputs, targets and loss of the queries after adaptation, a row for each task."""
     if len(problems) == 1:
         loss = problems[0].outer_loss
-        phi = problems[0].adapt(theta)
+        phi = problems[0].end(theta)
         if not isinstance(loss, ModuleLoss):
             return None, None, loss(phi).detach()[None]
         with torch.no_grad():

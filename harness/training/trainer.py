@@ -15,7 +15,7 @@ from estimators import BilevelProblem, Params, create, estimate_batch
 from estimators.base.errors import OptionError, UserError
 from estimators.base.tree import norm, scaled
 from estimators.methods.options import Compilable
-from harness.matrix.metrics import Samples
+from harness.matrix.metrics import METRICS, Samples
 from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
 from harness.matrix.pretraining import batching_for
@@ -220,23 +220,38 @@ class Trainer:
         every = self._config.bias_every
         if not every or self.state.step % every:
             return {}
-        mine = self._measured("bias", self._own_bias)
+        bias = self._of_all_ranks("bias", self._own_bias)
+        label = METRICS["curvature"].label
+        return bias and bias | self._of_all_ranks(label, self._own_curvature)
+
+    def _of_all_ranks(self, what: str, measure: Callable[[], Samples]) -> Samples:
+        mine = self._measured(what, measure)
         missing = self._ranks.gather({"missing": [float(not mine)]})["missing"]
         return {} if any(missing) else self._ranks.gather(mine)
 
     def _own_bias(self) -> Samples:
-        sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
-        theta = {name: value.double() for name, value in self._theta().items()}
+        theta = self._float64_theta()
         # Not compiled, which would be once more for float64.
         exact, estimator = create("adjoint"), create(self._cell.estimator)
-        errors, curvature = Errors(), []
-        for index in self._ranks.share(range(self._config.bias_tasks)):
-            problem = sampler.problem(_FIRST_OF_BIAS + index)
+        errors = Errors()
+        for index, problem in self._bias_problems():
             results = repeated(estimator, problem, theta, self._cell.seed, index)
             estimates = [result.gradient for result in results]
             errors.add(estimates, exact(problem, theta).gradient)
-            curvature.append(largest_curvature(problem, theta))
-        return errors.by_task() | {"curvature": curvature}
+        return errors.by_task()
+
+    def _own_curvature(self) -> Samples:
+        theta = self._float64_theta()
+        sizes = [largest_curvature(problem, theta) for _, problem in self._bias_problems()]
+        return {"curvature": sizes}
+
+    def _bias_problems(self) -> Iterator[tuple[int, BilevelProblem]]:
+        sampler = Sampler.of(self._cell, dtype=torch.float64, device=self._cell.device)
+        for index in self._ranks.share(range(self._config.bias_tasks)):
+            yield index, sampler.problem(_FIRST_OF_BIAS + index)
+
+    def _float64_theta(self) -> Params:
+        return {name: value.double() for name, value in self._theta().items()}
 
     def _measured(self, what: str, measure: Callable[[], Samples]) -> Samples:
         """Return what is measured beside the training; nothing, and a note, where that fails."""
