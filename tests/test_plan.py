@@ -36,7 +36,7 @@ def test_presets_expand() -> None:
         "training": 3 * 4 * (2 + 3 * 3),
         "products": 2 * 2 * 2 * (5 + 4 * 3),
         "horizons": 3 * 3 * 11,
-        "worlds": 4 * 2 * (4 + 2 * 3) + 2 * 2 * 17 + 2 * 3 * (6 + 2 * 3) + 2 * 2 * (4 + 2 * 2),
+        "worlds": 4 * 2 * (4 + 2 * 3) + 2 * 2 * 17 + 2 * 4 * (6 + 2 * 3) + 2 * 2 * (4 + 2 * 2),
     }
     for name, size in sizes.items():
         assert len({plan.cell.id for plan in expand(preset(name))}) == size, name

@@ -19,12 +19,14 @@ import altair as alt
 import pandas as pd
 
 from reports.figures.style import look
+from reports.tables.pareto import EXACT
 from tools.bias_by_products import median
 
 SETTING = ["task", "model", "trained", "depth"]
 SOLID, DASHED, DOTTED = [1, 0], [6, 3], [2, 2]
 LAZY, SHORT = "#666666", "#56B4E9"
-LINES = {
+Line = tuple[str, list[int]]
+LINES: dict[str, Line] = {
     "fomaml": (look("fomaml")[0], SOLID),
     "truncated(order=1)": (look("truncated")[0], SOLID),
     "krylov(products=1)": (look("krylov")[0], SOLID),
@@ -89,27 +91,28 @@ def with_interval(samples: list[float]) -> str:
     return median(pd.Series(samples))
 
 
-def picture(rows: pd.DataFrame, target: Path) -> None:
+def picture(rows: pd.DataFrame, target: Path, named: dict[str, Line] = LINES) -> None:
     """Draw the median bias over depth at the initial parameters: a panel for each setting."""
     chosen = rows[(rows["metric"] == "bias") & (rows["trained"] == 0)]
-    chosen = chosen[chosen["estimator"].isin(LINES)]
+    chosen = chosen[chosen["estimator"].isin(named)]
     points = chosen.assign(
         bias=chosen["samples"].map(statistics.median),
         setting=chosen["task"] + ", " + chosen["model"],
     )[["setting", "estimator", "depth", "bias"]]
-    names = list(LINES)
-    colours, dashes = zip(*LINES.values(), strict=True)
+    points = points[points["bias"] > EXACT]  # which have no place on a log axis
+    names = list(named)
+    colours, dashes = zip(*named.values(), strict=True)
     legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=2, symbolSize=500)
     lines = (
         alt.Chart(points)
-        .mark_line(strokeWidth=2)
+        .mark_line(strokeWidth=2, point=True)
         .encode(
             x=alt.X("depth:Q", title="depth K (inner steps)")
             .scale(type="log", nice=False, padding=12)
             .axis(values=sorted(points["depth"].unique()), format="d"),
             y=alt.Y("bias:Q", title="bias (median relative error)")
             .scale(type="log", nice=False, padding=10)
-            .axis(values=[10.0**decade for decade in range(-6, 4)], format="~g"),
+            .axis(values=[10.0**decade for decade in range(-9, 4)], format="~g"),
             color=alt.Color("estimator:N", sort=names, legend=legend).scale(
                 domain=names, range=list(colours)
             ),
@@ -123,11 +126,16 @@ def picture(rows: pd.DataFrame, target: Path) -> None:
     lines.save(target, scale_factor=1.5)
 
 
-def main(source: Path, target: Path) -> None:
-    """Print tables and draw the picture."""
+def exported(source: Path) -> pd.DataFrame:
+    """Read what `metagrad export` has written, with lists of samples."""
     rows = pd.read_csv(source)
     rows = rows[rows["samples"].notna()]
-    rows = rows.assign(samples=rows["samples"].map(json.loads))
+    return rows.assign(samples=rows["samples"].map(json.loads))
+
+
+def main(source: Path, target: Path) -> None:
+    """Print tables and draw the picture."""
+    rows = exported(source)
     print(tables(rows))
     picture(rows, target)
 
