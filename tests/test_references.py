@@ -149,7 +149,8 @@ def other_torch(patch: pytest.MonkeyPatch) -> None:
 def other_code(patch: pytest.MonkeyPatch) -> None:
     names = {source.name for source in references._SOURCES}
     assert names == {
-        *("estimators", "curvature.py", "enumeration.py", "references.py", "second_truth.py")
+        *("estimators", "curvature.py", "draws.py", "enumeration.py", "references.py"),
+        "second_truth.py",
     }
     patch.setattr(references, "_SOURCES", (*references._SOURCES, Path(__file__)))
 

@@ -1,6 +1,6 @@
 """Meta-gradients through drawn inner steps, against sums over all outcomes written out in numpy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -10,7 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from estimators import BilevelProblem, MetaGradient, SampledProblem, create, module_problem
+from estimators import (
+    BilevelProblem,
+    Episodes,
+    MetaGradient,
+    SampledProblem,
+    create,
+    module_problem,
+)
 from estimators.base.errors import OptionError
 from estimators.methods.surrogates import surrogate_of
 from harness.probes import enumeration, second_truth
@@ -241,6 +248,19 @@ def test_draws_agree_with_the_enumerated_second_truth(
     assert apart < 3 * drawn.variance**0.5
     naively = enumerated(f"naive({EXACT_OUTER}, correction=True)", bandit(steps))[1]
     assert drawn.variance * second_truth.DRAWS < 0.3 * naively
+
+
+def test_outcomes_are_listed_once_for_an_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[Tabular] = []
+    outcomes = Tabular.outcomes
+
+    def noted(environment: Tabular) -> Sequence[Episodes]:
+        listed.append(environment)
+        return outcomes(environment)
+
+    monkeypatch.setattr(Tabular, "outcomes", noted)
+    assert len(list(estimates(create("dice"), bandit(1), PARAMS))) == 81
+    assert len(listed) == 2
 
 
 @pytest.mark.parametrize("spec", ["roulette(rate=0.5)", "ufom(q=0.5)", "forward-gradient(n=2)"])

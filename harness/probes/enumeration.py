@@ -1,7 +1,7 @@
 """All estimates that a random estimator can make, with their probabilities."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -62,9 +62,10 @@ def estimates(
         OptionError: an environment has too many outcomes to be enumerated.
     """
     path = _Path()
-    scripted = replace(
-        problem, inner=_Scripted(problem.inner, path), outer=_Scripted(problem.outer, path)
+    inner, outer = (
+        _Scripted(real, real.outcomes(), path) for real in (problem.inner, problem.outer)
     )
+    scripted = replace(problem, inner=inner, outer=outer)
     while True:
         path.begin()
         estimate = estimator(scripted, params, generator=generator)
@@ -110,17 +111,17 @@ class _Path:
 
 @dataclass(frozen=True, eq=False)
 class _Scripted(Environment):
-    """An environment whose next outcome is that of a path."""
+    """An environment whose next outcome is that of a path, of all that there are."""
 
     real: Environment
+    every: Sequence[Episodes]
     path: _Path
 
     def draw(self, params: Params, generator: torch.Generator | None) -> Episodes:
         del generator
-        outcomes = self.real.outcomes()
-        if not outcomes:
+        if not self.every:
             raise OptionError("the environment has too many outcomes to enumerate them")
-        episodes = outcomes[self.path.choose(len(outcomes))]
+        episodes = self.every[self.path.choose(len(self.every))]
         with torch.no_grad():
             taken = self.real.log_probabilities(params, episodes)
         self.path.probability *= float(taken.double().sum().exp())

@@ -17,13 +17,13 @@ from harness.matrix.notes import not_measured
 from harness.matrix.outcome import Diverged
 from harness.matrix.pretraining import losses_at
 from harness.matrix.problems import bilevel_problems, origin
-from harness.probes import curvature, enumeration, second_truth
+from harness.probes import curvature, draws, enumeration, second_truth
 from harness.probes.second_truth import SecondTruth
 from harness.support import cache
 
 _SOURCES = (
     Path(inspect.getfile(estimators)).parent,
-    *(Path(inspect.getfile(module)) for module in (curvature, enumeration, second_truth)),
+    *(Path(inspect.getfile(module)) for module in (curvature, draws, enumeration, second_truth)),
     Path(__file__),
 )
 
