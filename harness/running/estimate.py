@@ -32,6 +32,7 @@ from harness.running import measures
 from harness.running.executor import Executor, Settings
 from harness.running.processes import WorkResult, run_in_worker
 from harness.support.files import temporary_folder
+from harness.tasks import TASKS
 
 _CALLS = 5  # in its dtype, for a score: resident memory, HVPs, live memory, FLOPs, launches
 _CURVATURE = (3, 10)  # points at which a reference measures the curvature, products at each
@@ -232,7 +233,8 @@ class CostModel:
         return others * call + samples * max(call, LEAST_SECONDS)
 
     def _time_units(self, cell: Cell) -> _Timed:
-        kind = replace(cell.group, depth=1, step_size=1.0, seed=0, num_tasks=1, trained=0)
+        alpha = TASKS.create(cell.task).step_size
+        kind = replace(cell.group, depth=1, step_size=alpha, seed=0, num_tasks=1, trained=0)
         if kind not in self._timed:
             self._timed[kind] = self._run_in_worker(time_units, kind)
         result = self._timed[kind]
