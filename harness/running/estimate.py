@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from estimators import Estimator, create
+from estimators import Estimator, SampledProblem, create
 from estimators.base.differentiation import value_and_gradient
 from estimators.base.tree import leaves
 from estimators.hvp import hvp
@@ -23,6 +23,7 @@ from harness.matrix.outcome import Status
 from harness.matrix.plan import Planned
 from harness.matrix.pretraining import META_BATCH
 from harness.matrix.problems import bilevel_problem
+from harness.probes import enumeration, second_truth
 from harness.probes.draws import REPEATS, draws
 from harness.probes.flops import count_flops
 from harness.probes.memory import peak_memory
@@ -112,6 +113,7 @@ class _Timed:
         watching: seconds by which counting FLOPs and following memory slow one gradient down.
         task: seconds to build one task.
         compilation: seconds to compile an estimator's programs in one dtype.
+        outcomes: of a drawn inner step; inf for many, 0 where none can be drawn.
     """
 
     own: _Units
@@ -119,6 +121,12 @@ class _Timed:
     watching: float
     task: float
     compilation: float
+    outcomes: float
+
+    def ways(self, depth: int) -> float:
+        """Return how many ways lead through drawn inner steps; 0 if too many to enumerate."""
+        ways = self.outcomes**depth if self.outcomes else 0.0
+        return ways if ways <= enumeration.MOST else 0.0
 
 
 def estimate(
@@ -270,13 +278,20 @@ def _reference(depth: int, timed: _Timed) -> float:
     """Return the seconds of a task's exact meta-gradient and of the curvature along its path."""
     points, each = _CURVATURE
     lanczos = min(max(depth, 1), points) * each * timed.double.product
-    return timed.double.exact(depth) + depth * timed.double.inner + lanczos
+    # A draw of T2 takes drawn and expected gradients.
+    draws_of_second = (timed.ways(depth) or second_truth.DRAWS) if timed.outcomes else 0.0
+    exact = (1 + 2 * draws_of_second) * timed.double.exact(depth)
+    return exact + depth * timed.double.inner + lanczos
 
 
 def _score(cell: Cell, estimator: Estimator, timed: _Timed) -> float:
     """Return the seconds of scoring, beyond those of the smallest cell."""
     count = _products(estimator, cell.depth)
-    double = timed.double.call(cell.depth, count) * (REPEATS if estimator.is_random else 1)
+    repeats = 1.0
+    if estimator.is_random:  # the outer gradient has outcomes as well
+        ways = timed.ways(cell.depth)
+        repeats = min(ways * timed.outcomes, enumeration.MOST) if ways else REPEATS
+    double = timed.double.call(cell.depth, count) * repeats
     if type(estimator).own_exact_gradient is not Estimator.own_exact_gradient:
         double += timed.double.exact(cell.depth)
     gradients = cell.depth + 1 + 2 * count  # an HVP differentiates a gradient
@@ -305,7 +320,10 @@ def time_units(cell: Cell) -> _Timed:
     watching = _least_time(partial(watch, gradient), cell.device) - overhead - 2 * own.inner
     build = partial(bilevel_problem, cell, 1, dtype=torch.float64, device=cell.device)
     task = _least_time(build, cell.device)
-    return _Timed(own, double, max(0.0, watching), task, compilation(params).seconds)
+    outcomes = 0.0
+    if isinstance(problem, SampledProblem):
+        outcomes = enumeration.count(replace(problem, steps=1))
+    return _Timed(own, double, max(0.0, watching), task, compilation(params).seconds, outcomes)
 
 
 def _units(cell: Cell, dtype: str) -> _Units:
