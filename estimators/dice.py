@@ -88,11 +88,7 @@ class ThroughSamples(RandomEstimator):
                 f"sampled={self.sampled!r}"
             )
         inner = create(self.through)
-        if not inner.supports_maps:
-            raise OptionError(
-                f"{self.title}: through={self.through!r} is not made for inner maps; use maml, "
-                "adjoint, truncated, fomaml, binom or mixed"
-            )
+        inner.refuse_unsupported_map()
         object.__setattr__(self, "_inner", inner)
 
     @property
@@ -102,7 +98,14 @@ class ThroughSamples(RandomEstimator):
 
     def unsupported_reason(self, steps: int) -> str | None:
         """See `Estimator.unsupported_reason`."""
-        return self._inner.unsupported_reason(steps)
+        reason = self._inner.unsupported_reason(steps)
+        cost = self._inner.cost(steps)
+        if not reason and self.correction and steps and cost and not cost.hvps:
+            return (
+                f"{self.title}: correction=True is a derivative of the steps, of which "
+                f"through={self.through!r} takes none"
+            )
+        return reason
 
     def cost(self, steps: int) -> Cost | None:
         """See `Estimator.cost`."""

@@ -272,15 +272,6 @@ def test_outer_episodes_that_are_too_many_are_not_enumerated_at_depth_0() -> Non
     assert not enumeration.all_estimates(create("dice"), bandit(0, pulls=20), PARAMS)
 
 
-def test_fomaml_through_drawn_steps_is_the_outer_gradient_with_a_correction_too() -> None:
-    naive = create("naive(sampled='inner+hessian', correction=True, through='fomaml')")
-    result = naive(bandit(), PARAMS, generator=torch.Generator().manual_seed(0))
-    phi = result.adapted["weight"].numpy()[:, 0]
-    np.testing.assert_allclose(
-        result.gradient["weight"].numpy()[:, 0], -slope(phi, OUTER), rtol=1e-12
-    )
-
-
 def test_all_estimates_are_enumerated_up_to_a_limit() -> None:
     dice = create(f"dice({EXACT_OUTER})")
     assert len(enumeration.all_estimates(dice, bandit(), PARAMS)) == 81
@@ -400,6 +391,8 @@ def test_drawn_gradients_have_the_expectation_of_exact_ones() -> None:
         "loaded-dice(decay=1.5)",
         "dice(through='imaml')",
         "dice(through='dice')",
+        "dice(through='hf-maml')",
+        "dice(through='maml(compiled=True)')",
         "dice(through='nothing')",
         "naive(surrogate='other')",
     ],
@@ -419,6 +412,12 @@ def test_a_problem_without_episodes_is_refused() -> None:
 def test_a_depth_that_its_estimator_does_not_support_is_refused() -> None:
     with pytest.raises(OptionError, match="order"):
         create("dice(through='truncated(order=3)')")(bandit(), PARAMS)
+
+
+@pytest.mark.parametrize("through", ["fomaml", "truncated(order=0)", "binom(order=0)"])
+def test_the_correction_needs_derivatives_of_the_steps(through: str) -> None:
+    with pytest.raises(OptionError, match="correction"):
+        create(f'naive(correction=True, through="{through}")')(bandit(), PARAMS)
 
 
 def test_environments_with_many_outcomes_are_not_enumerated() -> None:

@@ -242,7 +242,7 @@ class Estimator(ABC):
 
     def _refuse_unsupported_descent(self, problem: BilevelProblem) -> None:
         if isinstance(problem, MapProblem):
-            self._refuse_unsupported_map()
+            self.refuse_unsupported_map()
         elif not problem.plain and not self.supports_momentum:
             feature = "momentum" if problem.momentum else "a step size for each parameter"
             raise OptionError(
@@ -250,7 +250,12 @@ class Estimator(ABC):
                 f"{feature}; use maml, adjoint, truncated or fomaml"
             )
 
-    def _refuse_unsupported_map(self) -> None:
+    def refuse_unsupported_map(self) -> None:
+        """Refuse inner maps that the estimator or an option of it is not made for.
+
+        Raises:
+            OptionError: it takes none, or an option is of gradient descent.
+        """
         if not self.supports_maps:
             raise OptionError(
                 f"{self.title} is derived for gradient descent on all parameters, not for other "
