@@ -15,6 +15,7 @@ from estimators.methods.drawn_steps import DrawnSteps
 from estimators.methods.surrogates import SURROGATES, surrogate_of
 
 _PARTS = ("inner", "hessian", "outer")
+_DECAY = 0.9
 
 
 @register("naive", surrogate="naive")
@@ -23,11 +24,13 @@ _PARTS = ("inner", "hessian", "outer")
 @register("loaded-dice", surrogate="loaded-dice")
 @dataclass(frozen=True)
 class ThroughSamples(RandomEstimator):
-    r"""Back-propagate through steps phi_{k+1} = phi_k + alpha ghat(phi_k; tau_k), tau_k drawn.
+    r"""-Ahat_0 Ahat_1 ... Ahat_{K-1} ghat, along inner steps by policy gradients of drawn episodes.
 
-    ghat is the first derivative of a surrogate of the return, Ahat_k = I + alpha times its second
-    one, on the same episodes tau_k, drawn at phi_k. The surrogates differ in the second derivative
-    only: with A_t the discounted return from t on and box(x) = exp(x - sg(x)),
+    phi_{k+1} = phi_k + alpha ghat(phi_k; tau_k), where ghat is the first derivative of a surrogate
+    of the return J, and Ahat_k = I + alpha times its second one, on the same episodes tau_k, drawn
+    at phi_k. The last ghat is that of the query at phi_K. The surrogates differ in the second
+    derivative only: with A_t the discounted return from t on and box(x) = exp(x - sg(x)), sg being
+    constants,
 
     - naive: sum_t gamma^t A_t log pi_t;
     - dice: sum_t gamma^t box(sum_{s<=t} log pi_s) r_t, unbiased for the Hessian of J;
@@ -42,7 +45,7 @@ class ThroughSamples(RandomEstimator):
 
     Attributes:
         surrogate: whose name the estimator has.
-        decay: of loaded-dice, 0 (lvc) to 1.
+        decay: of loaded-dice alone, 0 (lvc) to 1 (dice); None is .9.
         correction: add -J(phi_K) sum_k grad log p(tau_k), since theta decides what is drawn: that
             of E-MAML.
         sampled: which parts are drawn, the others being exact, as in "inner+hessian" or "outer":
@@ -63,7 +66,7 @@ class ThroughSamples(RandomEstimator):
     """
 
     surrogate: str
-    decay: float = 0.9
+    decay: float | None = None
     correction: bool = False
     sampled: str = "inner+hessian+outer"
     through: str = "maml"
@@ -74,7 +77,9 @@ class ThroughSamples(RandomEstimator):
         if self.surrogate not in SURROGATES:
             names = ", ".join(map(repr, SURROGATES))
             raise OptionError(f"surrogate={self.surrogate!r} is none of {names}")
-        if not 0 <= self.decay <= 1:
+        if self.decay is not None and self.surrogate != "loaded-dice":
+            raise OptionError(f"{self.title}: decay={self.decay} is an option of loaded-dice alone")
+        if self.decay is not None and not 0 <= self.decay <= 1:
             raise OptionError(f"{self.title}: decay={self.decay} must be in 0..1")
         parts = self.sampled.split("+")
         if parts != [part for part in _PARTS if part in parts]:
@@ -136,7 +141,7 @@ class ThroughSamples(RandomEstimator):
         steps = DrawnSteps(
             problem,
             generator,
-            surrogate=surrogate_of(self.surrogate, self.decay),
+            surrogate=surrogate_of(self.surrogate, _DECAY if self.decay is None else self.decay),
             parts=self.sampled.split("+"),
             corrected=self.correction,
         )

@@ -18,11 +18,12 @@ from estimators.hvp import Hessian, hessian_at
 @register("implicit")
 @dataclass(frozen=True)
 class Implicit(Estimator):
-    r"""d outer_loss / dh - (d^2 inner_loss / dh dphi) H^{-1} g for frozen parameters h, else 0.
+    r"""d outer_loss / dh - (d^2 inner_loss / dh dphi) H^{-1} g for frozen parameters h.
 
-    H is the Hessian of the inner loss in the adapted entries at phi_K, g the outer gradient there.
-    Right where phi_K is a minimum, which no longer depends on where the inner loop began; wrong
-    where that stops early, whatever its steps are. Conjugate gradients solve H w = g.
+    For others it is 0: a minimum does not depend on where the inner loop began. H is the Hessian of
+    the inner loss in the adapted entries at phi_K, g the outer gradient there. Right where phi_K is
+    a minimum; wrong where the loop stops early, whatever its steps are. Conjugate gradients solve
+    H w = g.
     Cost: (K+2) gradients and up to `cg_steps` + 1 HVPs, all serial; no derivative of a step.
 
     Attributes:
@@ -89,9 +90,9 @@ class Implicit(Estimator):
         adapted, g = map(problem.without_auxiliary, (end, g))
         operator = self._operator(problem, adapted)
         fixed = [name for name in g if name in problem.frozen]
-        w, products = self._solve(operator, g | zeros(g, fixed), fixed)
+        w, products = self._solve(operator, g | _zeros(g, fixed), fixed)
         pulled = operator.product(w, last=True)
-        gradient = zeros(g, g) | {name: g[name] - pulled[name] for name in fixed}
+        gradient = _zeros(g, g) | {name: g[name] - pulled[name] for name in fixed}
         return MetaGradient(gradient, outer_loss, adapted, products + 1, products + 1)
 
     def _operator(self, problem: MapProblem, phi: Params) -> Hessian:
@@ -101,13 +102,13 @@ class Implicit(Estimator):
         if problem.linearised is None:
             raise OptionError(
                 'implicit: hessian="gauss-newton" needs a problem that says how to linearise its '
-                "dynamics, MapProblem.linearised; the task unicycle does"
+                "dynamics, MapProblem.linearised; the tasks trajectory and unicycle do"
             )
         return hessian_at(problem.linearised(phi), phi, engine="reverse")
 
     def _solve(self, operator: Hessian, g: Params, fixed: list[str]) -> tuple[Params, int]:
         """Return w with H w = g in the adapted entries and 0 in the others; count the products."""
-        none = zeros(g, fixed)
+        none = _zeros(g, fixed)
         w, residual, direction = scaled(0.0, g), g, g
         square = dot(g, g)
         goal = self.tolerance**2 * square
@@ -125,11 +126,5 @@ class Implicit(Estimator):
         return w, products
 
 
-def zeros(like: Params, names: Iterable[str]) -> Params:
-    """Return zeros for some entries.
-
-    Args:
-        like: has tensors of their shapes.
-        names: of the entries.
-    """
+def _zeros(like: Params, names: Iterable[str]) -> Params:
     return {name: torch.zeros_like(like[name]) for name in names}

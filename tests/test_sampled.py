@@ -389,6 +389,7 @@ def test_drawn_gradients_have_the_expectation_of_exact_ones() -> None:
         "dice(sampled='all')",
         "dice(sampled='hessian', correction=True)",
         "loaded-dice(decay=1.5)",
+        "dice(decay=0.5)",
         "dice(through='imaml')",
         "dice(through='dice')",
         "dice(through='hf-maml')",

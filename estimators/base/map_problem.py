@@ -21,8 +21,9 @@ class MapProblem(BilevelProblem):
 
     The meta-gradient is dF_0' ... dF_{K-1}' g, with g the gradient of the outer loss at phi_K, and
     dF_k' the transposed Jacobian at phi_k; for gradient descent dF_k = I - alpha H_k. Estimators
-    that need no more than the map take such a problem (maml, adjoint, truncated, fomaml, binom and
-    mixed, with B_k = I - dF_k in the place of alpha H_k), others refuse it.
+    that need no more than the map take such a problem: maml, adjoint, truncated, fomaml, binom and
+    mixed, with B_k = I - dF_k in the place of alpha H_k; so does `implicit` where there are frozen
+    entries. Others refuse it.
 
     Attributes:
         inner_map: F; a map that diverges returns numbers that are not finite.

@@ -69,7 +69,9 @@ class SampledProblem(BilevelProblem):
     - T1, the gradient of -J(phi_K) with exact inner steps;
     - T2, the gradient of the expectation over tau of -J(phi_K), with drawn inner steps.
 
-    They differ, since the episodes' distribution depends on theta, and since J is not linear.
+    They differ where J, or the gradient that steps follow, is not linear in the parameters. An
+    estimate without the score of the drawn episodes, whose distribution depends on theta, has a
+    bias to both.
 
     Attributes:
         inner: what inner steps draw episodes from.

@@ -52,7 +52,7 @@ def surrogate_of(name: str, decay: float) -> Surrogate:
 
     Args:
         name: one of `SURROGATES`.
-        decay: of the last one.
+        decay: of loaded-dice; others have none.
     """
     if name == "loaded-dice":
         return partial(loaded_dice, decay=decay)

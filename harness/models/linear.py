@@ -12,7 +12,10 @@ from harness.tasks import TaskFamily
 @MODELS.register("linear")
 @dataclass(frozen=True)
 class Linear(Model):
-    """One weight matrix without bias: the parameters of `quadratic`, the logits of `mdp`.
+    """One weight matrix without bias.
+
+    It is the parameters of `quadratic`, the logits of `bandit` and `mdp`, and the controls of
+    `trajectory` and `unicycle`.
 
     Example:
         >>> from harness.tasks import TASKS

@@ -25,8 +25,8 @@ class SecondTruth:
     """T2 of a task.
 
     Attributes:
-        gradient: of minus the expected return.
-        variance: of that, the sum over entries; 0 where all outcomes were enumerated.
+        gradient: of the expected outer loss after drawn steps.
+        variance: of this estimate, the sum over entries; 0 where all outcomes were enumerated.
     """
 
     gradient: Params
@@ -42,10 +42,10 @@ def second_truth(problem: SampledProblem, params: Params, *key: int) -> SecondTr
     r"""Return T2 of a problem, by enumeration where that is possible, or of `DRAWS` draws.
 
     With phi_K and the score s = sum_k log p(tau_k) of drawn steps, and a control variate c of
-    expectation zero at any theta, each draw is the gradient of (J - c) + sg(J - c) s, J being the
-    exact J(phi_K) less that of exact steps. c = sum_k w_k (phi_{k+1} - E[phi_{k+1} | phi_k]) with
-    the exact adjoints w_k, held fixed, takes the linear part of the noise away: what is left falls
-    with the number of episodes, as without c it does not.
+    expectation zero at any theta, each draw is the gradient of (L - c) + sg(L - c) s, L being the
+    exact outer loss at phi_K less that after exact steps. With the exact adjoints w_k, held fixed,
+    c = sum_k w_k (phi_{k+1} - E[phi_{k+1} | phi_k]) takes the linear part of the noise away: what
+    is left falls with the number of episodes, as without c it does not.
 
     Args:
         problem: its steps are drawn.
@@ -99,7 +99,7 @@ class _Draw:
         )
 
     def _step(self, params: Params, step: int) -> Params:
-        policy = {name: value for name, value in params.items() if name not in (_SCORE, _CONTROL)}
+        policy = _policy(params)
         environment, alpha = self.sampled.inner, self.sampled.alpha
         episodes = environment.draw(detached(policy), self.generator)
 
@@ -117,6 +117,9 @@ class _Draw:
         }
 
     def _outer_loss(self, params: Params) -> Tensor:
-        policy = {name: value for name, value in params.items() if name not in (_SCORE, _CONTROL)}
-        rest = evaluate(self.sampled.outer_loss, policy) - self.baseline - params[_CONTROL]
+        rest = evaluate(self.sampled.outer_loss, _policy(params)) - self.baseline - params[_CONTROL]
         return rest + rest.detach() * params[_SCORE]
+
+
+def _policy(params: Params) -> Params:
+    return {name: value for name, value in params.items() if name not in (_SCORE, _CONTROL)}

@@ -24,8 +24,9 @@ class Bandit(TaskFamily):
     Attributes:
         arms: actions to choose from, >= 2.
         shift: how far query rewards are from those of the support, >= 0; 0 makes them the same.
-        pulls: how many are drawn for a gradient, by estimators that draw, >= 1. With few, all that
-            can be drawn is enumerated, and bias and spread are known.
+        pulls: how many are drawn for a gradient, by estimators that draw, >= 1. Where there are few
+            ways to draw them, as with pulls=2 of three arms, all are enumerated, and bias and
+            spread are known.
 
     Example:
         >>> Bandit(arms=3).sample(seed=0).support[1].shape
@@ -77,7 +78,6 @@ class Bandit(TaskFamily):
     ) -> BilevelProblem:
         """See `TaskFamily.problem`."""
         problem = super().problem(module, task, step_size=step_size, steps=steps, check=check)
-
         return sampled(
             problem, 1.0, lambda loss: Tabular(loss.outputs, loss.batch[1], None, self.pulls, 1)
         )

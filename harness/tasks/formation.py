@@ -180,7 +180,7 @@ class Formation(TaskFamily):
             )
         if step_size != self.step_size:
             raise OptionError(
-                f"{self.family}: inner={self.inner!r} has no step size; leave {step_size} out"
+                f"{self.family}: inner={self.inner!r} has no step size; leave out {step_size}"
             )
         return MapProblem(
             partial(self._loss_at, inner_goal),

@@ -30,7 +30,7 @@ class Mdp(TaskFamily):
     estimators are refused: torch 2.13 compiles no linear system within a loop.
 
     With a horizon, V is the discounted return of so many actions, and estimators that draw can draw
-    episodes of that length: see `estimators.SampledProblem`.
+    episodes of that length: see `estimators.SampledProblem`. They are too many to be enumerated.
 
     Attributes:
         states: of the process, >= 2.
@@ -44,8 +44,8 @@ class Mdp(TaskFamily):
         episodes: how many are drawn for a gradient, >= 1.
 
     Source: the random processes of Tang, Kozuno, Rowland, Munos, Valko, "Unifying Gradient
-        Estimators for Meta-Reinforcement Learning via Off-Policy Evaluation", NeurIPS 2021,
-        arXiv:2106.13125.
+    Estimators for Meta-Reinforcement Learning via Off-Policy Evaluation", NeurIPS 2021, arXiv
+    2106.13125.
 
     Example:
         >>> transitions, rewards = Mdp(states=4, actions=3).sample(seed=0).support[1]
@@ -117,13 +117,14 @@ class Mdp(TaskFamily):
         policy = outputs.softmax(-1)
         chain = torch.einsum("sa,sat->st", policy, transitions)
         gains = (policy * rewards).sum(-1, keepdim=True)
-        values: Tensor = torch.zeros_like(gains)
-        for _ in range(self.horizon or 0):
-            values = gains + self.discount * chain @ values
-        if self.horizon is not None:
-            return -values.mean()
-        identity = torch.eye(len(chain), dtype=chain.dtype, device=chain.device)
-        values = torch.linalg.solve(identity - self.discount * chain, gains)
+        values: Tensor
+        if self.horizon is None:
+            identity = torch.eye(len(chain), dtype=chain.dtype, device=chain.device)
+            values = torch.linalg.solve(identity - self.discount * chain, gains)
+        else:
+            values = torch.zeros_like(gains)
+            for _ in range(self.horizon):
+                values = gains + self.discount * chain @ values
         return -values.mean()
 
     def problem(
@@ -137,12 +138,13 @@ class Mdp(TaskFamily):
     ) -> BilevelProblem:
         """See `TaskFamily.problem`."""
         problem = super().problem(module, task, step_size=step_size, steps=steps, check=check)
-        if self.horizon is None:
+        horizon = self.horizon
+        if horizon is None:
             return problem
 
         def environment(loss: ModuleLoss) -> Tabular:
             transitions, rewards = loss.batch[1]
-            return Tabular(loss.outputs, rewards, transitions, self.episodes, self.horizon or 1)
+            return Tabular(loss.outputs, rewards, transitions, self.episodes, horizon)
 
         return sampled(problem, self.discount, environment)
 
