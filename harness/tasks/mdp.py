@@ -27,7 +27,7 @@ class Mdp(TaskFamily):
     Rows of inputs are the states, one-hot, so that the model `linear` is a table of logits. Tasks
     share the transitions T_sa ~ Dirichlet(concentration, ..., concentration) and differ in their
     rewards R_sa ~ U[0, 1]. Query rewards are R_sa + shift E_sa, E_sa ~ U[-1/2, 1/2]. Compiled
-    estimators are refused: torch 2.13 compiles no linear system within a loop.
+    estimators are refused without a horizon: torch 2.13 compiles no linear system within a loop.
 
     With a horizon, V is the discounted return of so many actions, and estimators that draw can draw
     episodes of that length: see `estimators.SampledProblem`. They are too many to be enumerated.
