@@ -285,7 +285,7 @@ def test_variance_over_horizons_beside_that_of_mixing(made: dict[str, Piece]) ->
     assert table.loc[("variance", "drawn", "lvc"), "K=10"] == pytest.approx(100)
     assert table.loc[("test return", "exact", "maml"), "K=3"] == pytest.approx(ACCURACY - 0.9995)
     assert ("variance, own objective", "drawn", "lvc") not in table.index
-    assert "4 (4 to 4; drawn)" in piece.notes[0]
+    assert "16 (16 to 16) with the outer gradient drawn: saves more" in piece.notes[0]
 
 
 def test_horizons_without_what_they_are_compared_with(tmp_path: Path) -> None:

@@ -104,15 +104,15 @@ def _dots(chart: alt.Chart, tips: list[alt.Tooltip]) -> list[alt.Chart]:
 def looks(rows: Rows) -> tuple[alt.Color, alt.StrokeDash]:
     """Return a colour for each family and a dash for each of its lines, with one legend."""
     names = rows.drop_duplicates("estimator")
-    place = names.groupby("family", sort=False).cumcount()
+    colours = names["family"].map(lambda family: style.look(family)[0])
+    place = names.groupby(colours, sort=False).cumcount()
     dashes = [_DASHES[number % len(_DASHES)] for number in place]
-    colours = [style.look(family)[0] for family in names["family"]]
     legend = alt.Legend(
         title=None, orient="bottom", columns=2, symbolType="stroke", symbolSize=700, symbolOpacity=1
     )
     domain = [*names["estimator"]]
     return (
-        alt.Color("estimator:N", scale=alt.Scale(domain=domain, range=colours), legend=legend),
+        alt.Color("estimator:N", scale=alt.Scale(domain=domain, range=[*colours]), legend=legend),
         alt.StrokeDash("estimator:N", scale=alt.Scale(domain=domain, range=dashes), legend=legend),
     )
 

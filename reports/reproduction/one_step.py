@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from estimators.base.registry import Spec
-from harness.commands.reproduce import Scale
+from harness.commands.reproduce import EXPERIMENTS, Scale
 from reports.figures.reproduced import against_horizon
 from reports.figures.style import Chart
 from reports.reproduction import paper
@@ -33,6 +33,7 @@ _METRICS = {
 _OF = {_VARIANCE: "", _OWN: ", own objective"}
 _RETURN = "test return"
 _ALONE = ("saves", "costs", "not shown")
+_CLAIMED = (f"{_MIXED}, own objective", f"less that of {_PLAIN}", "that at K=1")
 _BESIDE = ("saves more", "saves less", "agrees")  # than the paper has
 _LINE = ["outer gradient", "estimator", "family"]
 _TASK = ["seed", "sample"]
@@ -40,7 +41,9 @@ _TASK = ["seed", "sample"]
 
 def piece(measured: Measurements, scale: Scale) -> Piece | None:
     """Make the figures from spreads at the initial parameters, and from tests of trainings."""
-    draws = _draws(measured, measured.cells("one-step", scale))
+    planned = EXPERIMENTS["one-step"][scale].planned()
+    names = [*dict.fromkeys(one.cell.estimator for one in planned)]
+    draws = _draws(measured, measured.cells("one-step", scale), names)
     rows = measured.trained("one-step", scale)
     returns = _returns(rows)
     if draws.empty and returns.empty:
@@ -69,8 +72,8 @@ def piece(measured: Measurements, scale: Scale) -> Piece | None:
     )
 
 
-def _draws(measured: Measurements, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return what was measured, a row for each task; spreads are squared."""
+def _draws(measured: Measurements, cells: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return what was measured, a row for each task, in the order of names; spreads are squared."""
     if cells.empty:
         return pd.DataFrame()
     index = ["estimator", "depth", *_TASK]
@@ -81,7 +84,8 @@ def _draws(measured: Measurements, cells: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(found).reset_index()
     table[_OWN] = table[_OWN].fillna(table[_VARIANCE])
     table[[_VARIANCE, _OWN]] **= 2
-    return _named(table)
+    places = table["estimator"].map(names.index)
+    return _named(table.iloc[places.argsort(kind="stable")].reset_index(drop=True))
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
@@ -213,13 +217,15 @@ def _row(
 
 
 def _sentence(compared: pd.DataFrame) -> str:
-    """Say what was found at the longest horizon."""
+    """Say what was found of the paper's claims at the longest horizon."""
     last = compared[compared["K"] == compared["K"].max()]
     said = []
     for what, part in last.groupby("compared", sort=False):
         numbers = [
-            f"{row['here']:.2g} ({row['from']:.2g} to {row['to']:.2g}; {row['outer gradient']})"
+            f"{row['here']:.2g} ({row['from']:.2g} to {row['to']:.2g}) with the outer gradient "
+            f"{row['outer gradient']}: {row['verdict']}"
             for row in part.to_dict("records")
         ]
-        said.append(f"{what}: {' and '.join(numbers)}")
-    return f"At K={last['K'].iloc[0]}, with the outer gradient drawn and exact: {'; '.join(said)}."
+        if any(str(what).endswith(end) for end in _CLAIMED):
+            said.append(f"{what} is {', '.join(numbers)}")
+    return f"At K={last['K'].iloc[0]}, {'; '.join(said)}."
